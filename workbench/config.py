@@ -1,0 +1,61 @@
+"""The frozen base of all settings, canonical JSON, and the fingerprint made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Settings(BaseModel):
+    """Frozen, closed to unknown names; the docstring under a field becomes its description in the schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, floats as their shortest exact form.
+
+    Refuses (TypeError, ValueError) what has no stable text: sets, paths, objects, NaN, non-string keys.
+    """
+    return json.dumps(_stable(value, "value"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _stable(value: Any, where: str) -> Any:
+    if isinstance(value, Settings):
+        value = value.model_dump()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}: only finite numbers can be fingerprinted")
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}: only text keys can be fingerprinted")
+        return {key: _stable(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stable(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise TypeError(f"{where} is a {type(value).__name__}: it has no stable text to fingerprint")
+
+
+def fingerprint(value: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_fingerprint(folder: Path, names: list[str]) -> str:
+    """Fingerprint of the named files' contents; their place does not count."""
+    return fingerprint({name: file_sha256(folder / name) for name in names})

@@ -1,0 +1,73 @@
+"""Everything a user can mend, each kind with the exit code of the command that meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class WorkbenchError(Exception):
+    """A failure whose message says where, what was found, what is allowed and what to do."""
+
+    exit_code = 2
+
+
+class DefinitionError(WorkbenchError):
+    """Experiment file, settings or command line. Carries every problem found, one line each."""
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(WorkbenchError):
+    """A data file or row, named as file:line."""
+
+
+class ModelError(WorkbenchError):
+    """A model folder, name or adapter that cannot be used."""
+
+
+class CheckpointError(WorkbenchError):
+    """No valid checkpoint, or one that does not fit."""
+
+    exit_code = 3
+
+
+class StorageError(WorkbenchError):
+    """The disk or the output folder fails."""
+
+    exit_code = 4
+
+
+class AlreadyRunningError(WorkbenchError):
+    """Another process holds the run."""
+
+    exit_code = 5
+
+
+class DivergenceError(WorkbenchError):
+    """Training diverged or its signal is dead."""
+
+    exit_code = 6
+
+
+class NonFiniteError(DivergenceError):
+    """NaN or infinity in a loss or gradient."""
+
+
+class RewardError(DivergenceError):
+    """A reward that raised, was not finite or had the wrong count; the prompt is shown."""
+
+
+class RankError(WorkbenchError):
+    """A process of a distributed run died."""
+
+    exit_code = 7
+
+
+class Interrupted(WorkbenchError):  # noqa: N818 - not an error: the run stopped as asked, after a checkpoint
+    """SIGINT or SIGTERM, honoured after a checkpoint was written."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(f"interrupted by signal {signal_number}; a checkpoint was written, the same command resumes")

@@ -1,0 +1,49 @@
+"""Trainers by name: `dpo` is DPOTrainer with DPOSettings in trainer/dpo_trainer.py. Lookup is by file name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import DefinitionError
+from workbench.trainer.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from workbench.trainer.base_trainer import BaseTrainer
+
+_SUFFIX = "_trainer"
+
+
+def trainer_names() -> list[str]:
+    """Every trainer there is a file for, sorted."""
+    names = (path.stem.removesuffix(_SUFFIX) for path in Path(__file__).parent.glob(f"*{_SUFFIX}.py"))
+    return sorted(name for name in names if name != "base")
+
+
+def get_trainer_class(name: str) -> type[BaseTrainer]:
+    """The trainer named, such as "dpo". Unknown names raise DefinitionError with a suggestion."""
+    return _find(name, "Trainer")
+
+
+def get_settings_class(name: str) -> type[TrainerSettings]:
+    """The closed settings class of the trainer named."""
+    return _find(name, "Settings")
+
+
+def create_trainer(name: str, **arguments: Any) -> BaseTrainer:
+    """A trainer by name: create_trainer("sft", model=..., optimizer=..., train_loader=...)."""
+    return get_trainer_class(name)(**arguments)
+
+
+def _find(name: str, kind: str) -> Any:
+    if name not in trainer_names():
+        near = difflib.get_close_matches(name, trainer_names(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise DefinitionError(f"trainer is {name!r}; there are {', '.join(trainer_names())}{hint}")
+    module = importlib.import_module(f"workbench.trainer.{name}{_SUFFIX}")
+    wanted = f"{name.replace('_', '')}{kind}".lower()
+    found = [value for key, value in vars(module).items() if key.lower() == wanted]
+    assert len(found) == 1, f"{module.__name__} must define one class named like {wanted}"
+    return found[0]

@@ -1,0 +1,103 @@
+"""What every trainer is told: optimiser, schedule, length, memory, precision, checkpoints, stopping."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from workbench.config import Settings
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class EarlyStopping(Settings):
+    """Stop when a declared held-out metric no longer improves, and restore the best weights."""
+
+    metric: str
+    """The held-out metric that decides, such as eval/exact_match_greedy; never a training reward by default."""
+    mode: Literal["max", "min"] = "max"
+    """Whether larger or smaller is better."""
+    patience: PositiveInt = 3
+    """Evaluations without improvement before the run stops."""
+    min_change: NonNegativeFloat = 0.0
+    """A change counts as improvement only beyond this amount."""
+
+    @model_validator(mode="after")
+    def _held_out(self) -> EarlyStopping:
+        if not self.metric.startswith("eval/"):
+            raise ValueError(f"{self.metric} is measured on training data; choose a held-out metric, eval/...")
+        return self
+
+
+class Budget(Settings):
+    """Ends a run when any of its limits is reached; collecting, reference and rollouts count too."""
+
+    flops: PositiveFloat | None = None
+    """Floating-point operations, by the formula the report states."""
+    tokens: PositiveInt | None = None
+    """Trained tokens, padding excluded."""
+    seconds: PositiveFloat | None = None
+    """Wall-clock seconds, evaluation excluded."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Budget:
+        if self.flops is None and self.tokens is None and self.seconds is None:
+            raise ValueError("a budget needs one of flops, tokens, seconds")
+        return self
+
+
+class TrainerSettings(Settings):
+    """The hyperparameters that every trainer shares. A step is an optimiser step; batches are global per step."""
+
+    steps: PositiveInt | None = None
+    """Optimiser steps; when absent, `epochs` decides."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the training data, used when `steps` is absent."""
+
+    learning_rate: NonNegativeFloat = 1.0e-3
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW's decoupled decay, on matrices only (no biases, no norms)."""
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moments."""
+    adam_epsilon: PositiveFloat = 1.0e-8
+    """AdamW's denominator offset."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Global norm that gradients are clipped to; null turns clipping off."""
+    schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up from zero."""
+    decay_fraction: Fraction = 0.2
+    """warmup_stable_decay: the share of all steps that the final decay takes."""
+    min_learning_rate_ratio: Fraction = 0.0
+    """The floor of linear, cosine and warmup_stable_decay, as a share of the peak."""
+
+    micro_batch_rows: PositiveInt | None = None
+    """Rows per forward and backward; about memory only, it never changes a number."""
+    precision: Literal["float32", "bf16", "fp16", "fastest"] = "fastest"
+    """Autocast dtype; fastest: bf16 on a GPU that has it else fp16, on a CPU what a timed probe finds (printed)."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to train; when absent CUDA if there is a GPU, else the CPU. Not part of the fingerprint."""
+
+    evaluate_every: NonNegativeInt = 0
+    """Steps between evaluations; 0: only before the first and after the last step."""
+    checkpoint_every: NonNegativeInt = 0
+    """Steps between checkpoints; 0: only when interrupted and at the end."""
+    keep_checkpoints: PositiveInt = 2
+    """The newest checkpoints kept, besides the best."""
+    early_stopping: EarlyStopping | None = None
+    """Stop on a held-out metric; absent: never."""
+    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """What a NaN or infinity in loss or gradient does: stop the run, skip the step, or return to a checkpoint."""
+    budget: Budget | None = None
+    """Ends the run; written in the definition as `budget`."""
+    seed: NonNegativeInt = 0
+    """Data order and dropout; written in the definition as `sweep.seeds`."""
+
+    def batch_rows_per_step(self) -> int:
+        """Rows (or pairs, or prompts) that one optimiser step takes over all processes."""
+        raise TypeError(f"{type(self).__name__} declares no batch unit")
