@@ -1,0 +1,177 @@
+"""A light reader of a Hugging Face folder's tokenizer, by the tokenizers library alone (transformers takes seconds)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.config import fingerprint
+from workbench.errors import ModelError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+)
+
+
+class Tokenizer:
+    """Text to token ids and back, with the ids and the chat template that the folder's files name."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, folder: Path, template: str | None) -> None:
+        # Some published files carry truncation or padding, which would silently cut training text.
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._folder = folder
+        self.chat_template = template
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        settings = _read_json(folder / "tokenizer_config.json")
+        configs = [_read_json(folder / name) for name in ("generation_config.json", "config.json")]
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(self._ids("eos", settings, configs)))
+        self.bos_id: int | None = next(iter(self._ids("bos", settings, configs)), None)
+        # The value never matters (masks are built from lengths), so 0 serves a model that names neither pad nor EOS.
+        self.pad_id: int = next(iter(self._ids("pad", settings, configs)), self.eos_ids[0] if self.eos_ids else 0)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Tokenizer:
+        """Reads tokenizer.json, or lets transformers build one from a folder's older files. Raises ModelError."""
+        import tokenizers
+
+        folder = Path(folder)
+        if (folder / "tokenizer.json").is_file():
+            try:
+                backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            except Exception as error:  # the library raises bare Exception
+                raise ModelError(f"{folder}/tokenizer.json: not a readable tokenizer: {error}") from error
+            return cls(backend, folder, _chat_template(folder))
+        return cls._load_by_transformers(folder)
+
+    @classmethod
+    def _load_by_transformers(cls, folder: Path) -> Tokenizer:
+        import transformers
+
+        try:
+            slow = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            backend = slow.backend_tokenizer
+        except Exception as error:
+            raise ModelError(
+                f"{folder}: no tokenizer.json, and transformers cannot build one from the other files: "
+                f"{_first_line(error)}; save the tokenizer with AutoTokenizer(...).save_pretrained(folder)"
+            ) from error
+        return cls(backend, folder, _chat_template(folder))
+
+    def _ids(self, role: str, settings: dict[str, Any], configs: list[dict[str, Any]]) -> list[int]:
+        """Ids that the files give to a role ("eos"): the tokenizer's own token first, then each config's."""
+        found: list[int] = []
+        token = settings.get(f"{role}_token")
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str):
+            found.append(self._backend.token_to_id(text))
+        for config in configs:
+            value = config.get(f"{role}_token_id")
+            found.extend(value if isinstance(value, list) else [value])
+        return [index for index in found if isinstance(index, int) and index >= 0]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text, no special tokens added (those written out in text, as a chat template does, are read)."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """encode for many texts at once. Raises ModelError where a character has no token."""
+        try:
+            return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(self._unknown_text(texts, error)) from error
+
+    def _unknown_text(self, texts: list[str], error: Exception) -> str:
+        for text in texts:
+            for character in text:
+                try:
+                    self._backend.encode(character, add_special_tokens=False)
+                except Exception:
+                    return (
+                        f"{self._folder}: the tokenizer has no token for {character!r} in {text[:60]!r}; "
+                        "remove it from the data or use a model whose vocabulary holds it"
+                    )
+        return f"{self._folder}: the tokenizer fails: {_first_line(error)}"
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids."""
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def decode_batch(self, rows: list[list[int]], skip_special_tokens: bool = True) -> list[str]:
+        """decode for many rows at once."""
+        return self._backend.decode_batch(rows, skip_special_tokens=skip_special_tokens)
+
+    def token_id(self, token: str) -> int | None:
+        """Id of one token by its text, None where the vocabulary lacks it."""
+        return self._backend.token_to_id(token)
+
+    def token_text(self, index: int) -> str | None:
+        """A token's own text by its id, special ones included."""
+        return self._backend.id_to_token(index)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that decides ids and rendered chats."""
+        return fingerprint(
+            {
+                "tokenizer": self._backend.to_str(),
+                "bos": self.bos_id,
+                "eos": list(self.eos_ids),
+                "pad": self.pad_id,
+                "chat_template": self.chat_template,
+            }
+        )
+
+    def save(self, folder: Path | str) -> None:
+        """Copies the tokenizer's files as they were (tokenizer.json is written where there was none)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            if (self._folder / name).is_file():
+                shutil.copyfile(self._folder / name, folder / name)
+        if not (folder / "tokenizer.json").is_file():
+            self._backend.save(str(folder / "tokenizer.json"))
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The default chat template: a file of its own, or a field of tokenizer_config.json."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where the file is absent. Raises ModelError."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: a JSON object is needed, found {type(value).__name__}")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    """An error's first line: third parties' messages run over many."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

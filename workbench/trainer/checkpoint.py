@@ -1,0 +1,136 @@
+"""Checkpoints: safetensors and JSON only, checksummed, atomic; a folder bears its final name only when whole.
+
+A checkpoint is a folder step_00000060/ of named safetensors files, state.json, and manifest.json with the SHA-256 of
+each, written last. It is made as step_00000060.partial, synced, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.errors import CheckpointError, StorageError
+
+MANIFEST = "manifest.json"
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return checkpoints / f"step_{step:08d}"
+
+
+def write(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+    """Write a checkpoint at `folder`: one safetensors file for each entry of `tensors`, and `state` as JSON.
+
+    On any failure the previous checkpoint stands untouched. StorageError when the disk fails.
+    """
+    from safetensors.torch import save
+
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        _remove(partial)
+        partial.mkdir(parents=True)
+        manifest = {}
+        for name, group in tensors.items():
+            data = save({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()})
+            manifest[f"{name}.safetensors"] = _write_synced(partial / f"{name}.safetensors", data)
+        manifest["state.json"] = _write_synced(partial / "state.json", json.dumps(state, indent=1).encode())
+        _write_synced(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _sync_folder(partial)
+        _remove(folder)
+        partial.rename(folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(f"{folder}: the checkpoint could not be written ({error.strerror or error})") from error
+
+
+def read(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """The tensors and state of a checkpoint, verified before use. CheckpointError names what does not hold."""
+    from safetensors.torch import load
+
+    reason = find_damage(folder)
+    if reason:
+        raise CheckpointError(f"{folder} is not a valid checkpoint: {reason}")
+    tensors = {path.stem: load(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
+    return tensors, json.loads((folder / "state.json").read_text())
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, by its checksums; None when it is whole."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, digest in manifest.items():
+            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                return f"{name} does not match its checksum"
+        if "state.json" not in manifest:
+            return f"{MANIFEST} lists no state.json"
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return f"{MANIFEST} or a file it lists cannot be read ({error})"
+    return None
+
+
+def steps_newest_first(checkpoints: Path) -> Iterator[Path]:
+    """Every finished checkpoint folder, the highest step first."""
+    yield from sorted((p for p in checkpoints.glob("step_*") if p.suffix == "" and p.is_dir()), reverse=True)
+
+
+def newest_valid(checkpoints: Path) -> Path | None:
+    """The newest checkpoint that verifies; None when there is no checkpoint at all.
+
+    CheckpointError when there are some and none is valid.
+    """
+    damaged = []
+    for folder in steps_newest_first(checkpoints):
+        reason = find_damage(folder)
+        if reason is None:
+            return folder
+        damaged.append(f"{folder.name}: {reason}")
+    if damaged:
+        raise CheckpointError(f"{checkpoints}: no valid checkpoint ({'; '.join(damaged)}); FRESH=1 trains anew")
+    return None
+
+
+def rotate(checkpoints: Path, keep: int, best: Path | None) -> None:
+    """Delete all but the `keep` newest, the best, and the newest valid one. A failed delete is left for next time."""
+    folders = list(steps_newest_first(checkpoints))
+    kept = set(folders[:keep])
+    if best is not None:
+        kept.add(best)
+    if not any(find_damage(folder) is None for folder in kept & set(folders)):
+        valid = next((folder for folder in folders if find_damage(folder) is None), None)
+        kept |= {valid} if valid else set()
+    for folder in folders:
+        if folder not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    for partial in checkpoints.glob("*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _write_synced(path: Path, data: bytes) -> str:
+    """Write and fsync; the SHA-256 of what was written."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

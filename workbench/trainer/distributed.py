@@ -1,0 +1,92 @@
+"""Several processes, found from the environment that torchrun sets: gloo on CPU, NCCL on GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import torch
+
+from workbench.errors import RankError
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several of a job."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def get_rank() -> int:
+    """This process's number in the job; 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def get_world_size() -> int:
+    """The job's number of processes; 1 alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and saves."""
+    return get_rank() == 0
+
+
+def training_device(wanted: str | None) -> torch.device:
+    """The device for this process: as wanted, else this process's GPU, else the CPU."""
+    kind = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise RankError("device is cuda, but torch finds no GPU here; leave device out or set it to cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
+
+
+def join_process_group(device: torch.device) -> None:
+    """Meet the other processes, once; nothing to do for a single process."""
+    if is_distributed() and not torch.distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def wrap_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """The model under DistributedDataParallel, its gradients averaged over processes."""
+    device_ids = [device.index] if device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def unwrap_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, whether wrapped or not."""
+    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+
+
+def reduce_tensor(tensor: torch.Tensor, operation: str = "sum") -> torch.Tensor:
+    """The sum or maximum ("sum", "max") of every process's tensor; the tensor itself when alone."""
+    if not is_distributed():
+        return tensor
+    reduced = tensor.clone()
+    operations = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
+    torch.distributed.all_reduce(reduced, operations[operation])
+    return reduced
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if is_distributed():
+        torch.distributed.barrier()
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether any process says so: how one process's signal becomes everyone's decision."""
+    if not is_distributed():
+        return flag
+    return bool(reduce_tensor(torch.tensor(float(flag), device=device), "max").item())
+
+
+def leave_process_group() -> None:
+    """Part from the other processes at the end of a job."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager:
+    """A context in which backward keeps gradients local: for all micro-batches of a step but the last."""
+    wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+    return model.no_sync() if wrapped else contextlib.nullcontext()

@@ -1,0 +1,49 @@
+"""Rate and time left of a training run, and the plain lines that report them."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+def format_duration(seconds: float) -> str:
+    """A short human duration: 8 s, 2 min 5 s, 3 h 12 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Progress:
+    """Prints a line at most every few seconds, and always for an evaluation or the last step."""
+
+    def __init__(self, num_steps: int, enabled: bool, every_seconds: float = 10.0) -> None:
+        self.num_steps = num_steps
+        self.enabled = enabled
+        self.every_seconds = every_seconds
+        self._started_at = self._printed_at = time.monotonic()
+        self._first_step: int | None = None
+
+    def report(self, step: int, row: dict[str, float], extra: str = "") -> None:
+        """Say where the run is: step, loss, held-out metrics, rate, time left."""
+        now = time.monotonic()
+        if self._first_step is None:
+            self._first_step, self._started_at = step, now
+        held_out = {name: value for name, value in row.items() if name.startswith("eval/")}
+        due = now - self._printed_at >= self.every_seconds or held_out or step == self.num_steps
+        if not (self.enabled and due):
+            return
+        self._printed_at = now
+        parts = [f"step {step}/{self.num_steps}"]
+        if "loss" in row:
+            parts.append(f"loss {row['loss']:.4f}")
+        parts += [f"{name} {value:.4g}" for name, value in held_out.items()]
+        steps_done = step - self._first_step
+        if steps_done and now > self._started_at:
+            rate = steps_done / (now - self._started_at)
+            parts.append(f"{rate:.3g} steps/s, {format_duration((self.num_steps - step) / rate)} left")
+        if extra:
+            parts.append(extra)
+        print("  ".join(parts), file=sys.stderr, flush=True)
