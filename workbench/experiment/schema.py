@@ -1,0 +1,180 @@
+"""What a definition file may say (Definition), and what it becomes (RunSpec, Experiment)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from workbench.config import Settings
+from workbench.data.settings import DataSettings
+from workbench.evaluation.settings import EvaluateSettings
+from workbench.models.settings import LoraSettings, ModelSettings
+from workbench.trainer.settings import Budget, NonNegativeInt, TrainerSettings
+
+Tracker = Literal["tensorboard", "wandb"]
+
+
+class StartFrom(Settings):
+    """The run that a run begins from."""
+
+    experiment: str
+    """Name of the experiment, which is that of its file."""
+    variant: str | None = None
+    """Name of its variant, such as beta=0.1; may be absent where there is only one."""
+    seed: NonNegativeInt | Literal["match"] | None = None
+    """Its seed, or match for the same seed as the run that starts; may be absent where there is only one."""
+
+
+class Sweep(Settings):
+    """What is repeated, and with which values."""
+
+    grid: dict[str, list[Any]] = {}
+    """Axes: values by hyperparameter, or by dotted path such as data.collect.pairs. Axes and arms multiply."""
+    seeds: PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)] = 1
+    """How many seeds (0, 1, ...), or a list of them."""
+
+
+class Arm(Settings):
+    """Settings of one alternative. Naming another trainer replaces hyperparameters and data, else they are merged."""
+
+    trainer: str | None = None
+    """Name of a trainer: pretrain, sft, dpo, ..."""
+    start_from: str | StartFrom | None = None
+    """The run to begin from, instead of `model`."""
+    model: dict[str, Any] | None = None
+    """The model to begin from, instead of `start_from`."""
+    lora: dict[str, Any] | None = None
+    """Train low-rank adapters and leave the weights frozen."""
+    data: dict[str, Any] | None = None
+    """Training data: a built-in task, a file, or pairs collected from a model's samples."""
+    hyperparameters: dict[str, Any] = {}
+    """The trainer's settings."""
+    evaluate: dict[str, Any] | None = None
+    """Held-out evaluation: what, and every how many steps."""
+    budget: dict[str, Any] | None = None
+    """Ends every run at so many flops, tokens or seconds; collecting, reference and rollouts count."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """CPU threads of a run; results depend on it."""
+
+
+class Definition(Arm):
+    """One experiment, named after what it asks."""
+
+    question: Annotated[str, Field(min_length=1)]
+    """What the experiment asks, in one sentence; the report answers it."""
+    extends: str | None = None
+    """Name of another definition whose settings this one starts from."""
+    arms: dict[str, Arm] = {}
+    """Named alternatives; each is merged over the settings of the file."""
+    sweep: Sweep = Sweep()
+    """Grid and seeds."""
+    track: list[Tracker] = ["tensorboard"]
+    """Where metrics are replayed to, besides metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, fully resolved."""
+
+    experiment: str
+    """Name of the experiment, overrides included."""
+    question: str
+    arm: str | None
+    variant: str
+    seed: int
+    point: Mapping[str, Any]
+    """Value by axis of the grid."""
+    trainer: str
+    start: str | None
+    """Key of the run to begin from; None where `model` is given."""
+    model: ModelSettings | None
+    lora: LoraSettings | None
+    data: DataSettings
+    hyperparameters: TrainerSettings
+    """With the run's seed and budget, and evaluate.every as evaluate_every."""
+    evaluate: EvaluateSettings | None
+    threads: int
+    track: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    """Keys of the other runs whose samples data.collect.from asks for."""
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Where each value was written, by dotted path; what is not there is a default."""
+
+    @property
+    def key(self) -> str:
+        """experiment/variant/seedK, the name of the run everywhere."""
+        return f"{self.experiment}/{self.variant}/seed{self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """The run's folder, relative to the runs folder."""
+        return self.key
+
+    @property
+    def budget(self) -> Budget | None:
+        """What ends the run early."""
+        return self.hyperparameters.budget
+
+    def to_definition(self) -> dict[str, Any]:
+        """Plain data for definition.yaml."""
+        budget = self.budget
+        return {
+            "experiment": self.experiment,
+            "question": self.question,
+            "arm": self.arm,
+            "variant": self.variant,
+            "seed": self.seed,
+            "point": dict(self.point),
+            "trainer": self.trainer,
+            "start_from": split_key(self.start) if self.start else None,
+            "model": dump(self.model),
+            "lora": dump(self.lora),
+            "data": dump(self.data),
+            "hyperparameters": dump(self.hyperparameters),
+            "evaluate": dump(self.evaluate),
+            "budget": dump(budget),
+            "threads": self.threads,
+            "track": list(self.track),
+        }
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One definition file, resolved."""
+
+    name: str
+    """Name of the runs' folder: that of the file, with +overrides where there are any."""
+    definition: str
+    """Name of the definition file, without folder and ending."""
+    question: str
+    file: str
+    """experiments/x.yaml, as messages name it."""
+    axes: Mapping[str, tuple[Any, ...]]
+    """Values of the grid by axis, in the order of the file."""
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[RunSpec, ...]
+    ancestors: Mapping[str, RunSpec]
+    """Every run that these begin from or collect from, recursively, by key, in the order they must be made."""
+    overrides: tuple[str, ...]
+    text: str
+    """The file as it was written."""
+
+
+def dump(settings: Settings | None) -> Any:
+    """Settings as plain data, by the names a definition uses."""
+    return settings.model_dump(mode="json", by_alias=True) if settings is not None else None
+
+
+def make_key(experiment: str, variant: str, seed: int) -> str:
+    """The name of a run everywhere."""
+    return f"{experiment}/{variant}/seed{seed}"
+
+
+def split_key(key: str) -> dict[str, Any]:
+    """{experiment, variant, seed} of a run's key."""
+    experiment, variant, seed = key.split("/")
+    return {"experiment": experiment, "variant": variant, "seed": int(seed.removeprefix("seed"))}
