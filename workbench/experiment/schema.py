@@ -10,8 +10,12 @@ from pydantic import Field, PositiveInt
 
 from workbench.config import Settings
 from workbench.data.settings import DataSettings
+from workbench.errors import DefinitionError
 from workbench.evaluation.settings import EvaluateSettings
+from workbench.experiment.source import as_node
+from workbench.experiment.validate import Problems, validate
 from workbench.models.settings import LoraSettings, ModelSettings
+from workbench.trainer.registry import get_settings_class
 from workbench.trainer.settings import Budget, NonNegativeInt, TrainerSettings
 
 Tracker = Literal["tensorboard", "wandb"]
@@ -31,7 +35,7 @@ class StartFrom(Settings):
 class Sweep(Settings):
     """What is repeated, and with which values."""
 
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
     """Axes: values by hyperparameter, or by dotted path such as data.collect.pairs. Axes and arms multiply."""
     seeds: PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)] = 1
     """How many seeds (0, 1, ...), or a list of them."""
@@ -50,7 +54,7 @@ class Arm(Settings):
     """Train low-rank adapters and leave the weights frozen."""
     data: dict[str, Any] | None = None
     """Training data: a built-in task, a file, or pairs collected from a model's samples."""
-    hyperparameters: dict[str, Any] = {}
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
     """The trainer's settings."""
     evaluate: dict[str, Any] | None = None
     """Held-out evaluation: what, and every how many steps."""
@@ -67,12 +71,20 @@ class Definition(Arm):
     """What the experiment asks, in one sentence; the report answers it."""
     extends: str | None = None
     """Name of another definition whose settings this one starts from."""
-    arms: dict[str, Arm] = {}
+    arms: dict[str, Arm] = Field(default_factory=dict)
     """Named alternatives; each is merged over the settings of the file."""
     sweep: Sweep = Sweep()
     """Grid and seeds."""
-    track: list[Tracker] = ["tensorboard"]
+    track: list[Tracker] = Field(default_factory=lambda: ["tensorboard"])
     """Where metrics are replayed to, besides metrics.jsonl."""
+
+
+SECTION_CLASSES: dict[str, Any] = {
+    "model": ModelSettings,
+    "lora": LoraSettings,
+    "data": DataSettings,
+    "evaluate": EvaluateSettings,
+}
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,32 @@ class RunSpec:
             "track": list(self.track),
         }
 
+    @classmethod
+    def from_definition(cls, definition: Mapping[str, Any], where: str = "definition.yaml") -> RunSpec:
+        """The run that a definition.yaml describes. Raises DefinitionError naming where."""
+        problems = Problems()
+        given = dict(definition)
+
+        def section(settings: Any, name: str) -> Any:
+            value = given.get(name)
+            return None if value is None else validate(settings, as_node(value, where, name), problems)
+
+        sections = {name: section(settings, name) for name, settings in SECTION_CLASSES.items()}
+        sections["hyperparameters"] = section(get_settings_class(given["trainer"]), "hyperparameters")
+        if problems.lines:
+            raise DefinitionError(problems.lines)
+        start = given["start_from"]
+        return cls(
+            start=make_key(**start) if start else None,
+            track=tuple(given["track"]),
+            sources=_source_keys(sections["data"]),
+            **{
+                key: given[key]
+                for key in ("experiment", "question", "arm", "variant", "seed", "point", "trainer", "threads")
+            },
+            **sections,
+        )
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -178,3 +216,8 @@ def split_key(key: str) -> dict[str, Any]:
     """{experiment, variant, seed} of a run's key."""
     experiment, variant, seed = key.split("/")
     return {"experiment": experiment, "variant": variant, "seed": int(seed.removeprefix("seed"))}
+
+
+def _source_keys(data: DataSettings) -> tuple[str, ...]:
+    """Keys of the runs that resolved data collects from."""
+    return ()

@@ -1,0 +1,144 @@
+"""Every resolved value of an experiment with the place it comes from, and every convention that its numbers rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.experiment.overrides import value_text
+from workbench.experiment.schema import Experiment, RunSpec
+from workbench.trainer.settings import TrainerSettings
+
+DEFAULT = "default"
+_SHOWN_ELSEWHERE = ("hyperparameters.seed", "hyperparameters.budget", "hyperparameters.evaluate_every")
+_IDENTITY = ("experiment", "question", "arm", "variant", "seed", "point", "start_from", "track")
+
+_EVERYWHERE = {
+    "step": "one optimiser step; batches are global per step, over all processes and micro-batches",
+    "log-probabilities": "natural logarithm, nats, float32 whatever the model's dtype",
+    "metrics": "pooled as (sum, count) over micro-batches and processes, never means of means",
+    "learning rate": "per step; warm-up is linear from zero",
+    "weight decay": "decoupled (AdamW), on matrices only",
+}
+_CROSS_ENTROPY = {
+    "loss": "cross-entropy summed over the tokens that count, divided once by their number over the whole step",
+    "dropout": "the model's own, while training only",
+}
+_TRAINERS: dict[str, dict[str, str]] = {
+    "sft": {**_CROSS_ENTROPY, "tokens that count": "those of the completion with its end; the prompt is masked (-100)"},
+    "pretrain": {**_CROSS_ENTROPY, "tokens that count": "every token of the block but its first"},
+    "dpo": {
+        "loss": "pairwise loss summed over pairs, divided once by the number of pairs over the whole step",
+        "log-probabilities of a completion": "summed over its tokens, end included; the prompt does not count",
+        "h": "(policy - reference) of chosen minus (policy - reference) of rejected, nats",
+        "reference": "the start, frozen, without dropout; its log-probabilities per token are computed once and shared",
+        "first step": "h must be 0 where the run starts from its reference, else the run stops",
+        "rewards/*": "beta (policy - reference), summed over tokens",
+    },
+}
+_PREFERENCE_LOSSES = {
+    "sigmoid": "-log sigmoid(beta h)",
+    "cdpo": "(1 - e) l(h) + e l(-h), l(h) = -log sigmoid(beta h), e = label_smoothing",
+    "robust": "((1 - e) l(h) - e l(-h)) / (1 - 2e), l(h) = -log sigmoid(beta h), e = label_smoothing; may be negative",
+    "ipo": "(h' - 1/(2 beta))^2, h' from log-probabilities averaged over each completion's tokens",
+    "ipo_sum": "(h - 1/(2 beta))^2, the paper's form",
+    "hinge": "max(0, 1 - beta h)",
+}
+_EVALUATION = {
+    "eval/exact_match_*": "share of held-out prompts whose completion the verifier accepts; greedy and sampled apart",
+    "eval/kl_start": "KL(policy || start) over the full vocabulary at each position of samples drawn at temperature 1, "
+    "top_p 1, end included; summed over positions, mean over prompts: nats per sequence",
+    "eval/pair_accuracy": "share of held-out pairs with h > 0; a tie counts one half",
+    "eval/pair_margin": "mean h over held-out pairs, nats",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One resolved value."""
+
+    name: str
+    value: Any
+    origin: str
+    """experiments/x.yaml:9, --set key=value, or default."""
+
+
+def explain(experiment: Experiment) -> str:
+    """The whole account as text: values by arm, the swept axes, the starts, the conventions."""
+    lines = [f"{experiment.name}: {experiment.question}", f"{experiment.file}: {_count(experiment)}", ""]
+    for arm in experiment.arms or (None,):
+        run = next(run for run in experiment.runs if run.arm == arm)
+        lines += [f"settings{f' of arm {arm}' if arm else ''}", *_table(list(rows(run, experiment))), ""]
+    if experiment.ancestors:
+        lines += ["made first, from their own definitions", *(f"  {key}" for key in experiment.ancestors), ""]
+    for trainer in dict.fromkeys(run.trainer for run in experiment.runs):
+        run = next(run for run in experiment.runs if run.trainer == trainer)
+        lines += [f"conventions of {trainer}", *_table([Row(*pair, "") for pair in conventions(run).items()]), ""]
+    return "\n".join(lines)
+
+
+def rows(run: RunSpec, experiment: Experiment | None = None) -> Iterator[Row]:
+    """Every value of a run with its origin; with an experiment, swept values are given as all of them."""
+    if run.start is not None:
+        yield Row("start_from", run.start, _origin(run, "start_from", experiment))
+    axes = dict(experiment.axes) if experiment is not None else {}
+    yield Row("seeds", list(experiment.seeds) if experiment else run.seed, run.origins.get("sweep.seeds", DEFAULT))
+    for path, value in _flat(_settings(run)):
+        name = path.removeprefix("hyperparameters.")
+        axis = next((axis for axis in (name, path) if axis in axes), None)
+        yield Row(path, list(axes[axis]) if axis else value, _origin(run, path, experiment))
+    yield Row("track", list(run.track), run.origins.get("track", DEFAULT))
+
+
+def conventions(run: RunSpec) -> dict[str, str]:
+    """What the run's numbers mean, in words."""
+    settings = run.hyperparameters
+    found = {"batch": batch_units(settings), **_EVERYWHERE, **_TRAINERS.get(run.trainer, {})}
+    loss = getattr(settings, "loss", None)
+    if loss in _PREFERENCE_LOSSES:
+        found["pairwise loss"] = f"{loss}: {_PREFERENCE_LOSSES[loss]}"
+        if loss == "ipo":
+            found["log-probabilities of a completion"] = "averaged over its tokens in the loss; summed in every metric"
+    if run.evaluate is not None:
+        found |= _EVALUATION
+    if run.budget is not None:
+        found["budget"] = "counts collecting, reference and rollouts too; evaluation's seconds do not count"
+    return found
+
+
+def batch_units(settings: TrainerSettings) -> str:
+    """The batch in its units, such as "128 pairs per step"."""
+    unit = next((name for name in type(settings).model_fields if name.startswith("batch_")), "batch_rows")
+    micro = f", {settings.micro_batch_rows} rows at a time" if settings.micro_batch_rows else ""
+    return f"{settings.batch_rows_per_step()} {unit.removeprefix('batch_')} per step{micro}"
+
+
+def _settings(run: RunSpec) -> dict[str, Any]:
+    return {key: value for key, value in run.to_definition().items() if key not in _IDENTITY}
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else key)
+    elif path not in _SHOWN_ELSEWHERE and not path.startswith("hyperparameters.budget."):
+        yield path, value
+
+
+def _origin(run: RunSpec, path: str, experiment: Experiment | None) -> str:
+    origin = run.origins.get(path, DEFAULT)
+    inherited = experiment is not None and origin != DEFAULT and not origin.startswith(("--set", f"{experiment.file}:"))
+    return f"{origin} (extends)" if inherited else origin
+
+
+def _count(experiment: Experiment) -> str:
+    variants = len({run.variant for run in experiment.runs})
+    return f"{len(experiment.runs)} runs = {variants} variants x {len(experiment.seeds)} seeds"
+
+
+def _table(table: list[Row]) -> list[str]:
+    """Rows in columns."""
+    cells = [(row.name, value_text(row.value), row.origin) for row in table]
+    wide, wider = (max((len(cell[column]) for cell in cells), default=0) for column in (0, 1))
+    return [f"  {name:{wide}}  {value:{min(wider, 40)}}  {origin}".rstrip() for name, value, origin in cells]

@@ -1,0 +1,167 @@
+"""The grid: what an axis's name stands for, and the points that arms and axes make."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.experiment.definitions import SECTIONS
+from workbench.experiment.merge import merge_sections, nest
+from workbench.experiment.overrides import Override, file_safe, value_text
+from workbench.experiment.schema import Arm
+from workbench.experiment.sections import WRITTEN_AS, hyperparameter_hint, hyperparameter_names
+from workbench.experiment.source import Node, show
+from workbench.experiment.validate import Problems, suggest
+from workbench.trainer.registry import get_settings_class, trainer_names
+from workbench.trainer.settings import TrainerSettings
+
+MAX_POINTS = 1_000
+TOP_KEYS = ("threads", "start_from")
+Classes = Mapping[str | None, type[TrainerSettings] | None]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the grid: its name as written, the setting it stands for, its values."""
+
+    name: str
+    path: tuple[str, ...]
+    values: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant before its settings are checked."""
+
+    name: str
+    arm: str | None
+    values: dict[str, Any]
+    tree: Node
+
+
+def setting_path(key: str, node: Node, classes: Classes, problems: Problems) -> tuple[str, ...] | None:
+    """The path of the setting that a key of the grid or of an override names: bare keys are hyperparameters."""
+    first, *rest = key.split(".")
+    known = [cls for cls in classes.values() if cls is not None]
+    if rest:
+        if first in (*SECTIONS, "start_from") and first != "hyperparameters":
+            return (first, *rest)
+        if first != "hyperparameters":
+            names = [*SECTIONS, "start_from"]
+            problems.add(
+                node, f"found an unknown section {show(first)}, allowed {', '.join(names)}{suggest(first, names)}"
+            )
+            return None
+        if len(rest) > 1:
+            return ("hyperparameters", *rest)
+        first = rest[0]
+    if any(first in hyperparameter_names(cls) for cls in known):
+        return ("hyperparameters", first)
+    if first in TOP_KEYS and not rest:
+        return (first,)
+    if len(known) < len(classes):
+        return None  # an unknown trainer was reported: its names are not known either
+    names = sorted({name for cls in known for name in hyperparameter_names(cls)})
+    more = hyperparameter_hint(first, known[0]) if known else ""
+    near = more if first in WRITTEN_AS or "trainer" in more else suggest(first, names) or more
+    problems.add(node, f"found an unknown hyperparameter, allowed {', '.join(names)}{near}")
+    return None
+
+
+def read_axes(sweep: Node | None, classes: Classes, overrides: list[Override], problems: Problems) -> list[Axis]:
+    """The grid's axes; an override of a swept key replaces its values (a list gives several)."""
+    grid = sweep.get("grid") if sweep is not None else None
+    if grid is None or not isinstance(grid.value, dict):
+        return []
+    replaced = {override.key: override.value for override in overrides}
+    axes: list[Axis] = []
+    for name, written in grid.value.items():
+        node = replaced.get(name.removeprefix("hyperparameters."), written)
+        path = setting_path(name, written, classes, problems)
+        values = tuple(node.value) if isinstance(node.value, list) else (node,) if node is not written else ()
+        if path is None or not values:
+            continue
+        twin = next((axis.name for axis in axes if axis.path == path), None)
+        if twin is not None:
+            problems.add(written, f"found the same setting as axis {twin}, allowed one axis for a setting")
+            continue
+        _refuse_twins(values, problems)
+        axes.append(Axis(name.removeprefix("hyperparameters."), path, values))
+    return axes
+
+
+def points(
+    arms: Mapping[str | None, Node], axes: list[Axis], problems: Problems, sweep: Node | None
+) -> Iterator[Point]:
+    """Every arm at every point of the grid."""
+    number = len(arms)
+    for axis in axes:
+        number *= len(axis.values)
+    if number > MAX_POINTS and sweep is not None:
+        problems.add(sweep.get("grid") or sweep, f"found {number:,} variants, allowed at most {MAX_POINTS:,}")
+        return
+    for (arm, base), values in itertools.product(arms.items(), itertools.product(*(axis.values for axis in axes))):
+        tree = base
+        for axis, node in zip(axes, values, strict=True):
+            tree = replace(merge_sections(tree, nest(axis.path, node)), where=base.where, field=base.field)
+        point = {axis.name: node.plain() for axis, node in zip(axes, values, strict=True)}
+        yield Point(variant_name(arm, point), arm, point, tree)
+
+
+def variant_name(arm: str | None, point: Mapping[str, Any]) -> str:
+    """main, beta=0.1, or dpo,beta=0.1: file-safe."""
+    axes = file_safe(dict(point)) if point else ""
+    return ",".join(part for part in (arm, axes) if part) or "main"
+
+
+def apply_overrides(
+    arms: Mapping[str | None, Node], classes: Classes, overrides: list[Override], problems: Problems
+) -> dict[str | None, Node]:
+    """Each arm with the overrides laid over it; a bare hyperparameter goes to the arms whose trainer has it."""
+    changed = dict(arms)
+    for override in overrides:
+        key = override.key
+        path: tuple[str, ...] | None = (
+            (key,) if key == "trainer" else setting_path(key, override.value, classes, problems)
+        )
+        for arm, tree in changed.items() if path else ():
+            assert path is not None
+            cls = classes.get(arm)
+            if path[0] == "hyperparameters" and cls is not None and path[1] not in cls.model_fields:
+                continue
+            changed[arm] = replace(merge_sections(tree, nest(path, override.value)), where=tree.where, field=tree.field)
+    return changed
+
+
+def arm_trees(root: Node) -> dict[str | None, Node]:
+    """The settings of every arm, laid over those of the file; of the file alone where there is no arm."""
+    shared = replace(root, value={key: item for key, item in root.value.items() if key in Arm.model_fields})
+    arms = root.get("arms")
+    if arms is None or not arms.value:
+        return {None: shared}
+    return {name: merge_sections(shared, arm) for name, arm in arms.value.items()}
+
+
+def arm_classes(
+    arms: Mapping[str | None, Node], overrides: list[Override]
+) -> dict[str | None, type[TrainerSettings] | None]:
+    """The settings class of every arm's trainer, None where it is unknown."""
+    forced = next((item.value for item in overrides if item.key == "trainer"), None)
+    found: dict[str | None, type[TrainerSettings] | None] = {}
+    for name, tree in arms.items():
+        trainer = forced or tree.get("trainer")
+        known = trainer is not None and trainer.value in trainer_names()
+        found[name] = get_settings_class(trainer.value) if known and trainer is not None else None
+    return found
+
+
+def _refuse_twins(values: tuple[Node, ...], problems: Problems) -> None:
+    seen: dict[str, Node] = {}
+    for node in values:
+        plain = node.plain()
+        text = value_text(float(plain) if isinstance(plain, int | float) and not isinstance(plain, bool) else plain)
+        if text in seen:
+            problems.add(node, f"found {show(plain)} again, allowed each value once")
+        seen[text] = node

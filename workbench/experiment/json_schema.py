@@ -1,0 +1,80 @@
+"""The JSON Schema of a definition file, for editors; experiments/schema.json is kept equal to it by a test."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from workbench.data.settings import DataSettings
+from workbench.evaluation.settings import EvaluateSettings
+from workbench.experiment.definitions import NAME
+from workbench.experiment.schema import Definition
+from workbench.experiment.sections import WRITTEN_AS, hyperparameter_names
+from workbench.models.settings import LoraSettings, ModelSettings
+from workbench.trainer.registry import get_settings_class, trainer_names
+from workbench.trainer.settings import Budget
+
+SECTIONS: dict[str, Any] = {
+    "data": DataSettings,
+    "model": ModelSettings,
+    "lora": LoraSettings,
+    "evaluate": EvaluateSettings,
+    "budget": Budget,
+}
+
+
+def definition_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a definition file."""
+    shared: dict[str, Any] = {}
+    schema = _schema_of(Definition, shared)
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Experiment definition", **schema}
+    for name, cls in SECTIONS.items():
+        shared[name] = _schema_of(cls, shared)
+    for trainer in trainer_names():
+        shared[f"{trainer}_hyperparameters"] = _hyperparameters(trainer, shared)
+    _fill(schema)
+    _fill(shared["Arm"])
+    schema["properties"]["arms"]["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
+    schema["required"] = []  # what a file leaves out may come from the one it extends
+    schema["anyOf"] = [{"required": ["question"]}, {"required": ["extends"]}]
+    schema["$defs"] = dict(sorted(shared.items()))
+    return schema
+
+
+def schema_text() -> str:
+    """The schema as the text of experiments/schema.json."""
+    return json.dumps(definition_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _schema_of(cls: Any, shared: dict[str, Any]) -> dict[str, Any]:
+    """The schema of cls; what it refers to is moved to shared."""
+    schema = TypeAdapter(cls).json_schema(by_alias=True)
+    shared |= schema.pop("$defs", {})
+    return schema
+
+
+def _hyperparameters(trainer: str, shared: dict[str, Any]) -> dict[str, Any]:
+    cls = get_settings_class(trainer)
+    schema = _schema_of(cls, shared)
+    for name in WRITTEN_AS:
+        schema["properties"].pop(name)
+    assert set(schema["properties"]) == set(hyperparameter_names(cls))
+    return schema
+
+
+def _fill(schema: dict[str, Any]) -> None:
+    """Point the sections of a definition or arm at their own schemas, hyperparameters at those of the trainer named."""
+    properties = schema["properties"]
+    for name in SECTIONS:
+        description = {"description": text} if (text := properties[name].get("description")) else {}
+        properties[name] = {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}], **description}
+    properties["trainer"] = {"enum": trainer_names(), "description": properties["trainer"]["description"]}
+    schema["allOf"] = [
+        {
+            "if": {"properties": {"trainer": {"const": trainer}}, "required": ["trainer"]},
+            "then": {"properties": {"hyperparameters": {"$ref": f"#/$defs/{trainer}_hyperparameters"}}},
+        }
+        for trainer in trainer_names()
+    ]

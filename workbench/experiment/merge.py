@@ -1,0 +1,83 @@
+"""How settings are laid over one another: a file over the one it extends, an arm over the file, a point over both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from workbench.experiment.source import Node, join_field
+
+REPLACED_WITH_TRAINER = ("hyperparameters", "data")
+# Of these keys a section holds one; naming another drops it.
+KINDS = {
+    "data": ("task", "path", "collect"),
+    "model": ("preset", "path", "name"),
+    "evaluate": ("task", "path"),
+}
+
+
+def merge_sections(base: Node, over: Node) -> Node:
+    """over's settings laid over base's (whole definitions or arms).
+
+    Naming another trainer drops base's hyperparameters and data; start_from and model drop each other; data of another
+    kind or task, another kind of model and another start_from replace the whole section.
+    """
+    kept = dict(base.value)
+    trainer, other = kept.get("trainer"), over.value.get("trainer")
+    if trainer is not None and other is not None and trainer.value is not None and trainer.value != other.value:
+        for name in REPLACED_WITH_TRAINER:
+            kept.pop(name, None)
+    for name, excluded in (("start_from", "model"), ("model", "start_from")):
+        if name in over.value and over.value[name].value is not None:
+            kept.pop(excluded, None)
+    for name, item in over.value.items():
+        below = kept.get(name)
+        kept[name] = item if below is None else _merge_section(name, below, item)
+    return replace(over, value=kept)
+
+
+def merge(base: Node, over: Node) -> Node:
+    """over laid over base: mappings key by key, all else replaced."""
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    merged = dict(base.value)
+    for key, item in over.value.items():
+        merged[key] = merge(merged[key], item) if key in merged else item
+    return replace(over, value=merged)
+
+
+def nest(path: tuple[str, ...], node: Node) -> Node:
+    """A tree that holds node at path."""
+    fields = [""]
+    for key in path:
+        fields.append(join_field(fields[-1], key))
+    for depth in range(len(path) - 1, -1, -1):
+        node = Node({path[depth]: node}, node.where, fields[depth])
+    return node
+
+
+def _merge_section(name: str, base: Node, over: Node) -> Node:
+    if name == "arms" and isinstance(base.value, dict) and isinstance(over.value, dict):
+        arms = dict(base.value)
+        for arm, item in over.value.items():
+            both = arm in arms and isinstance(arms[arm].value, dict) and isinstance(item.value, dict)
+            arms[arm] = merge_sections(arms[arm], item) if both else item
+        return replace(over, value=arms)
+    if name == "start_from" and isinstance(base.value, str):
+        base = replace(base, value={"experiment": base})
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    if name == "start_from" and "experiment" in over.value:
+        return over
+    kinds = [kind for kind in KINDS.get(name, ()) if kind in over.value]
+    if kinds and not any(kind in base.value for kind in kinds):
+        if name != "evaluate":
+            return over
+        base = replace(base, value={key: item for key, item in base.value.items() if key not in KINDS[name]})
+    if name == "data" and _other_task(base, over):
+        return over
+    return merge(base, over)
+
+
+def _other_task(base: Node, over: Node) -> bool:
+    before, after = base.get("task"), over.get("task")
+    return before is not None and after is not None and before.value != after.value

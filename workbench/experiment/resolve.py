@@ -1,0 +1,203 @@
+"""From a definition file to its runs: everything is checked, every problem is told at once, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import DefinitionError
+from workbench.experiment.definitions import check_shape, load_tree
+from workbench.experiment.grid import Point, apply_overrides, arm_classes, arm_trees, points, read_axes
+from workbench.experiment.merge import merge_sections, nest
+from workbench.experiment.overrides import Override, experiment_folder, parse_overrides
+from workbench.experiment.schema import Experiment, RunSpec
+from workbench.experiment.sections import Sections, check_sections
+from workbench.experiment.source import Node
+from workbench.experiment.starts import Resolver, resolve_sources
+from workbench.experiment.validate import Problems, suggest
+
+MAX_CHAIN = 40
+# Overrides of these are laid over the whole definition, all others over each arm.
+ROOT_KEYS = ("sweep", "arms", "track", "question")
+
+
+def load_experiment(name: str, overrides: Sequence[str] = (), folder: Path = Path("experiments")) -> Experiment:
+    """The experiment of that name with its runs and every run that they begin from.
+
+    overrides: key=value as for --set; they change the named experiment only, never those it starts from.
+    Raises DefinitionError with every problem found, one line each.
+    """
+    problems = Problems()
+    parsed = parse_overrides(overrides, problems)
+    loader = _Loader(folder, problems)
+    experiment = loader.load(Node(name, "command line", "NAME"), parsed)
+    if problems.lines or experiment is None:
+        raise DefinitionError(problems.sorted())
+    return replace(experiment, overrides=tuple(overrides), ancestors=loader.ancestors_of(experiment))
+
+
+class _Loader:
+    """Loads definitions by name, each once, and knows which are being loaded."""
+
+    def __init__(self, folder: Path, problems: Problems) -> None:
+        self.folder, self.problems = folder, problems
+        self.loaded: dict[str, Experiment | None] = {}
+        self.stack: list[str] = []
+
+    def load(self, asked: Node, overrides: Sequence[Override] = ()) -> Experiment | None:
+        """The experiment named in asked; None after its problems were added."""
+        name = asked.value
+        if name in self.stack:
+            circle = " -> ".join([*self.stack[self.stack.index(name) :], name])
+            self.problems.add(asked, f"found a circle ({circle}), allowed a chain that ends in a model")
+            return None
+        if len(self.stack) >= MAX_CHAIN:
+            self.problems.add(asked, f"found a chain of more than {MAX_CHAIN} starts, allowed a shorter one")
+            return None
+        if name not in self.loaded:
+            self.stack.append(name)
+            experiment = self._resolve(asked, overrides)
+            self.stack.pop()
+            self.loaded[name] = experiment
+        return self.loaded[name]
+
+    def ancestors_of(self, experiment: Experiment) -> dict[str, RunSpec]:
+        """Every run that must exist before this experiment's, by key, each after those it needs itself."""
+        runs = {run.key: run for other in self.loaded.values() if other is not None for run in other.runs}
+        ordered: dict[str, RunSpec] = {}
+
+        def visit(run: RunSpec) -> None:
+            for key in (run.start, *run.sources):
+                if key is not None and key not in ordered:
+                    visit(runs[key])
+                    ordered[key] = runs[key]
+
+        for run in experiment.runs:
+            visit(run)
+        return ordered
+
+    def _resolve(self, asked: Node, overrides: Sequence[Override]) -> Experiment | None:
+        before = len(self.problems.lines)
+        loaded = load_tree(asked, self.folder, self.problems)
+        if loaded is None:
+            return None
+        root, text = loaded
+        root = self._lay_over_root(root, overrides)
+        sound = len(self.problems.lines) == before
+        folder_name = experiment_folder(str(asked.value), overrides)
+        return self._runs(root, text, str(asked.value), folder_name, list(overrides), sound)
+
+    def _lay_over_root(self, root: Node, overrides: Sequence[Override]) -> Node:
+        """The definition with the overrides of arms, sweep, track and question laid over it."""
+        laid = [item for item in overrides if item.key.split(".")[0] in ROOT_KEYS]
+        for override in laid:
+            first, *rest = override.key.split(".")
+            arms = root.get("arms")
+            names = list(arms.value) if arms is not None else []
+            if first == "arms" and (not rest or rest[0] not in names):
+                near = suggest(rest[0], names) if rest else ""
+                self.problems.add(override.value, f"found an unknown arm, allowed {', '.join(names) or 'none'}{near}")
+            else:
+                root = replace(merge_sections(root, nest((first, *rest), override.value)), where=root.where, field="")
+        return check_shape(root, self.problems) if laid else root
+
+    def _runs(
+        self, root: Node, text: str, name: str, folder_name: str, overrides: list[Override], sound: bool
+    ) -> Experiment | None:
+        before = len(self.problems.lines)
+        sweep = root.get("sweep")
+        seeds = _seeds(sweep, self.problems)
+        arms = arm_trees(root)
+        classes = arm_classes(arms, overrides)
+        axes = read_axes(sweep, classes, overrides, self.problems)
+        swept = {axis.name for axis in axes} | set(_grid_names(sweep))
+        rest = [item for item in overrides if item.key not in swept and item.key.split(".")[0] not in ROOT_KEYS]
+        arms = apply_overrides(arms, classes, rest, self.problems)
+        variants: list[tuple[Point, Sections]] = []
+        for point in points(arms, axes, self.problems, sweep):
+            sections = check_sections(point.tree, self.problems, sound=sound)
+            if sections is not None:
+                variants.append((point, sections))
+        runs = [run for point, sections in variants for run in self._seeded(root, folder_name, point, sections, seeds)]
+        if len(self.problems.lines) > before or not sound:
+            return None
+        return Experiment(
+            name=folder_name,
+            definition=name,
+            question=root.value["question"].value,
+            file=root.where.rpartition(":")[0],
+            axes={axis.name: tuple(node.plain() for node in axis.values) for axis in axes},
+            arms=tuple(arm for arm in arms if arm is not None),
+            seeds=tuple(seeds),
+            runs=tuple(runs),
+            ancestors={},
+            overrides=(),
+            text=text,
+        )
+
+    def _seeded(
+        self, root: Node, folder_name: str, point: Point, sections: Sections, seeds: list[int]
+    ) -> list[RunSpec]:
+        question, track = root.get("question"), root.get("track")
+        resolver = Resolver(self.load, self.problems)
+        origins = _origins(replace(root, value={"sweep": root.get("sweep") or Node({}, "", ""), **point.tree.value}))
+        runs = []
+        for seed in seeds:
+            start = resolver.start(sections.start, seed) if sections.start is not None else None
+            data, sources = resolve_sources(sections.data, point.tree, seed, resolver)
+            runs.append(
+                RunSpec(
+                    experiment=folder_name,
+                    question=question.value if question is not None else "",
+                    arm=point.arm,
+                    variant=point.name,
+                    seed=seed,
+                    point=point.values,
+                    trainer=sections.trainer,
+                    start=start,
+                    model=sections.model,
+                    lora=sections.lora,
+                    data=data,
+                    hyperparameters=sections.hyperparameters.model_copy(update={"seed": seed}),
+                    evaluate=sections.evaluate,
+                    threads=sections.threads,
+                    track=tuple(track.plain()) if track is not None else ("tensorboard",),
+                    sources=sources,
+                    origins=origins,
+                )
+            )
+        return runs
+
+
+def _seeds(sweep: Node | None, problems: Problems) -> list[int]:
+    """The seeds of every variant; [0] where the file's are broken, which was reported."""
+    node = sweep.get("seeds") if sweep is not None else None
+    value: Any = node.plain() if node is not None else 1
+    if node is not None and isinstance(value, list):
+        if len(set(map(str, value))) < len(value):
+            problems.add(node, "found a seed twice, allowed each once")
+        return [seed for seed in value if isinstance(seed, int)]
+    if node is not None and isinstance(value, int) and value > 1_000:
+        problems.add(node, f"found {value}, allowed numbers <= 1000")
+        return [0]
+    return list(range(value)) if isinstance(value, int) else [0]
+
+
+def _grid_names(sweep: Node | None) -> Mapping[str, Node]:
+    grid = sweep.get("grid") if sweep is not None else None
+    if grid is None or not isinstance(grid.value, dict):
+        return {}
+    return {name.removeprefix("hyperparameters."): node for name, node in grid.value.items()}
+
+
+def _origins(tree: Node, path: str = "") -> dict[str, str]:
+    """Place by dotted path of everything that the tree says."""
+    found: dict[str, str] = {}
+    if isinstance(tree.value, dict):
+        for key, item in tree.value.items():
+            below = f"{path}.{key}" if path else key
+            found[below] = item.where
+            found |= _origins(item, below)
+    return found

@@ -1,0 +1,125 @@
+"""The sections of one arm at one point of the grid, each made an instance of its own closed settings class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.data.settings import DataSettings
+from workbench.evaluation.settings import EvaluateSettings
+from workbench.experiment.source import Node
+from workbench.experiment.validate import Problems, suggest, validate
+from workbench.models.settings import LoraSettings, ModelSettings
+from workbench.trainer.registry import get_settings_class, trainer_names
+from workbench.trainer.settings import Budget, TrainerSettings
+
+# Hyperparameters that are written elsewhere in a definition.
+WRITTEN_AS = {"evaluate_every": "evaluate.every", "seed": "sweep.seeds", "budget": "budget"}
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The checked settings of a variant; None where absent or broken."""
+
+    trainer: str
+    hyperparameters: TrainerSettings
+    data: DataSettings
+    model: ModelSettings | None
+    start: Node | None
+    lora: LoraSettings | None
+    evaluate: EvaluateSettings | None
+    threads: int
+
+
+def settings_class(trainer: Node, problems: Problems) -> type[TrainerSettings] | None:
+    """The closed settings class of the trainer named, or None after the problem was added."""
+    names = trainer_names()
+    if trainer.value not in names:
+        near = suggest(str(trainer.value), names)
+        problems.add(trainer, f"found {trainer.value!r}, allowed {', '.join(names)}{near}")
+        return None
+    return get_settings_class(trainer.value)
+
+
+def hyperparameter_names(cls: type[TrainerSettings]) -> list[str]:
+    """What may stand under `hyperparameters` for this trainer."""
+    return [name for name in cls.model_fields if name not in WRITTEN_AS]
+
+
+def hyperparameter_hint(name: str, cls: type[TrainerSettings]) -> str:
+    """What else an unknown hyperparameter may mean: a setting written elsewhere, or one of another trainer."""
+    if name in WRITTEN_AS:
+        return f", did you mean {WRITTEN_AS[name]}?"
+    near = suggest(name, hyperparameter_names(cls))
+    owners = [other for other in trainer_names() if name in get_settings_class(other).model_fields]
+    return f", did you mean trainer {owners[0]}, which has {name}?" if owners else near
+
+
+def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections | None:
+    """The settings of one variant, or None when any is broken. sound: nothing was left out of the tree before."""
+    before = len(problems.lines)
+    trainer = _given(tree, "trainer")
+    if trainer is None:
+        _missing(tree, "trainer", f"a trainer: {', '.join(trainer_names())}", problems, sound)
+    cls = settings_class(trainer, problems) if trainer is not None else None
+    data_node, model_node = _given(tree, "data"), _given(tree, "model")
+    start, lora_node, evaluate_node = _given(tree, "start_from"), _given(tree, "lora"), _given(tree, "evaluate")
+    data = validate(DataSettings, data_node, problems) if data_node else None
+    if data_node is None:
+        _missing(tree, "data", "one of task, path, collect", problems, sound)
+    model = validate(ModelSettings, model_node, problems) if model_node else None
+    if model_node is None and start is None:
+        _missing(tree, "model", "a model such as {preset: tiny}, or start_from: NAME", problems, sound)
+    if model_node is not None and start is not None:
+        problems.add(start, "found together with model, allowed one of them: a start brings its own model")
+    lora = validate(LoraSettings, lora_node, problems) if lora_node else None
+    evaluate = validate(EvaluateSettings, evaluate_node, problems) if evaluate_node else None
+    hyperparameters = _hyperparameters(cls, tree, evaluate, problems) if cls else None
+    if cls is not None and data is not None and data_node is not None:
+        _check_fit(cls, str(trainer.value if trainer else ""), data_node, problems)
+    if len(problems.lines) > before or cls is None or data is None or hyperparameters is None or trainer is None:
+        return None
+    threads = _given(tree, "threads")
+    number = threads.value if threads else 1
+    return Sections(str(trainer.value), hyperparameters, data, model, start, lora, evaluate, number)
+
+
+def _given(tree: Node, name: str) -> Node | None:
+    node = tree.get(name)
+    return node if node is not None and node.value is not None else None
+
+
+def _missing(tree: Node, name: str, allowed: str, problems: Problems, sound: bool) -> None:
+    if sound:
+        problems.add(tree, f"found nothing, allowed {allowed}", f"{tree.field}.{name}".lstrip("."))
+
+
+def _hyperparameters(
+    cls: type[TrainerSettings], tree: Node, evaluate: EvaluateSettings | None, problems: Problems
+) -> TrainerSettings | None:
+    node = _given(tree, "hyperparameters") or Node({}, tree.where, "hyperparameters")
+    budget_node = _given(tree, "budget")
+    budget = validate(Budget, budget_node, problems) if budget_node else None
+    kept: dict[str, Node] = {}
+    for name, item in node.value.items():
+        if name in WRITTEN_AS:
+            problems.add(item, f"found it under hyperparameters, allowed as {WRITTEN_AS[name]}")
+        else:
+            kept[name] = item
+    settings = validate(cls, replace(node, value=kept), problems, lambda name: hyperparameter_hint(name, cls))
+    if settings is None:
+        return None
+    if settings.early_stopping is not None and evaluate is None:
+        problems.add(node.get("early_stopping") or node, "found without evaluate, allowed with a held-out evaluation")
+    update: dict[str, Any] = {"budget": budget, "evaluate_every": evaluate.every if evaluate else 0}
+    return settings.model_copy(update=update)
+
+
+def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:
+    """Pairs for trainers of pairs, rows for the others, as far as the definition can tell."""
+    pairs = "batch_pairs" in cls.model_fields
+    if pairs and "task" in data.value:
+        allowed = "path to a preference file, or collect: {task: ...} to make pairs"
+        problems.add(data.value["task"], f"found rows of a task for trainer {trainer}, allowed {allowed}")
+    if not pairs and "collect" in data.value:
+        problems.add(data.value["collect"], f"found preference pairs for trainer {trainer}, allowed task or path")

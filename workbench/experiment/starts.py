@@ -1,0 +1,68 @@
+"""Which run a `start_from` means: experiment, variant and seed, exactly one or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from workbench.data.settings import DataSettings
+from workbench.experiment.schema import Experiment, RunSpec, StartFrom
+from workbench.experiment.source import Node, show
+from workbench.experiment.validate import Problems, suggest, validate
+
+
+class Resolver:
+    """Turns references to runs into their keys. load gives the experiment of a name, or None after reporting."""
+
+    def __init__(self, load: Callable[[Node], Experiment | None], problems: Problems) -> None:
+        self.load, self.problems = load, problems
+
+    def start(self, node: Node, seed: int) -> str | None:
+        """The key of the run that node means for a run of this seed; None after the problem was added."""
+        if not isinstance(node.value, dict):
+            node = replace(node, value={"experiment": node})
+        reference = validate(StartFrom, node, self.problems)
+        if reference is None:
+            return None
+        experiment = self.load(node.value["experiment"])
+        if experiment is None:
+            return None
+        runs = self._of_variant(experiment, reference, node)
+        return self._of_seed(runs, experiment, reference, node, seed) if runs else None
+
+    def _of_variant(self, experiment: Experiment, reference: StartFrom, node: Node) -> list[RunSpec]:
+        variants = list(dict.fromkeys(run.variant for run in experiment.runs))
+        if reference.variant is None and len(variants) > 1:
+            allowed = f"one of them: variant: {' | '.join(variants)}"
+            self.problems.add(node, f"found {experiment.name}, which has {len(variants)} variants, allowed {allowed}")
+            return []
+        wanted = reference.variant or variants[0]
+        runs = [run for run in experiment.runs if run.variant == wanted]
+        if not runs:
+            near = suggest(wanted, variants)
+            self.problems.add(node.value["variant"], f"found {show(wanted)}, allowed {' | '.join(variants)}{near}")
+        return runs
+
+    def _of_seed(
+        self, runs: list[RunSpec], experiment: Experiment, reference: StartFrom, node: Node, seed: int
+    ) -> str | None:
+        seeds = {run.seed: run for run in runs}
+        shown = ", ".join(map(str, seeds))
+        if reference.seed is None and len(seeds) > 1:
+            allowed = f"seed: match, or one of {shown}"
+            self.problems.add(node, f"found {experiment.name}, which has {len(seeds)} seeds, allowed {allowed}")
+            return None
+        wanted = seed if reference.seed == "match" else next(iter(seeds)) if reference.seed is None else reference.seed
+        if wanted not in seeds:
+            match = " to match this run's" if reference.seed == "match" else ""
+            place = node.value.get("seed", node)
+            self.problems.add(place, f"found seed {wanted}{match}, allowed the seeds of {experiment.name}: {shown}")
+            return None
+        return seeds[wanted].key
+
+
+def resolve_sources(
+    data: DataSettings, tree: Node, seed: int, resolver: Resolver
+) -> tuple[DataSettings, tuple[str, ...]]:
+    """The data with the runs that data.collect.from names written as keys, and those keys."""
+    return data, ()
