@@ -11,13 +11,13 @@ from workbench.experiment.definitions import SECTIONS
 from workbench.experiment.merge import merge_sections, nest
 from workbench.experiment.overrides import Override, file_safe, value_text
 from workbench.experiment.schema import Arm
-from workbench.experiment.sections import WRITTEN_AS, hyperparameter_hint, hyperparameter_names
+from workbench.experiment.sections import hyperparameter_names, unknown_hyperparameter
 from workbench.experiment.source import Node, show
 from workbench.experiment.validate import Problems, suggest
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import TrainerSettings
 
-MAX_POINTS = 1_000
+MAX_RUNS = 1_000
 TOP_KEYS = ("threads", "start_from")
 Classes = Mapping[str | None, type[TrainerSettings] | None]
 
@@ -63,10 +63,7 @@ def setting_path(key: str, node: Node, classes: Classes, problems: Problems) -> 
         return (first,)
     if len(known) < len(classes):
         return None  # an unknown trainer was reported: its names are not known either
-    names = sorted({name for cls in known for name in hyperparameter_names(cls)})
-    more = hyperparameter_hint(first, known[0]) if known else ""
-    near = more if first in WRITTEN_AS or "trainer" in more else suggest(first, names) or more
-    problems.add(node, f"found an unknown hyperparameter, allowed {', '.join(names)}{near}")
+    problems.add(node, unknown_hyperparameter(first, known))
     return None
 
 
@@ -93,14 +90,14 @@ def read_axes(sweep: Node | None, classes: Classes, overrides: list[Override], p
 
 
 def points(
-    arms: Mapping[str | None, Node], axes: list[Axis], problems: Problems, sweep: Node | None
+    arms: Mapping[str | None, Node], axes: list[Axis], num_seeds: int, problems: Problems, sweep: Node | None
 ) -> Iterator[Point]:
     """Every arm at every point of the grid."""
-    number = len(arms)
+    number = len(arms) * num_seeds
     for axis in axes:
         number *= len(axis.values)
-    if number > MAX_POINTS and sweep is not None:
-        problems.add(sweep.get("grid") or sweep, f"found {number:,} variants, allowed at most {MAX_POINTS:,}")
+    if number > MAX_RUNS and sweep is not None:
+        problems.add(sweep.get("grid") or sweep, f"found {number:,} runs, allowed at most {MAX_RUNS:,}")
         return
     for (arm, base), values in itertools.product(arms.items(), itertools.product(*(axis.values for axis in axes))):
         tree = base

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definitions import NAME
-from workbench.experiment.schema import Definition
+from workbench.experiment.schema import Definition, StartFrom
 from workbench.experiment.sections import WRITTEN_AS, hyperparameter_names
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
@@ -30,6 +30,7 @@ def definition_schema() -> dict[str, Any]:
     shared: dict[str, Any] = {}
     schema = _schema_of(Definition, shared)
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Experiment definition", **schema}
+    shared["StartFrom"] = _schema_of(StartFrom, shared)
     for name, cls in SECTIONS.items():
         shared[name] = _schema_of(cls, shared)
     for trainer in trainer_names():
@@ -70,6 +71,7 @@ def _fill(schema: dict[str, Any]) -> None:
     for name in SECTIONS:
         description = {"description": text} if (text := properties[name].get("description")) else {}
         properties[name] = {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}], **description}
+    properties["start_from"]["anyOf"] = [{"type": "string"}, {"$ref": "#/$defs/StartFrom"}, {"type": "null"}]
     properties["trainer"] = {"enum": trainer_names(), "description": properties["trainer"]["description"]}
     schema["allOf"] = [
         {

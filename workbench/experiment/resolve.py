@@ -116,7 +116,7 @@ class _Loader:
         rest = [item for item in overrides if item.key not in swept and item.key.split(".")[0] not in ROOT_KEYS]
         arms = apply_overrides(arms, classes, rest, self.problems)
         variants: list[tuple[Point, Sections]] = []
-        for point in points(arms, axes, self.problems, sweep):
+        for point in points(arms, axes, len(seeds), self.problems, sweep):
             sections = check_sections(point.tree, self.problems, sound=sound)
             if sections is not None:
                 variants.append((point, sections))
@@ -142,7 +142,8 @@ class _Loader:
     ) -> list[RunSpec]:
         question, track = root.get("question"), root.get("track")
         resolver = Resolver(self.load, self.problems)
-        origins = _origins(replace(root, value={"sweep": root.get("sweep") or Node({}, "", ""), **point.tree.value}))
+        rest = {name: node for name, node in root.value.items() if name in ("sweep", "track")}
+        origins = _origins(replace(root, value={**rest, **point.tree.value}))
         runs = []
         for seed in seeds:
             start = resolver.start(sections.start, seed) if sections.start is not None else None

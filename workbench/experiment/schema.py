@@ -35,7 +35,7 @@ class StartFrom(Settings):
 class Sweep(Settings):
     """What is repeated, and with which values."""
 
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     """Axes: values by hyperparameter, or by dotted path such as data.collect.pairs. Axes and arms multiply."""
     seeds: PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)] = 1
     """How many seeds (0, 1, ...), or a list of them."""
@@ -46,8 +46,8 @@ class Arm(Settings):
 
     trainer: str | None = None
     """Name of a trainer: pretrain, sft, dpo, ..."""
-    start_from: str | StartFrom | None = None
-    """The run to begin from, instead of `model`."""
+    start_from: str | dict[str, Any] | None = None
+    """The run to begin from, instead of `model`: the name of its experiment, or {experiment, variant, seed}."""
     model: dict[str, Any] | None = None
     """The model to begin from, instead of `start_from`."""
     lora: dict[str, Any] | None = None

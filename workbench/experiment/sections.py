@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
-from workbench.experiment.source import Node
-from workbench.experiment.validate import Problems, suggest, validate
+from workbench.experiment.merge import KINDS
+from workbench.experiment.schema import StartFrom
+from workbench.experiment.source import Node, describe, show
+from workbench.experiment.validate import Problems, suggest, unknown_key, validate
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import Budget, TrainerSettings
@@ -32,12 +35,14 @@ class Sections:
 
 
 def settings_class(trainer: Node, problems: Problems) -> type[TrainerSettings] | None:
-    """The closed settings class of the trainer named, or None after the problem was added."""
+    """The closed settings class of the trainer named, or, after the problem was added, of the one that is meant."""
     names = trainer_names()
     if trainer.value not in names:
-        near = suggest(str(trainer.value), names)
-        problems.add(trainer, f"found {trainer.value!r}, allowed {', '.join(names)}{near}")
-        return None
+        near = difflib.get_close_matches(str(trainer.value), names, n=1)
+        if isinstance(trainer.value, str):
+            hint = suggest(trainer.value, names)
+            problems.add(trainer, f"found {show(trainer.value)}, allowed {', '.join(names)}{hint}")
+        return get_settings_class(near[0]) if near else None
     return get_settings_class(trainer.value)
 
 
@@ -46,13 +51,16 @@ def hyperparameter_names(cls: type[TrainerSettings]) -> list[str]:
     return [name for name in cls.model_fields if name not in WRITTEN_AS]
 
 
-def hyperparameter_hint(name: str, cls: type[TrainerSettings]) -> str:
-    """What else an unknown hyperparameter may mean: a setting written elsewhere, or one of another trainer."""
+def unknown_hyperparameter(name: str, classes: list[type[TrainerSettings]]) -> str:
+    """The problem of a hyperparameter that none of the classes has; it may be written elsewhere or be another's."""
+    names = list(dict.fromkeys(field for cls in classes for field in hyperparameter_names(cls)))
+    owners = [other for other in trainer_names() if name in hyperparameter_names(get_settings_class(other))]
+    near = suggest(name, names)
     if name in WRITTEN_AS:
-        return f", did you mean {WRITTEN_AS[name]}?"
-    near = suggest(name, hyperparameter_names(cls))
-    owners = [other for other in trainer_names() if name in get_settings_class(other).model_fields]
-    return f", did you mean trainer {owners[0]}, which has {name}?" if owners else near
+        near = f", did you mean {WRITTEN_AS[name]}?"
+    elif owners:
+        near = f", did you mean trainer {owners[0]}, which has {name}?"
+    return unknown_key(name, names, near)
 
 
 def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections | None:
@@ -64,12 +72,14 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     cls = settings_class(trainer, problems) if trainer is not None else None
     data_node, model_node = _given(tree, "data"), _given(tree, "model")
     start, lora_node, evaluate_node = _given(tree, "start_from"), _given(tree, "lora"), _given(tree, "evaluate")
-    data = validate(DataSettings, data_node, problems) if data_node else None
+    data = _data(data_node, problems) if data_node else None
     if data_node is None:
         _missing(tree, "data", "one of task, path, collect", problems, sound)
     model = validate(ModelSettings, model_node, problems) if model_node else None
     if model_node is None and start is None:
         _missing(tree, "model", "a model such as {preset: tiny}, or start_from: NAME", problems, sound)
+    if start is not None and isinstance(start.value, dict):
+        validate(StartFrom, start, problems)
     if model_node is not None and start is not None:
         problems.add(start, "found together with model, allowed one of them: a start brings its own model")
     lora = validate(LoraSettings, lora_node, problems) if lora_node else None
@@ -106,13 +116,27 @@ def _hyperparameters(
             problems.add(item, f"found it under hyperparameters, allowed as {WRITTEN_AS[name]}")
         else:
             kept[name] = item
-    settings = validate(cls, replace(node, value=kept), problems, lambda name: hyperparameter_hint(name, cls))
+    settings = validate(cls, replace(node, value=kept), problems, lambda name: unknown_hyperparameter(name, [cls]))
     if settings is None:
         return None
     if settings.early_stopping is not None and evaluate is None:
         problems.add(node.get("early_stopping") or node, "found without evaluate, allowed with a held-out evaluation")
     update: dict[str, Any] = {"budget": budget, "evaluate_every": evaluate.every if evaluate else 0}
     return settings.model_copy(update=update)
+
+
+def _data(node: Node, problems: Problems) -> DataSettings | None:
+    """The settings of the one kind of data that node names."""
+    kinds = KINDS["data"]
+    given = [kind for kind in kinds if kind in node.value]
+    if len(given) != 1:
+        near = "".join(suggest(key, kinds) for key in node.value if key not in kinds) if not given else ""
+        found = " and ".join(given) or (", ".join(node.value) or describe(node))
+        problems.add(node, f"found {found}, allowed one of {', '.join(kinds)}{near}")
+        return None
+    classes = [cls for cls in get_args(DataSettings) if given[0] in cls.model_fields]
+    assert len(classes) == 1, f"one class of DataSettings has the field {given[0]}"
+    return validate(classes[0], node, problems)  # type: ignore[no-any-return]
 
 
 def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:

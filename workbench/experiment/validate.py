@@ -15,6 +15,7 @@ from workbench.experiment.source import Node, describe, join_field
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 Hint = Callable[[str], str]
+MAX_LISTED = 14
 
 _KINDS = {
     "int_type": "a whole number",
@@ -72,7 +73,7 @@ class Problems:
 def validate(cls: type[SettingsType], node: Node, problems: Problems, hint: Hint | None = None) -> SettingsType | None:
     """The settings that node declares, or None after their problems were added.
 
-    Values are taken strictly: text is no number and 1 is not true. hint(name) may say more about an unknown key.
+    Values are taken strictly: text is no number and 1 is not true. hint(name) words the problem of an unknown key.
     """
     try:
         text = json.dumps(node.plain())
@@ -92,8 +93,9 @@ def suggest(found: str, allowed: Iterable[str]) -> str:
 def unknown_key(found: str, allowed: Iterable[str], more: str = "") -> str:
     """The problem of a key that does not exist: the nearest one, or all there are."""
     names = list(allowed)
-    near = suggest(found, names)
-    return f"found an unknown key, allowed {', '.join(names)}{more or near}"
+    near = more or suggest(found, names)
+    listed = f"the {len(names)} names that schema.json lists" if near and len(names) > MAX_LISTED else ", ".join(names)
+    return f"found an unknown key, allowed {listed}{near}"
 
 
 def _translate(cls: type[Settings], node: Node, error: ValidationError, problems: Problems, hint: Hint | None) -> None:
@@ -103,8 +105,8 @@ def _translate(cls: type[Settings], node: Node, error: ValidationError, problems
         kind, context = item["type"], item.get("ctx", {})
         if kind == "extra_forbidden":
             name = str(item["loc"][-1])
-            allowed = _keys_at(cls, item["loc"][:-1])
-            problems.add(at, unknown_key(name, allowed, hint(name) if hint and len(item["loc"]) == 1 else ""), field)
+            top = hint is not None and len(item["loc"]) == 1
+            problems.add(at, hint(name) if top and hint else unknown_key(name, _keys_at(cls, item["loc"][:-1])), field)
         elif kind == "missing" and missing:
             problems.add(at, "found nothing, allowed a value: it has no default", field)
         elif kind in ("value_error", "assertion_error"):
@@ -126,7 +128,7 @@ def _locate(node: Node, item: Any) -> tuple[Node, str, bool]:
         if child is not None:
             at, field = child, child.field
         elif item["type"] == "missing" and index == len(parts) - 1:
-            return at, join_field(field, str(part)), True
+            return at, f"{field}[{part}]" if isinstance(part, int) else join_field(field, part), True
     return at, field, False
 
 
@@ -170,7 +172,8 @@ def _allowed(kind: str, context: dict[str, Any], at: Node, message: str) -> str:
         return f"{_thing(at)}{sign} {context[name]:g}"
     if kind in _SIZES:
         number = context[_SIZES[kind]]
-        return f"{'at least' if 'short' in kind else 'at most'} {number}"
+        unit = "characters" if kind.startswith("string") else "values"
+        return f"{'at least' if 'short' in kind else 'at most'} {number} {unit}"
     if kind == "literal_error":
         return str(context["expected"]).replace("'", "")
     if kind == "missing":  # an item of a fixed-length list
