@@ -1,6 +1,7 @@
 """Run folders to tidy tables: one row a run, one a step, one a completion, one a pair.
 
-A run that a plan names and nobody made is a row too, with the state "missing": what did not happen is part of the result.
+A run that a plan names and nobody made is a row too, with the state "missing": what did not happen is part of the
+result.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 Where = Mapping[str, Any] | Callable[[dict[str, Any]], bool]
 
 STATUS_FIELDS = (
-    "step num_steps seconds message exit_code stopped_by best_step best_value restored precision threads device "
-    "num_parameters trained_parameters peak_memory_bytes model_sha256 fingerprint"
-).split()
+    *("step", "num_steps", "seconds", "message", "exit_code", "stopped_by", "best_step", "best_value", "restored"),
+    *("precision", "threads", "device", "num_parameters", "trained_parameters", "peak_memory_bytes"),
+    *("model_sha256", "fingerprint"),
+)
 COST_FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops")
 KEYS = ("run", "experiment", "variant", "seed")
 

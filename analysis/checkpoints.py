@@ -1,0 +1,122 @@
+"""What held-out items say of single checkpoints: intervals over pairs or prompts and exact paired tests.
+
+This level never speaks of methods: another seed of the same setting is another checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from analysis import stats
+from analysis.study import Study, Variant, differences_in_evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """One checkpoint on the held-out pairs: share with h > 0 (ties one half), its sign test against even, mean of h."""
+
+    variant: Variant
+    seed: int
+    accuracy: stats.Interval
+    ties: int
+    against_even: stats.ExactTest
+    margin: stats.Interval
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two checkpoints on the same items by exact McNemar; adjusted is Holm's p over every pair of checkpoints."""
+
+    first: Variant
+    second: Variant
+    items: int
+    only_first: int
+    only_second: int
+    exact: stats.ExactTest
+    adjusted: float
+
+
+def one_seed(study: Study) -> bool:
+    """Whether no variant has two finished seeds, so that only checkpoints can be spoken of."""
+    finished = study.loaded.runs[study.loaded.runs["state"] == "finished"]
+    return bool(len(finished)) and int(finished["variant"].value_counts().max()) < 2
+
+
+def final_items(study: Study, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of the finished runs at the step whose weights they left, by variant (the lowest seed's)."""
+    if table.empty:
+        return {}
+    found = {}
+    for variant in study.variants:
+        runs = study.finals[(study.finals["variant"] == variant.name) & study.finals["finished"]]
+        for run, step in zip(*(runs.sort_values("seed")[key] for key in ("run", "step")), strict=True):
+            rows = table[(table["run"] == run) & (table["step"] == step)]
+            if len(rows):
+                found[variant.name] = rows
+                break
+    return found
+
+
+def pair_scores(study: Study) -> list[PairScore]:
+    """Every variant's checkpoint on the held-out pairs."""
+    scores = []
+    by_name = {variant.name: variant for variant in study.variants}
+    for name, rows in final_items(study, study.loaded.pairs).items():
+        h = rows["h"].astype(float)
+        above, below, n = int((h > 0).sum()), int((h < 0).sum()), len(h)
+        accuracy = stats.wilson(above + (n - above - below) / 2, n)
+        scores.append(
+            PairScore(
+                by_name[name],
+                int(rows["seed"].iloc[0]),
+                accuracy,
+                n - above - below,
+                stats.sign_test(above, below),
+                stats.t_interval(list(h)),
+            )
+        )
+    return scores
+
+
+def paired_tests(study: Study) -> tuple[str, list[PairedTest]]:
+    """(what was counted, exact McNemar between every two checkpoints on the items that both were scored on).
+
+    Pairs decided rightly where there is pairs.jsonl, else greedy exact match of the held-out prompts.
+    """
+    if differences_in_evaluation(study):
+        return "", []
+    items, outcomes = _right_by_item(study)
+    by_name = {variant.name: variant for variant in study.variants}
+    found = []
+    for first, second in combinations(outcomes, 2):
+        a, b = outcomes[first].align(outcomes[second], join="inner")
+        if len(a):
+            found.append((by_name[first], by_name[second], len(a), *stats.mcnemar(list(a > 0.5), list(b > 0.5))))
+    adjusted = stats.holm([exact.p for *_, exact in found])
+    return items, [PairedTest(*row, p) for row, p in zip(found, adjusted, strict=True)]
+
+
+def _right_by_item(study: Study) -> tuple[str, dict[str, pd.Series]]:
+    pairs = final_items(study, study.loaded.pairs)
+    if pairs:
+        return "held-out pairs with h > 0", {
+            name: (rows.set_index("pair_id")["h"].astype(float) > 0).astype(float) for name, rows in pairs.items()
+        }
+    completions = final_items(study, study.loaded.completions)
+    outcomes = {}
+    for name, rows in completions.items():
+        greedy = rows[rows["split"] == "greedy"].drop_duplicates("prompt_id")
+        if len(greedy) and "exact_match" in greedy:
+            outcomes[name] = greedy.set_index("prompt_id")["exact_match"].astype(float)
+    return "held-out prompts answered rightly (greedy)", outcomes
+
+
+def cannot_tell_apart(tests: list[PairedTest]) -> bool:
+    """Whether no two checkpoints differ at 0.05 after Holm."""
+    return all(math.isnan(test.adjusted) or test.adjusted >= 0.05 for test in tests)

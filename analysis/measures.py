@@ -1,0 +1,112 @@
+"""What each column of a run means to a reader: its name, unit, direction, and how its numbers are written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of metrics.jsonl as the report shows it."""
+
+    column: str
+    label: str
+    unit: str
+    kind: str
+    """rate (0 to 1), nats, count, flops or seconds: decides how a number is written."""
+    higher_is_better: bool | None = None
+    counted_by: str | None = None
+    """The column with the number of prompts or pairs that a rate was counted on."""
+
+    @property
+    def axis_label(self) -> str:
+        """Name and unit, as on a plot's axis."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def text(self, value: float) -> str:
+        """The value as written in a table; an en dash for none."""
+        return format_number(value, self.kind)
+
+
+OUTCOMES = (
+    Measure("eval/exact_match_sampled", "exact match, sampled", "share", "rate", True, "eval/num_prompts"),
+    Measure("eval/exact_match_greedy", "exact match, greedy", "share", "rate", True, "eval/num_prompts"),
+    Measure("eval/pair_accuracy", "pair accuracy", "share", "rate", True, "eval/num_pairs"),
+    Measure("eval/pair_margin", "pair margin", "nats", "nats", None),
+    Measure("eval/kl_start", "KL from the start", "nats per sequence", "nats", None),
+    Measure("eval/loss", "held-out loss", "nats per token", "nats", False),
+    Measure("eval/completion_tokens", "completion length", "tokens", "nats", None),
+)
+TRAINING = (
+    Measure("rewards/margins", "reward margin in training", "nats", "nats", None),
+    Measure("rewards/accuracies", "reward accuracy in training", "share", "rate", None),
+    Measure("loss", "training loss", "nats", "nats", None),
+    Measure("grad_norm", "gradient norm", "", "nats", None),
+)
+COSTS = (
+    Measure("cost/trained_tokens", "trained tokens", "tokens", "count"),
+    Measure("cost/generated_tokens", "generated tokens", "tokens", "count"),
+    Measure("cost/scored_tokens", "scored tokens", "tokens", "count"),
+    Measure("cost/flops", "FLOPs", "FLOPs", "flops"),
+    Measure("time/seconds", "training time", "s", "seconds"),
+)
+BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *COSTS)}
+DECIDING = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/pair_accuracy", "eval/loss")
+"""Which measure decides, first one that the runs have: fixed here, before any result is seen."""
+
+_SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def format_number(value: float | None, kind: str = "nats") -> str:
+    """A number at the precision its kind deserves; an en dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if kind == "rate":
+        return f"{value:.3f}"
+    if kind == "flops":
+        return _powers_of_ten(value)
+    if kind == "count":
+        return _thousands(value)
+    if kind == "seconds":
+        return f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if value == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) < 1000 else 0
+    return f"{value:.{min(decimals, 4)}f}".replace("-", "−")
+
+
+def _powers_of_ten(value: float) -> str:
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)))
+    mantissa = f"{value / 10**exponent:.2f}"
+    if mantissa.startswith("10"):
+        mantissa, exponent = "1.00", exponent + 1
+    return f"{mantissa}×10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def _thousands(value: float) -> str:
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / (1e3 if suffix == 'k' else limit):.3g}{suffix}"
+    return f"{value:,.0f}"
+
+
+def format_p(p: float) -> str:
+    """A p value with its relation: "p = 0.031", "p < 0.001", or that there is none."""
+    if math.isnan(p):
+        return "no test"
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def plain(value: object) -> str:
+    """A swept value as written in a definition: 0.1 and not 0.10000000000000001, 3 and not 3.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def join(words: list[str], last: str = "and") -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""

@@ -1,0 +1,256 @@
+"""The shape of what is compared: variants in their order, the swept axis, and every run's final values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis import stats
+from analysis.load import Loaded, load_folders
+from analysis.measures import BY_COLUMN, DECIDING, Measure, plain
+from workbench.errors import DefinitionError
+from workbench.tracking import reader
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One arm at one point of the grid, over its seeds."""
+
+    name: str
+    label: str
+    group: str
+    """The line of a plot it belongs to: everything but the numeric axis."""
+    position: float | None
+    """Its place on the numeric axis; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment, or several side by side, ready to be described."""
+
+    title: str
+    question: str
+    root: Path
+    plans: list[dict[str, Any]]
+    variants: list[Variant]
+    axis: str | None
+    loaded: Loaded
+    finals: pd.DataFrame
+    """One row a run that wrote metrics: the held-out values of the model it left, start/<column> at its first row,
+    means of training metrics over the last tenth of the steps, costs of its own (last less first row)."""
+    deciding: Measure | None
+    start: Loaded | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def values(self, variant: Variant | str, column: str, *, finished: bool = True) -> list[float]:
+        """That column of the variant's runs, by seed; NaN left out. Only finished runs enter a statistic."""
+        name = variant if isinstance(variant, str) else variant.name
+        if column not in self.finals:
+            return []
+        rows = self.finals[(self.finals["variant"] == name) & (self.finals["finished"] | (not finished))]
+        return [float(value) for value in rows.sort_values("seed")[column] if not math.isnan(value)]
+
+    def has(self, column: str) -> bool:
+        """Whether some run has that column at all."""
+        return column in self.finals and bool(self.finals[column].notna().any())
+
+    def start_value(self, column: str) -> float:
+        """Mean over the runs of the value before training (their first row); NaN where there is none."""
+        name = f"start/{column}"
+        return float(self.finals[name].mean()) if self.has(name) else math.nan
+
+    def compared(self, column: str) -> list[Variant]:
+        """Variants with at least one finished run that has the column."""
+        return [variant for variant in self.variants if self.values(variant, column)]
+
+    @property
+    def seeds(self) -> int:
+        """The most seeds that a variant was planned with."""
+        return max(len(self.loaded.runs[self.loaded.runs["variant"] == v.name]) for v in self.variants)
+
+    def groups(self) -> Iterator[tuple[str, list[Variant]]]:
+        """The lines of a plot over the axis."""
+        for group in dict.fromkeys(variant.group for variant in self.variants):
+            yield group, [variant for variant in self.variants if variant.group == group]
+
+
+def open_study(folder: Path) -> Study:
+    """The study of one experiment's folder. Raises DefinitionError where nothing was planned or run."""
+    plan = _plan_of(folder)
+    loaded = load_folders(folder.parent, plan["runs"])
+    variants, axis = _variants(plan, loaded)
+    return _study(plan["experiment"], plan.get("question") or "", folder.parent, [plan], variants, axis, loaded)
+
+
+def open_studies(folders: Sequence[Path]) -> Study:
+    """Several experiments as one study without an axis; each variant is led by its experiment's name."""
+    root = folders[0].parent
+    if any(folder.parent != root for folder in folders):
+        raise DefinitionError("the experiments to compare must lie in one folder of runs")
+    plans = [_plan_of(folder) for folder in folders]
+    loaded = load_folders(root, [run for plan in plans for run in plan["runs"]])
+    variants = []
+    for plan in plans:
+        own = list(dict.fromkeys(run["variant"] for run in plan["runs"]))
+        for name in own:
+            label = plan["experiment"] if own == ["main"] else f"{plan['experiment']}: {name.replace('=', ' = ')}"
+            variants.append(Variant(f"{plan['experiment']}/{name}", label, label, None))
+    experiments = loaded.runs["run"].str.split("/").str[0]
+    loaded.runs["variant"] = experiments + "/" + loaded.runs["variant"]
+    for table in (loaded.metrics, loaded.completions, loaded.pairs):
+        if len(table):
+            table["variant"] = table["run"].str.split("/").str[0] + "/" + table["variant"]
+    title = " + ".join(plan["experiment"] for plan in plans)
+    return _study(title, f"How do {title.replace(' + ', ', ')} compare?", root, plans, variants, None, loaded)
+
+
+def _plan_of(folder: Path) -> dict[str, Any]:
+    """plan.json, or what can be told of a plan from the run folders alone."""
+    plan = reader.read_json(folder / "plan.json")
+    if plan and plan.get("runs"):
+        return plan
+    found = [run for run in reader.find_runs(folder.parent) if run.parent.parent == folder] if folder.is_dir() else []
+    if not found:
+        raise DefinitionError(f"{folder}: no plan.json and no runs; `make exp NAME={folder.name}` makes them")
+    runs = [
+        {"variant": run.parent.name, "folder": str(run.relative_to(folder.parent)), "seed": None, "arm": None}
+        for run in found
+    ]
+    note = "plan.json is missing: only runs whose folders exist are shown."
+    return {"experiment": folder.name, "question": "", "axes": [], "arms": [], "runs": runs, "notes": [note]}
+
+
+def _variants(plan: dict[str, Any], loaded: Loaded) -> tuple[list[Variant], str | None]:
+    """The plan's variants in order, and the one axis that is numeric (None with none or several)."""
+    numeric = [
+        axis["name"]
+        for axis in plan.get("axes") or []
+        if len(axis["values"]) > 1 and all(_is_number(value) for value in axis["values"])
+    ]
+    axis = numeric[0] if len(numeric) == 1 else None
+    rows = loaded.runs.to_dict("records")
+    variants: dict[str, Variant] = {}
+    for run, row in zip(plan["runs"], rows, strict=True):
+        point = run.get("point") or {
+            key.removeprefix("point/"): value
+            for key, value in row.items()
+            if str(key).startswith("point/") and not (isinstance(value, float) and math.isnan(value))
+        }
+        name = row["variant"]
+        parts = [f"{key} = {plain(value)}" for key, value in point.items()]
+        arm = [str(run["arm"])] if run.get("arm") else []
+        others = [f"{key} = {plain(value)}" for key, value in point.items() if key != axis]
+        position = float(point[axis]) if axis in point else None
+        variants.setdefault(name, Variant(name, ", ".join(arm + parts) or name, ", ".join(arm + others), position))
+    ordered = list(variants.values())
+    if axis:
+        groups = list(dict.fromkeys(variant.group for variant in ordered))
+        ordered.sort(key=lambda v: (groups.index(v.group), v.position if v.position is not None else math.inf))
+    return ordered, axis
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _study(
+    title: str,
+    question: str,
+    root: Path,
+    plans: list[dict[str, Any]],
+    variants: list[Variant],
+    axis: str | None,
+    loaded: Loaded,
+) -> Study:
+    finals = final_values(loaded)
+    own = {run["folder"] for plan in plans for run in plan["runs"]}
+    starts = [start for plan in plans for start in plan.get("starts") or [] if start["folder"] not in own]
+    starts = list({start["folder"]: start for start in starts}.values())
+    deciding = next(
+        (BY_COLUMN[column] for column in DECIDING if column in finals and finals[column].notna().any()), None
+    )
+    notes = [note for plan in plans for note in plan.get("notes") or []]
+    start = load_folders(root, starts) if starts else None
+    return Study(title, question, root, plans, variants, axis, loaded, finals, deciding, start, notes)
+
+
+def final_values(loaded: Loaded) -> pd.DataFrame:
+    """One row a run with metrics: see Study.finals. The step shown is the one whose weights the run left."""
+    import pandas as pd
+
+    states = loaded.runs.set_index("run")
+    rows = []
+    for run, table in loaded.metrics.groupby("run", sort=False):
+        state = states.loc[run]
+        table = table.sort_values("step", kind="stable")
+        held_out = [column for column in table.columns if column.startswith("eval/")]
+        evaluated = table[table[held_out].notna().any(axis=1)]
+        best = state["best_step"]
+        if state["restored"] is True and not pd.isna(best) and (evaluated["step"] == best).any():
+            evaluated = evaluated[evaluated["step"] <= best]
+        row: dict[str, Any] = {key: state.get(key) for key in ("experiment", "variant", "seed", "state")}
+        row |= {"run": run, "finished": state["state"] == "finished", "step": math.nan}
+        if len(evaluated):
+            row["step"] = int(evaluated["step"].iloc[-1])
+            row |= {column: evaluated[column].iloc[-1] for column in held_out}
+        first = evaluated[evaluated["step"] == 0]
+        row |= {f"start/{column}": first[column].iloc[0] if len(first) else math.nan for column in held_out}
+        last_step = table["step"].iloc[-1]
+        tail = table[table["step"] > last_step - max(1, last_step // 10)]
+        for column in table.columns:
+            if column.startswith(("cost/", "time/")):
+                known = table[column].dropna()
+                before = table[column].iloc[0] if table["step"].iloc[0] == 0 else 0.0
+                row[column] = known.iloc[-1] - (0.0 if math.isnan(before) else before) if len(known) else math.nan
+            elif column not in held_out and column not in row:
+                row[column] = tail[column].mean()
+        rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else ["run", "variant", "seed", "finished"])
+
+
+def differences_in_evaluation(study: Study) -> dict[str, dict[str, list[str]]]:
+    """{field of evaluate: {its value: variants that have it}} for each field in which compared variants differ."""
+    by_variant: dict[str, dict[str, Any]] = {}
+    for row in study.loaded.runs.to_dict("records"):
+        evaluate = study.loaded.records[row["run"]]["definition"].get("evaluate")
+        if evaluate is not None:
+            by_variant.setdefault(row["variant"], evaluate)
+    labels = {variant.name: variant.label for variant in study.variants}
+    fields = sorted({key for evaluate in by_variant.values() for key in evaluate} - {"every"})
+    found: dict[str, dict[str, list[str]]] = {}
+    for key in fields:
+        values: dict[str, list[str]] = {}
+        for variant, evaluate in by_variant.items():
+            values.setdefault(json.dumps(evaluate.get(key), sort_keys=True), []).append(labels.get(variant, variant))
+        if len(values) > 1:
+            found[key] = values
+    return found
+
+
+def starts_of(study: Study) -> set[str]:
+    """The starts that the runs were made from, without their seeds: more than one means KL has no common reference."""
+    found = set()
+    for record in study.loaded.records.values():
+        start = record["definition"].get("start_from")
+        model = json.dumps(record["definition"].get("model"), sort_keys=True)
+        found.add(
+            f"{start.get('experiment')}/{start.get('variant')}" if isinstance(start, dict) else str(start or model)
+        )
+    return found
+
+
+def interval_of(study: Study, variant: Variant, measure: Measure) -> stats.Interval:
+    """Over seeds where there are two or more; for one seed the Wilson interval of a rate over its prompts or pairs."""
+    values = study.values(variant, measure.column)
+    if len(values) == 1 and measure.kind == "rate" and measure.counted_by:
+        counts = study.values(variant, measure.counted_by)
+        if counts and measure.column != "eval/exact_match_sampled":
+            return stats.wilson(values[0] * counts[0], int(counts[0]))
+    return stats.t_interval(values)

@@ -1,0 +1,249 @@
+"""Synthetic run folders in the workbench's formats: seeded, quick, and shaped like the real sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+Row = dict[str, Any]
+
+
+def _dump(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def _lines(path: Path, rows: list[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def outcome(quality: float, beta: float, progress: float) -> dict[str, float]:
+    """Held-out values after a share of the training: quality peaks between the betas, KL and margins fall with beta."""
+    peak = math.exp(-((math.log(beta) - math.log(1.5)) ** 2) / 3.0)
+    return {
+        "eval/exact_match_sampled": 0.22 + (quality * peak - 0.05 * (1 - peak)) * progress,
+        "eval/exact_match_greedy": 0.60 + (0.5 * quality * peak - 0.25 * (1 - peak)) * progress,
+        "eval/kl_start": 9.0 / (1 + 2 * beta) * progress,
+        "eval/pair_accuracy": 0.5 + (0.46 - 0.05 * math.log10(beta + 1)) * progress,
+        "eval/pair_margin": 24.0 / (1 + 1.5 * beta) * progress,
+    }
+
+
+def _completions(rng: np.random.Generator, step: int, values: dict[str, float], prompts: int) -> list[Row]:
+    rows = []
+    for split in ("greedy", "sampled"):
+        for index in range(prompts):
+            digits = [(index * 7 + 3 * position * (index % 5 + 1)) % 10 for position in range(8)]
+            prompt, answer = f"sort {''.join(map(str, digits))}: ", "".join(map(str, sorted(digits)))
+            right = rng.random() < values[f"eval/exact_match_{split}"]
+            text = answer if right else answer[:5] + answer[:4:-1] + ("<b>&" if index == 0 else "")
+            rows.append(
+                {
+                    "step": step,
+                    "split": split,
+                    "prompt_id": hashlib.sha256(prompt.encode()).hexdigest()[:16],
+                    "sample_index": 0,
+                    "prompt": prompt,
+                    "completion": text,
+                    "num_tokens": 9,
+                    "ended": True,
+                    "rewards": {"sort": float(text == answer)},
+                    "exact_match": float(text == answer),
+                }
+            )
+    return rows
+
+
+def write_run(
+    root: Path,
+    folder: str,
+    definition: Row,
+    *,
+    beta: float = 0.5,
+    state: str = "finished",
+    steps: int = 60,
+    every: int = 20,
+    prompts: int = 48,
+    pairs: int = 0,
+    message: str = "",
+) -> None:
+    """One run folder; a state other than "finished" stops after two thirds of the steps."""
+    seed = int(definition["seed"])
+    rng = np.random.default_rng([seed, *folder.encode()])
+    path = root / folder
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "definition.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
+    quality = 0.5 + 0.02 * rng.normal()
+    last = steps if state == "finished" else steps * 2 // 3
+    metrics, completions, pair_rows = [], [], []
+    for step in range(last + 1):
+        row: Row = {"step": step}
+        progress = (1 - math.exp(-3 * step / steps)) / (1 - math.exp(-3))
+        values = outcome(quality, beta, progress)
+        if step:
+            margin = values["eval/pair_margin"] * beta + 0.2 * rng.normal()
+            row |= {"loss": math.log1p(math.exp(-margin)) + 0.03 * rng.normal(), "learning_rate": 3e-4}
+            row |= {"grad_norm": 1.0 + 0.2 * rng.normal(), "rewards/margins": margin}
+            row |= {"rewards/accuracies": min(1.0, values["eval/pair_accuracy"] + 0.05 * rng.normal())}
+        if step % every == 0 or step == last:
+            if pairs:
+                h = rng.normal(0.25 / (1 + beta) if step else 0, 1.0 if step else 0, pairs)
+                h = h * progress
+                row |= {"eval/pair_accuracy": float((h > 0).mean() + (h == 0).mean() / 2)}
+                row |= {"eval/pair_margin": float(h.mean()), "eval/num_pairs": pairs}
+                pair_rows += [{"step": step, "pair_id": f"p{i}", "h": float(x)} for i, x in enumerate(h)]
+            else:
+                noisy = {k: v + (0.006 * rng.normal() if step else 0) for k, v in values.items()}
+                row |= noisy | {"eval/completion_tokens": 9.0, "eval/num_prompts": prompts, "eval/num_pairs": 512}
+                completions += _completions(rng, step, noisy, prompts)
+        row |= {"cost/generated_tokens": 0, "cost/trained_tokens": 128 * 18 * step, "cost/scored_tokens": 0}
+        row |= {"cost/flops": 2.1e9 * step, "time/seconds": 0.05 * step}
+        metrics.append(row)
+    _lines(path / "metrics.jsonl", metrics)
+    if completions:
+        _lines(path / "completions.jsonl", completions)
+    if pair_rows:
+        _lines(path / "pairs.jsonl", pair_rows)
+    inherited = {
+        "collect": {
+            "generated_tokens": 280000,
+            "trained_tokens": 0,
+            "scored_tokens": 0,
+            "flops": 7.4e10,
+            "seconds": 6.1,
+        },
+        "ref_logprobs": {"generated_tokens": 0, "trained_tokens": 0, "scored_tokens": 138000, "flops": 3.6e10},
+    }
+    costs = {"generated_tokens": 0, "trained_tokens": 2304 * last, "scored_tokens": 0, "flops": 2.1e9 * last}
+    _dump(
+        path / "status.json",
+        {
+            "state": state,
+            "fingerprint": f"{seed:08x}",
+            "step": last,
+            "num_steps": steps,
+            "seconds": 0.05 * last,
+            "message": message,
+            "exit_code": 0 if state == "finished" else 6,
+            "stopped_by": None,
+            "best_step": None,
+            "best_value": None,
+            "restored": False,
+            "precision": "float32",
+            "threads": 1,
+            "device": "cpu",
+            "num_parameters": 131904,
+            "trained_parameters": 131904,
+            "peak_memory_bytes": 412_000_000,
+            "model_sha256": "ab" * 32,
+            "updated": "2026-11-24T10:00:00",
+            "costs": costs | {"inherited": inherited},
+        },
+    )
+    _dump(
+        path / "provenance.json",
+        {
+            "created": "2026-11-24T09:58:00",
+            "command": "workbench run dpo_beta_sweep --jobs 2",
+            "commit": "d78068d0b1f2c3a4958697a8b9c0d1e2f3a4b5c6",
+            "dirty": False,
+            "untracked": {},
+            "python": "3.12.3",
+            "packages": {"torch": "2.13.0", "transformers": "5.1.0", "numpy": "2.4.6"},
+            "hardware": {"cpu": "Example CPU", "cores": 2, "memory_bytes": 8 << 30, "gpu": None},
+            "threads": 1,
+            "data": {},
+            "stages": {"collect": "0a1b2c3d"},
+            "start": {"folder": "sft_sort/main/seed0", "model_sha256": "cd" * 32},
+        },
+    )
+
+
+def write_experiment(
+    root: Path,
+    name: str = "dpo_beta_sweep",
+    *,
+    betas: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0),
+    seeds: int = 3,
+    arms: tuple[str, ...] = (),
+    states: dict[tuple[str, int], str] | None = None,
+    question: str = "How tightly should DPO be tied to its reference model?",
+    **run_settings: Any,
+) -> Path:
+    """runs/<name> with a plan and a run for each arm, beta and seed; states names the runs that did not finish.
+
+    A state "missing" leaves the folder out. Without betas and arms there is one variant, "main".
+    """
+    states = states or {}
+    planned = []
+    for arm in arms or (None,):
+        for beta in betas or (None,):
+            point = {} if beta is None else {"beta": beta}
+            variant = ",".join(x for x in (arm, None if beta is None else f"beta={beta:g}") if x) or "main"
+            for seed in range(seeds):
+                folder = f"{name}/{variant}/seed{seed}"
+                trainer = arm if arm in ("sft", "dpo", "grpo") else "dpo"
+                planned.append(
+                    {"variant": variant, "arm": arm, "seed": seed, "point": point, "folder": folder, "trainer": trainer}
+                )
+                definition = {
+                    "experiment": name,
+                    "question": question,
+                    "arm": arm,
+                    "variant": variant,
+                    "seed": seed,
+                    "point": point,
+                    "trainer": trainer,
+                    "start_from": {"experiment": "sft_sort", "variant": "main", "seed": 0},
+                    "model": {"preset": "tiny"},
+                    "hyperparameters": {"beta": beta or 0.5, "loss": "sigmoid", "learning_rate": 3e-4, "steps": 60},
+                    "evaluate": {"task": "sort", "prompts": 48, "every": 20, "sampling": {"temperature": 1.0}},
+                    "threads": 1,
+                }
+                state = states.get((variant, seed), "finished")
+                if state != "missing":
+                    message = "" if state == "finished" else f"{state} for the test"
+                    quality = beta or {"sft": 0.2, "dpo": 1.0, "grpo": 2.0}.get(arm or "", 0.5)
+                    write_run(root, folder, definition, beta=quality, state=state, message=message, **run_settings)
+    axes = [{"name": "beta", "values": list(betas)}] if betas else []
+    _dump(
+        root / name / "plan.json",
+        {
+            "experiment": name,
+            "question": question,
+            "command": f"make exp NAME={name}",
+            "definition_file": f"experiments/{name}.yaml",
+            "axes": axes,
+            "arms": list(arms),
+            "runs": planned,
+            "starts": [{"folder": "sft_sort/main/seed0"}],
+            "notes": ["The SFT start was stopped early on purpose."],
+        },
+    )
+    return root / name
+
+
+def write_start(root: Path) -> None:
+    """The shared start that the experiments name."""
+    definition = {"experiment": "sft_sort", "variant": "main", "seed": 0, "trainer": "sft", "question": "The start."}
+    write_run(root, "sft_sort/main/seed0", definition, beta=0.5)
+
+
+@pytest.fixture
+def make_experiment(tmp_path: Path) -> Callable[..., Path]:
+    """write_experiment below tmp_path/runs, with its start."""
+
+    def make(*args: Any, **settings: Any) -> Path:
+        write_start(tmp_path / "runs")
+        return write_experiment(tmp_path / "runs", *args, **settings)
+
+    return make
