@@ -116,7 +116,9 @@ def test_a_file_at_the_size_limit_is_read_within_a_second(tmp_path: Path) -> Non
     assert node is not None, problems
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch pwned']", "!!python/name:os.system", "!env HOME"])
+@pytest.mark.parametrize(
+    "tag", ["!!python/object/apply:os.system ['touch pwned']", "!!python/name:os.system", "!env HOME"]
+)
 def test_a_tag_is_never_acted_on(tmp_path: Path, tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     node, problems = read(tmp_path, f"a: {tag}\n")

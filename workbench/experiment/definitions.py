@@ -25,7 +25,7 @@ def find_file(asked: Node, folder: Path, problems: Problems) -> Path | None:
     """The file that the name in asked stands for: inside the folder, a regular file, no link out of it."""
     name = asked.value
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        near = suggest(Path(str(name)).stem, experiment_names(folder)) if name else ""
+        near = suggest(Path(str(name)).stem, experiment_names(folder)) if name and isinstance(name, str) else ""
         allowed = f"the name of a file in {folder.name}/ ({ALLOWED_NAME})"
         problems.add(asked, f"found {describe(asked)}, allowed {allowed}{near}")
         return None
@@ -89,6 +89,8 @@ def check_shape(tree: Node, problems: Problems) -> Node:
 
 def _keep_sections(tree: Node, names: tuple[str, ...]) -> dict[str, Node]:
     def sound(name: str, node: Node) -> bool:
+        if name == "start_from":
+            return node.value is None or isinstance(node.value, dict | str)
         return name in names and (name not in SECTIONS or node.value is None or isinstance(node.value, dict))
 
     return {name: node for name, node in tree.value.items() if sound(name, node)}

@@ -134,7 +134,12 @@ def _origin(run: RunSpec, path: str, experiment: Experiment | None) -> str:
 
 def _count(experiment: Experiment) -> str:
     variants = len({run.variant for run in experiment.runs})
-    return f"{len(experiment.runs)} runs = {variants} variants x {len(experiment.seeds)} seeds"
+    seeds = len(experiment.seeds)
+    return f"{_many(len(experiment.runs), 'run')} = {_many(variants, 'variant')} x {_many(seeds, 'seed')}"
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _table(table: list[Row]) -> list[str]:

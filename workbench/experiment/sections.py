@@ -70,6 +70,7 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     if trainer is None:
         _missing(tree, "trainer", f"a trainer: {', '.join(trainer_names())}", problems, sound)
     cls = settings_class(trainer, problems) if trainer is not None else None
+    sound = sound and (trainer is None or trainer.value in trainer_names())
     data_node, model_node = _given(tree, "data"), _given(tree, "model")
     start, lora_node, evaluate_node = _given(tree, "start_from"), _given(tree, "lora"), _given(tree, "evaluate")
     data = _data(data_node, problems) if data_node else None

@@ -114,6 +114,8 @@ def _translate(cls: type[Settings], node: Node, error: ValidationError, problems
         else:
             collected.setdefault((at.where, field), (at, []))[1].append(_allowed(kind, context, at, item["msg"]))
     for (_, field), (at, allowed) in collected.items():
+        if any(other.startswith((f"{field}.", f"{field}[")) for _, other in collected):
+            continue  # of a choice between kinds the file took this one: what is wrong is inside
         choices = list(dict.fromkeys(allowed))
         near = _near_literal(at, choices)
         problems.add(at, f"found {describe(at)}, allowed {' or '.join(choices)}{near}", field)

@@ -1,0 +1,96 @@
+"""explain: every value with its origin, every convention in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workbench.experiment.explain import _TRAINERS, conventions, explain, rows
+from workbench.experiment.resolve import load_experiment
+from workbench.trainer.registry import trainer_names
+
+BASE = """question: How well does it sort?
+trainer: sft
+model: {preset: tiny}
+data: {task: sort, rows: 128}
+hyperparameters: {steps: 10, batch_rows: 64}
+"""
+DPO = """question: How tight a tie?
+trainer: dpo
+start_from: base
+data: {collect: {task: sort, pairs: 10}}
+hyperparameters: {steps: 10}
+evaluate: {task: sort, prompts: 16}
+sweep:
+  grid: {beta: [0.1, 1]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "base.yaml").write_text(BASE)
+    (folder / "x.yaml").write_text(DPO)
+    return folder
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_value_tells_its_line_the_override_or_that_it_is_a_default() -> None:
+    experiment = load_experiment("x", ["steps=3"])
+    origins = {row.name: (row.value, row.origin) for row in rows(experiment.runs[0], experiment)}
+    assert origins["hyperparameters.steps"] == (3, "--set steps=3")
+    assert origins["hyperparameters.beta"] == ([0.1, 1], "experiments/x.yaml:8")
+    assert origins["hyperparameters.weight_decay"] == (0.0, "default")
+    assert origins["data.collect.pairs"] == (10, "experiments/x.yaml:4")
+    assert origins["start_from"] == ("base/main/seed0", "experiments/x.yaml:3")
+
+
+def test_a_value_of_an_extended_file_is_marked(folder: Path) -> None:
+    (folder / "longer.yaml").write_text("extends: base\nquestion: Longer?\nhyperparameters: {steps: 20}\n")
+    experiment = load_experiment("longer")
+    origins = {row.name: row.origin for row in rows(experiment.runs[0], experiment)}
+    assert origins["hyperparameters.batch_rows"] == "experiments/base.yaml:5 (extends)"
+    assert origins["hyperparameters.steps"] == "experiments/longer.yaml:3"
+
+
+@pytest.mark.usefixtures("folder")
+def test_every_setting_of_the_trainer_is_listed() -> None:
+    experiment = load_experiment("x")
+    names = {row.name for row in rows(experiment.runs[0], experiment)}
+    fields = set(type(experiment.runs[0].hyperparameters).model_fields) - {"seed", "budget", "evaluate_every"}
+    assert {f"hyperparameters.{field}" for field in fields} <= names
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_conventions_say_reduction_sum_or_mean_kl_estimator_and_batch_unit() -> None:
+    (run, _) = load_experiment("x").runs
+    found = conventions(run)
+    assert found["batch"] == "32 pairs per step"
+    assert "summed over pairs, divided once by the number of pairs" in found["loss"]
+    assert found["log-probabilities of a completion"].startswith("summed over its tokens")
+    assert "full vocabulary" in found["eval/kl_start"]
+    assert found["pairwise loss"] == "sigmoid: -log sigmoid(beta h)"
+    (ipo, _) = load_experiment("x", ["loss=ipo"]).runs
+    assert conventions(ipo)["log-probabilities of a completion"].startswith("averaged over its tokens in the loss")
+    (sft,) = load_experiment("base").runs
+    assert conventions(sft)["batch"] == "64 rows per step"
+
+
+@pytest.mark.parametrize("trainer", trainer_names())
+def test_every_trainer_states_its_conventions(trainer: str) -> None:
+    assert "loss" in _TRAINERS[trainer]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_account_is_text_with_settings_starts_and_conventions() -> None:
+    text = explain(load_experiment("x"))
+    assert text.startswith("x: How tight a tie?\nexperiments/x.yaml: 2 runs = 2 variants x 1 seed\n")
+    for heading in (
+        "\nsettings\n",
+        "\nmade first, from their own definitions\n  base/main/seed0\n",
+        "\nconventions of dpo\n",
+    ):
+        assert heading in text

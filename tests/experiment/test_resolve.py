@@ -1,0 +1,284 @@
+# ruff: noqa: E501 - a case of the table is one line
+"""From a definition to its runs: arms, grid, seeds, extends, overrides, starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import DefinitionError
+from workbench.experiment.resolve import load_experiment
+from workbench.experiment.schema import Experiment, RunSpec
+from workbench.trainer.dpo_trainer import DPOSettings
+from workbench.trainer.sft_trainer import SFTSettings
+
+SFT = """question: How well does it sort?
+trainer: sft
+model: {preset: tiny}
+data: {task: sort, rows: 128}
+hyperparameters: {steps: 10, learning_rate: 1e-3}
+evaluate: {task: sort, prompts: 16, every: 5}
+"""
+DPO = """question: How tight a tie?
+trainer: dpo
+start_from: sft
+data: {collect: {task: sort, pairs: 10}}
+hyperparameters: {beta: 0.1, steps: 10}
+"""
+SWEEP = DPO + "sweep:\n  grid: {beta: [0.1, 1], learning_rate: [1e-3, 1e-4]}\n  seeds: 2\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "sft.yaml").write_text(SFT)
+    return folder
+
+
+def load(folder: Path, text: str, *overrides: str) -> Experiment:
+    (folder / "x.yaml").write_text(text)
+    return load_experiment("x", overrides)
+
+
+def problems(folder: Path, text: str, *overrides: str) -> tuple[str, ...]:
+    with pytest.raises(DefinitionError) as caught:
+        load(folder, text, *overrides)
+    return caught.value.problems
+
+
+def variants(experiment: Experiment) -> list[str]:
+    return list(dict.fromkeys(run.variant for run in experiment.runs))
+
+
+def test_without_arms_or_grid_the_one_variant_is_main(folder: Path) -> None:
+    (run,) = load(folder, SFT).runs
+    assert run.key == run.folder == "x/main/seed0"
+    assert (run.arm, run.start, dict(run.point)) == (None, None, {})
+
+
+def test_runs_are_every_point_of_the_grid_with_every_seed(folder: Path) -> None:
+    experiment = load(folder, SWEEP)
+    assert [run.key for run in experiment.runs] == [
+        f"x/beta={beta},learning_rate={rate}/seed{seed}"
+        for beta in (0.1, 1)
+        for rate in (0.001, 0.0001)
+        for seed in (0, 1)
+    ]
+    last = experiment.runs[-1].hyperparameters
+    assert isinstance(last, DPOSettings)
+    assert (last.beta, last.learning_rate, last.seed) == (1.0, 0.0001, 1)
+    assert dict(experiment.axes) == {"beta": (0.1, 1), "learning_rate": (0.001, 0.0001)}
+
+
+def test_seeds_may_be_listed(folder: Path) -> None:
+    assert [run.seed for run in load(folder, SFT + "sweep: {seeds: [3, 5]}\n").runs] == [3, 5]
+
+
+def test_a_dotted_axis_sets_what_it_names(folder: Path) -> None:
+    experiment = load(folder, SFT + "sweep: {grid: {data.rows: [64, 128]}}\n")
+    assert variants(experiment) == ["data.rows=64", "data.rows=128"]
+    assert [run.to_definition()["data"]["rows"] for run in experiment.runs] == [64, 128]
+
+
+def test_threads_may_be_swept_by_their_bare_name(folder: Path) -> None:
+    assert [run.threads for run in load(folder, SFT + "sweep: {grid: {threads: [1, 2]}}\n").runs] == [1, 2]
+
+
+def test_evaluate_every_and_budget_reach_the_trainer_s_settings(folder: Path) -> None:
+    (run,) = load(folder, SFT + "budget: {tokens: 500}\n").runs
+    assert run.hyperparameters.evaluate_every == 5
+    assert run.budget is not None
+    assert run.budget.tokens == 500
+
+
+def test_an_arm_of_the_same_trainer_is_merged_and_another_trainer_replaces(folder: Path) -> None:
+    arms = """arms:
+  slow: {hyperparameters: {learning_rate: 1e-4}}
+  dpo: {trainer: dpo, model: null, start_from: sft, data: {collect: {task: sort, pairs: 4}}, hyperparameters: {beta: 1}}
+"""
+    slow, dpo = load(folder, SFT + arms).runs
+    assert isinstance(slow.hyperparameters, SFTSettings)
+    assert (slow.hyperparameters.steps, slow.hyperparameters.learning_rate) == (10, 1e-4)
+    assert isinstance(dpo.hyperparameters, DPOSettings)
+    assert (dpo.hyperparameters.steps, dpo.hyperparameters.learning_rate) == (None, DPOSettings().learning_rate)
+    assert (dpo.variant, dpo.start, dpo.model) == ("dpo", "sft/main/seed0", None)
+
+
+def test_arms_and_grid_multiply_and_the_arm_comes_first_in_the_name(folder: Path) -> None:
+    arms = "arms: {a: {}, b: {hyperparameters: {loss: hinge}}}\nsweep: {grid: {beta: [1, 2]}}\n"
+    assert variants(load(folder, DPO + arms)) == ["a,beta=1", "a,beta=2", "b,beta=1", "b,beta=2"]
+
+
+def test_an_axis_that_an_arm_s_trainer_lacks_is_an_error_that_names_who_has_it(folder: Path) -> None:
+    text = SFT + "arms:\n  a: {}\n  d: {trainer: dpo, data: {path: p.jsonl}}\nsweep: {grid: {beta: [1, 2]}}\n"
+    assert problems(folder, text) == (
+        "experiments/x.yaml:10: sweep.grid.beta[0]: found an unknown key, allowed the 21 names that schema.json lists, "
+        "did you mean trainer dpo, which has beta?",
+        "experiments/x.yaml:10: sweep.grid.beta[1]: found an unknown key, allowed the 21 names that schema.json lists, "
+        "did you mean trainer dpo, which has beta?",
+    )
+
+
+def test_a_file_is_laid_over_the_one_it_extends(folder: Path) -> None:
+    (run,) = load(folder, "extends: sft\nquestion: Longer?\nhyperparameters: {steps: 20}\n").runs
+    assert (run.question, run.hyperparameters.steps, run.hyperparameters.learning_rate) == ("Longer?", 20, 1e-3)
+    assert run.origins["hyperparameters.steps"] == "experiments/x.yaml:3"
+    assert run.origins["hyperparameters.learning_rate"] == "experiments/sft.yaml:5"
+
+
+def test_extending_with_another_trainer_or_start_replaces_what_does_not_fit(folder: Path) -> None:
+    text = "extends: sft\nquestion: q\ntrainer: dpo\nstart_from: sft\ndata: {collect: {task: sort, pairs: 9}}\n"
+    (run,) = load(folder, text).runs
+    assert (run.model, run.start, run.hyperparameters.steps) == (None, "sft/main/seed0", None)
+
+
+def test_an_extended_file_s_fault_is_told_once_with_its_own_line(folder: Path) -> None:
+    (folder / "sft.yaml").write_text(SFT.replace("steps: 10", "stepz: 10"))
+    (problem,) = problems(folder, "extends: sft\nquestion: q\n")
+    assert problem.startswith("experiments/sft.yaml:5: hyperparameters.stepz: ")
+
+
+def test_an_override_is_kept_apart_and_wins_over_arm_and_file(folder: Path) -> None:
+    experiment = load(folder, SFT + "arms: {a: {hyperparameters: {steps: 30}}}\n", "steps=7")
+    assert experiment.name == "x+steps=7"
+    assert experiment.definition == "x"
+    assert experiment.runs[0].key == "x+steps=7/a/seed0"
+    assert experiment.runs[0].hyperparameters.steps == 7
+    assert experiment.runs[0].origins["hyperparameters.steps"] == "--set steps=7"
+
+
+def test_an_override_of_a_swept_key_replaces_its_axis(folder: Path) -> None:
+    assert variants(load(folder, SWEEP, "beta=0.5")) == [
+        "beta=0.5,learning_rate=0.001",
+        "beta=0.5,learning_rate=0.0001",
+    ]
+    assert load(folder, SWEEP, "beta=[5, 6, 7]").axes["beta"] == (5, 6, 7)
+
+
+def test_overrides_never_reach_the_start(folder: Path) -> None:
+    experiment = load(folder, DPO, "steps=3")
+    (ancestor,) = experiment.ancestors.values()
+    assert (ancestor.key, ancestor.hyperparameters.steps) == ("sft/main/seed0", 10)
+    assert experiment.runs[0].hyperparameters.steps == 3
+
+
+def test_the_order_of_overrides_does_not_change_the_folder(folder: Path) -> None:
+    one, other = load(folder, SWEEP, "steps=3", "beta=2"), load(folder, SWEEP, "beta=2", "steps=3")
+    assert one.name == other.name == "x+beta=2,steps=3"
+    assert (
+        load(folder, SWEEP, "beta=2.0e-1").name == load(folder, SWEEP, "hyperparameters.beta=0.20").name == "x+beta=0.2"
+    )
+
+
+def test_seeds_may_be_overridden_by_their_bare_name(folder: Path) -> None:
+    experiment = load(folder, SWEEP, "seeds=1", "threads=2")
+    assert experiment.name == "x+seeds=1,threads=2"
+    assert {(run.seed, run.threads) for run in experiment.runs} == {(0, 2)}
+
+
+def test_an_override_with_a_path_makes_a_short_name_that_still_tells_paths_apart(folder: Path) -> None:
+    text = DPO.replace("{collect: {task: sort, pairs: 10}}", "{path: old.jsonl}")
+    one, other = load(folder, text, "data.path=/a/pairs 1.jsonl"), load(folder, text, "data.path=/b/pairs 1.jsonl")
+    assert one.name != other.name
+    assert one.name.startswith("x+data.path=pairs-1.jsonl-")
+    assert one.runs[0].to_definition()["data"]["path"] == "/a/pairs 1.jsonl"
+
+
+@pytest.mark.parametrize("value", ["../../x", "/", "..", "a\u202eb", "x" * 5000, "[1,2]", "\u00e9"])
+def test_the_folder_of_an_override_is_one_safe_name(folder: Path, value: str) -> None:
+    text = DPO.replace("{collect: {task: sort, pairs: 10}}", "{path: old.jsonl}")
+    try:
+        name = load(folder, text, f"data.path={value}").name
+    except DefinitionError:
+        return
+    assert len(name) < 200
+    assert name.isascii()
+    assert "/" not in name
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("bta=1", "--set bta=1: bta: found an unknown key, allowed the 24 names that schema.json lists, did you mean beta?"),
+        ("beta=-1", "--set beta=-1: beta: found -1, allowed numbers > 0"),
+        ("beta=.nan", "--set beta=.nan: beta: found .nan, allowed finite numbers"),
+        ("beta", "--set beta: found 'beta', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl"),
+        ("=1", "--set =1: found '=1', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl"),
+        ("../x=1", "--set ../x=1: found '../x=1', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl"),
+        ("track=[wandbb]", "--set track=[wandbb]: track[0]: found 'wandbb', allowed tensorboard or wandb, did you mean wandb?"),
+        ("seeds=0", "--set seeds=0: sweep.seeds: found 0, allowed numbers > 0 or a list"),
+        ("arms.a.threads=2", "--set arms.a.threads=2: arms.a.threads: found an unknown arm, allowed none"),
+        ("trainer=dqo", "--set trainer=dqo: trainer: found 'dqo', allowed dpo, pretrain, sft, did you mean dpo?"),
+        ("evaluate_every=3", "--set evaluate_every=3: evaluate_every: found an unknown key, allowed the 24 names that schema.json lists, did you mean evaluate.every?"),
+    ],
+)  # fmt: skip
+def test_a_broken_override_prints_one_line(folder: Path, override: str, line: str) -> None:
+    assert problems(folder, DPO, override) == (line,)
+
+
+def test_a_key_overridden_twice_is_refused(folder: Path) -> None:
+    assert problems(folder, DPO, "beta=1", "hyperparameters.beta=2") == (
+        "--set hyperparameters.beta=2: beta: found a second time, allowed once",
+    )
+
+
+def test_a_start_with_several_seeds_must_be_told_apart(folder: Path) -> None:
+    (folder / "sft.yaml").write_text(SFT + "sweep: {seeds: 3}\n")
+    (problem,) = problems(folder, DPO)
+    assert (
+        problem
+        == "experiments/x.yaml:3: start_from: found sft, which has 3 seeds, allowed seed: match, or one of 0, 1, 2"
+    )
+    matched = load(folder, DPO.replace("sft", "{experiment: sft, seed: match}") + "sweep: {seeds: 2}\n")
+    assert [run.start for run in matched.runs] == ["sft/main/seed0", "sft/main/seed1"]
+    fixed = load(folder, DPO.replace("sft", "{experiment: sft, seed: 2}") + "sweep: {seeds: 2}\n")
+    assert [run.start for run in fixed.runs] == ["sft/main/seed2", "sft/main/seed2"]
+
+
+def test_a_start_with_several_variants_must_be_told_apart(folder: Path) -> None:
+    (folder / "sft.yaml").write_text(SFT + "sweep: {grid: {steps: [5, 6]}}\n")
+    (problem,) = problems(folder, DPO)
+    assert problem.endswith("found sft, which has 2 variants, allowed one of them: variant: steps=5 | steps=6")
+    (run,) = load(folder, DPO.replace("sft", "{experiment: sft, variant: steps=6}")).runs
+    assert run.start == "sft/steps=6/seed0"
+
+
+def test_ancestors_are_every_start_in_the_order_they_must_be_made(folder: Path) -> None:
+    (folder / "again.yaml").write_text(SFT.replace("model: {preset: tiny}", "start_from: sft"))
+    experiment = load(folder, DPO.replace("sft", "again") + "sweep: {seeds: 3}\n")
+    assert list(experiment.ancestors) == ["sft/main/seed0", "again/main/seed0"]
+    assert experiment.ancestors["again/main/seed0"].start == "sft/main/seed0"
+
+
+def test_an_arm_may_have_its_own_start(folder: Path) -> None:
+    (folder / "other.yaml").write_text(SFT)
+    experiment = load(folder, DPO + "arms: {a: {}, b: {start_from: other}}\n")
+    assert [run.start for run in experiment.runs] == ["sft/main/seed0", "other/main/seed0"]
+    assert set(experiment.ancestors) == {"sft/main/seed0", "other/main/seed0"}
+
+
+def test_a_run_is_rebuilt_from_its_definition(folder: Path) -> None:
+    for text in (SFT + "budget: {flops: 1e12}\n", SWEEP, DPO + "lora: {rank: 4}\narms: {a: {}}\n"):
+        for run in load(folder, text).runs:
+            again = RunSpec.from_definition(json.loads(json.dumps(run.to_definition())))
+            assert again == run
+            assert again.to_definition() == run.to_definition()
+
+
+def test_a_damaged_definition_of_a_run_is_refused_with_its_file(folder: Path) -> None:
+    definition = load(folder, DPO).runs[0].to_definition()
+    definition["hyperparameters"]["beta"] = -1
+    with pytest.raises(DefinitionError) as caught:
+        RunSpec.from_definition(definition, "runs/x/main/seed0/definition.yaml")
+    assert caught.value.problems == (
+        "runs/x/main/seed0/definition.yaml: hyperparameters.beta: found -1, allowed numbers > 0",
+    )
+
+
+def test_the_definition_of_a_run_names_no_machine(folder: Path) -> None:
+    text = json.dumps([run.to_definition() for run in load(folder, SWEEP).runs])
+    assert str(folder) not in text
