@@ -136,14 +136,13 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
     start = study.start_value(measure.column)
     against = f", against {measure.text(start)} at the start" if not math.isnan(start) else ""
     result = (
-        f"Held-out {measure.label.replace(',', ' (', 1) + ')' if ',' in measure.label else measure.label} is best at "
-        f"{best.label}{where}: {_with_interval(interval, measure)} over {interval.n} seeds{against}."
+        f"Held-out {measure.label} is best at {best.label}{where}: {_with_interval(interval, measure)} over {interval.n} seeds{against}."
     )
     ours = [c for c in comparisons if best in (c.first, c.second)]
     apart = [c for c in ours if c.separated]
     close = [c for c in ours if not c.separated]
     certainty = f"From this start, {_verdict(best, apart, close, len(comparisons))}."
-    grounds = _gain_grounds(study, measure) + _power_grounds(study, measure, close)
+    grounds = _gain_grounds(study, measure) + _power_grounds(study, measure)
     alone = [v.label for v in study.compared(measure.column) if len(study.values(v, measure.column)) == 1]
     if alone:
         grounds.append(f"{join(alone)} finished with one seed only and is left out of every test.")
@@ -199,7 +198,7 @@ def _gain_grounds(study: Study, measure: Measure) -> list[str]:
     return [f"Against the start itself: {'; '.join(parts)} (one-sample t over seeds{family}, level 0.05)."]
 
 
-def _power_grounds(study: Study, measure: Measure, close: list[Comparison]) -> list[str]:
+def _power_grounds(study: Study, measure: Measure) -> list[str]:
     groups = [study.values(v, measure.column) for v in study.variants]
     groups = [values for values in groups if len(values) >= 2]
     n = min(len(values) for values in groups)
@@ -210,9 +209,9 @@ def _power_grounds(study: Study, measure: Measure, close: list[Comparison]) -> l
         f"{effect:.2f} of these ({format_number(effect * spread)}) four times in five, before Holm."
     ]
     floor = max(stats.permutation_p(range(n), range(n, 2 * n)).floor, 0.0) if n <= 8 else 0.0
-    if floor >= LEVEL or close:
+    if floor >= LEVEL:
         grounds.append(
-            f"An exact permutation test of {n} against {n} seeds cannot give less than p = {floor:.2g}, so these claims "
+            f"An exact permutation test of {n} against {n} seeds cannot give less than p = {floor:.2g}: these claims "
             "rest on the seeds' scatter being near normal."
         )
     grounds.append(
@@ -230,8 +229,8 @@ def _single(study: Study, measure: Measure, variant: Variant, flags: list[str]) 
     result = f"Held-out {measure.label} is {_with_interval(interval, measure)} after training{before}."
     if len(values) == 1:
         certainty = (
-            "This describes one checkpoint from one seed: the interval is over its held-out items, and nothing is claimed "
-            "about what the method would give again."
+            "This describes one checkpoint from one seed: the interval is over its held-out items, and nothing is "
+            "claimed about what the method would give again."
         )
         return Answer(result, certainty, [], flags)
     certainty = f"The interval is Student's t over {len(values)} seeds, from this start."
@@ -247,12 +246,12 @@ def _one_seed(study: Study, measure: Measure, candidates: list[Variant], flags: 
     before = f" (start: {measure.text(start)})" if not math.isnan(start) else ""
     result = f"The final checkpoints have {measure.label} of {join(parts)}{on}{before}."
     certainty = (
-        "With one seed a setting the spread over seeds is unknown, so the settings are not ranked and nothing is claimed "
-        "about the method; the intervals and tests below speak of these checkpoints only."
+        "With one seed a setting the spread over seeds is unknown, so the settings are not ranked and nothing is "
+        "claimed about the method; the intervals and tests below speak of these checkpoints only."
     )
     grounds = [
-        "In a simulated null (equal methods, 500 prompts) a per-prompt paired test on one seed calls 55 to 67 % of equal "
-        "methods different; Welch's test on seed means 3 to 4 %. Add seeds (`sweep.seeds`) to compare settings."
+        "In a simulated null (500 prompts) a per-prompt paired test on one seed calls 55 to 67 % of equal methods "
+        "different; Welch's test on seed means 3 to 4 %. Add seeds (`sweep.seeds`) to compare settings."
     ]
     return Answer(result, certainty, grounds, flags)
 
@@ -274,7 +273,7 @@ def _states(study: Study) -> list[str]:
         return []
     others = [f"{number} {state}" for state, number in counts.items() if state != "finished"]
     return [
-        f"{finished} of {total} planned runs finished ({', '.join(others)}). Only finished runs enter means and tests, so "
+        f"{finished} of {total} planned runs finished ({', '.join(others)}). Only finished runs enter means and tests: "
         "these are conditional on finishing; the others are listed under Runs."
     ]
 

@@ -30,8 +30,8 @@ class Measure:
 
 
 OUTCOMES = (
-    Measure("eval/exact_match_sampled", "exact match, sampled", "share", "rate", True, "eval/num_prompts"),
-    Measure("eval/exact_match_greedy", "exact match, greedy", "share", "rate", True, "eval/num_prompts"),
+    Measure("eval/exact_match_sampled", "sampled exact match", "share", "rate", True, "eval/num_prompts"),
+    Measure("eval/exact_match_greedy", "greedy exact match", "share", "rate", True, "eval/num_prompts"),
     Measure("eval/pair_accuracy", "pair accuracy", "share", "rate", True, "eval/num_pairs"),
     Measure("eval/pair_margin", "pair margin", "nats", "nats", None),
     Measure("eval/kl_start", "KL from the start", "nats per sequence", "nats", None),

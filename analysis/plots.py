@@ -88,7 +88,7 @@ class Canvas:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        settings = {
+        settings: Any = {
             "svg.hashsalt": name,
             "svg.fonttype": "none",
             "font.family": "DejaVu Sans",
@@ -156,7 +156,7 @@ class Canvas:
                 if shown:
                     style = self.styles[shown[0].name]
                     self._line(axes, measure, shown, style.light if several else colour, index, group)
-        labels = [m.label.split(", ")[-1] for m in measures]
+        labels = [m.label.split()[0] for m in measures]
         if study.axis is not None:
             axes.set_xlabel(study.axis)
             self._axis_ticks(axes)
@@ -309,7 +309,7 @@ class Canvas:
                     thin["step"], thin[measure.column], color=style.light, linewidth=0.8, alpha=0.35 if several else 0.5
                 )
             means = own.groupby("step")[measure.column].mean()
-            drawn = means.to_numpy() if held_out else stats.smooth(means.to_numpy(), len(means) / 10)
+            drawn = means.to_numpy() if held_out else stats.smooth(list(means), len(means) / 10)
             thin_by = max(1, len(means) // MAX_POINTS)
             axes.plot(
                 means.index[::thin_by], drawn[::thin_by], color=style.light, linewidth=1.9,

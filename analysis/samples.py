@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from analysis.study import Study, Variant
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_VARIANTS = 6
 MAX_CHARACTERS = 700
@@ -80,8 +83,8 @@ def _spread(variants: list[Variant]) -> list[Variant]:
 def _text(table: pd.DataFrame, identity: str) -> Text | None:
     if identity not in table.index:
         return None
-    row = table.loc[identity]
+    row: Any = table.loc[identity]
     text = str(row["completion"])
     exact = row.get("exact_match")
-    right = None if exact is None or pd.isna(exact) else float(exact) > 0.5
+    right = None if exact is None or math.isnan(exact) else float(exact) > 0.5
     return Text(text[:MAX_CHARACTERS], right, len(text) > MAX_CHARACTERS)

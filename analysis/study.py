@@ -139,7 +139,7 @@ def _variants(plan: dict[str, Any], loaded: Loaded) -> tuple[list[Variant], str 
     variants: dict[str, Variant] = {}
     for run, row in zip(plan["runs"], rows, strict=True):
         point = run.get("point") or {
-            key.removeprefix("point/"): value
+            str(key).removeprefix("point/"): value
             for key, value in row.items()
             if str(key).startswith("point/") and not (isinstance(value, float) and math.isnan(value))
         }

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis import stats
 from analysis.checkpoints import PairedTest, PairScore
 from analysis.claims import Comparison
 from analysis.measures import COSTS, OUTCOMES, TRAINING, Measure, format_number, format_p
@@ -99,8 +98,8 @@ def _mean_cell(study: Study, variant: Variant, measure: Measure) -> Cell:
     values = study.values(variant, measure.column)
     if not values:
         unfinished = study.values(variant, measure.column, finished=False)
-        lines = ("unfinished: " + " · ".join(measure.text(v) for v in unfinished),) if unfinished else ()
-        return Cell("–", math.nan, lines, "muted")
+        seen = "unfinished: " + " · ".join(measure.text(v) for v in unfinished)
+        return Cell("–", math.nan, (seen,) if unfinished else (), "muted")
     interval = interval_of(study, variant, measure)
     lines: tuple[str, ...] = ()
     spread = not math.isnan(interval.low) and interval.high - interval.low > 1e-12 * abs(interval.mean)
@@ -234,9 +233,3 @@ def paired_tests(tests: Sequence[PairedTest]) -> Table:
     ]
     names = ["first", "second", "only first right", "only second right", "items", "McNemar", f"Holm, m = {len(tests)}"]
     return Table("paired_checkpoints", [(name, "") for name in names], rows, plain=flat)
-
-
-def mean_text(values: Sequence[float], kind: str) -> Cell:
-    """A mean as a cell, for costs."""
-    mean = stats.t_interval(values).mean
-    return Cell(format_number(mean, kind), mean)
