@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.measures import COSTS, format_number
+from analysis.measures import COSTS, Measure, format_number, join
 from analysis.study import Study, Variant
-from analysis.tables import Cell, Table
+from analysis.tables import Cell, Table, setting
 
 FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops", "seconds")
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "workbench")
@@ -18,44 +18,74 @@ STAGES = {"collect": "collecting pairs", "ref_logprobs": "reference log-probs"}
 
 
 def costs(study: Study) -> Table:
-    """Each variant's own costs (mean over finished seeds), what it inherits, and the shared start once."""
+    """The shared start and the inherited stages once each, then each variant's own costs (mean over finished seeds).
+
+    Under a variant's own number stands what it comes to with its inherited costs charged in full.
+    """
     rows: list[list[Cell]] = []
     flat: list[dict[str, Any]] = []
 
-    def add(what: str, part: str, values: Mapping[str, float], tone: str = "") -> None:
-        rows.append([Cell(what, tone=tone), Cell(part, tone=tone), *_cost_cells(values, tone)])
-        flat.append({"what": what, "part": part, **{field: values.get(field, math.nan) for field in FIELDS}})
+    def add(what: Cell, values: Mapping[str, float], total: Mapping[str, float] | None = None) -> None:
+        rows.append([what, *_cost_cells(values, total, what.tone)])
+        for part, numbers in (("own", values), ("charged in full", total)):
+            if numbers is not None:
+                fields = {field: numbers.get(field, math.nan) for field in FIELDS}
+                flat.append({"what": what.text, "part": part, **fields})
 
+    for run, record in study.start.records.items() if study.start is not None else ():
+        spent = dict(record["status"].get("costs") or {})
+        spent["seconds"] = record["status"].get("seconds")
+        add(
+            Cell(f"start {run}", "", ("shared by all, not charged",), "muted"),
+            {f: _number(spent.get(f)) for f in FIELDS},
+        )
+    inherited = {variant.name: inherited_costs(study, variant) for variant in study.variants}
+    for stage, values, labels in _distinct_stages(study, inherited):
+        everyone = len(labels) == len(study.variants) > 1
+        needed = f"inherited by {'every setting' if everyone else join(labels)}"
+        add(Cell(STAGES.get(stage, stage), "", (needed,), "muted"), values)
     for variant in study.variants:
         own = _own_costs(study, variant)
-        if not own:
-            continue
-        add(variant.label, "its own training", own)
         total = dict(own)
-        for stage, values in inherited_costs(study, variant).items():
-            add(variant.label, STAGES.get(stage, stage) + ", inherited", values, "muted")
-            total = {field: total.get(field, 0.0) + values.get(field, 0.0) for field in FIELDS}
-        if total != own:
-            add(variant.label, "charged in full", total, "best")
-    if study.start is not None:
-        for run, record in study.start.records.items():
-            spent = dict(record["status"].get("costs") or {})
-            spent["seconds"] = record["status"].get("seconds") or math.nan
-            add(f"start: {run}", "shared, made once", {field: _number(spent.get(field)) for field in FIELDS}, "muted")
-    columns = [("what", ""), ("part", "")] + [(m.label, m.unit) for m in _columns()]
-    return Table("costs", columns, rows, plain=flat)
+        for values in inherited[variant.name].values():
+            total = {field: total.get(field, 0.0) + values[field] for field in FIELDS}
+        if own:
+            add(setting(variant, ("with inherited",) if total != own else ()), own, total if total != own else None)
+    return Table("costs", [("what", ""), *((m.label, m.unit) for m in _columns())], rows, plain=flat)
 
 
-def _columns() -> list[Any]:
+def _distinct_stages(
+    study: Study, inherited: Mapping[str, Mapping[str, dict[str, float]]]
+) -> list[tuple[str, dict[str, float], list[str]]]:
+    """Each stage's costs with the variants that were charged just these."""
+    found: list[tuple[str, dict[str, float], list[str]]] = []
+    for variant in study.variants:
+        for stage, values in inherited[variant.name].items():
+            same = next((known for known in found if known[0] == stage and _about_equal(known[1], values)), None)
+            if same:
+                same[2].append(variant.label)
+            else:
+                found.append((stage, values, [variant.label]))
+    return found
+
+
+def _about_equal(first: Mapping[str, float], second: Mapping[str, float]) -> bool:
+    """Equal but for the rounding of a mean over another number of seeds."""
+    return all(math.isclose(first[field], second[field], rel_tol=1e-9) for field in FIELDS)
+
+
+def _columns() -> list[Measure]:
     by_field = {measure.column.split("/")[1]: measure for measure in COSTS}
     return [by_field[field] for field in FIELDS]
 
 
-def _cost_cells(values: Mapping[str, float], tone: str) -> list[Cell]:
-    return [
-        Cell(format_number(value := values.get(field, math.nan), measure.kind), value, tone=tone)
-        for field, measure in zip(FIELDS, _columns(), strict=True)
-    ]
+def _cost_cells(values: Mapping[str, float], total: Mapping[str, float] | None, tone: str) -> list[Cell]:
+    cells = []
+    for field, measure in zip(FIELDS, _columns(), strict=True):
+        value = values.get(field, math.nan)
+        lines = () if total is None else (format_number(total.get(field), measure.kind),)
+        cells.append(Cell(format_number(value, measure.kind), value, lines, tone))
+    return cells
 
 
 def _own_costs(study: Study, variant: Variant) -> dict[str, float]:

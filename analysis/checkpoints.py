@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from analysis import stats
+from analysis.measures import Measure
 from analysis.study import Study, Variant, differences_in_evaluation
 
 if TYPE_CHECKING:
@@ -40,6 +41,27 @@ class PairedTest:
     only_second: int
     exact: stats.ExactTest
     adjusted: float
+
+
+def interval_of(study: Study, variant: Variant, measure: Measure) -> stats.Interval:
+    """A variant's mean with its t interval over seeds; for one seed, the checkpoint's interval over its held-out items.
+
+    Items: Wilson for a rate with one outcome an item, else Student's t over items, samples of a prompt averaged first.
+    """
+    values = study.values(variant, measure.column)
+    if len(values) != 1:
+        return stats.t_interval(values)
+    if measure.column == "eval/pair_margin":
+        rows = final_items(study, study.loaded.pairs).get(variant.name)
+        return stats.t_interval(list(rows["h"].astype(float))) if rows is not None else stats.t_interval(values)
+    if measure.column == "eval/exact_match_sampled":
+        rows = final_items(study, study.loaded.completions).get(variant.name)
+        if rows is not None and (rows["split"] == "sampled").any():
+            by_prompt = rows[rows["split"] == "sampled"].groupby("prompt_id")["exact_match"].agg(["mean", "size"])
+            if by_prompt["size"].max() > 1:
+                return stats.t_interval(list(by_prompt["mean"].astype(float)))
+    counts = study.values(variant, measure.counted_by) if measure.counted_by else []
+    return stats.wilson(values[0] * counts[0], int(counts[0])) if counts else stats.t_interval(values)
 
 
 def one_seed(study: Study) -> bool:

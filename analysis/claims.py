@@ -13,8 +13,9 @@ from itertools import combinations
 import numpy as np
 
 from analysis import stats
+from analysis.checkpoints import interval_of
 from analysis.measures import Measure, format_number, format_p, join, plain
-from analysis.study import Study, Variant, differences_in_evaluation, interval_of
+from analysis.study import Study, Variant, differences_in_evaluation, starts_of
 
 LEVEL = 0.05
 
@@ -136,17 +137,22 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
     start = study.start_value(measure.column)
     against = f", against {measure.text(start)} at the start" if not math.isnan(start) else ""
     result = (
-        f"Held-out {measure.label} is best at {best.label}{where}: {_with_interval(interval, measure)} over {interval.n} seeds{against}."
+        f"Held-out {measure.label} is best at {best.label}{where}: {_with_interval(interval, measure)} "
+        f"over {interval.n} seeds{against}."
     )
     ours = [c for c in comparisons if best in (c.first, c.second)]
     apart = [c for c in ours if c.separated]
     close = [c for c in ours if not c.separated]
-    certainty = f"From this start, {_verdict(best, apart, close, len(comparisons))}."
+    certainty = f"{_from_start(study)}, {_verdict(best, apart, close, len(comparisons))}."
     grounds = _gain_grounds(study, measure) + _power_grounds(study, measure)
     alone = [v.label for v in study.compared(measure.column) if len(study.values(v, measure.column)) == 1]
     if alone:
         grounds.append(f"{join(alone)} finished with one seed only and is left out of every test.")
     return Answer(result, certainty, grounds, flags)
+
+
+def _from_start(study: Study) -> str:
+    return "From this start" if len(starts_of(study)) == 1 else "From these different starts"
 
 
 def _verdict(best: Variant, apart: list[Comparison], close: list[Comparison], m: int) -> str:
@@ -202,11 +208,12 @@ def _power_grounds(study: Study, measure: Measure) -> list[str]:
     groups = [study.values(v, measure.column) for v in study.variants]
     groups = [values for values in groups if len(values) >= 2]
     n = min(len(values) for values in groups)
+    fewest = " (the fewest here)" if n < max(len(values) for values in groups) else ""
     spread = math.sqrt(float(np.mean([np.var(values, ddof=1) for values in groups])))
     effect = stats.minimum_detectable_effect(n)
     grounds = [
-        f"The pooled seed standard deviation is {format_number(spread)}; {n} seeds a setting find a difference of "
-        f"{effect:.2f} of these ({format_number(effect * spread)}) four times in five, before Holm."
+        f"The pooled seed standard deviation is {format_number(spread)}; {n} seeds a setting{fewest} find a difference "
+        f"of {effect:.2f} of these ({format_number(effect * spread)}) four times in five, before Holm."
     ]
     floor = max(stats.permutation_p(range(n), range(n, 2 * n)).floor, 0.0) if n <= 8 else 0.0
     if floor >= LEVEL:
@@ -214,9 +221,10 @@ def _power_grounds(study: Study, measure: Measure) -> list[str]:
             f"An exact permutation test of {n} against {n} seeds cannot give less than p = {floor:.2g}: these claims "
             "rest on the seeds' scatter being near normal."
         )
+    same = "the same start" if len(starts_of(study)) == 1 else "the starts named below"
     grounds.append(
-        "Every run was scored on the same held-out items and began from the same start: other items or another start "
-        "could move all values."
+        f"Every run was scored on the same held-out items and began from {same}: other items or another start could "
+        "move all values."
     )
     return grounds
 
@@ -233,7 +241,7 @@ def _single(study: Study, measure: Measure, variant: Variant, flags: list[str]) 
             "claimed about what the method would give again."
         )
         return Answer(result, certainty, [], flags)
-    certainty = f"The interval is Student's t over {len(values)} seeds, from this start."
+    certainty = f"The interval is Student's t over {len(values)} seeds; it speaks of this start only."
     return Answer(result, certainty, _gain_grounds(study, measure), flags)
 
 
@@ -251,7 +259,7 @@ def _one_seed(study: Study, measure: Measure, candidates: list[Variant], flags: 
     )
     grounds = [
         "In a simulated null (500 prompts) a per-prompt paired test on one seed calls 55 to 67 % of equal methods "
-        "different; Welch's test on seed means 3 to 4 %. Add seeds (`sweep.seeds`) to compare settings."
+        "different; Welch's test on seed means 3 to 4 %. Add seeds to compare settings."
     ]
     return Answer(result, certainty, grounds, flags)
 

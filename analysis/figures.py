@@ -57,16 +57,22 @@ def _outcome(study: Study, canvas: Canvas) -> Figure:
         )
     elif exact and pairs:
         see = (
-            "If pair accuracy or margin rose where exact match fell, the preferences would be over-optimised; no setting "
-            "with a margin above the best one's is separated from it in exact match."
+            "If pair accuracy or margin rose where exact match fell, the preferences would be over-optimised; no "
+            "setting with a margin above the best one's is separated from it in exact match."
         )
     else:
         see = f"How the held-out measures change with {along}."
     how = (
-        "Large marks: mean over finished seeds of the model each run left; bars: 95 % t interval; small dots: every seed; "
-        "dashed: the start. Margin is the mean over held-out pairs of h, the policy-minus-reference difference of summed "
-        "log-probs between chosen and rejected; accuracy is the share with h > 0, ties one half."
+        "Large marks: mean over finished seeds of the model each run left; bars: 95 % t interval; small dots: every "
+        "seed; dashed: the start. Margin is the mean over held-out pairs of h, the policy-minus-reference difference "
+        "of summed log-probs between chosen and rejected; accuracy is the share with h > 0, ties one half."
     )
+    if canvas.single_seed:
+        see = f"One checkpoint for each {along}: marks are not joined, for one seed shows no trend."
+        over = (
+            "Marks: the model each run left; bars: 95 % interval over its held-out items (Wilson for a rate, t for a "
+        )
+        how = over + "margin); dashed: the start. " + how.split("the start. ")[1]
     if not pairs:
         how = how.split(" Margin is")[0]
     return Figure(_capital(title), panels, see, how, legend=False, remarks=remarks)
@@ -89,9 +95,9 @@ def _frontier(study: Study, canvas: Canvas, measure: Measure) -> Figure:
         see += f" {join(beaten)} {'pay' if len(beaten) > 1 else 'pays'} more KL for no more exact match than another."
     how = (
         "KL is the report's one estimator: on held-out prompts, samples at temperature 1 from the model, the "
-        "full-vocabulary KL to the start summed over positions, mean over prompts, in nats. Left: final means with 95 % t "
-        "intervals both ways, dots for seeds, + for the start, dotted the non-dominated set of means. Right: the mean "
-        "over seeds at each evaluation. The frontier is drawn through means and carries no test of its own."
+        "full-vocabulary KL to the start summed over positions, mean over prompts, in nats. Left: final means with "
+        "95 % t intervals both ways, dots for seeds, + for the start, dotted the non-dominated set of means. Right: the "
+        "mean over seeds at each evaluation. The frontier is drawn through means and carries no test of its own."
     )
     return Figure(f"{_capital(measure.label)} against KL from the start", canvas.against_kl(measure), see, how, True)
 
@@ -108,8 +114,8 @@ def _learning(study: Study, canvas: Canvas) -> Figure:
         f"{_capital(shown)} as training goes on: whether curves have levelled off, and whether any setting turned back."
     )
     how = (
-        "Faint: every run's raw values. Bold: the mean over a setting's seeds, with an exponential moving average over a "
-        "tenth of the steps for the training measures and none for the held-out ones. Smoothing is for the eye only; "
+        "Faint: every run's raw values. Bold: the mean over a setting's seeds, with an exponential moving average over "
+        "a tenth of the steps for the training measures and none for the held-out ones. Smoothing is for the eye only; "
         "every number elsewhere is from raw values. Unfinished runs are drawn as far as they came."
     )
     return Figure("Learning curves", panels, see, how, len(study.variants) > 1)

@@ -45,10 +45,10 @@ TRAINING = (
     Measure("grad_norm", "gradient norm", "", "nats", None),
 )
 COSTS = (
-    Measure("cost/trained_tokens", "trained tokens", "tokens", "count"),
-    Measure("cost/generated_tokens", "generated tokens", "tokens", "count"),
-    Measure("cost/scored_tokens", "scored tokens", "tokens", "count"),
-    Measure("cost/flops", "FLOPs", "FLOPs", "flops"),
+    Measure("cost/trained_tokens", "trained tokens", "", "count"),
+    Measure("cost/generated_tokens", "generated tokens", "", "count"),
+    Measure("cost/scored_tokens", "scored tokens", "", "count"),
+    Measure("cost/flops", "FLOPs", "", "flops"),
     Measure("time/seconds", "training time", "s", "seconds"),
 )
 BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *COSTS)}

@@ -6,6 +6,7 @@ on the clock or on the order of a set, so the same inputs give the same bytes.
 
 from __future__ import annotations
 
+import functools
 import html
 import io
 import math
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import stats
+from analysis.checkpoints import interval_of, one_seed
 from analysis.measures import BY_COLUMN, Measure, plain
 from analysis.study import Study, Variant
 
@@ -28,7 +30,7 @@ FIRST, SECOND = "#0063a8", "#c24e00"
 CATEGORIES = ("#0072b2", "#d55e00", "#008f68", "#b8568f", "#8f6d00", "#2f8fc4", "#6b4fa0", "#4d4d4d")
 CATEGORIES_DARK = ("#4aa8e8", "#f08a48", "#2fc39b", "#e39cc4", "#e0b52f", "#8ccff5", "#b49be6", "#c4c4c4")
 MARKERS = "osD^vPX*"
-SMOOTHED = "smoothed"
+SYMBOLS = "●■◆▲▼✚✖★"
 MAX_POINTS = 300
 
 
@@ -53,6 +55,8 @@ class Style:
     dark: str
     marker: str
     variable: str
+    symbol: str
+    """The marker as a character, for text."""
 
 
 def styles(study: Study) -> dict[str, Style]:
@@ -68,7 +72,7 @@ def styles(study: Study) -> dict[str, Style]:
         light = [CATEGORIES[i % len(CATEGORIES)] for i in range(count)]
         dark = [CATEGORIES_DARK[i % len(CATEGORIES)] for i in range(count)]
     return {
-        variant.name: Style(light[i], dark[i], MARKERS[i % len(MARKERS)], f"--v{i}")
+        variant.name: Style(light[i], dark[i], MARKERS[i % 8], f"--v{i}", SYMBOLS[i % 8])
         for i, variant in enumerate(study.variants)
     }
 
@@ -79,6 +83,7 @@ class Canvas:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.styles = styles(study)
+        self.single_seed = one_seed(study)
         names = {INK: "--ink", MUTED: "--muted", GRID: "--grid", FIRST: "--first", SECOND: "--second"}
         self.variables = names | {style.light: style.variable for style in self.styles.values()}
 
@@ -113,7 +118,7 @@ class Canvas:
         with mpl.rc_context(settings):
             figure = Figure(figsize=size)
             FigureCanvasAgg(figure)
-            axes = figure.add_axes((0.155, 0.165, 0.815, 0.755))
+            axes = figure.add_axes((0.155, 0.48 / size[1], 0.815, 1 - 0.71 / size[1]))
             draw(axes)
             text, image = io.StringIO(), io.BytesIO()
             figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -135,7 +140,9 @@ class Canvas:
             label = "exact match" if len(measures) == 2 else measures[0].label
             along = study.axis or "setting"
             name = f"{_slug(label)}_by_{_slug(along)}"
-            panels.append(self.panel(name, f"{label} by {along}", lambda ax, m=measures: self._over_axis(ax, m)))
+            height = 2.9 if study.axis else max(2.9, 0.9 + 0.32 * len(study.variants))
+            draw = functools.partial(self._over_axis, measures=measures)
+            panels.append(self.panel(name, f"{label} by {along}", draw, (3.7, height)))
         return panels
 
     def _over_axis(self, axes: Axes, measures: list[Measure]) -> None:
@@ -165,16 +172,18 @@ class Canvas:
             axes.legend(axes.containers[: len(labels)], labels, frameon=False, fontsize=8, loc="best", handlelength=1.6)
         else:
             axes.set_title(measures[0].axis_label, loc="left", fontsize=9)
+            if study.axis is not None and len({v.group for v in study.variants}) > 1:
+                axes.legend(frameon=False, fontsize=8, loc="best", handlelength=1.6)
 
     def _line(self, axes: Axes, measure: Measure, variants: list[Variant], colour: str, index: int, group: str) -> None:
-        """Means joined by a line, t intervals as bars, every seed as a small dot."""
+        """Means joined by a line (not with one seed: no trend), intervals as bars, every seed as a small dot."""
         x = [float(v.position or 0.0) for v in variants]
-        intervals = [stats.t_interval(self.study.values(v, measure.column)) for v in variants]
+        intervals = [interval_of(self.study, v, measure) for v in variants]
         mean = [interval.mean for interval in intervals]
         spread = [[i.mean - i.low for i in intervals], [i.high - i.mean for i in intervals]]
         axes.errorbar(
             x, mean, yerr=np.nan_to_num(np.array(spread)), color=colour, marker=MARKERS[index], markersize=5,
-            linewidth=1.8, elinewidth=1.2, capsize=2.5, label=group,
+            linewidth=0 if self.single_seed else 1.8, elinewidth=1.2, capsize=2.5, label=group,
         )  # fmt: skip
         for position, variant in zip(x, variants, strict=True):
             seeds = self.study.values(variant, measure.column)
@@ -186,19 +195,21 @@ class Canvas:
         for row, variant in enumerate(shown):
             style = self.styles[variant.name]
             seeds = study.values(variant, measure.column)
-            interval = stats.t_interval(seeds)
+            interval = interval_of(study, variant, measure)
             if seeds:
                 bar = np.nan_to_num(np.array([[interval.mean - interval.low], [interval.high - interval.mean]]))
                 axes.errorbar(
                     [interval.mean], [row], xerr=bar, color=style.light, marker=style.marker, markersize=6, capsize=2.5
                 )
                 axes.plot(seeds, [row] * len(seeds), ".", color=style.light, markersize=5, alpha=0.55)
-        longest = max((len(v.label) for v in shown), default=0)
-        axes.set_yticks(range(len(shown)), [v.label if longest <= 24 else v.label[-24:] for v in shown], fontsize=7.5)
+        labels = [v.label.replace(": ", ":\n") for v in shown]
+        longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
+        axes.set_yticks(range(len(shown)), labels, fontsize=7.5)
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        left = min(0.5, 0.06 + 0.0165 * min(longest, 24))
-        axes.set_position((left, 0.165, 0.97 - left, 0.755))
+        left = min(0.5, 0.06 + 0.0165 * longest)
+        box = axes.get_position()
+        axes.set_position((left, box.y0, 0.97 - left, box.height))
 
     def _axis_ticks(self, axes: Axes) -> None:
         """The tried values as ticks; logarithmic where they span a factor of eight and are positive."""
@@ -290,7 +301,9 @@ class Canvas:
         """Each measure over steps: runs faint and raw, the mean over a variant's seeds bold and smoothed."""
         measures = [BY_COLUMN[column] for column in columns if column in self.study.loaded.metrics]
         return [
-            self.panel(f"{_slug(m.label)}_by_step", f"{m.label} over steps", lambda ax, m=m: self._learning(ax, m))
+            self.panel(
+                f"{_slug(m.label)}_by_step", f"{m.label} over steps", functools.partial(self._learning, measure=m)
+            )
             for m in measures
         ]
 

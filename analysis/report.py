@@ -111,6 +111,7 @@ def describe(study: Study) -> dict[str, Any]:
         "legend": [(variant.label, canvas.styles[variant.name]) for variant in study.variants],
         "styles": canvas.styles,
         "counted": counted,
+        "inherits": any(accounts.inherited_costs(study, variant) for variant in study.variants),
         "told_apart": apart,
         "single_seed": single_seed,
         "kl_refused": len(starts_of(study)) > 1,

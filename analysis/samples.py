@@ -60,12 +60,15 @@ def side_by_side(study: Study, prompts: int = 8) -> SideBySide | None:
     first = table[_at(table, runs.loc[shown[0].name, "run"], 0)]
     sources = ([("start", first)] if len(first) else []) + [(v.label, finals_by_run[v.name]) for v in shown]
     by_prompt = [(label, rows.drop_duplicates("prompt_id").set_index("prompt_id")) for label, rows in sources]
-    identities = sorted(set().union(*(set(rows.index) for _, rows in by_prompt)))
+    asked = [set(rows.index) for _, rows in by_prompt if len(rows)]
+    identities = sorted(set.intersection(*asked) or set.union(*asked)) if asked else []
     texts = table.drop_duplicates("prompt_id").set_index("prompt_id")["prompt"]
     rows = [
         (str(texts[identity]), [_text(table, identity) for _, table in by_prompt]) for identity in identities[:prompts]
     ]
     left_out = [variant.label for variant in variants if variant not in shown]
+    if not rows:
+        return None
     return SideBySide([label for label, _ in sources], rows, split, int(seed), len(identities), left_out)
 
 

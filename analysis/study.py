@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import stats
 from analysis.load import Loaded, load_folders
-from analysis.measures import BY_COLUMN, DECIDING, Measure, plain
+from analysis.measures import BY_COLUMN, DECIDING, Measure, join, plain
 from workbench.errors import DefinitionError
 from workbench.tracking import reader
 
@@ -62,9 +61,9 @@ class Study:
         return column in self.finals and bool(self.finals[column].notna().any())
 
     def start_value(self, column: str) -> float:
-        """Mean over the runs of the value before training (their first row); NaN where there is none."""
+        """Mean over the runs of the value before training; NaN where there is none, or no one start for all."""
         name = f"start/{column}"
-        return float(self.finals[name].mean()) if self.has(name) else math.nan
+        return float(self.finals[name].mean()) if self.has(name) and len(starts_of(self)) == 1 else math.nan
 
     def compared(self, column: str) -> list[Variant]:
         """Variants with at least one finished run that has the column."""
@@ -107,8 +106,9 @@ def open_studies(folders: Sequence[Path]) -> Study:
     for table in (loaded.metrics, loaded.completions, loaded.pairs):
         if len(table):
             table["variant"] = table["run"].str.split("/").str[0] + "/" + table["variant"]
-    title = " + ".join(plan["experiment"] for plan in plans)
-    return _study(title, f"How do {title.replace(' + ', ', ')} compare?", root, plans, variants, None, loaded)
+    names = [str(plan["experiment"]) for plan in plans]
+    title = " + ".join(names)
+    return _study(title, f"How do {join(names)} compare?", root, plans, variants, None, loaded)
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
@@ -238,19 +238,11 @@ def starts_of(study: Study) -> set[str]:
     """The starts that the runs were made from, without their seeds: more than one means KL has no common reference."""
     found = set()
     for record in study.loaded.records.values():
+        if not record["definition"]:
+            continue
         start = record["definition"].get("start_from")
         model = json.dumps(record["definition"].get("model"), sort_keys=True)
         found.add(
             f"{start.get('experiment')}/{start.get('variant')}" if isinstance(start, dict) else str(start or model)
         )
     return found
-
-
-def interval_of(study: Study, variant: Variant, measure: Measure) -> stats.Interval:
-    """Over seeds where there are two or more; for one seed the Wilson interval of a rate over its prompts or pairs."""
-    values = study.values(variant, measure.column)
-    if len(values) == 1 and measure.kind == "rate" and measure.counted_by:
-        counts = study.values(variant, measure.counted_by)
-        if counts and measure.column != "eval/exact_match_sampled":
-            return stats.wilson(values[0] * counts[0], int(counts[0]))
-    return stats.t_interval(values)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.checkpoints import PairedTest, PairScore
+from analysis.checkpoints import PairedTest, PairScore, interval_of
 from analysis.claims import Comparison
 from analysis.measures import COSTS, OUTCOMES, TRAINING, Measure, format_number, format_p
-from analysis.study import Study, Variant, interval_of
+from analysis.study import Study, Variant
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,8 @@ def results(study: Study, best: Variant | None) -> Table:
         planned = study.loaded.runs[study.loaded.runs["variant"] == variant.name]
         finished = int((planned["state"] == "finished").sum())
         seeds = f"{finished} of {len(planned)} seed{'s' if len(planned) > 1 else ''}"
-        sort = variant.position if variant.position is not None and _one_group(study) else variant.label
         tone = "best" if best is not None and variant.name == best.name else ""
-        row = [Cell(variant.label, sort, (seeds,), tone)]
+        row = [setting(variant, (seeds,), tone)]
         for measure in measures:
             row.append(_mean_cell(study, variant, measure))
             interval = interval_of(study, variant, measure)
@@ -90,8 +89,11 @@ def results(study: Study, best: Variant | None) -> Table:
     return Table("results", [(head, ""), *((m.label, m.unit) for m in measures)], rows, plain=flat)
 
 
-def _one_group(study: Study) -> bool:
-    return len({variant.group for variant in study.variants}) == 1
+def setting(variant: Variant, lines: tuple[str, ...] = (), tone: str = "") -> Cell:
+    """A variant's name, sorted by its value on the axis where that is all that tells variants apart."""
+    return Cell(
+        variant.label, variant.label if variant.group or variant.position is None else variant.position, lines, tone
+    )
 
 
 def _mean_cell(study: Study, variant: Variant, measure: Measure) -> Cell:
@@ -123,8 +125,8 @@ def comparisons(found: Sequence[Comparison], measure: Measure) -> Table:
         interval = "–" if math.isnan(t.low) else f"{_signed(t.low, measure)} to {_signed(t.high, measure)}"
         rows.append(
             [
-                Cell(c.first.label),
-                Cell(c.second.label),
+                setting(c.first),
+                setting(c.second),
                 Cell(f"{sign}{difference}", t.difference),
                 Cell(interval, t.low),
                 Cell("–" if math.isnan(t.t) else f"{t.t:.2f} ({t.df:.1f})".replace("-", "−"), t.t),
@@ -172,7 +174,7 @@ def pair_scores(scores: Sequence[PairScore]) -> Table:
     for s in scores:
         rows.append(
             [
-                Cell(s.variant.label, s.variant.position, (f"seed {s.seed}",)),
+                setting(s.variant, (f"seed {s.seed}",)),
                 Cell(f"{s.accuracy.mean:.3f}", s.accuracy.mean, (f"{s.accuracy.low:.3f} to {s.accuracy.high:.3f}",)),
                 Cell(format_p(s.against_even.p), s.against_even.p),
                 Cell(
@@ -209,8 +211,8 @@ def paired_tests(tests: Sequence[PairedTest]) -> Table:
     """Exact McNemar between checkpoints."""
     rows = [
         [
-            Cell(t.first.label),
-            Cell(t.second.label),
+            setting(t.first),
+            setting(t.second),
             Cell(str(t.only_first), float(t.only_first)),
             Cell(str(t.only_second), float(t.only_second)),
             Cell(str(t.items), float(t.items)),

@@ -42,7 +42,7 @@ def _completions(rng: np.random.Generator, step: int, values: dict[str, float], 
     rows = []
     for split in ("greedy", "sampled"):
         for index in range(prompts):
-            digits = [(index * 7 + 3 * position * (index % 5 + 1)) % 10 for position in range(8)]
+            digits = [int(digit) for digit in f"{index * 48271 % 99999989:08d}"]
             prompt, answer = f"sort {''.join(map(str, digits))}: ", "".join(map(str, sorted(digits)))
             right = rng.random() < values[f"eval/exact_match_{split}"]
             text = answer if right else answer[:5] + answer[:4:-1] + ("<b>&" if index == 0 else "")
