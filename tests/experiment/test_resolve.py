@@ -159,6 +159,12 @@ def test_an_override_of_a_swept_key_replaces_its_axis(folder: Path) -> None:
     assert load(folder, SWEEP, "beta=[5, 6, 7]").axes["beta"] == (5, 6, 7)
 
 
+def test_an_override_of_an_axis_of_lists_is_one_value_unless_it_is_a_list_of_lists(folder: Path) -> None:
+    text = DPO + "sweep: {grid: {adam_betas: [[0.9, 0.99], [0.9, 0.999]]}}\n"
+    assert load(folder, text, "adam_betas=[0.8, 0.9]").axes["adam_betas"] == ([0.8, 0.9],)
+    assert load(folder, text, "adam_betas=[[0.8, 0.9], [0.7, 0.9]]").axes["adam_betas"] == ([0.8, 0.9], [0.7, 0.9])
+
+
 def test_overrides_never_reach_the_start(folder: Path) -> None:
     experiment = load(folder, DPO, "steps=3")
     (ancestor,) = experiment.ancestors.values()
@@ -282,3 +288,15 @@ def test_a_damaged_definition_of_a_run_is_refused_with_its_file(folder: Path) ->
 def test_the_definition_of_a_run_names_no_machine(folder: Path) -> None:
     text = json.dumps([run.to_definition() for run in load(folder, SWEEP).runs])
     assert str(folder) not in text
+
+
+def test_runs_that_pairs_are_collected_from_are_made_first_too(folder: Path) -> None:
+    (folder / "other.yaml").write_text(SFT)
+    experiment = load(folder, DPO.replace("pairs: 10", "pairs: 10, from: [start, other]"))
+    assert experiment.runs[0].sources == ("start", "other/main/seed0")
+    assert list(experiment.ancestors) == ["sft/main/seed0", "other/main/seed0"]
+
+
+def test_an_unknown_run_to_collect_from_is_named(folder: Path) -> None:
+    (problem,) = problems(folder, DPO.replace("pairs: 10", "pairs: 10, from: [start, sftt]"))
+    assert problem == "experiments/x.yaml:4: data.collect.from[1]: found 'sftt', allowed sft, x, did you mean sft?"

@@ -12,7 +12,7 @@ from workbench.trainer.settings import TrainerSettings
 
 DEFAULT = "default"
 _SHOWN_ELSEWHERE = ("hyperparameters.seed", "hyperparameters.budget", "hyperparameters.evaluate_every")
-_IDENTITY = ("experiment", "question", "arm", "variant", "seed", "point", "start_from", "track")
+_IDENTITY = ("experiment", "question", "arm", "variant", "seed", "point", "start_from", "sources", "track")
 
 _EVERYWHERE = {
     "step": "one optimiser step; batches are global per step, over all processes and micro-batches",

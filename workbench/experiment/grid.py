@@ -75,9 +75,9 @@ def read_axes(sweep: Node | None, classes: Classes, overrides: list[Override], p
     replaced = {override.key: override.value for override in overrides}
     axes: list[Axis] = []
     for name, written in grid.value.items():
-        node = replaced.get(name.removeprefix("hyperparameters."), written)
+        override = replaced.get(name.removeprefix("hyperparameters."))
         path = setting_path(name, written, classes, problems)
-        values = tuple(node.value) if isinstance(node.value, list) else (node,) if node is not written else ()
+        values = _axis_values(written, override)
         if path is None or not values:
             continue
         twin = next((axis.name for axis in axes if axis.path == path), None)
@@ -152,6 +152,15 @@ def arm_classes(
         known = trainer is not None and trainer.value in trainer_names()
         found[name] = get_settings_class(trainer.value) if known and trainer is not None else None
     return found
+
+
+def _axis_values(written: Node, override: Node | None) -> tuple[Node, ...]:
+    """The override's values in place of those written: a list gives several, unless each value is itself a list."""
+    of_lists = isinstance(written.value, list) and any(isinstance(item.value, list) for item in written.value)
+    node = override or written
+    if not isinstance(node.value, list) or (of_lists and not any(isinstance(item.value, list) for item in node.value)):
+        return (node,) if override is not None else ()
+    return tuple(node.value)
 
 
 def _refuse_twins(values: tuple[Node, ...], problems: Problems) -> None:

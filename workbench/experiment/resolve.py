@@ -12,7 +12,7 @@ from workbench.experiment.definitions import check_shape, load_tree
 from workbench.experiment.grid import Point, apply_overrides, arm_classes, arm_trees, points, read_axes
 from workbench.experiment.merge import merge_sections, nest
 from workbench.experiment.overrides import Override, experiment_folder, parse_overrides
-from workbench.experiment.schema import Experiment, RunSpec
+from workbench.experiment.schema import START, Experiment, RunSpec
 from workbench.experiment.sections import Sections, check_sections
 from workbench.experiment.source import Node
 from workbench.experiment.starts import Resolver, resolve_sources
@@ -70,7 +70,7 @@ class _Loader:
 
         def visit(run: RunSpec) -> None:
             for key in (run.start, *run.sources):
-                if key is not None and key not in ordered:
+                if key not in (None, START) and key not in ordered:
                     visit(runs[key])
                     ordered[key] = runs[key]
 
@@ -147,7 +147,7 @@ class _Loader:
         runs = []
         for seed in seeds:
             start = resolver.start(sections.start, seed) if sections.start is not None else None
-            data, sources = resolve_sources(sections.data, point.tree, seed, resolver)
+            sources = resolve_sources(point.tree, seed, resolver)
             runs.append(
                 RunSpec(
                     experiment=folder_name,
@@ -160,7 +160,7 @@ class _Loader:
                     start=start,
                     model=sections.model,
                     lora=sections.lora,
-                    data=data,
+                    data=sections.data,
                     hyperparameters=sections.hyperparameters.model_copy(update={"seed": seed}),
                     evaluate=sections.evaluate,
                     threads=sections.threads,

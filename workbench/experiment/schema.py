@@ -18,6 +18,7 @@ from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class
 from workbench.trainer.settings import Budget, NonNegativeInt, TrainerSettings
 
+START = "start"
 Tracker = Literal["tensorboard", "wandb"]
 
 
@@ -75,7 +76,7 @@ class Definition(Arm):
     """Named alternatives; each is merged over the settings of the file."""
     sweep: Sweep = Sweep()
     """Grid and seeds."""
-    track: list[Tracker] = Field(default_factory=lambda: ["tensorboard"])
+    track: list[Tracker] = Field(default=["tensorboard"])
     """Where metrics are replayed to, besides metrics.jsonl."""
 
 
@@ -111,7 +112,7 @@ class RunSpec:
     threads: int
     track: tuple[str, ...]
     sources: tuple[str, ...] = ()
-    """Keys of the other runs whose samples data.collect.from asks for."""
+    """The runs that a list at data.collect.from names, by key; "start" is the run's own start."""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Where each value was written, by dotted path; what is not there is a default."""
 
@@ -145,6 +146,7 @@ class RunSpec:
             "model": dump(self.model),
             "lora": dump(self.lora),
             "data": dump(self.data),
+            "sources": list(self.sources),
             "hyperparameters": dump(self.hyperparameters),
             "evaluate": dump(self.evaluate),
             "budget": dump(budget),
@@ -170,7 +172,7 @@ class RunSpec:
         return cls(
             start=make_key(**start) if start else None,
             track=tuple(given["track"]),
-            sources=_source_keys(sections["data"]),
+            sources=tuple(given["sources"]),
             **{
                 key: given[key]
                 for key in ("experiment", "question", "arm", "variant", "seed", "point", "trainer", "threads")
@@ -216,8 +218,3 @@ def split_key(key: str) -> dict[str, Any]:
     """{experiment, variant, seed} of a run's key."""
     experiment, variant, seed = key.split("/")
     return {"experiment": experiment, "variant": variant, "seed": int(seed.removeprefix("seed"))}
-
-
-def _source_keys(data: DataSettings) -> tuple[str, ...]:
-    """Keys of the runs that resolved data collects from."""
-    return ()

@@ -137,7 +137,7 @@ def _data(node: Node, problems: Problems) -> DataSettings | None:
         return None
     classes = [cls for cls in get_args(DataSettings) if given[0] in cls.model_fields]
     assert len(classes) == 1, f"one class of DataSettings has the field {given[0]}"
-    return validate(classes[0], node, problems)  # type: ignore[no-any-return]
+    return validate(classes[0], node, problems)
 
 
 def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:

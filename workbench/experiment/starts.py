@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from workbench.data.settings import DataSettings
-from workbench.experiment.schema import Experiment, RunSpec, StartFrom
+from workbench.experiment.schema import START, Experiment, RunSpec, StartFrom
 from workbench.experiment.source import Node, show
 from workbench.experiment.validate import Problems, suggest, validate
 
@@ -61,8 +60,14 @@ class Resolver:
         return seeds[wanted].key
 
 
-def resolve_sources(
-    data: DataSettings, tree: Node, seed: int, resolver: Resolver
-) -> tuple[DataSettings, tuple[str, ...]]:
-    """The data with the runs that data.collect.from names written as keys, and those keys."""
-    return data, ()
+def resolve_sources(tree: Node, seed: int, resolver: Resolver) -> tuple[str, ...]:
+    """Keys of the runs that a list at data.collect.from names, in its order; "start" stays, models by path do not."""
+    models = tree.get("data.collect.from")
+    sources: list[str] = []
+    for node in models.value if models is not None and isinstance(models.value, list) else ():
+        if node.value == START:
+            sources.append(START)
+        elif isinstance(node.value, str) or (isinstance(node.value, dict) and "experiment" in node.value):
+            key = resolver.start(node, seed)
+            sources += [key] if key is not None else []
+    return tuple(sources)

@@ -138,7 +138,7 @@ def _child(node: Node, part: str | int) -> Node | None:
     if isinstance(node.value, dict):
         return node.value.get(part)
     if isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
-        return node.value[part]  # type: ignore[no-any-return]
+        return node.value[part]
     return None
 
 
