@@ -96,8 +96,8 @@ def _frontier(study: Study, canvas: Canvas, measure: Measure) -> Figure:
     how = (
         "KL is the report's one estimator: on held-out prompts, samples at temperature 1 from the model, the "
         "full-vocabulary KL to the start summed over positions, mean over prompts, in nats. Left: final means with "
-        "95 % t intervals both ways, dots for seeds, + for the start, dotted the non-dominated set of means. Right: the "
-        "mean over seeds at each evaluation. The frontier is drawn through means and carries no test of its own."
+        "95 % t intervals both ways, dots for seeds, + for the start, dotted the non-dominated set of means. Right: "
+        "the mean over seeds at each evaluation. The frontier is drawn through means and carries no test of its own."
     )
     return Figure(f"{_capital(measure.label)} against KL from the start", canvas.against_kl(measure), see, how, True)
 

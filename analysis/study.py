@@ -193,7 +193,8 @@ def final_values(loaded: Loaded) -> pd.DataFrame:
         held_out = [column for column in table.columns if column.startswith("eval/")]
         evaluated = table[table[held_out].notna().any(axis=1)]
         best = state["best_step"]
-        if state["restored"] is True and not pd.isna(best) and (evaluated["step"] == best).any():
+        restored = pd.notna(state["restored"]) and bool(state["restored"])
+        if restored and pd.notna(best) and (evaluated["step"] == best).any():
             evaluated = evaluated[evaluated["step"] <= best]
         row: dict[str, Any] = {key: state.get(key) for key in ("experiment", "variant", "seed", "state")}
         row |= {"run": run, "finished": state["state"] == "finished", "step": math.nan}

@@ -30,7 +30,7 @@ def outcome(quality: float, beta: float, progress: float) -> dict[str, float]:
     """Held-out values after a share of the training: quality peaks between the betas, KL and margins fall with beta."""
     peak = math.exp(-((math.log(beta) - math.log(1.5)) ** 2) / 3.0)
     return {
-        "eval/exact_match_sampled": 0.22 + (quality * peak - 0.05 * (1 - peak)) * progress,
+        "eval/exact_match_sampled": 0.22 + (quality * peak - 0.12 * (1 - peak)) * progress,
         "eval/exact_match_greedy": 0.60 + (0.5 * quality * peak - 0.25 * (1 - peak)) * progress,
         "eval/kl_start": 9.0 / (1 + 2 * beta) * progress,
         "eval/pair_accuracy": 0.5 + (0.46 - 0.05 * math.log10(beta + 1)) * progress,

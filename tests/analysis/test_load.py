@@ -1,0 +1,67 @@
+"""Run folders become tables that lose no run and no row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis.load import load_folders, load_runs
+from workbench.errors import DefinitionError
+
+Make = Callable[..., Path]
+
+
+def test_tables_join_on_run_and_hold_every_row(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), seeds=2, prompts=4, steps=6, every=3)
+    loaded = load_runs(folder.parent)
+    assert len(loaded.runs) == 5
+    assert list(loaded.runs.loc[loaded.runs["experiment"] == "dpo_beta_sweep", "point/beta"]) == [0.1, 0.1, 1.0, 1.0]
+    own = loaded.metrics[loaded.metrics["experiment"] == "dpo_beta_sweep"]
+    assert set(own.groupby("run").size()) == {7}
+    assert set(loaded.completions["run"]) == set(loaded.runs["run"])
+
+
+def test_where_filters_by_value_by_list_and_by_function(make_experiment: Make) -> None:
+    root = make_experiment(betas=(0.1, 1.0), seeds=2, prompts=4, steps=6, every=3).parent
+    assert set(load_runs(root, {"experiment": "dpo_beta_sweep", "seed": 0}).metrics["seed"]) == {0}
+    assert len(load_runs(root, {"hyperparameters/beta": [0.1, 1.0]}).runs) == 4
+    assert len(load_runs(root, lambda row: row["experiment"] == "sft_sort").runs) == 1
+
+
+def test_where_on_a_column_that_no_run_has_is_an_error(make_experiment: Make) -> None:
+    root = make_experiment(betas=(0.1,), seeds=1, prompts=4, steps=6, every=3).parent
+    with pytest.raises(DefinitionError, match="no run has bta"):
+        load_runs(root, {"bta": 0.1})
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match="nowhere: no such folder"):
+        load_runs(tmp_path / "nowhere")
+
+
+def test_a_planned_run_that_nobody_made_is_a_row(tmp_path: Path) -> None:
+    loaded = load_folders(
+        tmp_path, [{"folder": "a/beta=3/seed1", "variant": "beta=3", "seed": 1, "point": {"beta": 3}}]
+    )
+    assert loaded.runs.loc[0, ["run", "state", "variant", "seed"]].tolist() == [
+        "a/beta=3/seed1",
+        "missing",
+        "beta=3",
+        1,
+    ]
+    assert loaded.metrics.empty
+
+
+def test_null_in_metrics_is_nan_and_a_torn_last_line_is_left_out(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1,), seeds=1, prompts=4, steps=6, every=3)
+    path = folder / "beta=0.1" / "seed0" / "metrics.jsonl"
+    path.write_text(
+        json.dumps({"step": 0, "loss": None}) + "\n" + json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2'
+    )
+    losses = load_runs(folder.parent, {"experiment": "dpo_beta_sweep"}).metrics["loss"]
+    assert math.isnan(losses.iloc[0])
+    assert list(losses.iloc[1:]) == [2.0]
