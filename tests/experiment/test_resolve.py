@@ -300,3 +300,10 @@ def test_runs_that_pairs_are_collected_from_are_made_first_too(folder: Path) -> 
 def test_an_unknown_run_to_collect_from_is_named(folder: Path) -> None:
     (problem,) = problems(folder, DPO.replace("pairs: 10", "pairs: 10, from: [start, sftt]"))
     assert problem == "experiments/x.yaml:4: data.collect.from[1]: found 'sftt', allowed sft, x, did you mean sft?"
+
+
+def test_a_bare_section_may_be_overridden_as_a_whole(folder: Path) -> None:
+    (run,) = load(folder, DPO + "lora: {rank: 4}\n", "lora=null").runs
+    assert run.lora is None
+    assert problems(folder, DPO, "data=5") == ("--set data=5: data: found 5, allowed a mapping",)
+    assert problems(folder, DPO, "threads=0") == ("--set threads=0: threads: found 0, allowed numbers >= 1",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from workbench.experiment.merge import merge_sections
 from workbench.experiment.schema import Arm, Definition
@@ -14,6 +15,9 @@ from workbench.experiment.validate import Problems, suggest, validate
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 ALLOWED_NAME = "letters, digits, - and _, at most 100"
 SECTIONS = ("model", "lora", "data", "hyperparameters", "evaluate", "budget")
+
+_SHAPES: dict[str, Any] = dict.fromkeys(SECTIONS, dict | None)
+_SHAPES |= {"start_from": dict | str | None, "trainer": str | None, "threads": int, "track": list}
 
 
 def experiment_names(folder: Path) -> list[str]:
@@ -89,8 +93,6 @@ def check_shape(tree: Node, problems: Problems) -> Node:
 
 def _keep_sections(tree: Node, names: tuple[str, ...]) -> dict[str, Node]:
     def sound(name: str, node: Node) -> bool:
-        if name == "start_from":
-            return node.value is None or isinstance(node.value, dict | str)
-        return name in names and (name not in SECTIONS or node.value is None or isinstance(node.value, dict))
+        return name in names and isinstance(node.value, _SHAPES.get(name, object))
 
     return {name: node for name, node in tree.value.items() if sound(name, node)}

@@ -18,7 +18,7 @@ from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import TrainerSettings
 
 MAX_RUNS = 1_000
-TOP_KEYS = ("threads", "start_from")
+TOP_KEYS = ("threads", "start_from", *(name for name in SECTIONS if name != "hyperparameters"))
 Classes = Mapping[str | None, type[TrainerSettings] | None]
 
 

@@ -9,8 +9,8 @@ from typing import Any, get_args
 from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.merge import KINDS
-from workbench.experiment.schema import StartFrom
-from workbench.experiment.source import Node, describe, show
+from workbench.experiment.schema import Arm, StartFrom
+from workbench.experiment.source import Node, describe
 from workbench.experiment.validate import Problems, suggest, unknown_key, validate
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
@@ -39,9 +39,9 @@ def settings_class(trainer: Node, problems: Problems) -> type[TrainerSettings] |
     names = trainer_names()
     if trainer.value not in names:
         near = difflib.get_close_matches(str(trainer.value), names, n=1)
-        if isinstance(trainer.value, str):
-            hint = suggest(trainer.value, names)
-            problems.add(trainer, f"found {show(trainer.value)}, allowed {', '.join(names)}{hint}")
+        problems.add(
+            trainer, f"found {describe(trainer)}, allowed {', '.join(names)}{suggest(str(trainer.value), names)}"
+        )
         return get_settings_class(near[0]) if near else None
     return get_settings_class(trainer.value)
 
@@ -83,21 +83,32 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
         validate(StartFrom, start, problems)
     if model_node is not None and start is not None:
         problems.add(start, "found together with model, allowed one of them: a start brings its own model")
+    arm = validate(Arm, _only(tree, "threads"), problems)
     lora = validate(LoraSettings, lora_node, problems) if lora_node else None
     evaluate = validate(EvaluateSettings, evaluate_node, problems) if evaluate_node else None
     hyperparameters = _hyperparameters(cls, tree, evaluate, problems) if cls else None
     if cls is not None and data is not None and data_node is not None:
         _check_fit(cls, str(trainer.value if trainer else ""), data_node, problems)
-    if len(problems.lines) > before or cls is None or data is None or hyperparameters is None or trainer is None:
+    if (
+        len(problems.lines) > before
+        or cls is None
+        or data is None
+        or hyperparameters is None
+        or trainer is None
+        or arm is None
+    ):
         return None
-    threads = _given(tree, "threads")
-    number = threads.value if threads else 1
-    return Sections(str(trainer.value), hyperparameters, data, model, start, lora, evaluate, number)
+    return Sections(str(trainer.value), hyperparameters, data, model, start, lora, evaluate, arm.threads)
 
 
 def _given(tree: Node, name: str) -> Node | None:
     node = tree.get(name)
     return node if node is not None and node.value is not None else None
+
+
+def _only(tree: Node, name: str) -> Node:
+    """The tree with this setting alone."""
+    return replace(tree, value={key: item for key, item in tree.value.items() if key == name})
 
 
 def _missing(tree: Node, name: str, allowed: str, problems: Problems, sound: bool) -> None:
@@ -128,6 +139,9 @@ def _hyperparameters(
 
 def _data(node: Node, problems: Problems) -> DataSettings | None:
     """The settings of the one kind of data that node names."""
+    if not isinstance(node.value, dict):
+        problems.add(node, f"found {describe(node)}, allowed a mapping")
+        return None
     kinds = KINDS["data"]
     given = [kind for kind in kinds if kind in node.value]
     if len(given) != 1:
