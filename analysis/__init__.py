@@ -1,0 +1,5 @@
+"""Run folders to tables, tables to claims, claims to a report. Reads what runs wrote and nothing else."""
+
+from analysis.load import Loaded, load_runs
+
+__all__ = ["Loaded", "load_runs"]

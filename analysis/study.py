@@ -173,9 +173,10 @@ def _study(
     own = {run["folder"] for plan in plans for run in plan["runs"]}
     starts = [start for plan in plans for start in plan.get("starts") or [] if start["folder"] not in own]
     starts = list({start["folder"]: start for start in starts}.values())
-    deciding = next(
-        (BY_COLUMN[column] for column in DECIDING if column in finals and finals[column].notna().any()), None
-    )
+    # A preference loss depends on beta and on the kind of loss, so it ranks nothing; cross-entropy does.
+    comparable_loss = set(loaded.runs["trainer"].dropna()) <= {"sft", "pretrain"}
+    columns = [column for column in DECIDING if column != "eval/loss" or comparable_loss]
+    deciding = next((BY_COLUMN[c] for c in columns if c in finals and finals[c].notna().any()), None)
     notes = [note for plan in plans for note in plan.get("notes") or []]
     start = load_folders(root, starts) if starts else None
     return Study(title, question, root, plans, variants, axis, loaded, finals, deciding, start, notes)

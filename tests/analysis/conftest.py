@@ -86,18 +86,14 @@ def write_run(
     last = steps if state == "finished" else steps * 2 // 3
     metrics, completions, pair_rows = [], [], []
     for step in range(last + 1):
-        row: Row = {"step": step}
         progress = (1 - math.exp(-3 * step / steps)) / (1 - math.exp(-3))
         values = outcome(quality, beta, progress)
+        row: Row = {"step": step}
         if step:
-            margin = values["eval/pair_margin"] * beta + 0.2 * rng.normal()
-            row |= {"loss": math.log1p(math.exp(-margin)) + 0.03 * rng.normal(), "learning_rate": 3e-4}
-            row |= {"grad_norm": 1.0 + 0.2 * rng.normal(), "rewards/margins": margin}
-            row |= {"rewards/accuracies": min(1.0, values["eval/pair_accuracy"] + 0.05 * rng.normal())}
+            row |= _training_metrics(rng, values, beta)
         if step % every == 0 or step == last:
             if pairs:
-                h = rng.normal(0.25 / (1 + beta) if step else 0, 1.0 if step else 0, pairs)
-                h = h * progress
+                h = rng.normal(0.25 / (1 + beta) if step else 0, 1.0 if step else 0, pairs) * progress
                 row |= {"eval/pair_accuracy": float((h > 0).mean() + (h == 0).mean() / 2)}
                 row |= {"eval/pair_margin": float(h.mean()), "eval/num_pairs": pairs}
                 pair_rows += [{"step": step, "pair_id": f"p{i}", "h": float(x)} for i, x in enumerate(h)]
@@ -106,66 +102,82 @@ def write_run(
                 row |= noisy | {"eval/completion_tokens": 9.0, "eval/num_prompts": prompts, "eval/num_pairs": 512}
                 completions += _completions(rng, step, noisy, prompts)
         row |= {"cost/generated_tokens": 0, "cost/trained_tokens": 128 * 18 * step, "cost/scored_tokens": 0}
-        row |= {"cost/flops": 2.1e9 * step, "time/seconds": 0.05 * step}
-        metrics.append(row)
-    _lines(path / "metrics.jsonl", metrics)
-    if completions:
-        _lines(path / "completions.jsonl", completions)
-    if pair_rows:
-        _lines(path / "pairs.jsonl", pair_rows)
-    inherited = {
-        "collect": {
-            "generated_tokens": 280000,
-            "trained_tokens": 0,
-            "scored_tokens": 0,
-            "flops": 7.4e10,
-            "seconds": 6.1,
-        },
-        "ref_logprobs": {"generated_tokens": 0, "trained_tokens": 0, "scored_tokens": 138000, "flops": 3.6e10},
+        metrics.append(row | {"cost/flops": 2.1e9 * step, "time/seconds": 0.05 * step})
+    for name, rows in (("metrics", metrics), ("completions", completions), ("pairs", pair_rows)):
+        if rows:
+            _lines(path / f"{name}.jsonl", rows)
+    _dump(path / "status.json", _status(seed, state, message, last, steps))
+    _dump(path / "provenance.json", PROVENANCE)
+
+
+def _training_metrics(rng: np.random.Generator, values: dict[str, float], beta: float) -> Row:
+    margin = values["eval/pair_margin"] * beta + 0.2 * rng.normal()
+    return {
+        "loss": math.log1p(math.exp(-margin)) + 0.03 * rng.normal(),
+        "learning_rate": 3e-4,
+        "grad_norm": 1.0 + 0.2 * rng.normal(),
+        "rewards/margins": margin,
+        "rewards/accuracies": min(1.0, values["eval/pair_accuracy"] + 0.05 * rng.normal()),
     }
+
+
+def _status(seed: int, state: str, message: str, last: int, steps: int) -> Row:
+    collect = {"generated_tokens": 280000, "trained_tokens": 0, "scored_tokens": 0, "flops": 7.4e10, "seconds": 6.1}
+    scored = {"generated_tokens": 0, "trained_tokens": 0, "scored_tokens": 138000, "flops": 3.6e10}
     costs = {"generated_tokens": 0, "trained_tokens": 2304 * last, "scored_tokens": 0, "flops": 2.1e9 * last}
-    _dump(
-        path / "status.json",
-        {
-            "state": state,
-            "fingerprint": f"{seed:08x}",
-            "step": last,
-            "num_steps": steps,
-            "seconds": 0.05 * last,
-            "message": message,
-            "exit_code": 0 if state == "finished" else 6,
-            "stopped_by": None,
-            "best_step": None,
-            "best_value": None,
-            "restored": False,
-            "precision": "float32",
-            "threads": 1,
-            "device": "cpu",
-            "num_parameters": 131904,
-            "trained_parameters": 131904,
-            "peak_memory_bytes": 412_000_000,
-            "model_sha256": "ab" * 32,
-            "updated": "2026-11-24T10:00:00",
-            "costs": costs | {"inherited": inherited},
-        },
-    )
-    _dump(
-        path / "provenance.json",
-        {
-            "created": "2026-11-24T09:58:00",
-            "command": "workbench run dpo_beta_sweep --jobs 2",
-            "commit": "d78068d0b1f2c3a4958697a8b9c0d1e2f3a4b5c6",
-            "dirty": False,
-            "untracked": {},
-            "python": "3.12.3",
-            "packages": {"torch": "2.13.0", "transformers": "5.1.0", "numpy": "2.4.6"},
-            "hardware": {"cpu": "Example CPU", "cores": 2, "memory_bytes": 8 << 30, "gpu": None},
-            "threads": 1,
-            "data": {},
-            "stages": {"collect": "0a1b2c3d"},
-            "start": {"folder": "sft_sort/main/seed0", "model_sha256": "cd" * 32},
-        },
-    )
+    return {
+        "state": state,
+        "fingerprint": f"{seed:08x}",
+        "step": last,
+        "num_steps": steps,
+        "seconds": 0.05 * last,
+        "message": message,
+        "exit_code": 0 if state == "finished" else 6,
+        "stopped_by": None,
+        "best_step": None,
+        "best_value": None,
+        "restored": False,
+        "precision": "float32",
+        "threads": 1,
+        "device": "cpu",
+        "num_parameters": 131904,
+        "trained_parameters": 131904,
+        "peak_memory_bytes": 412_000_000,
+        "model_sha256": "ab" * 32,
+        "updated": "2026-11-24T10:00:00",
+        "costs": costs | {"inherited": {"collect": collect, "ref_logprobs": scored}},
+    }
+
+
+PROVENANCE = {
+    "created": "2026-11-24T09:58:00",
+    "command": "workbench run dpo_beta_sweep --jobs 2",
+    "commit": "d78068d0b1f2c3a4958697a8b9c0d1e2f3a4b5c6",
+    "dirty": False,
+    "untracked": {},
+    "python": "3.12.3",
+    "packages": {"torch": "2.13.0", "transformers": "5.1.0", "numpy": "2.4.6"},
+    "hardware": {"cpu": "Example CPU", "cores": 2, "memory_bytes": 8 << 30, "gpu": None},
+    "threads": 1,
+    "data": {},
+    "stages": {"collect": "0a1b2c3d"},
+    "start": {"folder": "sft_sort/main/seed0", "model_sha256": "cd" * 32},
+}
+
+
+def _definition(name: str, question: str, planned: Row) -> Row:
+    keys = ("arm", "variant", "seed", "point", "trainer")
+    beta = planned["point"].get("beta", 0.5)
+    return {
+        "experiment": name,
+        "question": question,
+        **{key: planned[key] for key in keys},
+        "start_from": {"experiment": "sft_sort", "variant": "main", "seed": 0},
+        "model": {"preset": "tiny"},
+        "hyperparameters": {"beta": beta, "loss": "sigmoid", "learning_rate": 3e-4, "steps": 60},
+        "evaluate": {"task": "sort", "prompts": 48, "every": 20, "sampling": {"temperature": 1.0}},
+        "threads": 1,
+    }
 
 
 def write_experiment(
@@ -195,20 +207,7 @@ def write_experiment(
                 planned.append(
                     {"variant": variant, "arm": arm, "seed": seed, "point": point, "folder": folder, "trainer": trainer}
                 )
-                definition = {
-                    "experiment": name,
-                    "question": question,
-                    "arm": arm,
-                    "variant": variant,
-                    "seed": seed,
-                    "point": point,
-                    "trainer": trainer,
-                    "start_from": {"experiment": "sft_sort", "variant": "main", "seed": 0},
-                    "model": {"preset": "tiny"},
-                    "hyperparameters": {"beta": beta or 0.5, "loss": "sigmoid", "learning_rate": 3e-4, "steps": 60},
-                    "evaluate": {"task": "sort", "prompts": 48, "every": 20, "sampling": {"temperature": 1.0}},
-                    "threads": 1,
-                }
+                definition = _definition(name, question, planned[-1])
                 state = states.get((variant, seed), "finished")
                 if state != "missing":
                     message = "" if state == "finished" else f"{state} for the test"
