@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import Any
 
 import torch
 
@@ -65,6 +66,15 @@ def reduce_tensor(tensor: torch.Tensor, operation: str = "sum") -> torch.Tensor:
     operations = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
     torch.distributed.all_reduce(reduced, operations[operation])
     return reduced
+
+
+def broadcast_object(value: Any) -> Any:
+    """The main process's value (JSON-like), in every process."""
+    if not is_distributed():
+        return value
+    holder = [value]
+    torch.distributed.broadcast_object_list(holder, src=0)
+    return holder[0]
 
 
 def barrier() -> None:

@@ -86,7 +86,9 @@ class TrainerSettings(Settings):
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations; 0: only before the first and after the last step."""
     checkpoint_every: NonNegativeInt = 0
-    """Steps between checkpoints; 0: only when interrupted and at the end."""
+    """Steps between checkpoints; 0: by time alone, when interrupted, and at the end."""
+    checkpoint_seconds: NonNegativeFloat = 120.0
+    """Seconds between checkpoints; 0: never by time."""
     keep_checkpoints: PositiveInt = 2
     """The newest checkpoints kept, besides the best."""
     early_stopping: EarlyStopping | None = None
