@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from workbench.config import Settings
 from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.merge import KINDS
@@ -149,9 +150,16 @@ def _data(node: Node, problems: Problems) -> DataSettings | None:
         found = " and ".join(given) or (", ".join(node.value) or describe(node))
         problems.add(node, f"found {found}, allowed one of {', '.join(kinds)}{near}")
         return None
-    classes = [cls for cls in get_args(DataSettings) if given[0] in cls.model_fields]
+    classes = [cls for cls in _members(DataSettings) if given[0] in cls.model_fields]
     assert len(classes) == 1, f"one class of DataSettings has the field {given[0]}"
     return validate(classes[0], node, problems)
+
+
+def _members(union: Any) -> list[type[Settings]]:
+    """The settings classes of a union, annotated or not."""
+    if isinstance(union, type):
+        return [union] if issubclass(union, Settings) else []
+    return [cls for part in get_args(union) for cls in _members(part)]
 
 
 def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:
