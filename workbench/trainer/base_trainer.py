@@ -271,9 +271,7 @@ class BaseTrainer(abc.ABC):
             return results(pooled)
         sums, maxes = (torch.tensor(part, dtype=torch.float64, device=self.device) for part in pack(pooled))
         return results(
-            unpack(
-                pooled, distributed.reduce_tensor(sums).tolist(), distributed.reduce_tensor(maxes, "max").tolist()
-            )
+            unpack(pooled, distributed.reduce_tensor(sums).tolist(), distributed.reduce_tensor(maxes, "max").tolist())
         )
 
     def _validate(self, loader: Iterable[Any]) -> dict[str, float]:

@@ -1,0 +1,50 @@
+"""Floating-point operations of a model, by the formula that the report states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+FLOPS_FORMULA = (
+    "forward 2 (N_frozen + N_trained) a token, backward 2 N_frozen + 4 N_trained, attention "
+    "4 x layers x width x context forward and twice that backward; input embedding excluded, output head included"
+)
+
+
+@dataclass(frozen=True)
+class ModelFlops:
+    """num_trained, num_frozen: parameters that multiply each token. width: heads x head size."""
+
+    num_trained: int
+    num_frozen: int
+    num_layers: int = 0
+    width: int = 0
+
+    @classmethod
+    def of_model(cls, model: torch.nn.Module) -> ModelFlops:
+        """Counts a model's matrices; the input embedding only where it is the output head as well."""
+        embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        skipped = (
+            None if embedding is None or (head is not None and head.weight is embedding.weight) else embedding.weight
+        )
+        counted = [parameter for parameter in model.parameters() if parameter is not skipped]
+        trained = sum(parameter.numel() for parameter in counted if parameter.requires_grad)
+        config = getattr(model, "config", None)
+        layers = getattr(config, "num_hidden_layers", 0)
+        heads = getattr(config, "num_attention_heads", 0)
+        size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(heads, 1)
+        return cls(trained, sum(parameter.numel() for parameter in counted) - trained, layers, heads * size)
+
+    def forward(self, tokens: float, context: float) -> float:
+        """context: positions attended to, summed over the tokens."""
+        return 2 * (self.num_trained + self.num_frozen) * tokens + 4 * self.num_layers * self.width * context
+
+    def backward(self, tokens: float, context: float) -> float:
+        """Of the same tokens."""
+        return (2 * self.num_frozen + 4 * self.num_trained) * tokens + 8 * self.num_layers * self.width * context
+
+    def training(self, tokens: float, context: float) -> float:
+        """Forward and backward."""
+        return self.forward(tokens, context) + self.backward(tokens, context)

@@ -1,0 +1,136 @@
+"""Models in and out: Hugging Face folders as safetensors, presets, SmolLM2, hub names. No pickles, no remote code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from workbench.config import files_fingerprint, fingerprint
+from workbench.errors import ModelError
+from workbench.models import adapters
+from workbench.models.llama import Llama
+from workbench.models.llama_config import LlamaConfig, unsupported_reason
+from workbench.models.presets import make_preset
+from workbench.models.settings import ModelSettings
+from workbench.models.smollm2 import SMOLLM2_NAME, convert_smollm2
+from workbench.models.tokenizer import TOKENIZER_FILES, Tokenizer
+
+
+def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
+    """The folder of the model named; presets and conversions are made once under `cache`. ModelError."""
+    if settings.path is not None:
+        folder = Path(settings.path).expanduser()
+        _check_folder(folder)
+        return folder
+    if settings.name is not None and settings.name.lower() != SMOLLM2_NAME:
+        return _from_hub(settings.name)
+    label = f"{settings.preset}-seed{settings.seed}" if settings.preset else SMOLLM2_NAME
+    folder = cache / f"model-v1-{label}"
+    if not folder.exists():
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        if settings.preset:
+            make_preset(settings.preset, partial, settings.seed)
+        else:
+            convert_smollm2(partial)
+        partial.rename(folder)
+    return folder
+
+
+def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> torch.nn.Module:
+    """The causal language model of a folder: our own Llama where it can run it, else transformers'."""
+    _check_folder(folder)
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if unsupported_reason(raw) is not None:
+        model = _load_by_transformers(folder, dtype)
+    else:
+        model = Llama(LlamaConfig.from_dict(raw)).to(getattr(torch, dtype))
+        _load_weights(model, folder)
+    return model.to(device)
+
+
+def save_model(model: torch.nn.Module, folder: Path, source: Path) -> None:
+    """A Hugging Face folder that other tools load as it is: adapters merged (and kept beside, in adapter/)."""
+    from safetensors.torch import save_file
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if adapters.has_adapter(model):
+        adapters.save_adapter(model, partial / "adapter")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in adapters.merged_tensors(model).items()}
+    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, partial / name)
+    Tokenizer.load(source).save(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Of weights, configuration and tokenizer."""
+    names = [path.name for path in sorted(folder.glob("*.safetensors"))]
+    return fingerprint([files_fingerprint(folder, [*names, "config.json"]), Tokenizer.load(folder).fingerprint])
+
+
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """Trainable and frozen parameters."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return trained, sum(parameter.numel() for parameter in model.parameters()) - trained
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json; a model is a Hugging Face folder of a causal language model")
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        found = f"only {pickled[0]}, a pickle, which is never loaded" if pickled else "no weights"
+        raise ModelError(f"{folder}: {found}; save it with model.save_pretrained(folder, safe_serialization=True)")
+
+
+def _load_weights(model: Llama, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    own = dict(model.named_parameters())
+    seen = set()
+    with torch.no_grad():
+        for path in sorted(folder.glob("*.safetensors")):
+            for name, tensor in load_file(path).items():
+                if name not in own:
+                    continue
+                if own[name].shape != tensor.shape:
+                    raise ModelError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json asks for another")
+                own[name].copy_(tensor)
+                seen.add(name)
+    missing = sorted(own.keys() - seen)
+    if missing:
+        raise ModelError(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}")
+
+
+def _load_by_transformers(folder: Path, dtype: str) -> torch.nn.Module:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{folder}: transformers cannot load it: {str(error).splitlines()[0]}") from error
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]))
+    except Exception as error:  # the library raises many kinds, offline ones among them
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model.name {name}: the hub cannot give it ({first}); name a local folder with path"
+        ) from error

