@@ -1,0 +1,23 @@
+"""Trainers on one core. Names are looked up when they are first used, so that settings alone never load torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PLACES = {
+    "BaseTrainer": "base_trainer",
+    "SFTTrainer": "sft_trainer",
+    "PretrainTrainer": "pretrain_trainer",
+    "DPOTrainer": "dpo_trainer",
+    "configure_optimizer": "optimizer",
+    "get_trainer_class": "registry",
+    "create_trainer": "registry",
+}
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"workbench.trainer has no {name}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"workbench.trainer.{_PLACES[name]}"), name)

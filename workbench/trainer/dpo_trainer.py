@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import copy
+from contextlib import nullcontext
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from workbench.errors import CheckpointError, DivergenceError
+from workbench.models.adapters import adapters_off, has_adapter
+from workbench.models.outputs import HeadInputs, forward_to_head
+from workbench.objectives.logprobs import projected_logprobs
+from workbench.objectives.masking import join_prompt_completion
+from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios, check_loss_settings
+from workbench.tracking.values import Mean
+from workbench.trainer.accumulation import Batch
+from workbench.trainer.base_trainer import BaseTrainer
+from workbench.trainer.costs import Costs
+from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.settings import TrainerSettings
+
+# |h| per completion token that rounding alone may give while policy and reference are the same model.
+START_TOLERANCE = {"float32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 
 class DPOSettings(TrainerSettings):
@@ -22,6 +39,155 @@ class DPOSettings(TrainerSettings):
     """Assumed share of flipped labels, for cdpo and robust."""
     nll_weight: NonNegativeFloat = 0.0
     """Weight of an added negative log-likelihood term on the chosen completion (mean per token)."""
+    starts_from_reference: bool = True
+    """Check at step 1 that policy and reference agree; false where the reference is another model."""
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> DPOSettings:
+        problem = check_loss_settings(self.loss, self.label_smoothing)
+        if problem:
+            raise ValueError(problem)
+        return self
 
     def batch_rows_per_step(self) -> int:
         return self.batch_pairs
+
+
+class DPOTrainer(BaseTrainer):
+    """Batches {prompt_, chosen_, rejected_}{input_ids, attention_mask} (B, L), completions without their prompt.
+
+    The reference, in this order: ref_chosen_logprobs and ref_rejected_logprobs (B, L) per token in the batch;
+    ref_model; the adapter switched off; a frozen copy of the model as it was at the start.
+    """
+
+    settings_class: ClassVar[type[TrainerSettings]] = DPOSettings
+
+    def _set_up_model(self, model: torch.nn.Module) -> None:
+        super()._set_up_model(model)
+        self._loss_fn = PREFERENCE_LOSSES[self.settings.loss].fn
+        self._copied_reference = False
+        if self.ref_model is not None:
+            self.ref_model.to(self.device).eval().requires_grad_(False)
+
+    def _prepare_batch(self, batch: Any) -> Batch:
+        prepared = {key: value.to(self.device) for key, value in batch.items()}
+        if "ref_chosen_logprobs" not in prepared:
+            prepared |= self._score_reference(prepared)
+        return prepared
+
+    def _count_units(self, batch: Batch) -> dict[str, float]:
+        units = {"preference": float(len(batch["prompt_input_ids"]))}
+        if self.settings.nll_weight:
+            units["nll"] = float(batch["chosen_attention_mask"].sum())
+        return units
+
+    def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
+        prompts = batch["prompt_attention_mask"].sum(1)
+        sides = [batch[f"{side}_attention_mask"].sum(1) for side in ("chosen", "rejected")]
+        return torch.cat([prompts + side for side in sides])
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        """Summed log-probabilities of the completions: chosen above rejected, (2B,)."""
+        return completion_logprobs(self.model, batch)[0]
+
+    def _compute_loss(self, outputs: torch.Tensor, batch: Batch) -> LossResult:
+        chosen, rejected = outputs.chunk(2)
+        pairs = PairLogratios(
+            chosen - _masked_sum(batch, "chosen"),
+            rejected - _masked_sum(batch, "rejected"),
+            batch["chosen_attention_mask"].sum(1),
+            batch["rejected_attention_mask"].sum(1),
+        )
+        beta, count = self.settings.beta, len(chosen)
+        if self.step == 0 and self.settings.starts_from_reference and torch.is_grad_enabled():
+            self._check_start(pairs)
+        losses = self._loss_fn(pairs, beta, self.settings.label_smoothing)
+        terms = {"preference": LossTerm(losses.sum(), float(count))}
+        if self.settings.nll_weight:
+            num_tokens = float(pairs.chosen_lengths.sum())
+            terms["nll"] = LossTerm(-chosen.sum(), num_tokens, self.settings.nll_weight)
+        h = pairs.h.detach()
+        wins = (h > 0).double() + 0.5 * (h == 0).double()
+        metrics = {
+            "rewards/chosen": beta * pairs.chosen.detach(),
+            "rewards/rejected": beta * pairs.rejected.detach(),
+            "rewards/margins": beta * h,
+            "rewards/accuracies": wins,
+            "logps/chosen": chosen.detach(),
+            "logps/rejected": rejected.detach(),
+        }
+        return LossResult(terms, {name: Mean(value.sum().double(), count) for name, value in metrics.items()})
+
+    def _check_start(self, pairs: PairLogratios) -> None:
+        """MATHS.md's step-1 check: policy and reference are still the same model, so h is 0 up to rounding."""
+        gap = (pairs.h.detach().abs() / (pairs.chosen_lengths + pairs.rejected_lengths)).max().item()
+        allowed = START_TOLERANCE[self.precision.name]
+        if not gap <= allowed:
+            raise DivergenceError(
+                f"step 1: policy and reference differ by {gap:.3g} nats per completion token (allowed {allowed:g}), "
+                "though the run starts from its reference: the reference log-probs are of another model, tokenizer or "
+                "precision; set starts_from_reference: false only where the reference is meant to be another model"
+            )
+
+    # The reference.
+
+    @torch.no_grad()
+    def _score_reference(self, batch: Batch) -> Batch:
+        model = self.unwrapped_model
+        if self.ref_model is None and not has_adapter(model):
+            self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
+            self._copied_reference = True
+        off = adapters_off(model) if self.ref_model is None else nullcontext()
+        with off, self.precision.autocast():
+            _, chosen, rejected = completion_logprobs(self.ref_model or model, batch)
+        lengths = self._sequence_lengths(batch).double()
+        tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
+        self.costs.add(Costs(scored_tokens=int(tokens), flops=self.flops.forward(tokens, context)))
+        return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
+
+    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
+        return {"copied_reference": self._copied_reference}
+
+    def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
+        unknown = sorted(state.keys() - {"copied_reference"})
+        if unknown:
+            raise CheckpointError(f"the checkpoint holds state that DPO does not know: {', '.join(unknown)}")
+        if state["copied_reference"] and self.ref_model is None:
+            # The checkpoint's weights are not loaded yet: the model still is the start.
+            self.ref_model = copy.deepcopy(self.unwrapped_model).eval().requires_grad_(False)
+            self._copied_reference = True
+
+
+def completion_logprobs(
+    model: torch.nn.Module, batch: Batch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Chosen and rejected in one forward: sums (2B,), and per token (B, Lc) and (B, Lr), 0 at padding; float32."""
+    joined = [
+        join_prompt_completion(
+            batch["prompt_input_ids"],
+            batch["prompt_attention_mask"],
+            batch[f"{side}_input_ids"],
+            batch[f"{side}_attention_mask"],
+        )
+        for side in ("chosen", "rejected")
+    ]
+    width = max(ids.shape[1] for ids, _, _ in joined)
+    input_ids, completion = (
+        torch.cat([torch.nn.functional.pad(part[index], (0, width - part[index].shape[1])) for part in joined])
+        for index in (0, 2)
+    )
+    outputs: HeadInputs = forward_to_head(model, input_ids)
+    scored = completion[:, 1:]
+    logprobs = projected_logprobs(outputs.hidden[:, :-1][scored], outputs.weight, input_ids[:, 1:][scored], bias=outputs.bias)
+    rows = scored.nonzero()[:, 0]
+    sums = logprobs.new_zeros(len(input_ids)).index_add(0, rows, logprobs)
+    num_chosen = int(batch["chosen_attention_mask"].sum())
+    per_token = []
+    for side, part in (("chosen", logprobs[:num_chosen]), ("rejected", logprobs[num_chosen:])):
+        mask = batch[f"{side}_attention_mask"].bool()
+        per_token.append(logprobs.new_zeros(mask.shape).masked_scatter(mask, part))
+    return sums, per_token[0], per_token[1]
+
+
+def _masked_sum(batch: Batch, side: str) -> torch.Tensor:
+    return (batch[f"ref_{side}_logprobs"] * batch[f"{side}_attention_mask"]).sum(1)

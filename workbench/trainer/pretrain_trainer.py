@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from workbench.trainer.sft_trainer import SFTSettings
+from typing import ClassVar
+
+from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.sft_trainer import SFTSettings, SFTTrainer
 
 
 class PretrainSettings(SFTSettings):
     """Next-token prediction on blocks of plain text."""
+
+
+class PretrainTrainer(SFTTrainer):
+    """SFT's loss on rows in which every token is a label."""
+
+    settings_class: ClassVar[type[TrainerSettings]] = PretrainSettings

@@ -1,0 +1,49 @@
+"""Log-probabilities of given tokens, always float32, without holding (N, V) in float32 where that is large."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 24
+"""Logits computed at once: 64 MiB in float32. Smaller problems take the direct path."""
+
+
+def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each target, nats.
+
+    logits: (..., V), already shifted: position t scores targets[..., t]. targets: (...). Returns (...), float32.
+    """
+    flat = functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none")
+    return -flat.view(targets.shape)
+
+
+def projected_logprobs(
+    hidden: torch.Tensor,
+    weight: torch.Tensor | None,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """Log-probability of each target from the vectors before the output head, nats.
+
+    hidden: (N, H); weight: (V, H), or None where hidden already is the logits (N, V); targets: (N,). Returns (N,),
+    float32. Where N x V is large, rows are projected in chunks that the backward pass computes again.
+    """
+
+    def score(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = hidden if weight is None else functional.linear(hidden, weight, bias)
+        return token_logprobs(logits.float() / temperature if temperature != 1.0 else logits, targets)
+
+    vocabulary = hidden.shape[1] if weight is None else weight.shape[0]
+    rows = chunk or max(1, CHUNK_ELEMENTS // vocabulary)
+    if len(hidden) <= rows:
+        return score(hidden, targets)
+    parts = [
+        checkpoint(score, hidden[start : start + rows], targets[start : start + rows], use_reentrant=False)
+        for start in range(0, len(hidden), rows)
+    ]
+    return torch.cat(parts)
