@@ -65,7 +65,7 @@ class RankError(WorkbenchError):
     exit_code = 7
 
 
-class Interrupted(WorkbenchError):  # noqa: N818 - not an error: the run stopped as asked, after a checkpoint
+class Interrupted(WorkbenchError):
     """SIGINT or SIGTERM, honoured after a checkpoint was written."""
 
     def __init__(self, signal_number: int) -> None:

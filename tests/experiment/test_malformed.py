@@ -35,7 +35,7 @@ sweep:
 """
 TRAINERS = "dpo, pretrain, sft"
 MANY = "the 21 names that schema.json lists"
-MANY_DPO = "the 24 names that schema.json lists"
+MANY_DPO = "the 25 names that schema.json lists"
 NO_DEFAULT = "found nothing, allowed a value: it has no default"
 A_NAME = "the name of a file in experiments/ (letters, digits, - and _, at most 100)"
 ARM_KEYS = "trainer, start_from, model, lora, data, hyperparameters, evaluate, budget, threads"

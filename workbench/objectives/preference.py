@@ -25,12 +25,8 @@ class PairLogratios:
         return self.chosen - self.rejected
 
 
-@dataclass(frozen=True)
-class PreferenceLoss:
-    """fn(pairs, beta, label_smoothing) -> (B,); smoothed: whether label_smoothing is its parameter."""
-
-    fn: Callable[[PairLogratios, float, float], torch.Tensor]
-    smoothed: bool = False
+PreferenceLoss = Callable[[PairLogratios, float, float], torch.Tensor]
+"""fn(pairs, beta, label_smoothing) -> (B,); only cdpo and robust look at label_smoothing."""
 
 
 def _log_sigmoid(x: torch.Tensor) -> torch.Tensor:
@@ -71,21 +67,11 @@ def hinge(pairs: PairLogratios, beta: float, label_smoothing: float) -> torch.Te
     return torch.relu(1 - beta * pairs.h)
 
 
-PREFERENCE_LOSSES = {
-    "sigmoid": PreferenceLoss(sigmoid),
-    "cdpo": PreferenceLoss(cdpo, smoothed=True),
-    "robust": PreferenceLoss(robust, smoothed=True),
-    "ipo": PreferenceLoss(ipo),
-    "ipo_sum": PreferenceLoss(ipo_sum),
-    "hinge": PreferenceLoss(hinge),
+PREFERENCE_LOSSES: dict[str, PreferenceLoss] = {
+    "sigmoid": sigmoid,
+    "cdpo": cdpo,
+    "robust": robust,
+    "ipo": ipo,
+    "ipo_sum": ipo_sum,
+    "hinge": hinge,
 }
-
-
-def check_loss_settings(loss: str, label_smoothing: float) -> str | None:
-    """What is wrong with a loss and its label smoothing, in words; None when nothing is."""
-    smoothed = PREFERENCE_LOSSES[loss].smoothed
-    if smoothed and not label_smoothing:
-        return f"{loss} needs label_smoothing in (0, 0.5)"
-    if label_smoothing and not smoothed:
-        return f"{loss} ignores label_smoothing; use cdpo or robust, or leave it 0"
-    return None

@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from workbench.errors import CheckpointError, DivergenceError
 from workbench.models.adapters import adapters_off, has_adapter
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.objectives.masking import join_prompt_completion
-from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios, check_loss_settings
+from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios
 from workbench.tracking.values import Mean
 from workbench.trainer.accumulation import Batch
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.costs import Costs
+from workbench.trainer.dpo_settings import DPOSettings
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.settings import TrainerSettings
 
 # |h| per completion token that rounding alone may give while policy and reference are the same model.
 START_TOLERANCE = {"float32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
-
-
-class DPOSettings(TrainerSettings):
-    """Preference optimisation on pairs of completions against a frozen reference."""
-
-    batch_pairs: PositiveInt = 32
-    """Pairs per optimiser step, over all processes."""
-    beta: PositiveFloat = 0.1
-    """Strength of the tie to the reference; larger stays closer."""
-    loss: Literal["sigmoid", "cdpo", "robust", "ipo", "ipo_sum", "hinge"] = "sigmoid"
-    """Pairwise loss, by name (workbench/objectives/preference.py has the formulas)."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Assumed share of flipped labels, for cdpo and robust."""
-    nll_weight: NonNegativeFloat = 0.0
-    """Weight of an added negative log-likelihood term on the chosen completion (mean per token)."""
-    starts_from_reference: bool = True
-    """Check at step 1 that policy and reference agree; false where the reference is another model."""
-
-    @model_validator(mode="after")
-    def _loss_fits(self) -> DPOSettings:
-        problem = check_loss_settings(self.loss, self.label_smoothing)
-        if problem:
-            raise ValueError(problem)
-        return self
-
-    def batch_rows_per_step(self) -> int:
-        return self.batch_pairs
 
 
 class DPOTrainer(BaseTrainer):
@@ -64,7 +37,7 @@ class DPOTrainer(BaseTrainer):
 
     def _set_up_model(self, model: torch.nn.Module) -> None:
         super()._set_up_model(model)
-        self._loss_fn = PREFERENCE_LOSSES[self.settings.loss].fn
+        self._loss_fn = PREFERENCE_LOSSES[self.settings.loss]
         self._copied_reference = False
         if self.ref_model is not None:
             self.ref_model.to(self.device).eval().requires_grad_(False)
@@ -158,9 +131,7 @@ class DPOTrainer(BaseTrainer):
             self._copied_reference = True
 
 
-def completion_logprobs(
-    model: torch.nn.Module, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Chosen and rejected in one forward: sums (2B,), and per token (B, Lc) and (B, Lr), 0 at padding; float32."""
     joined = [
         join_prompt_completion(
@@ -178,7 +149,9 @@ def completion_logprobs(
     )
     outputs: HeadInputs = forward_to_head(model, input_ids)
     scored = completion[:, 1:]
-    logprobs = projected_logprobs(outputs.hidden[:, :-1][scored], outputs.weight, input_ids[:, 1:][scored], bias=outputs.bias)
+    logprobs = projected_logprobs(
+        outputs.hidden[:, :-1][scored], outputs.weight, input_ids[:, 1:][scored], bias=outputs.bias
+    )
     rows = scored.nonzero()[:, 0]
     sums = logprobs.new_zeros(len(input_ids)).index_add(0, rows, logprobs)
     num_chosen = int(batch["chosen_attention_mask"].sum())

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from workbench.trainer.pretrain_settings import PretrainSettings
 from workbench.trainer.settings import TrainerSettings
-from workbench.trainer.sft_trainer import SFTSettings, SFTTrainer
-
-
-class PretrainSettings(SFTSettings):
-    """Next-token prediction on blocks of plain text."""
+from workbench.trainer.sft_trainer import SFTTrainer
 
 
 class PretrainTrainer(SFTTrainer):

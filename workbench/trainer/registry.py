@@ -1,4 +1,7 @@
-"""Trainers by name: `dpo` is DPOTrainer with DPOSettings in trainer/dpo_trainer.py. Lookup is by file name."""
+"""Trainers by name: `dpo` is DPOTrainer in dpo_trainer.py with DPOSettings in dpo_settings.py. Lookup is by file name.
+
+Settings stand apart from trainers so that a definition is checked, planned and explained without loading torch.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ def trainer_names() -> list[str]:
 
 def get_trainer_class(name: str) -> type[BaseTrainer]:
     """The trainer named, such as "dpo". Unknown names raise DefinitionError with a suggestion."""
-    return _find(name, "Trainer")
+    return _find(name, "trainer")
 
 
 def get_settings_class(name: str) -> type[TrainerSettings]:
     """The closed settings class of the trainer named."""
-    return _find(name, "Settings")
+    return _find(name, "settings")
 
 
 def create_trainer(name: str, **arguments: Any) -> BaseTrainer:
@@ -42,8 +45,8 @@ def _find(name: str, kind: str) -> Any:
         near = difflib.get_close_matches(name, trainer_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise DefinitionError(f"trainer is {name!r}; there are {', '.join(trainer_names())}{hint}")
-    module = importlib.import_module(f"workbench.trainer.{name}{_SUFFIX}")
-    wanted = f"{name.replace('_', '')}{kind}".lower()
+    module = importlib.import_module(f"workbench.trainer.{name}_{kind}")
+    wanted = f"{name.replace('_', '')}{kind}"
     found = [value for key, value in vars(module).items() if key.lower() == wanted]
     assert len(found) == 1, f"{module.__name__} must define one class named like {wanted}"
     return found[0]

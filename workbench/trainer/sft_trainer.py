@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import PositiveInt
 
 from workbench.errors import DataError
 from workbench.models.outputs import HeadInputs, forward_to_head
@@ -14,19 +13,8 @@ from workbench.objectives.logprobs import projected_logprobs
 from workbench.trainer.accumulation import Batch
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.loss import LossResult, LossTerm
-from workbench.trainer.settings import Fraction, TrainerSettings
-
-
-class SFTSettings(TrainerSettings):
-    """Supervised fine-tuning on prompt and completion."""
-
-    batch_rows: PositiveInt = 32
-    """Rows per optimiser step, over all processes."""
-    dropout: Fraction = 0.0
-    """Dropout of the model's own layers while training, where its architecture has any."""
-
-    def batch_rows_per_step(self) -> int:
-        return self.batch_rows
+from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.sft_settings import SFTSettings
 
 
 class SFTTrainer(BaseTrainer):

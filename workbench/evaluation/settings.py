@@ -1,0 +1,47 @@
+"""What is measured on held-out data, and when."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from workbench.config import Settings
+from workbench.generation.sampling import SamplingSettings
+
+
+class EvaluateSettings(Settings):
+    """A task's held-out prompts, a prompt-completion file, a preference file, or several of them."""
+
+    task: Literal["sort", "countdown"] | None = None
+    """Held-out prompts of a built-in task."""
+    digits: Annotated[int, Field(ge=2, le=64)] = 8
+    """sort: digits a prompt."""
+    numbers: Annotated[int, Field(ge=2, le=6)] = 3
+    """countdown: numbers a prompt."""
+    path: str | None = None
+    """A prompt-completion file as the held-out set."""
+    verifier: Literal["exact", "number"] = "exact"
+    """How completions are checked against the file's: as text, or by their last number."""
+    pairs: str | None = None
+    """A preference file for pair accuracy and margins."""
+    prompts: PositiveInt = 256
+    """Held-out prompts at most."""
+    every: NonNegativeInt = 0
+    """Steps between evaluations; 0: only before the first and after the last step."""
+    sampling: SamplingSettings = SamplingSettings()
+    """Of the sampled exact match; eval/kl_start is always measured at temperature 1."""
+    max_new_tokens: PositiveInt = 64
+    """Completions end here at the latest."""
+    kl: bool = True
+    """Measure eval/kl_start where the run has a start."""
+    seed: NonNegativeInt = 0
+    """Seed of held-out prompts and samples."""
+
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> EvaluateSettings:
+        if self.task is None and self.path is None and self.pairs is None:
+            raise ValueError("evaluate needs one of task, path, pairs")
+        if self.task is not None and self.path is not None:
+            raise ValueError("evaluate takes task or path, not both")
+        return self

@@ -1,0 +1,40 @@
+"""Settings of direct preference optimisation and its pairwise relatives."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from workbench.trainer.settings import TrainerSettings
+
+SMOOTHED_LOSSES = ("cdpo", "robust")
+
+
+class DPOSettings(TrainerSettings):
+    """Preference optimisation on pairs of completions against a frozen reference."""
+
+    batch_pairs: PositiveInt = 32
+    """Pairs per optimiser step, over all processes."""
+    beta: PositiveFloat = 0.1
+    """Strength of the tie to the reference; larger stays closer."""
+    loss: Literal["sigmoid", "cdpo", "robust", "ipo", "ipo_sum", "hinge"] = "sigmoid"
+    """Pairwise loss, by name (workbench/objectives/preference.py has the formulas)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed share of flipped labels, for cdpo and robust."""
+    nll_weight: NonNegativeFloat = 0.0
+    """Weight of an added negative log-likelihood term on the chosen completion (mean per token)."""
+    starts_from_reference: bool = True
+    """Check at step 1 that policy and reference agree; false where the reference is another model."""
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> DPOSettings:
+        smoothed = self.loss in SMOOTHED_LOSSES
+        if smoothed and not self.label_smoothing:
+            raise ValueError(f"{self.loss} needs label_smoothing in (0, 0.5)")
+        if self.label_smoothing and not smoothed:
+            raise ValueError(f"{self.loss} ignores label_smoothing; use {' or '.join(SMOOTHED_LOSSES)}, or leave it 0")
+        return self
+
+    def batch_rows_per_step(self) -> int:
+        return self.batch_pairs
