@@ -43,6 +43,8 @@ class Tokenizer:
         self.bos_id: int | None = next(iter(self._ids("bos", settings, configs)), None)
         # The value never matters (masks are built from lengths), so 0 serves a model that names neither pad nor EOS.
         self.pad_id: int = next(iter(self._ids("pad", settings, configs)), self.eos_ids[0] if self.eos_ids else 0)
+        # What the tokenizer itself puts before a text: a beginning-of-sequence token, where the model was trained so.
+        self.prefix_ids: tuple[int, ...] = _prefix_ids(backend, self.bos_id)
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
@@ -145,6 +147,14 @@ class Tokenizer:
                 shutil.copyfile(self._folder / name, folder / name)
         if not (folder / "tokenizer.json").is_file():
             self._backend.save(str(folder / "tokenizer.json"))
+
+
+def _prefix_ids(backend: tokenizers.Tokenizer, bos_id: int | None) -> tuple[int, ...]:
+    try:
+        special = backend.encode("", add_special_tokens=True).ids
+    except Exception:  # a tokenizer without a token for the empty text adds none
+        return ()
+    return (bos_id,) if bos_id is not None and special[:1] == [bos_id] else ()
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -17,6 +17,9 @@ from workbench.rewards.sort import sort_prompt
 VERSION = 1
 HELD_OUT_SHARE = 8
 """One problem in this many is held out, by the hash of the problem."""
+MAX_BARREN = 20_000
+"""Draws without a new prompt after which a task is taken to have no more."""
+Split = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True)
@@ -28,22 +31,35 @@ class TaskRow:
     prompt_id: str
 
 
-def make_rows(settings: TaskSettings, split: Literal["train", "held_out"], num: int, seed: int) -> list[TaskRow]:
+def iterate_rows(settings: TaskSettings, split: Split, seed: int) -> Iterator[TaskRow]:
+    """Different prompts of a split, one by one; ends when the task seems to have no more."""
+    problems = _PROBLEMS[settings.task](settings, random.Random(f"{settings.task} {split} {seed}"))
+    seen: set[str] = set()
+    barren = 0
+    for prompt, answer, problem in problems:
+        if _is_held_out(f"{settings.task} {problem}") == (split == "held_out") and prompt not in seen:
+            barren = 0
+            seen.add(prompt)
+            yield TaskRow(prompt, answer, prompt_id(settings.task, prompt))
+        barren += 1
+        if barren > MAX_BARREN:
+            return
+
+
+def make_rows(settings: TaskSettings, split: Split, num: int, seed: int) -> list[TaskRow]:
     """`num` different prompts of a split. DataError when the task has not that many."""
-    rows: dict[str, TaskRow] = {}
-    makers: dict[str, Callable[[TaskSettings, random.Random], Iterator[tuple[str, str, str]]]] = {
-        "sort": _sort_problems,
-        "countdown": _countdown_problems,
-    }
-    problems = makers[settings.task](settings, random.Random(f"{settings.task} {split} {seed}"))
-    for prompt, answer, problem in itertools.islice(problems, 100 * num + 10_000):
-        if _is_held_out(f"{settings.task} {problem}") == (split == "held_out") and prompt not in rows:
-            rows[prompt] = TaskRow(prompt, answer, prompt_id(settings.task, prompt))
-            if len(rows) == num:
-                return list(rows.values())
-    raise DataError(
-        f"{settings.task} has no {num} different {split} prompts of this size: ask for fewer or larger ones"
-    )
+    rows = list(itertools.islice(iterate_rows(settings, split, seed), num))
+    if len(rows) < num:
+        raise DataError(
+            f"{settings.task} has {len(rows):,} {split} prompts of this size, {num:,} are asked for: "
+            "ask for fewer or larger ones"
+        )
+    return rows
+
+
+def completion_limit(settings: TaskSettings) -> int:
+    """Tokens (of a character tokenizer) that any right answer fits into, its end included."""
+    return settings.digits + 1 if settings.task == "sort" else 6 * settings.numbers
 
 
 def prompt_id(task: str, prompt: str) -> str:
@@ -82,3 +98,10 @@ def _random_expression(numbers: list[int], generator: random.Random) -> tuple[st
         value = {"+": value + number, "-": value - number, "*": value * number, "/": value // number}[sign]
         last = sign
     return (text, value) if value >= 0 else None
+
+
+_PROBLEMS: dict[str, Callable[[TaskSettings, random.Random], Iterator[tuple[str, str, str]]]] = {
+    "sort": _sort_problems,
+    "countdown": _countdown_problems,
+}
+"""(prompt, answer, what tells problems apart) without end, by task."""

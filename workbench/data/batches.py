@@ -1,0 +1,77 @@
+"""Batches in an order that depends on the seed alone, and that any position resumes exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workbench.data.sets import Dataset
+from workbench.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class BatchLoader:
+    """Endless batches: each epoch is a new permutation, one behind the other, so that every batch is full.
+
+    batch_rows: rows per step over all processes, of which this one takes every world_size-th from its rank on.
+    """
+
+    def __init__(self, data: Dataset, batch_rows: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if not len(data):
+            raise DataError("there are no rows to train on")
+        if batch_rows < world_size:
+            raise DataError(f"{batch_rows} rows a step are fewer than the {world_size} processes that share them")
+        self.data, self.batch_rows, self.seed = data, batch_rows, seed
+        self._rank, self._world_size = rank, world_size
+        self._position = 0
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    @property
+    def position(self) -> int:
+        """Number of the next batch, counted from 0 over all epochs."""
+        return self._position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self._position = value
+
+    def __len__(self) -> int:
+        """Batches an epoch, a last partial one counted."""
+        return -(-len(self.data) // self.batch_rows)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        while True:
+            rows = self.rows_of(self._position)
+            self._position += 1
+            yield self.data.batch(rows[self._rank :: self._world_size])
+
+    def rows_of(self, position: int) -> np.ndarray:
+        """The rows of batch number `position`, over all processes."""
+        first = position * self.batch_rows
+        rows = np.arange(first, first + self.batch_rows)
+        epochs = rows // len(self.data)
+        taken = [self._permutation(int(e))[rows[epochs == e] % len(self.data)] for e in np.unique(epochs)]
+        return np.concatenate(taken)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.data))
+            self._epoch = epoch
+        return self._order
+
+
+class HeldOutLoader:
+    """Every row once, in order; each process takes its share."""
+
+    def __init__(self, data: Dataset, batch_rows: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.data, self.batch_rows = data, batch_rows
+        self._rank, self._world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        rows = np.arange(len(self.data))[self._rank :: self._world_size]
+        for start in range(0, len(rows), self.batch_rows):
+            yield self.data.batch(rows[start : start + self.batch_rows])

@@ -1,0 +1,140 @@
+"""Tokenised data, as it is stored and as batches are made of it. B rows or pairs, L positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from workbench.data.ragged import Ragged
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+
+
+class Dataset(Protocol):
+    """What a loader needs."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """The rows named, padded."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """ids of every row; labelled: (all tokens,) bool, true at tokens that are learned."""
+
+    ids: Ragged
+    labelled: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return self.ids.lengths
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """{input_ids, labels, attention_mask} (B, L), padded on the right."""
+        ids, mask = self.ids.padded(rows, 0)
+        learned, _ = Ragged(self.labelled, self.ids.offsets).padded(rows, False)
+        return _tensors(input_ids=ids, labels=np.where(learned, ids, IGNORED), attention_mask=mask)
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        _save(path, ids=self.ids.values, offsets=self.ids.offsets, labelled=self.labelled)
+
+    @classmethod
+    def load(cls, path: Path) -> RowSet:
+        """The mirror of save."""
+        arrays = load_arrays(path)
+        return cls(Ragged(arrays["ids"], arrays["offsets"]), arrays["labelled"])
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Prompts and both completions (without the prompt); with the reference's log-probabilities once they are known."""
+
+    prompts: Ragged
+    chosen: Ragged
+    rejected: Ragged
+    ref_chosen: np.ndarray | None = None
+    """(all chosen tokens,) float32, nats; laid out as chosen.values."""
+    ref_rejected: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens that a step computes for each pair: the prompt twice."""
+        return 2 * self.prompts.lengths + self.chosen.lengths + self.rejected.lengths
+
+    def with_reference(self, path: Path) -> PairSet:
+        """The same pairs with the log-probabilities that save_reference wrote."""
+        arrays = load_arrays(path)
+        return PairSet(self.prompts, self.chosen, self.rejected, arrays["chosen"], arrays["rejected"])
+
+    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """{prompt_, chosen_, rejected_}{input_ids, attention_mask} (B, L), prompts padded on the left.
+
+        With the reference known also ref_chosen_logprobs and ref_rejected_logprobs, 0 at padding.
+        """
+        batch: dict[str, np.ndarray] = {}
+        for name, ragged in (("prompt", self.prompts), ("chosen", self.chosen), ("rejected", self.rejected)):
+            ids, mask = ragged.padded(rows, 0, left=name == "prompt")
+            batch |= {f"{name}_input_ids": ids, f"{name}_attention_mask": mask}
+        if self.ref_chosen is not None and self.ref_rejected is not None:
+            for name, ragged, known in (
+                ("chosen", self.chosen, self.ref_chosen),
+                ("rejected", self.rejected, self.ref_rejected),
+            ):
+                batch[f"ref_{name}_logprobs"] = Ragged(known, ragged.offsets).padded(rows, 0.0)[0]
+        return _tensors(**batch)
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        parts = {"prompts": self.prompts, "chosen": self.chosen, "rejected": self.rejected}
+        arrays = {name: part.values for name, part in parts.items()}
+        _save(path, **arrays, **{f"{name}_offsets": part.offsets for name, part in parts.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> PairSet:
+        """The mirror of save."""
+        arrays = load_arrays(path)
+        prompts, chosen, rejected = (
+            Ragged(arrays[name], arrays[f"{name}_offsets"]) for name in ("prompts", "chosen", "rejected")
+        )
+        return cls(prompts, chosen, rejected)
+
+
+def save_reference(path: Path, chosen: np.ndarray, rejected: np.ndarray) -> None:
+    """Per-token log-probabilities of a reference, laid out as a PairSet's completions."""
+    _save(path, chosen=chosen, rejected=rejected)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file by name."""
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _save(path: Path, **arrays: np.ndarray) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def _tensors(**arrays: np.ndarray) -> dict[str, torch.Tensor]:
+    import torch
+
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return {name: tensor.long() if tensor.dtype == torch.int32 else tensor for name, tensor in tensors.items()}

@@ -1,0 +1,58 @@
+"""One token a row from logits, with randomness that belongs to the row: the batch it is drawn in does not matter.
+
+A row's stream of uniform numbers is a hash of (its seed, the token's position), so no generator has a state that the
+other rows could move. R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from workbench.generation.sampling import SamplingSettings
+
+_GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
+_MIX = (-4658895280553007687, -7723592293110705685)
+
+
+def mix(seeds: torch.Tensor, position: int | torch.Tensor) -> torch.Tensor:
+    """Hash of (seed, position), int64 (the finaliser of SplitMix64, Steele et al. 2014). seeds: (R,) int64."""
+    # As a tensor: torch multiplies 64-bit numbers modulo 2^64, Python does not.
+    value = seeds + (torch.as_tensor(position, device=seeds.device) + 1) * _GOLDEN
+    value = (value ^ _shift(value, 30)) * _MIX[0]
+    value = (value ^ _shift(value, 27)) * _MIX[1]
+    return value ^ _shift(value, 31)
+
+
+def uniforms(seeds: torch.Tensor, position: int) -> torch.Tensor:
+    """(R,) float64 in (0, 1): each row's number for its token at `position`."""
+    return (_shift(mix(seeds, position), 11).double() + 0.5) * 2.0**-53
+
+
+def draw(logits: torch.Tensor, settings: SamplingSettings | None, seeds: torch.Tensor, position: int) -> torch.Tensor:
+    """Token ids (R,). logits: (R, V); settings None takes the likeliest token."""
+    if settings is None:
+        return logits.argmax(-1)
+    probabilities = _kept(logits.float() / settings.temperature, settings).softmax(-1)
+    # The inverse of the cumulative distribution; float64, for float32 sums drift over a large vocabulary.
+    cumulative = probabilities.double().cumsum(-1)
+    threshold = uniforms(seeds, position)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _kept(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
+    """Logits with those that top_k and top_p leave out at minus infinity."""
+    if settings.top_k and settings.top_k < logits.shape[-1]:
+        least = logits.topk(settings.top_k, -1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if settings.top_p < 1.0:
+        ordered, order = logits.sort(-1, descending=True)
+        reached = ordered.softmax(-1).cumsum(-1)
+        # A token is kept while those before it have not reached top_p: the first one always is.
+        outside = (reached - ordered.softmax(-1)) >= settings.top_p
+        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+    return logits
+
+
+def _shift(value: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical shift to the right: torch's own keeps the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
