@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,13 @@ class MetricStore:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row in one call and flush it. NaN and infinities become null: JSON has neither."""
-        line = json.dumps({key: _plain(value) for key, value in row.items()}, ensure_ascii=False) + "\n"
+        self.append_many([row])
+
+    def append_many(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows in one call and flush them."""
+        lines = [json.dumps({key: _plain(item) for key, item in row.items()}, ensure_ascii=False) for row in rows]
         try:
-            self._file.write(line.encode())
+            self._file.write("".join(f"{line}\n" for line in lines).encode())
             self._file.flush()
         except OSError as error:
             raise _failed(self.path, error) from error
@@ -42,19 +46,14 @@ class MetricStore:
             raise _failed(self.path, error) from error
 
     def truncate_after(self, step: int) -> None:
-        """Keep only the rows whose step is at most `step`, atomically."""
-        self._file.close()
+        """Cut the file before the first row whose step is beyond `step`. In place: other open handles stay good."""
         try:
-            lines = self.path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line).get("step", 0) <= step]
-            if len(kept) < len(lines):
-                partial = self.path.with_name(self.path.name + ".partial")
-                with open(partial, "wb") as file:
-                    file.writelines(kept)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(self.path)
-            self._file = open(self.path, "ab")  # noqa: SIM115
+            end = 0
+            for line in self.path.read_bytes().splitlines(keepends=True):
+                if _is_row(line) and json.loads(line).get("step", 0) > step:
+                    break
+                end += len(line)
+            os.truncate(self.path, end)
         except OSError as error:
             raise _failed(self.path, error) from error
 

@@ -1,0 +1,115 @@
+"""Held-out prompts: exact match, greedy and sampled; completion length; divergence from the start."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.evaluation.kl import sequence_kl
+from workbench.evaluation.reference import Reference
+from workbench.evaluation.settings import EvaluateSettings
+from workbench.generation.generate import Completion, generate, row_seed
+from workbench.generation.sampling import SamplingSettings
+from workbench.models.tokenizer import Tokenizer
+from workbench.rewards import get_verifier
+from workbench.tracking.store import MetricStore
+
+WHOLE = SamplingSettings()
+"""Temperature 1 over the whole distribution: what eval/kl_start is measured on."""
+
+
+@dataclass(frozen=True)
+class HeldOutPrompt:
+    """A prompt, as text and as token ids, and the answer it is checked against."""
+
+    prompt: str
+    answer: str
+    prompt_id: str
+    token_ids: tuple[int, ...]
+
+
+class PromptEvaluator:
+    """Called as evaluator(model, step) -> metrics; appends every completion to `records` (completions.jsonl)."""
+
+    def __init__(
+        self,
+        prompts: Sequence[HeldOutPrompt],
+        settings: EvaluateSettings,
+        tokenizer: Tokenizer,
+        *,
+        verifier: str,
+        reference: Reference | None = None,
+        records: Path | None = None,
+    ) -> None:
+        """verifier: a name of workbench.rewards. reference: None measures no eval/kl_start."""
+        self.prompts, self.settings, self.tokenizer = list(prompts), settings, tokenizer
+        self.verifier, self.reference, self.records = verifier, reference, records
+        self._verify = get_verifier(verifier)
+        self._seeds = [row_seed(settings.seed, prompt.prompt_id) for prompt in self.prompts]
+
+    def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
+        sampling = self.settings.sampling
+        greedy = self._complete(model, None)
+        sampled = self._complete(model, sampling)
+        scores = {"greedy": self._scores(greedy), "sampled": self._scores(sampled)}
+        metrics = {
+            "eval/exact_match_greedy": statistics.fmean(scores["greedy"]),
+            "eval/exact_match_sampled": statistics.fmean(scores["sampled"]),
+            "eval/completion_tokens": statistics.fmean(len(completion.token_ids) for completion in sampled),
+            "eval/ended": statistics.fmean(completion.ended for completion in sampled),
+            "eval/num_prompts": float(len(self.prompts)),
+        }
+        if self.reference is not None:
+            whole = sampled if sampling == WHOLE else self._complete(model, WHOLE)
+            prompt_ids = [prompt.token_ids for prompt in self.prompts]
+            divergences = sequence_kl(model, self.reference, prompt_ids, [c.token_ids for c in whole])
+            metrics["eval/kl_start"] = statistics.fmean(divergences)
+        if self.records is not None:
+            self._record(step, {"greedy": greedy, "sampled": sampled}, scores)
+        return metrics
+
+    def _complete(self, model: torch.nn.Module, sampling: SamplingSettings | None) -> list[Completion]:
+        completions = generate(
+            model,
+            [prompt.token_ids for prompt in self.prompts],
+            self._seeds,
+            settings=sampling,
+            max_new_tokens=self.settings.max_new_tokens,
+            eos_ids=self.tokenizer.eos_ids,
+        )
+        return [samples[0] for samples in completions]
+
+    def _scores(self, completions: list[Completion]) -> list[float]:
+        texts = self.tokenizer.decode_batch([completion.token_ids for completion in completions])
+        return [self._verify(p.prompt, text, p.answer) for p, text in zip(self.prompts, texts, strict=True)]
+
+    def _record(self, step: int, completions: dict[str, list[Completion]], scores: dict[str, list[float]]) -> None:
+        assert self.records is not None
+        rows: list[dict[str, Any]] = []
+        for split, found in completions.items():
+            texts = self.tokenizer.decode_batch([completion.token_ids for completion in found])
+            for prompt, completion, text, score in zip(self.prompts, found, texts, scores[split], strict=True):
+                rows.append(
+                    {
+                        "step": step,
+                        "split": split,
+                        "prompt_id": prompt.prompt_id,
+                        "sample_index": 0,
+                        "prompt": prompt.prompt,
+                        "completion": text,
+                        "num_tokens": len(completion.token_ids),
+                        "ended": completion.ended,
+                        "rewards": {self.verifier: score},
+                        "exact_match": score,
+                    }
+                )
+        store = MetricStore(self.records)
+        try:
+            store.append_many(rows)
+        finally:
+            store.close()
