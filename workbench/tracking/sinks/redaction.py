@@ -1,0 +1,47 @@
+"""Keep secrets out of what trackers are told of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "***"
+_SECRET_NAME = re.compile(
+    r"(^|[_\-.])(api_?key|secrets?|passwords?|passwd|credentials?|private_key|access_key)($|[_\-.])"
+    r"|^token$|(^|_)(auth|access|api|bearer|hub|hf|wandb|refresh)_token$",
+    re.IGNORECASE,
+)
+_SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
+_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SHORTEST_SECRET = 8
+"""Shorter values of such variables are words ("1", "true") that a definition may hold by right."""
+
+
+def secret_values(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Values of environment variables whose names say that they are secret, longest first."""
+    variables = os.environ if environment is None else environment
+    found = {
+        value
+        for name, value in variables.items()
+        if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET and not os.path.exists(value)
+    }
+    return tuple(sorted(found, key=len, reverse=True))
+
+
+def redact(value: Any, secrets: tuple[str, ...] | None = None) -> Any:
+    """Plain data with secrets replaced: by their value, by the name of their key, or as user:password in a URL."""
+    hidden = secret_values() if secrets is None else secrets
+    if isinstance(value, Mapping):
+        return {
+            redact(key, hidden): HIDDEN if isinstance(key, str) and _SECRET_NAME.search(key) else redact(item, hidden)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact(item, hidden) for item in value]
+    if isinstance(value, str):
+        for secret in hidden:
+            value = value.replace(secret, HIDDEN)
+        return _USER_IN_URL.sub(HIDDEN, value)
+    return value

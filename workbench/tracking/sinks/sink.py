@@ -1,0 +1,63 @@
+"""What a tracker's replay of one run must be able to do."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.tracking.reader import RunRecord
+from workbench.tracking.sinks.redaction import redact
+
+Row = dict[str, Any]
+
+ENDED = ("finished", "failed", "interrupted")
+"""States of status.json after which a run writes no more rows, unless it is resumed."""
+
+
+class Sink(ABC):
+    """One run's rows, from the first one on, written for one tracker. Whatever it raises is caught by its caller."""
+
+    folder: Path
+    """Where the tracker's files of this run lie."""
+
+    @abstractmethod
+    def __init__(self, run: RunRecord) -> None:
+        """Open the replay in place of any former one of this run."""
+
+    @abstractmethod
+    def write(self, row: Row, completions: Sequence[Row]) -> None:
+        """A row of metrics.jsonl, and the completions that belong to it (evaluations only)."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Show what was written, without waiting for it to arrive."""
+
+    @abstractmethod
+    def finish(self, status: Row) -> None:
+        """Complete the replay; status is status.json, whose state may be "running" after a crash."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Close the replay because another takes its place."""
+
+
+def log_line(run: Path, text: str) -> None:
+    """One line in the run's tracking.log. A tracker's trouble is never the run's, so a full disk is not an error."""
+    line = " ".join(str(redact(text)).split())
+    with contextlib.suppress(OSError), open(run / "tracking.log", "a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
+
+
+def numbers(row: Row) -> dict[str, float]:
+    """The row's metrics: no step, no nulls (they stand for NaN), no text."""
+    return {name: float(value) for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+
+
+def verdict(completion: Row) -> str:
+    """Right, wrong or unknown."""
+    match = completion.get("exact_match")
+    return "unknown" if match is None else ("right" if match >= 1 else "wrong")

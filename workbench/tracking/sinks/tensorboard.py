@@ -1,0 +1,146 @@
+"""A run as TensorBoard event files: scalars, texts of completions, and its hyperparameters."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from workbench.tracking.reader import RunRecord, find_runs
+from workbench.tracking.sinks.hparams import declaration, session_end, session_start
+from workbench.tracking.sinks.sink import Row, Sink, numbers, verdict
+
+TEXTS_PER_SPLIT = 8
+"""Completions of each split shown at an evaluation: the same prompts every time."""
+
+
+class TensorBoardSink(Sink):
+    """<run>/tensorboard/. The same rows give the same bytes, whenever they are replayed."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.folder = run.folder / "tensorboard"
+        self._started = self._wall_time = created_seconds(run)
+        former = [*self.folder.glob("*.tfevents.*")]
+        for path in former:
+            path.unlink()
+        # A running TensorBoard goes on to a file whose name sorts later, and forgets the former one's rows.
+        replay = 1 + max((int(path.name.split(".")[-2]) for path in former if path.suffix == ".replay"), default=-1)
+        self._file = EventFile(self.folder / f"events.out.tfevents.{int(self._started):010d}.{replay:04d}.replay")
+        self._file.write_start(self._started)
+        self._file.write(session_start(run, self._started), self._started)
+
+    def write(self, row: Row, completions: Sequence[Row]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        step = int(row["step"])
+        self._wall_time = self._started + float(row.get("time/seconds") or self._wall_time - self._started)
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(row).items()]
+        values += [_text(f"completions/{split}", text) for split, text in completion_texts(completions).items()]
+        if values:
+            self._file.write(Summary(value=values), self._wall_time, step)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def finish(self, status: Row) -> None:
+        if status.get("state") != "running":
+            self._file.write(session_end(status.get("state") == "finished", self._wall_time), self._wall_time)
+        self._file.close()
+        declare(self.folder.resolve().parents[3])
+
+    def abandon(self) -> None:
+        self._file.close()
+
+
+class EventFile:
+    """Records of one event file, written in the calling thread.
+
+    tensorboard's EventFileWriter wraps the same RecordWriter in a thread, stamps the clock and the host's name, and
+    reports a full disk late or (joining its queue) never.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._records = RecordWriter(open(path, "wb"))  # noqa: SIM115 - closed with the records
+
+    def write_start(self, wall_time: float) -> None:
+        """The header, and the mark that everything read before from this folder is void."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        self._records.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+        start = Event(wall_time=wall_time, step=0, session_log=SessionLog(status=SessionLog.START))
+        self._records.write(start.SerializeToString())
+
+    def write(self, summary: Any, wall_time: float, step: int = 0) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=wall_time, step=step, summary=summary).SerializeToString())
+
+    def flush(self) -> None:
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+
+def created_seconds(run: RunRecord) -> float:
+    """When the run was made, seconds since the epoch: from its provenance, so that it outlives a rebuild."""
+    try:
+        return datetime.fromisoformat(str(run.provenance["created"])).timestamp()
+    except (KeyError, ValueError):
+        return (run.folder / "definition.yaml").stat().st_mtime
+
+
+def declare(root: Path) -> None:
+    """Write the columns of the HParams tab for all runs below a runs folder, where they changed.
+
+    One declaration for the whole folder: of several, TensorBoard takes any. Its text names its place, since a running
+    TensorBoard keeps the first that it reads in a place and drops what is gone.
+    """
+    summary = declaration(find_runs(root))
+    digest = hashlib.sha256(summary.SerializeToString(deterministic=True)).hexdigest()[:12]
+    place = root / ".hparams" / digest
+    if not place.exists():
+        former = [path for path in (root / ".hparams").glob("*") if path.name != digest]
+        file = EventFile(place / "events.out.tfevents.0000000000.0000.replay")
+        file.write_start(0.0)
+        file.write(summary, 0.0)
+        file.close()
+        for path in former:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def completion_texts(completions: Iterable[Row]) -> dict[str, str]:
+    """Markdown for each split: the first few prompts, their completions, right or wrong."""
+    shown: dict[str, list[Row]] = {}
+    for completion in completions:
+        rows = shown.setdefault(str(completion.get("split", "")), [])
+        if len(rows) < TEXTS_PER_SPLIT and not completion.get("sample_index"):
+            rows.append(completion)
+    return {split: "\n\n".join(map(_markdown, rows)) for split, rows in shown.items() if rows}
+
+
+def _markdown(completion: Row) -> str:
+    rewards = completion.get("rewards") or {}
+    facts = [f"{name} {value:g}" for name, value in rewards.items() if isinstance(value, int | float)]
+    facts += [f"{completion['num_tokens']} tokens"] if "num_tokens" in completion else []
+    facts += [] if completion.get("ended", True) else ["cut off"]
+    text = f"{completion.get('prompt', '')}{completion.get('completion', '')}"
+    fence = "~~~"
+    while fence in text:
+        fence += "~"
+    return f"**{verdict(completion)}** ({', '.join(facts)})\n\n{fence}\n{text}\n{fence}"
+
+
+def _text(tag: str, text: str) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.text import metadata
+    from tensorboard.util import tensor_util
+
+    tensor = tensor_util.make_tensor_proto([text.encode("utf-8", "replace")])
+    return Summary.Value(tag=tag, tensor=tensor, metadata=metadata.create_summary_metadata(tag, ""))
