@@ -13,7 +13,6 @@ from workbench.generation.decoding import Decoder
 from workbench.generation.draw import draw, mix
 from workbench.generation.sampling import SamplingSettings
 
-VERSION = 1
 CACHE_BYTES = 256 << 20
 LOGITS_ELEMENTS = 1 << 23
 MAX_ROWS = 256

@@ -8,6 +8,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from workbench.config import Settings
 
+VERSION = 1
+"""Raised by hand when the same settings and seed give other tokens; part of fingerprints."""
+
 
 class SamplingSettings(Settings):
     """Sampling from the model's distribution; top_k 0 and top_p 1 leave it whole."""

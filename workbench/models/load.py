@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from workbench.config import files_fingerprint, fingerprint
 from workbench.errors import ModelError
 from workbench.models import adapters
+from workbench.models.folder import check_folder, find_model_folder
 from workbench.models.llama import Llama
 from workbench.models.llama_config import LlamaConfig, unsupported_reason
 from workbench.models.presets import make_preset
@@ -21,12 +21,8 @@ from workbench.models.tokenizer import TOKENIZER_FILES, Tokenizer
 
 def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
     """The folder of the model named; presets and conversions are made once under `cache`. ModelError."""
-    if settings.path is not None:
-        folder = Path(settings.path).expanduser()
-        _check_folder(folder)
-        return folder
-    if settings.name is not None and settings.name.lower() != SMOLLM2_NAME:
-        return _from_hub(settings.name)
+    if settings.path is not None or (settings.name is not None and settings.name.lower() != SMOLLM2_NAME):
+        return find_model_folder(settings)
     label = f"{settings.preset}-seed{settings.seed}" if settings.preset else SMOLLM2_NAME
     folder = cache / f"model-v1-{label}"
     if not folder.exists():
@@ -42,7 +38,7 @@ def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> torch.nn.Module:
     """The causal language model of a folder: our own Llama where it can run it, else transformers'."""
-    _check_folder(folder)
+    check_folder(folder)
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if unsupported_reason(raw) is not None:
         model = _load_by_transformers(folder, dtype)
@@ -71,25 +67,10 @@ def save_model(model: torch.nn.Module, folder: Path, source: Path) -> None:
     partial.rename(folder)
 
 
-def model_fingerprint(folder: Path) -> str:
-    """Of weights, configuration and tokenizer."""
-    names = [path.name for path in sorted(folder.glob("*.safetensors"))]
-    return fingerprint([files_fingerprint(folder, [*names, "config.json"]), Tokenizer.load(folder).fingerprint])
-
-
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """Trainable and frozen parameters."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return trained, sum(parameter.numel() for parameter in model.parameters()) - trained
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json; a model is a Hugging Face folder of a causal language model")
-    if not list(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
-        found = f"only {pickled[0]}, a pickle, which is never loaded" if pickled else "no weights"
-        raise ModelError(f"{folder}: {found}; save it with model.save_pretrained(folder, safe_serialization=True)")
 
 
 def _load_weights(model: Llama, folder: Path) -> None:
@@ -122,15 +103,3 @@ def _load_by_transformers(folder: Path, dtype: str) -> torch.nn.Module:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{folder}: transformers cannot load it: {str(error).splitlines()[0]}") from error
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]))
-    except Exception as error:  # the library raises many kinds, offline ones among them
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"model.name {name}: the hub cannot give it ({first}); name a local folder with path"
-        ) from error
