@@ -1,0 +1,251 @@
+"""What the terminal shows while runs train: a live line each, a line for the sweep, and one line for each run ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from workbench.tracking.reader import Tail
+from workbench.tracking.sinks.durations import format_duration
+from workbench.tracking.sinks.sink import Row, numbers
+
+REDRAW_SECONDS = 0.2
+PLAIN_SECONDS = 10.0
+_FIRST_METRICS = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/pair_accuracy", "eval/kl_start")
+_METRICS_SHOWN = 2
+_BAR_CELLS = 12
+
+
+@dataclass
+class _Run:
+    """What is known of one run."""
+
+    num_steps: int
+    tail: Tail | None = None
+    step: int = 0
+    first_step: int | None = None
+    """Where it stood when this command took it up."""
+    started_at: float = 0.0
+    loss: float | None = None
+    held_out: dict[str, float] = field(default_factory=dict)
+    first_time: tuple[int, float] | None = None
+    last_time: tuple[int, float] | None = None
+    """Steps and the run's own clock, for its rate."""
+    ended: bool = False
+
+    def take(self, row: Row) -> None:
+        self.step = row["step"] if isinstance(row.get("step"), int) else self.step
+        metrics = numbers(row)
+        self.loss = metrics.get("loss", self.loss)
+        self.held_out |= {name: value for name, value in metrics.items() if name.startswith("eval/")}
+        if "time/seconds" in metrics:
+            self.last_time = self.step, metrics["time/seconds"]
+            self.first_time = self.first_time or self.last_time
+
+    def read(self) -> None:
+        if self.tail is None:
+            return
+        rows = self.tail.new_rows()
+        if rows and self.tail.restarted:
+            self.first_time = self.last_time = None
+        for row in rows:
+            self.take(row)
+        if self.first_step is None or self.step < self.first_step:
+            self.first_step = self.step
+
+    def steps_per_second(self, now: float) -> float | None:
+        if self.first_time and self.last_time and self.last_time[1] > self.first_time[1]:
+            return (self.last_time[0] - self.first_time[0]) / (self.last_time[1] - self.first_time[1])
+        done = self.step - (self.first_step or 0)
+        return done / (now - self.started_at) if done > 0 and now > self.started_at else None
+
+    def metrics(self) -> Iterator[str]:
+        if self.loss is not None:
+            yield f"loss {self.loss:.4g}"
+        names = [name for name in _FIRST_METRICS if name in self.held_out] or sorted(self.held_out)
+        for name in names[:_METRICS_SHOWN]:
+            yield f"{name.removeprefix('eval/')} {self.held_out[name]:.3g}"
+
+
+class Console:
+    """Draws in place on a terminal (at most 5 times a second); elsewhere, or with NO_COLOR or TERM=dumb, plain lines.
+
+    It follows the metrics.jsonl of the runs that were started. It never hides the cursor, and a stream that is gone
+    silences it: a closed pipe is no reason to stop training.
+    """
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self._live = self._stream.isatty() and not plain
+        self._runs: dict[str, _Run] = {}
+        self._stages: dict[str, tuple[int, int, float]] = {}
+        self._lines_drawn = 0
+        self._drawn_at: float | None = None
+        self._started_at: float | None = None
+        self._silent = False
+
+    def expect(self, runs: Mapping[str, int]) -> None:
+        """The keys of all runs to come and their numbers of steps, for the count and the time left."""
+        for key, num_steps in runs.items():
+            self._runs.setdefault(key, _Run(num_steps))
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._put(text)
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """How far a stage is; at the end a line that stays."""
+        now = self._clock()
+        since = self._stages.get(label, (0, 0, now))[2]
+        if done >= total:
+            self._stages.pop(label, None)
+            self._put(f"{label}: {done} in {format_duration(now - since)}")
+            return
+        if label not in self._stages and not self._live:
+            self._put(f"{label}: {done}/{total}")
+        self._stages[label] = done, total, since
+        self.refresh()
+
+    def started(self, key: str, folder: Path, num_steps: int) -> None:
+        """A run trains now."""
+        now = self._clock()
+        run = self._runs[key] = _Run(num_steps, Tail(folder / "metrics.jsonl"), started_at=now)
+        run.read()
+        if self._started_at is None:
+            self._started_at = now
+            self._drawn_at = self._drawn_at or now
+        if not self._live:
+            where = f"from step {run.step} of {num_steps}" if run.step else f"{num_steps} steps"
+            self._put(f"{self._name(key)}: started, {where}")
+
+    def ended(self, key: str, outcome: str = "finished") -> None:
+        """A run is over (or needed no training); leaves one line with its outcome and its last metrics."""
+        run = self._runs.setdefault(key, _Run(0))
+        run.read()
+        run.ended = True
+        parts = [f"{self._name(key)}: {outcome}"]
+        if run.tail is not None:
+            taken = format_duration(self._clock() - run.started_at)
+            parts += [f"step {run.step}/{run.num_steps}", *run.metrics(), f"in {taken}"]
+            run.tail = None
+        self._put("  ".join(parts))
+
+    def refresh(self) -> None:
+        """Show what is new, if it is time to."""
+        now = self._clock()
+        if self._drawn_at is not None and now - self._drawn_at < (REDRAW_SECONDS if self._live else PLAIN_SECONDS):
+            return
+        self._drawn_at = now
+        for run in self._runs.values():
+            run.read()
+        if self._live:
+            self._draw()
+        elif lines := self._status_lines():
+            self._write("".join(line + "\n" for line in lines))
+
+    def close(self) -> None:
+        """Take the live lines away and leave the summary."""
+        summary = self._summary()
+        self._stages = {}
+        for run in self._runs.values():
+            run.tail = None
+        self._write(self._erase() + (f"{summary}\n" if summary else ""))
+        self._silent = True
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _name(self, key: str) -> str:
+        """The key without its experiment where there is only one."""
+        experiments = {known.split("/")[0] for known in self._runs}
+        return key.split("/", 1)[-1] if len(experiments) == 1 else key
+
+    def _status_lines(self) -> list[str]:
+        now = self._clock()
+        lines = [_stage_line(label, *stage, now) for label, stage in self._stages.items()]
+        training = {self._name(key): run for key, run in self._runs.items() if run.tail is not None}
+        width = max(map(len, training), default=0)
+        lines += [_run_line(name.ljust(width), run, now) for name, run in training.items()]
+        summary = self._summary()
+        return [*lines, summary] if summary and (lines or self._live) else lines
+
+    def _summary(self) -> str:
+        """Runs ended of all, time since the first began, time left at the pace so far."""
+        if self._started_at is None:
+            return ""
+        elapsed = self._clock() - self._started_at
+        ended = sum(run.ended for run in self._runs.values())
+        parts = [f"{ended}/{len(self._runs)} runs", format_duration(elapsed)]
+        left = sum(max(0, run.num_steps - run.step) for run in self._runs.values() if not run.ended)
+        done = sum(run.step - (run.first_step or 0) for run in self._runs.values() if run.first_step is not None)
+        if left and done > 0 and elapsed > 0:
+            parts.append(f"about {format_duration(left * elapsed / done)} left")
+        return ", ".join(parts)
+
+    def _draw(self) -> None:
+        columns, rows = _terminal_size(self._stream)
+        lines = self._status_lines()
+        if len(lines) > max(2, rows - 1):
+            shown = max(1, rows - 3)
+            lines = [*lines[:shown], f"... {len(lines) - 1 - shown} more", lines[-1]]
+        text = self._erase() + "".join(line[: max(1, columns - 1)] + "\n" for line in lines)
+        self._write(text)
+        self._lines_drawn = len(lines)
+
+    def _erase(self) -> str:
+        """What takes the live lines off the screen."""
+        lines, self._lines_drawn = self._lines_drawn, 0
+        return f"\x1b[{lines}F\x1b[J" if lines else ""
+
+    def _put(self, text: str) -> None:
+        self._write(self._erase() + text + "\n")
+        if self._live and (self._stages or any(run.tail is not None for run in self._runs.values())):
+            self._draw()
+
+    def _write(self, text: str) -> None:
+        if self._silent or not text:
+            return
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            self._stream.write(text.encode(encoding, "replace").decode(encoding))
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._silent = True
+
+
+def _run_line(name: str, run: _Run, now: float) -> str:
+    filled = round(_BAR_CELLS * min(1.0, run.step / run.num_steps)) if run.num_steps else 0
+    bar = "#" * filled + "-" * (_BAR_CELLS - filled)
+    count = f"{run.step}/{run.num_steps}".rjust(2 * len(str(run.num_steps)) + 1)
+    rate = run.steps_per_second(now)
+    left = [f"{format_duration((run.num_steps - run.step) / rate)} left"] if rate else []
+    pace = [f"{rate:.3g} steps/s"] if rate else []
+    # The rate last: it is what a narrow terminal may cut.
+    return "  ".join([f"{name}  [{bar}] {count}", *left, *run.metrics(), *pace])
+
+
+def _stage_line(label: str, done: int, total: int, since: float, now: float) -> str:
+    line = f"{label}: {done}/{total}"
+    if done and now > since:
+        line += f"  {done / (now - since):.3g}/s  {format_duration((total - done) * (now - since) / done)} left"
+    return line
+
+
+def _terminal_size(stream: TextIO) -> tuple[int, int]:
+    try:
+        columns, rows = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        columns, rows = 0, 0
+    fallback = shutil.get_terminal_size((80, 24))
+    return columns or fallback.columns, rows or fallback.lines

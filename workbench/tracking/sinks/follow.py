@@ -1,0 +1,175 @@
+"""Trackers in processes of their own, so that training neither waits for them nor falls with them.
+
+`python -m workbench.tracking.sinks.follow KIND RUN ...` follows run folders for one tracker until its standard input
+says that training ended, or closes because its parent died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from workbench.tracking.sinks.replay import KINDS, OpenSink, Replay, sink_class
+from workbench.tracking.sinks.sink import log_line
+
+POLL_SECONDS = 2.0
+_NICENESS = 10
+_PR_SET_PDEATHSIG = 1
+
+
+def follow(
+    runs: Iterable[Path],
+    stop: Callable[[float], bool],
+    kind: str,
+    open_sink: OpenSink,
+    poll_seconds: float = POLL_SECONDS,
+) -> None:
+    """Replay what the runs write into one tracker until training ends, and then what is left.
+
+    stop: waits at most so many seconds and says whether training ended (threading.Event().wait does).
+    """
+    replays = [Replay(run, kind, open_sink) for run in runs]
+    ended = False
+    while not ended:
+        ended = stop(poll_seconds)
+        for replay in replays:
+            replay.poll()
+    for replay in replays:
+        replay.close()
+
+
+class Followers:
+    """The trackers of a command, one process a kind: one that hangs holds up neither the others nor the end."""
+
+    def __init__(self, kinds: Sequence[str] = tuple(KINDS), poll_seconds: float = POLL_SECONDS) -> None:
+        self._kinds = kinds
+        self._poll_seconds = poll_seconds
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._runs: list[Path] = []
+
+    def start(self, runs: Iterable[Path]) -> None:
+        """Follow these run folders, which need not exist yet; each run's `track` says which trackers it wants."""
+        assert not self._processes, "started once"
+        self._runs = [Path(run).resolve() for run in runs]
+        if not self._runs:
+            return
+        root = str(Path(__file__).resolve().parents[3])
+        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+        for kind in self._kinds:
+            command = [sys.executable, "-P", "-m", __name__, kind, str(self._poll_seconds), *map(str, self._runs)]
+            try:
+                # A new program rather than a fork: it inherits no locks, threads or open files of the parent.
+                self._processes[kind] = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                    env={**os.environ, "PYTHONPATH": path},
+                )
+            except OSError as error:
+                self._log(f"{kind} could not be started: {error}")
+
+    def finish(self, timeout_seconds: float = 15.0) -> tuple[str, ...]:
+        """Let the trackers write what is left, and kill them after the timeout. Returns the kinds that were killed."""
+        deadline = time.monotonic() + timeout_seconds
+        for process in self._processes.values():
+            assert process.stdin is not None, "opened as a pipe"
+            with contextlib.suppress(OSError):
+                process.stdin.write(b"finish\n")
+                process.stdin.flush()
+        killed = []
+        for kind, process in self._processes.items():
+            try:
+                code = process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _kill(process)
+                killed.append(kind)
+                self._log(f"{kind} killed: it had not finished {timeout_seconds:g} s after training ended")
+            else:
+                if code:
+                    self._log(f"{kind} ended with exit code {code}")
+            assert process.stdin is not None, "opened as a pipe"
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        self._processes = {}
+        return tuple(killed)
+
+    def __enter__(self) -> Followers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.finish()
+
+    def _log(self, text: str) -> None:
+        for run in self._runs:
+            if run.is_dir():
+                log_line(run, text)
+
+
+def replay(runs: Iterable[Path], timeout_seconds: float = 600.0) -> tuple[str, ...]:
+    """Bring the trackers of runs that have ended up to date. Returns the kinds that did not finish in time."""
+    followers = Followers()
+    followers.start(runs)
+    return followers.finish(timeout_seconds)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The tracker's process: one kind, its poll interval, and the runs' folders."""
+    kind, poll_seconds, *runs = arguments
+    _leave_the_foreground()
+    try:
+        follow([Path(run) for run in runs], _stop, kind, sink_class(kind), float(poll_seconds))
+    except BaseException as error:
+        for run in runs:
+            if os.path.isdir(run):
+                log_line(Path(run), f"{kind} stopped: {type(error).__name__}: {error}")
+        raise
+
+
+def _stop(seconds: float) -> bool:
+    """Wait for the parent's word. When it died without one nothing is drained: the rest is replayed later."""
+    if not select.select([sys.stdin], [], [], seconds)[0]:
+        return False
+    if not sys.stdin.readline():
+        os._exit(0)
+    return True
+
+
+def _leave_the_foreground() -> None:
+    """Yield to training, ignore Ctrl-C, and die with the parent even while a tracker hangs."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a tracker and what it started, which may sit in sessions of its own."""
+    import psutil
+
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    for child in family:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

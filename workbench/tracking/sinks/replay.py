@@ -1,0 +1,179 @@
+"""One run folder handed to one tracker, row by row, and the mark that says how far it got."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from workbench.tracking.reader import RunRecord, Tail, read_json, read_run
+from workbench.tracking.sinks.sink import ENDED, Row, Sink, log_line
+
+KINDS = {"tensorboard": "TensorBoardSink", "wandb": "WandbSink"}
+"""Trackers by the name they have in `track`; each is a module of this folder."""
+
+OpenSink = Callable[[RunRecord], Sink]
+_WATCHED = ("definition.yaml", "metrics.jsonl", "completions.jsonl", "status.json")
+
+
+def sink_class(kind: str) -> OpenSink:
+    """The sink of a tracker."""
+    return getattr(importlib.import_module(f"workbench.tracking.sinks.{kind}"), KINDS[kind])
+
+
+def tracked(run: RunRecord) -> tuple[str, ...]:
+    """The trackers that a run asks for."""
+    return tuple(kind for kind in run.definition.get("track") or () if kind in KINDS)
+
+
+def needs_replay(run: Path) -> bool:
+    """Whether a run that has ended lacks a tracker's complete replay of the rows it holds now."""
+    record = read_run(run)
+    if record.status.get("state") not in ENDED:
+        return False
+    return any(not is_complete(run, kind) for kind in tracked(record))
+
+
+def is_complete(run: Path, kind: str) -> bool:
+    """Whether the tracker's mark is that of the present files."""
+    return read_json(_mark(run, kind)) == _fingerprint(run)
+
+
+def _mark(run: Path, kind: str) -> Path:
+    return run / kind / "replayed.json"
+
+
+def _fingerprint(run: Path) -> Row:
+    """What a complete replay has seen: row counts, the run's outcome, and a hash of the rows themselves."""
+    found: Row = {"state": (read_json(run / "status.json") or {}).get("state")}
+    for name in ("metrics", "completions"):
+        try:
+            data = (run / f"{name}.jsonl").read_bytes()
+        except OSError:
+            data = b""
+        found[f"{name}_rows"] = data.count(b"\n")
+        found[f"{name}_sha256"] = hashlib.sha256(data[: data.rfind(b"\n") + 1]).hexdigest()
+    return found
+
+
+class Replay:
+    """Follows one run for one tracker. Nothing that the tracker raises leaves it: a tracker that fails is dropped."""
+
+    def __init__(self, folder: Path, kind: str, open_sink: OpenSink) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.failed = False
+        self._open_sink = open_sink
+        self._sink: Sink | None = None
+        self._tails = self._fresh_tails()
+        self._waiting: dict[int, list[Row]] = {}
+        self._evaluated: set[int] = set()
+        self._seen: object = None
+        self._last_step = 0
+        self._rows_written = 0
+
+    def poll(self) -> None:
+        """Hand over what is new, and finish once the run has ended. Costs four stats when nothing is."""
+        if not self.failed:
+            self._guarded(self._poll)
+
+    def close(self) -> None:
+        """Finish whatever the run's state is: its process is gone."""
+        if self._sink is not None and not self.failed:
+            self._guarded(lambda: self._finish(None))
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (Exception, SystemExit) as error:
+            self.failed, self._sink = True, None
+            log_line(
+                self.folder, f"{self.kind} dropped after {self._rows_written} rows: {type(error).__name__}: {error}"
+            )
+
+    def _poll(self) -> None:
+        seen = [_signature(self.folder / name) for name in _WATCHED]
+        if seen == self._seen or seen[0] is None:
+            return
+        # The status and the fingerprint first: what they speak of is then surely among the rows read next.
+        ended = (read_json(self.folder / "status.json") or {}).get("state") in ENDED
+        fingerprint = _fingerprint(self.folder) if ended else None
+        if self._sink is not None:
+            self._continue()
+        elif not ended or fingerprint != read_json(_mark(self.folder, self.kind)):
+            self._start(ended)
+        if self._sink is not None:
+            if fingerprint:
+                self._finish(fingerprint)
+            else:
+                self._sink.flush()
+        self._seen = seen
+
+    def _start(self, ended: bool) -> None:
+        """Open the sink when there is a row to write, or when the run ended without any."""
+        self._tails = self._fresh_tails()
+        rows, completions = (tail.new_rows() for tail in self._tails)
+        run = read_run(self.folder)
+        if not (rows or ended) or self.kind not in tracked(run):
+            return
+        self._waiting, self._evaluated, self._last_step, self._rows_written = {}, set(), 0, 0
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _mark(self.folder, self.kind).unlink()
+        self._sink = self._open_sink(run)
+        self._write(rows, completions)
+
+    def _continue(self) -> None:
+        rows, completions = (tail.new_rows() for tail in self._tails)
+        if any(tail.restarted for tail in self._tails):
+            assert self._sink is not None, "only an open replay goes on"
+            self._sink.abandon()
+            self._sink = None
+            self._start(ended=False)
+        else:
+            self._write(rows, completions)
+
+    def _write(self, rows: Sequence[Row], completions: Sequence[Row]) -> None:
+        """Each row; an evaluation's with its completions, which are on the disk before it (late ones join the next)."""
+        assert self._sink is not None, "rows are written to an open replay"
+        for completion in completions:
+            self._waiting.setdefault(completion.get("step", 0), []).append(completion)
+        for row in rows:
+            if not isinstance(row.get("step"), int):
+                continue
+            step = self._last_step = row["step"]
+            if any(name.startswith("eval/") for name in row):
+                self._evaluated.add(step)
+            self._sink.write(row, self._completions_until(step))
+            self._rows_written += 1
+
+    def _completions_until(self, step: int) -> list[Row]:
+        """Waiting completions of evaluations so far; those of training (rollouts) are not shown."""
+        due: list[Row] = []
+        for waiting in sorted(waiting for waiting in self._waiting if waiting <= step):
+            found = self._waiting.pop(waiting)
+            due += found if waiting in self._evaluated else []
+        return due
+
+    def _finish(self, fingerprint: Row | None) -> None:
+        """Close the replay; with what it was to hold, mark it complete if that is still what there is."""
+        assert self._sink is not None, "only an open replay is finished"
+        if late := self._completions_until(self._last_step):
+            self._sink.write({"step": self._last_step}, late)
+        sink, self._sink = self._sink, None
+        sink.finish(read_json(self.folder / "status.json") or {})
+        if fingerprint and fingerprint == _fingerprint(self.folder):
+            _mark(self.folder, self.kind).write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
+
+    def _fresh_tails(self) -> tuple[Tail, Tail]:
+        return Tail(self.folder / "metrics.jsonl"), Tail(self.folder / "completions.jsonl")
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
