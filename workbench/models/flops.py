@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from workbench.models.outputs import input_embedding, output_head
+
 FLOPS_FORMULA = (
     "forward 2 (N_frozen + N_trained) a token, backward 2 N_frozen + 4 N_trained, attention "
     "4 x layers x width x context forward and twice that backward; input embedding excluded, output head included"
@@ -24,11 +26,9 @@ class ModelFlops:
     @classmethod
     def of_model(cls, model: torch.nn.Module) -> ModelFlops:
         """Counts a model's matrices; the input embedding only where it is the output head as well."""
-        embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        skipped = (
-            None if embedding is None or (head is not None and head.weight is embedding.weight) else embedding.weight
-        )
+        embedding, head = input_embedding(model), output_head(model)
+        tied = embedding is not None and head is not None and head.weight is embedding.weight
+        skipped = None if embedding is None or tied else embedding.weight
         counted = [parameter for parameter in model.parameters() if parameter is not skipped]
         trained = sum(parameter.numel() for parameter in counted if parameter.requires_grad)
         config = getattr(model, "config", None)

@@ -276,7 +276,9 @@ class Llama(nn.Module):
         table = self._tables.get((device, dtype))
         if table is None or len(table[0]) < past + new:
             length = max(64, 2 * (past + new))
-            table = self._cos_and_sin(torch.arange(length, device=device), dtype)
+            # A table made while sampling must serve training too, where autograd refuses inference tensors.
+            with torch.inference_mode(False):
+                table = self._cos_and_sin(torch.arange(length, device=device), dtype)
             self._tables[device, dtype] = table
         return table[0][past : past + new], table[1][past : past + new]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -26,25 +27,36 @@ def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
     label = f"{settings.preset}-seed{settings.seed}" if settings.preset else SMOLLM2_NAME
     folder = cache / f"model-v1-{label}"
     if not folder.exists():
-        partial = folder.with_name(folder.name + ".partial")
+        # Runs side by side may make the same model: each its own, and the first to finish is kept.
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         if settings.preset:
             make_preset(settings.preset, partial, settings.seed)
         else:
             convert_smollm2(partial)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not folder.is_dir():
+                raise
     return folder
 
 
 def load_model(folder: Path, *, device: str = "cpu", dtype: str = "float32") -> torch.nn.Module:
     """The causal language model of a folder: our own Llama where it can run it, else transformers'."""
     check_folder(folder)
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if unsupported_reason(raw) is not None:
-        model = _load_by_transformers(folder, dtype)
-    else:
-        model = Llama(LlamaConfig.from_dict(raw)).to(getattr(torch, dtype))
-        _load_weights(model, folder)
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = LlamaConfig.from_dict(raw) if unsupported_reason(raw) is None else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder}/config.json: not a model's configuration ({type(error).__name__}: {error})"
+        ) from error
+    if config is None:
+        return _load_by_transformers(folder, dtype).to(device)
+    model = Llama(config).to(getattr(torch, dtype))
+    _load_weights(model, folder)
     return model.to(device)
 
 
@@ -74,22 +86,35 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def _load_weights(model: Llama, folder: Path) -> None:
-    from safetensors.torch import load_file
-
     own = dict(model.named_parameters())
-    seen = set()
-    with torch.no_grad():
-        for path in sorted(folder.glob("*.safetensors")):
-            for name, tensor in load_file(path).items():
-                if name not in own:
-                    continue
-                if own[name].shape != tensor.shape:
-                    raise ModelError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json asks for another")
-                own[name].copy_(tensor)
-                seen.add(name)
-    missing = sorted(own.keys() - seen)
+    tensors = _read_tensors(folder)
+    missing = sorted(own.keys() - tensors.keys())
     if missing:
         raise ModelError(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}")
+    # Old files hold rotary tables, and some a copy of the tied head; any other weight says that the model is another.
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    unknown = sorted(name for name in tensors.keys() - own.keys() - tied if not name.endswith(".inv_freq"))
+    if unknown:
+        raise ModelError(f"{folder}: config.json has no place for {len(unknown)} weights, such as {unknown[0]}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            found, wanted = tuple(tensors[name].shape), tuple(parameter.shape)
+            if found != wanted:
+                raise ModelError(f"{folder}: {name} has shape {found}; config.json asks for {wanted}")
+            parameter.copy_(tensors[name])
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors")):
+        try:
+            tensors |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: not readable as safetensors ({error}); copy or save it again") from error
+    return tensors
 
 
 def _load_by_transformers(folder: Path, dtype: str) -> torch.nn.Module:

@@ -76,7 +76,7 @@ class Tokenizer:
 
     def _ids(self, role: str, settings: dict[str, Any], configs: list[dict[str, Any]]) -> list[int]:
         """Ids that the files give to a role ("eos"): the tokenizer's own token first, then each config's."""
-        found: list[int] = []
+        found: list[Any] = []
         token = settings.get(f"{role}_token")
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str):

@@ -15,6 +15,16 @@ def position_ids(attention_mask: torch.Tensor) -> torch.Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def packed_mask(positions: torch.Tensor) -> torch.Tensor:
+    """(B, 1, T, T) bool: causal, and never from one packed text into another.
+
+    positions: (B, T), restarting at 0 with each text.
+    """
+    text = (positions == 0).cumsum(-1)
+    same = text[:, None, :, None] == text[:, None, None, :]
+    return same & torch.ones_like(same).tril()
+
+
 def join_prompt_completion(
     prompt_ids: torch.Tensor,
     prompt_mask: torch.Tensor,
@@ -29,7 +39,7 @@ def join_prompt_completion(
     ids = torch.cat((prompt_ids, completion_ids), 1)
     real = torch.cat((prompt_mask, completion_mask), 1).bool()
     lengths = real.sum(1)
-    width = int(lengths.max())
+    width = int(lengths.max()) if len(lengths) else ids.shape[1]
     # A stable sort of "is padding" moves real tokens to the front and keeps their order.
     order = torch.sort((~real).to(torch.uint8), dim=1, stable=True).indices[:, :width]
     kept = length_mask(lengths, width)

@@ -28,24 +28,27 @@ class Tail:
         self.path = path
         self.restarted = False
         self._offset = 0
-        self._inode: int | None = None
+        self._last_line = b""
 
     def new_rows(self) -> list[dict[str, Any]]:
         """Whole rows since the last call."""
+        self.restarted = False
         try:
             with open(self.path, "rb") as file:
-                status = self.path.stat()
-                self.restarted = self._offset > status.st_size or (self._inode not in (None, status.st_ino))
+                # A file that was cut may have grown past the old end since: the last line tells, the size does not.
+                file.seek(self._offset - len(self._last_line))
+                self.restarted = file.read(len(self._last_line)) != self._last_line
                 if self.restarted:
-                    self._offset = 0
-                self._inode = status.st_ino
-                file.seek(self._offset)
+                    self._offset, self._last_line = 0, b""
+                    file.seek(0)
                 data = file.read()
         except OSError:
             return []
-        whole = data.rfind(b"\n") + 1
-        self._offset += whole
-        return _parse(data[:whole])
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole:
+            self._offset += len(whole)
+            self._last_line = whole[whole.rfind(b"\n", 0, -1) + 1 :]
+        return _parse(whole)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

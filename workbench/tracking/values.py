@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,9 @@ class Max:
     value: Number
 
     def pool(self, other: Max) -> Max:
-        return Max(max(float(self.value), float(other.value)))
+        first, second = float(self.value), float(other.value)
+        # max() keeps or drops a NaN by its place; a NaN that was seen must be told.
+        return Max(math.nan if math.isnan(first) or math.isnan(second) else max(first, second))
 
     def result(self) -> float:
         return float(self.value)
@@ -77,31 +79,6 @@ def results(metrics: Mapping[str, Value]) -> dict[str, float]:
     return {name: value.result() for name, value in metrics.items()}
 
 
-def pack(metrics: Mapping[str, Value]) -> tuple[list[float], list[float]]:
-    """What to sum and what to maximise over processes, in the order of the sorted names."""
-    sums: list[float] = []
-    maxes: list[float] = []
-    for name in sorted(metrics):
-        value = metrics[name]
-        if isinstance(value, Max):
-            maxes.append(float(value.value))
-        elif isinstance(value, Mean):
-            sums += [float(value.total), float(value.count)]
-        else:
-            sums.append(float(value.total))
-    return sums, maxes
-
-
-def unpack(like: Mapping[str, Value], sums: Sequence[float], maxes: Sequence[float]) -> dict[str, Value]:
-    """The mirror of pack, on reduced numbers."""
-    summed, maximal = iter(sums), iter(maxes)
-    unpacked: dict[str, Value] = {}
-    for name in sorted(like):
-        value = like[name]
-        if isinstance(value, Max):
-            unpacked[name] = Max(next(maximal))
-        elif isinstance(value, Mean):
-            unpacked[name] = Mean(next(summed), next(summed))
-        else:
-            unpacked[name] = Sum(next(summed))
-    return unpacked
+def settle(metrics: Mapping[str, Value]) -> dict[str, Value]:
+    """The same values with every tensor made a float, ready to leave this process."""
+    return {name: type(value)(*(float(part) for part in vars(value).values())) for name, value in metrics.items()}

@@ -7,45 +7,46 @@ generator state, and an interrupted step is thrown away and repeated exactly.
 
 from __future__ import annotations
 
-import abc
 import math
+import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from workbench.errors import CheckpointError, Interrupted, NonFiniteError
+from workbench.errors import DefinitionError, DivergenceError, Interrupted, NonFiniteError
 from workbench.models.flops import ModelFlops
-from workbench.tracking.store import MetricStore
-from workbench.tracking.values import Value, pack, pool_metrics, results, unpack
 from workbench.trainer import checkpoint, distributed
-from workbench.trainer.accumulation import Batch, StepLoss, num_rows, split_rows
+from workbench.trainer.accumulation import StepLoss
+from workbench.trainer.batches import Batch, batches_from, num_rows, split_rows
 from workbench.trainer.costs import Costs
 from workbench.trainer.early_stopping import Stopper
+from workbench.trainer.hooks import TrainerHooks
 from workbench.trainer.interrupts import InterruptRequested, Interrupts
 from workbench.trainer.loss import LossResult
 from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.precision import Precision, resolve_precision
 from workbench.trainer.progress import Progress
+from workbench.trainer.run_folder import RunFolder
 from workbench.trainer.schedule import configure_scheduler
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.snapshot import restore_snapshot, take_snapshot
+from workbench.trainer.training_state import load_model_tensors, model_tensors
 
 Evaluator = Callable[[torch.nn.Module, int], dict[str, float]]
 MAX_ROLLBACKS = 3
-RECORDS = ("metrics.jsonl", "completions.jsonl", "pairs.jsonl")
 
 
-class BaseTrainer(abc.ABC):
+class BaseTrainer(TrainerHooks):
     """Abstract; `SFTTrainer(model, optimizer, train_loader).train()` is all that most callers need.
 
-    optimizer: None builds configure_optimizer's AdamW. train_loader: an iterable of batches; where it has a settable
-    `position` (workbench.data's BatchLoader) a resume jumps there, otherwise it is replayed. output_dir: None records
-    and saves nothing. Raises Interrupted (after a checkpoint) and NonFiniteError from train().
+    optimizer: None builds configure_optimizer's AdamW. train_loader: an iterable of batches, each process's own share;
+    where it has a settable `position` (workbench.data's BatchLoader) a resume jumps there, otherwise it is replayed.
+    output_dir: None records and saves nothing. Raises Interrupted (after a checkpoint) and NonFiniteError from train().
     """
 
     settings_class: ClassVar[type[TrainerSettings]] = TrainerSettings
@@ -62,92 +63,54 @@ class BaseTrainer(abc.ABC):
         output_dir: Path | str | None = None,
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
         ref_model: torch.nn.Module | None = None,
-        reward_fn: Callable | None = None,
+        reward_fn: Callable[..., Any] | None = None,
         reward_model: torch.nn.Module | None = None,
         tokenizer: Any = None,
     ) -> None:
         self.settings: Any = settings if settings is not None else self.settings_class()
-        self.is_distributed = distributed.is_distributed()
+        self.is_distributed = self.use_ddp = distributed.is_distributed()
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self.is_main = distributed.is_main()
-        self.use_ddp = self.is_distributed
         self.device = distributed.training_device(self.settings.device)
         distributed.join_process_group(self.device)
-        model.to(self.device)
         self.train_loader, self.val_loader, self.evaluators = train_loader, val_loader, list(evaluators)
-        self.output_dir = None if output_dir is None else Path(output_dir)
         self.ref_model, self.reward_fn, self.reward_model = ref_model, reward_fn, reward_model
         self.tokenizer = tokenizer
+        model.to(self.device)
         self._set_up_model(model)
         self.optimizer = optimizer if optimizer is not None else configure_optimizer(model, self.settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.num_steps = self._plan_steps()
         self.scheduler = scheduler or configure_scheduler(self.optimizer, self.num_steps, self.settings)
-        self.precision = Precision(self._resolve_precision(model), self.device)
+        self.precision = Precision(resolve_precision(self.settings.precision, self.device, model), self.device)
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
         self.flops = ModelFlops.of_model(model)
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
+        self._folder = RunFolder(output_dir, self.settings, writes=self.is_main)
+        self.output_dir = self._folder.path
+        self._set_up_state()
+
+    def _set_up_state(self) -> None:
+        """Where the run is: what the loop changes, and what a checkpoint holds of it (snapshot.py)."""
         self.step, self.batches_taken, self.rollbacks = 0, 0, 0
         self.costs = Costs()
         self.stopped_by: str | None = None
         self.restored_best = False
+        self.micro_batch_rows: int | None = self.settings.micro_batch_rows
         self.last_row: dict[str, Any] = {}
         # The row of a step whose evaluation is not done yet; step 0 has an evaluation and no training.
         self.pending_row: dict[str, Any] | None = {"step": 0}
         self.pending_batches: list[Batch] = []
+        # Of this process alone, and dropped with the attempt it was spent on: see _charge.
+        self._spent = Costs()
         self._batches: Iterator[Any] | None = None
         self._interrupts = Interrupts()
+        self._best_weights: dict[str, torch.Tensor] = {}
         self._log_info = ""
 
-    # What a trainer gives.
-
-    @abc.abstractmethod
-    def _prepare_batch(self, batch: Any) -> Batch:
-        """The loader's batch checked and on this device."""
-
-    @abc.abstractmethod
-    def _forward(self, batch: Batch) -> Any:
-        """Outputs of `self.model` (DDP included) on a micro-batch."""
-
-    @abc.abstractmethod
-    def _compute_loss(self, outputs: Any, batch: Batch) -> LossResult | torch.Tensor:
-        """Summed terms with their units and metrics; a bare scalar is the mean over the micro-batch's rows."""
-
-    def _set_up_model(self, model: torch.nn.Module) -> None:
-        """Dropout and references, before the optimiser is made; by default dropout is off (eval mode)."""
-        model.eval()
-
-    def _count_units(self, batch: Batch) -> dict[str, float] | None:
-        """Each term's units in this process's whole step; None when they are known only after the forward."""
-        return None
-
-    def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
-        """Real tokens of each sequence that the step computes, padding excluded."""
-        if "attention_mask" in batch:
-            return batch["attention_mask"].sum(-1)
-        first = next(iter(batch.values()))
-        return torch.full((num_rows(batch),), math.prod(first.shape[1:2]), device=first.device)
-
-    def _count_tokens(self, batch: Batch) -> int:
-        """Tokens of a batch, for throughput only."""
-        return int(self._sequence_lengths(batch).sum())
-
-    def _make_update_batches(self, batch: Batch) -> Iterable[Batch]:
-        """The batches of the optimiser steps that one loader batch gives: rollouts, passes, minibatches."""
-        return [batch]
-
-    def _get_extra_config_info(self) -> dict[str, Any]:
-        return {}
-
-    def _get_extra_log_info(self, batch: Batch) -> str:
-        return ""
-
-    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
-        return {}
-
-    def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
-        if state:
-            raise CheckpointError(f"the checkpoint holds state this trainer does not know: {', '.join(sorted(state))}")
+    def _charge(self, costs: Costs) -> None:
+        """For hooks that prepare batches: what this process spent on it. It counts once the batches are ready."""
+        self._spent.add(costs)
 
     # The public face.
 
@@ -155,11 +118,12 @@ class BaseTrainer(abc.ABC):
     def unwrapped_model(self) -> torch.nn.Module:
         return distributed.unwrap_model(self.model)
 
-    def train(self) -> dict[str, float]:
+    def train(self) -> dict[str, Any]:
         """Run to the last step, the budget's end or an early stop; the last metrics row."""
         self._open_records()
         self._progress = Progress(self.num_steps, enabled=self.is_main)
-        self._checkpointed_at = time.monotonic()
+        extra = {"device": self.device, "precision": self.precision.name, **self._get_extra_config_info()}
+        self._progress.announce(f"{type(self).__name__}, {self.num_steps} steps", extra)
         with Interrupts(immediate=not self.is_distributed) as self._interrupts:
             try:
                 while True:
@@ -170,11 +134,11 @@ class BaseTrainer(abc.ABC):
                     self._train_step()
                 self._finish()
             except InterruptRequested as request:
+                self._abandon_step()
                 self._save()
                 raise Interrupted(request.signal_number) from None
             finally:
-                for store in self._stores.values():
-                    store.close()
+                self._folder.close()
         return self.last_row
 
     def evaluate(self) -> dict[str, float]:
@@ -184,10 +148,10 @@ class BaseTrainer(abc.ABC):
         was_training = model.training
         model.eval()
         try:
-            if self.val_loader is not None:
-                metrics |= {f"eval/{name}": value for name, value in self._validate(self.val_loader).items()}
-            if self.is_main:
-                for evaluator in self.evaluators:
+            with torch.no_grad():
+                if self.val_loader is not None:
+                    metrics |= {f"eval/{name}": value for name, value in self._validate(self.val_loader).items()}
+                for evaluator in self.evaluators if self.is_main else ():
                     with self.precision.autocast():
                         metrics |= evaluator(model, self.step)
         finally:
@@ -208,7 +172,7 @@ class BaseTrainer(abc.ABC):
 
     def resume(self) -> bool:
         """Continue from output_dir's newest valid checkpoint, if there is one; whether there was."""
-        folder = checkpoint.newest_valid(self._checkpoints) if self.output_dir else None
+        folder = self._folder.newest()
         if folder is not None:
             self.load_checkpoint(folder)
         return folder is not None
@@ -217,213 +181,188 @@ class BaseTrainer(abc.ABC):
 
     def _train_step(self) -> None:
         started = time.perf_counter()
+        if not self.pending_batches:
+            self._take_batch()
+        batch = self.pending_batches[0]
         with self._interrupts.interruptible():
-            if not self.pending_batches:
-                self._seed(0)
-                self.pending_batches = list(self._make_update_batches(self._prepare_batch(self._next_batch())))
-            batch = self.pending_batches[0]
-            self._seed(1)
-            row, lengths = self._accumulate_gradient(batch)
-            self.precision.unscale(self.optimizer)
-            limit = self.settings.max_grad_norm or math.inf
-            row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
-            row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-            finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
-            if not finite and self._handle_non_finite(row):
-                return
+            row = self._compute_gradient(batch)
+            lengths = self._sequence_lengths(batch).double()
+            spent = distributed.reduce_tensor(torch.stack((lengths.sum(), (lengths * (lengths + 1) / 2).sum())))
+            row = self._check_gradient(row)
         # From here to the end the step is committed: nothing may interrupt it half-way.
-        if finite or self.precision.skips_overflow:
-            self.precision.step(self.optimizer)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scheduler.step()
+        tokens, context = spent.tolist()
+        seconds = time.perf_counter() - started
+        self.costs.add(Costs(trained_tokens=int(tokens), flops=self.flops.training(tokens, context), seconds=seconds))
+        if not self._update(row):
+            return
         self.step += 1
         self.pending_batches.pop(0)
         self.batches_taken += not self.pending_batches
-        self._charge(lengths, time.perf_counter() - started)
         row["time/step_seconds"] = time.perf_counter() - started
-        if not finite:
-            row["skipped"] = 1.0
         self.pending_row = {"step": self.step, **row}
         self._log_info = self._get_extra_log_info(batch)
 
-    def _accumulate_gradient(self, batch: Batch) -> tuple[dict[str, float], torch.Tensor]:
-        """Gradients of the whole step, its loss and metrics, and (tokens, context, longest) over all processes."""
+    def _take_batch(self) -> None:
+        """The loader's next batch made into update batches, and what that cost charged: both or neither."""
+        with self._interrupts.interruptible():
+            self._seed(0)
+            self._spent = Costs()
+            if self._batches is None:
+                self._batches = batches_from(self.train_loader, self.batches_taken)
+            made = list(self._make_update_batches(self._prepare_batch(next(self._batches))))
+            assert made, "_make_update_batches gave no batch"
+            spent = distributed.gather_objects(self._spent)
+        self.pending_batches = made
+        for costs in spent:
+            self.costs.add(costs)
+
+    def _compute_gradient(self, batch: Batch) -> dict[str, float]:
+        """The whole step's gradients, clipped; its loss, metrics and gradient norm over all processes.
+
+        A micro-batch that does not fit into memory is halved, and so are all that follow.
+        """
+        while True:
+            try:
+                row = self._accumulate(batch)
+                break
+            except torch.OutOfMemoryError as error:
+                rows = min(self.micro_batch_rows or math.inf, num_rows(batch))
+                if rows == 1 or self.is_distributed:
+                    remedy = "shorten the rows or take a smaller model" if rows == 1 else "lower micro_batch_rows"
+                    raise DivergenceError(f"out of memory at micro_batch_rows {rows}: {remedy}") from error
+                self.micro_batch_rows = math.ceil(rows / 2)
+        self.precision.unscale(self.optimizer)
+        limit = self.settings.max_grad_norm or math.inf
+        row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        return row
+
+    def _accumulate(self, batch: Batch) -> dict[str, float]:
+        self._seed(1)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = StepLoss(self._count_units(batch), self.device)
-        micro_batches = list(split_rows(batch, self.settings.micro_batch_rows))
+        loss = StepLoss(self._count_units(batch))
+        micro_batches = list(split_rows(batch, self.micro_batch_rows))
         for index, micro_batch in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1
             with nullcontext() if is_last else distributed.no_sync(self.model):
                 self.precision.backward(loss.add(self._loss_result(micro_batch)))
-        row = loss.finish(self.parameters)
-        lengths = self._sequence_lengths(batch).double()
-        spent = torch.stack((lengths.sum(), (lengths * (lengths + 1) / 2).sum()))
-        return row | self._pool(loss.metrics), distributed.reduce_tensor(spent)
+        return loss.finish(self.parameters)
 
     def _loss_result(self, micro_batch: Batch) -> LossResult:
         with self.precision.autocast():
             result = self._compute_loss(self._forward(micro_batch), micro_batch)
         return result if isinstance(result, LossResult) else LossResult.from_mean(result, num_rows(micro_batch))
 
-    def _pool(self, metrics: list[dict[str, Value]]) -> dict[str, float]:
-        pooled = pool_metrics(metrics)
-        if not self.is_distributed or not pooled:
-            return results(pooled)
-        sums, maxes = (torch.tensor(part, dtype=torch.float64, device=self.device) for part in pack(pooled))
-        return results(
-            unpack(pooled, distributed.reduce_tensor(sums).tolist(), distributed.reduce_tensor(maxes, "max").tolist())
-        )
-
     def _validate(self, loader: Iterable[Any]) -> dict[str, float]:
-        loss = StepLoss(None, self.device)
-        with torch.no_grad():
-            for batch in loader:
-                for micro_batch in split_rows(self._prepare_batch(batch), self.settings.micro_batch_rows):
-                    loss.add(self._loss_result(micro_batch))
-        return loss.finish([]) | self._pool(loss.metrics)
+        loss = StepLoss()
+        for batch in loader:
+            for micro_batch in split_rows(self._prepare_batch(batch), self.micro_batch_rows):
+                loss.add(self._loss_result(micro_batch))
+        return loss.finish()
 
-    def _handle_non_finite(self, row: dict[str, float]) -> bool:
-        """Whether the step is over: "stop" raises, "rollback" returns to a checkpoint, "skip" costs one step."""
-        if self.precision.skips_overflow or self.settings.non_finite == "skip":
-            return False
-        found = f"step {self.step + 1}: loss is {row['loss']}, gradient norm {row['grad_norm']}"
-        if self.settings.non_finite == "stop" or self.rollbacks >= MAX_ROLLBACKS:
+    def _update(self, row: dict[str, float]) -> bool:
+        """Step optimiser and schedule, or do what `non_finite` says; False when the run was rolled back."""
+        finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+        if finite or (math.isfinite(row["loss"]) and self.precision.expects_overflow):
+            self.precision.step(self.optimizer)
+        elif self.settings.non_finite == "skip":
+            self.precision.skip()
+        else:
+            found = f"step {self.step + 1}: loss is {row['loss']}, gradient norm {row['grad_norm']}"
+            if self.settings.non_finite == "rollback":
+                self._roll_back(found)
+                return False
             raise NonFiniteError(f"{found}; lower learning_rate, or set non_finite to skip or rollback")
-        taken, rollbacks = self.batches_taken + 1, self.rollbacks + 1
-        if not self.resume():
-            raise NonFiniteError(f"{found}; there is no checkpoint to roll back to: set checkpoint_every")
-        # The batches since the checkpoint are passed over: the same ones would diverge the same way.
-        self.batches_taken, self.rollbacks, self.pending_batches, self._batches = taken, rollbacks, [], None
-        self._open_records()
+        self.optimizer.zero_grad(set_to_none=True)
+        with nullcontext() if finite else warnings.catch_warnings():
+            if not finite:
+                row["skipped"] = 1.0
+                # torch warns when the schedule moves before the optimiser has; a skipped step counts as a step.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.scheduler.step()
         return True
+
+    def _roll_back(self, found: str) -> None:
+        """Back to the last regular checkpoint, past the batches since: the same ones would diverge the same way."""
+        folder = self._folder.checkpoint_of(self._folder.rollback_step(self.step))
+        if self.rollbacks >= MAX_ROLLBACKS or folder is None:
+            why = f"rolled back {self.rollbacks} times" if folder else "no valid checkpoint to roll back to"
+            raise NonFiniteError(f"{found}; {why}: lower learning_rate")
+        taken, rollbacks, costs = self.batches_taken + 1, self.rollbacks + 1, self.costs
+        self.load_checkpoint(folder)
+        self.batches_taken, self.rollbacks, self.costs, self.pending_batches = taken, rollbacks, costs, []
+        self._open_records()
+
+    def _abandon_step(self) -> None:
+        """Forget a step that was interrupted, so that it can begin again, here or from the checkpoint."""
+        self._batches = None
+        self.optimizer.zero_grad(set_to_none=True)
+        self.precision.load_state_dict(self.precision.state_dict())
 
     # Records, checkpoints, ends.
 
     def _record(self, row: dict[str, Any]) -> None:
         """Evaluate where due, write the row, then stop and checkpoint where due."""
-        every, last = self.settings.evaluate_every, self._is_last()
-        if row["step"] == 0 or last or (every and row["step"] % every == 0):
+        if self.settings.budget and not self.stopped_by:
+            # The main process's clock decides for all.
+            self.stopped_by = distributed.broadcast_object(self.costs.spent(self.settings.budget))
+        every, is_last = self.settings.evaluate_every, self.step >= self.num_steps or self.stopped_by is not None
+        if self.step == 0 or is_last or (every and self.step % every == 0):
             with self._interrupts.interruptible():
                 row = row | self.evaluate()
         row = row | self.costs.row()
-        if self.is_main and self._stores:
-            self._stores["metrics.jsonl"].append(row)
+        self._folder.append(row)
         self.last_row, self.pending_row = row, None
-        improved = False
-        held_out = {name: value for name, value in row.items() if name.startswith("eval/")}
-        if self.stopper and held_out:
-            improved = self.stopper.observe(self.step, held_out)
-            if self.stopper.should_stop and not self.stopped_by:
-                self.stopped_by = "early_stopping"
+        improved = self._observe({name: value for name, value in row.items() if name.startswith("eval/")})
         self._progress.report(self.step, row, self._log_info)
-        self._checkpoint_if_due(improved)
-
-    def _is_last(self) -> bool:
-        if self.settings.budget and not self.stopped_by:
-            self.stopped_by = self.costs.spent(self.settings.budget)
-        return self.step >= self.num_steps or self.stopped_by is not None
-
-    def _checkpoint_if_due(self, improved: bool) -> None:
-        every, seconds = self.settings.checkpoint_every, self.settings.checkpoint_seconds
-        overdue = bool(seconds) and time.monotonic() - self._checkpointed_at >= seconds
-        interrupted = self._interrupts.received is not None
-        if self.is_distributed:
-            overdue = distributed.any_process(overdue, self.device)
-            interrupted = distributed.any_process(interrupted, self.device)
-        if improved or overdue or (every and self.step and self.step % every == 0):
+        if improved or self._folder.is_due(self.step) or distributed.any_process(self._folder.is_overdue()):
             self._save()
-        if interrupted and self.is_distributed:
-            raise InterruptRequested(self._interrupts.received or 15)
+        self._stop_if_interrupted()
+
+    def _observe(self, held_out: dict[str, float]) -> bool:
+        """Let early stopping see an evaluation; whether it is the best so far."""
+        if not self.stopper or not held_out:
+            return False
+        improved = self.stopper.observe(self.step, held_out)
+        if improved and self.output_dir is None:
+            self._best_weights = {k: v.detach().clone() for k, v in model_tensors(self.unwrapped_model).items()}
+        if self.stopper.should_stop and not self.stopped_by:
+            self.stopped_by = "early_stopping"
+        return improved
+
+    def _stop_if_interrupted(self) -> None:
+        received = self._interrupts.received
+        if distributed.any_process(received is not None):
+            raise InterruptRequested(received or signal.SIGTERM)
 
     def _save(self) -> None:
-        if self.output_dir is None:
-            return
-        self.save_checkpoint(checkpoint.step_folder(self._checkpoints, self.step))
-        best = self.stopper.state.best_step if self.stopper and self.stopper.state.best_value is not None else None
-        if self.is_main:
-            best_folder = None if best is None else checkpoint.step_folder(self._checkpoints, best)
-            checkpoint.rotate(self._checkpoints, self.settings.keep_checkpoints, best_folder)
-        self._checkpointed_at = time.monotonic()
+        if self.output_dir is not None:
+            best = self.stopper.state.best_step if self.stopper and self.stopper.state.best_value is not None else None
+            self._folder.write(self.step, *take_snapshot(self), best)
+            distributed.barrier()
 
     def _finish(self) -> None:
         """The final checkpoint, then the best weights back where early stopping asked for them."""
+        if self.restored_best:
+            return
         self._save()
-        if self.stopper and self.output_dir and self.stopper.state.best_step != self.step:
-            tensors, _ = checkpoint.read(checkpoint.step_folder(self._checkpoints, self.stopper.state.best_step))
-            restore_snapshot(self, tensors, None)
-            self.restored_best = True
-
-    @property
-    def _checkpoints(self) -> Path:
-        assert self.output_dir is not None
-        return self.output_dir / "checkpoints"
+        self._stop_if_interrupted()
+        best = self.stopper.state if self.stopper else None
+        if best is None or best.best_value is None or best.best_step == self.step:
+            return
+        weights = self._best_weights if self.output_dir is None else self._folder.read_model(best.best_step)
+        load_model_tensors(self.unwrapped_model, weights)
+        self.restored_best = True
 
     def _open_records(self) -> None:
-        """Drop every recorded row after the state we continue from, so that a resume leaves no gap and no duplicate."""
-        self._stores: dict[str, MetricStore] = {}
-        if self.output_dir is None or not self.is_main:
-            return
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        last_recorded = self.step - 1 if self.pending_row is not None else self.step
-        for name in RECORDS:
-            if name == "metrics.jsonl" or (self.output_dir / name).exists():
-                self._stores[name] = MetricStore(self.output_dir / name)
-                self._stores[name].truncate_after(last_recorded)
-
-    # Small things.
-
-    def _charge(self, spent: torch.Tensor, seconds: float) -> None:
-        tokens, context = spent.tolist()
-        flops = self.flops.training(tokens, context)
-        self.costs.add(Costs(trained_tokens=int(tokens), flops=flops, seconds=seconds))
-
-    def _next_batch(self) -> Any:
-        """The loader's batch number batches_taken, counted over epochs."""
-        if self._batches is None:
-            self._batches = _from_position(self.train_loader, self.batches_taken)
-        return next(self._batches)
+        self._folder.open_records(self.step - 1 if self.pending_row is not None else self.step)
 
     def _plan_steps(self) -> int:
         if self.settings.steps is not None:
             return self.settings.steps
-        return math.ceil(self.settings.epochs * len(self.train_loader))  # type: ignore[arg-type]
+        if not isinstance(self.train_loader, Sized):
+            raise DefinitionError("steps is absent and train_loader has no length to count epochs by; set steps")
+        return math.ceil(self.settings.epochs * len(self.train_loader))
 
     def _seed(self, phase: int) -> None:
         torch.manual_seed(((self.settings.seed * 1_000_003 + self.step) * 2 + phase) * self.world_size + self.rank)
-
-    def _resolve_precision(self, model: torch.nn.Module) -> str:
-        width = max((p.shape[-1] for p in model.parameters() if p.ndim >= 2), default=1)
-        return resolve_precision(self.settings.precision, self.device, width, torch.get_num_threads())
-
-    @property
-    def settings_record(self) -> dict[str, Any]:
-        """The settings as JSON values, and what the run has resolved of them."""
-        return self.settings.model_dump(mode="json") | {"precision": self.precision.name}
-
-    @property
-    def progress_record(self) -> dict[str, Any]:
-        """Where the run is, as JSON values: the part of a checkpoint that the loop itself owns."""
-        return {
-            "step": self.step,
-            "batches_taken": self.batches_taken,
-            "rollbacks": self.rollbacks,
-            "stopped_by": self.stopped_by,
-            "pending_row": self.pending_row,
-            "costs": asdict(self.costs),
-        }
-
-
-def _from_position(loader: Any, position: int) -> Iterator[Any]:
-    """The loader's batches from number `position` on, epoch after epoch."""
-    if hasattr(type(loader), "position"):
-        loader.position = position
-        yield from loader
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            if position > 0:
-                position -= 1
-            else:
-                yield batch
-        assert not empty, "train_loader is empty"

@@ -19,6 +19,8 @@ import torch
 from workbench.errors import CheckpointError, StorageError
 
 MANIFEST = "manifest.json"
+Tensors = dict[str, dict[str, torch.Tensor]]
+"""Named groups of tensors: a safetensors file each."""
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -26,7 +28,7 @@ def step_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step_{step:08d}"
 
 
-def write(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any]) -> None:
+def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
     """Write a checkpoint at `folder`: one safetensors file for each entry of `tensors`, and `state` as JSON.
 
     On any failure the previous checkpoint stands untouched. StorageError when the disk fails.
@@ -52,14 +54,16 @@ def write(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict
         raise StorageError(f"{folder}: the checkpoint could not be written ({error.strerror or error})") from error
 
 
-def read(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors and state of a checkpoint, verified before use. CheckpointError names what does not hold."""
     from safetensors.torch import load
 
     reason = find_damage(folder)
     if reason:
         raise CheckpointError(f"{folder} is not a valid checkpoint: {reason}")
-    tensors = {path.stem: load(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
+    # Only what the manifest lists: a file beside it was never verified.
+    names = sorted(json.loads((folder / MANIFEST).read_text()))
+    tensors = {Path(n).stem: load((folder / n).read_bytes()) for n in names if n.endswith(".safetensors")}
     return tensors, json.loads((folder / "state.json").read_text())
 
 
@@ -78,7 +82,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def steps_newest_first(checkpoints: Path) -> Iterator[Path]:
-    """Every finished checkpoint folder, the highest step first."""
+    """Every finished checkpoint folder, valid or not, the highest step first."""
     yield from sorted((p for p in checkpoints.glob("step_*") if p.suffix == "" and p.is_dir()), reverse=True)
 
 
@@ -98,19 +102,20 @@ def newest_valid(checkpoints: Path) -> Path | None:
     return None
 
 
-def rotate(checkpoints: Path, keep: int, best: Path | None) -> None:
-    """Delete all but the `keep` newest, the best, and the newest valid one. A failed delete is left for next time."""
-    folders = list(steps_newest_first(checkpoints))
-    kept = set(folders[:keep])
-    if best is not None:
-        kept.add(best)
-    if not any(find_damage(folder) is None for folder in kept & set(folders)):
-        valid = next((folder for folder in folders if find_damage(folder) is None), None)
-        kept |= {valid} if valid else set()
+def rotate(newest: Path, keep: int, always: set[Path]) -> None:
+    """Delete all but the `keep` newest checkpoints, those in `always`, and the newest valid one.
+
+    newest: the one just written; any of a higher step is of a history that was left, and goes. A failed delete is
+    left for next time.
+    """
+    folders = list(steps_newest_first(newest.parent))
+    current = [folder for folder in folders if folder.name <= newest.name]
+    valid = next((folder for folder in current if find_damage(folder) is None), newest)
+    kept = {*current[:keep], *always, valid}
     for folder in folders:
         if folder not in kept:
             shutil.rmtree(folder, ignore_errors=True)
-    for partial in checkpoints.glob("*.partial"):
+    for partial in newest.parent.glob("*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from workbench.errors import RankError
+from workbench.errors import DefinitionError
+
+T = TypeVar("T")
 
 
 def is_distributed() -> bool:
@@ -35,7 +37,7 @@ def training_device(wanted: str | None) -> torch.device:
     """The device for this process: as wanted, else this process's GPU, else the CPU."""
     kind = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise RankError("device is cuda, but torch finds no GPU here; leave device out or set it to cpu")
+        raise DefinitionError("device is cuda, but torch finds no GPU here; leave device out or set it to cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
 
 
@@ -68,11 +70,20 @@ def reduce_tensor(tensor: torch.Tensor, operation: str = "sum") -> torch.Tensor:
     return reduced
 
 
-def broadcast_object(value: Any) -> Any:
-    """The main process's value (JSON-like), in every process."""
+def gather_objects(value: T) -> list[T]:
+    """Every process's value (plain Python), in the order of their ranks; every process gets them all."""
+    if not is_distributed():
+        return [value]
+    gathered: list[Any] = [None] * get_world_size()
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def broadcast_object(value: T) -> T:
+    """The main process's value (plain Python), in every process."""
     if not is_distributed():
         return value
-    holder = [value]
+    holder: list[Any] = [value]
     torch.distributed.broadcast_object_list(holder, src=0)
     return holder[0]
 
@@ -83,11 +94,9 @@ def barrier() -> None:
         torch.distributed.barrier()
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether any process says so: how one process's signal becomes everyone's decision."""
-    if not is_distributed():
-        return flag
-    return bool(reduce_tensor(torch.tensor(float(flag), device=device), "max").item())
+    return any(gather_objects(flag))
 
 
 def leave_process_group() -> None:
@@ -96,7 +105,8 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager:
+def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
     """A context in which backward keeps gradients local: for all micro-batches of a step but the last."""
-    wrapped = isinstance(model, torch.nn.parallel.DistributedDataParallel)
-    return model.no_sync() if wrapped else contextlib.nullcontext()
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()

@@ -8,21 +8,22 @@ from typing import Any, ClassVar
 
 import torch
 
-from workbench.errors import CheckpointError, DivergenceError
+from workbench.errors import CheckpointError, DataError, DivergenceError
 from workbench.models.adapters import adapters_off, has_adapter
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.objectives.masking import join_prompt_completion
 from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios
-from workbench.tracking.values import Mean
-from workbench.trainer.accumulation import Batch
+from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer.base_trainer import BaseTrainer
+from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
 from workbench.trainer.dpo_settings import DPOSettings
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.settings import TrainerSettings
 
 # |h| per completion token that rounding alone may give while policy and reference are the same model.
+START_GAP = "start_gap"
 START_TOLERANCE = {"float32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 
@@ -44,6 +45,11 @@ class DPOTrainer(BaseTrainer):
 
     def _prepare_batch(self, batch: Any) -> Batch:
         prepared = {key: value.to(self.device) for key, value in batch.items()}
+        for part in ("prompt", "chosen", "rejected"):
+            empty = ~prepared[f"{part}_attention_mask"].bool().any(1)
+            if bool(empty.any()):
+                rows = empty.nonzero().flatten().tolist()
+                raise DataError(f"batch {self.batches_taken + 1}: rows {rows[:10]} have an empty {part}; drop them")
         if "ref_chosen_logprobs" not in prepared:
             prepared |= self._score_reference(prepared)
         return prepared
@@ -72,8 +78,6 @@ class DPOTrainer(BaseTrainer):
             batch["rejected_attention_mask"].sum(1),
         )
         beta, count = self.settings.beta, len(chosen)
-        if self.step == 0 and self.settings.starts_from_reference and torch.is_grad_enabled():
-            self._check_start(pairs)
         losses = self._loss_fn(pairs, beta, self.settings.label_smoothing)
         terms = {"preference": LossTerm(losses.sum(), float(count))}
         if self.settings.nll_weight:
@@ -81,7 +85,7 @@ class DPOTrainer(BaseTrainer):
             terms["nll"] = LossTerm(-chosen.sum(), num_tokens, self.settings.nll_weight)
         h = pairs.h.detach()
         wins = (h > 0).double() + 0.5 * (h == 0).double()
-        metrics = {
+        means = {
             "rewards/chosen": beta * pairs.chosen.detach(),
             "rewards/rejected": beta * pairs.rejected.detach(),
             "rewards/margins": beta * h,
@@ -89,11 +93,15 @@ class DPOTrainer(BaseTrainer):
             "logps/chosen": chosen.detach(),
             "logps/rejected": rejected.detach(),
         }
-        return LossResult(terms, {name: Mean(value.sum().double(), count) for name, value in metrics.items()})
+        metrics: dict[str, Value] = {name: Mean(value.sum().double(), count) for name, value in means.items()}
+        if self.step == 0 and self.settings.starts_from_reference and torch.is_grad_enabled():
+            gaps = h.abs() / (pairs.chosen_lengths + pairs.rejected_lengths)
+            metrics[START_GAP] = Max(torch.cat((gaps, gaps.new_zeros(1))).max())
+        return LossResult(terms, metrics)
 
-    def _check_start(self, pairs: PairLogratios) -> None:
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
         """MATHS.md's step-1 check: policy and reference are still the same model, so h is 0 up to rounding."""
-        gap = (pairs.h.detach().abs() / (pairs.chosen_lengths + pairs.rejected_lengths)).max().item()
+        gap = row.pop(START_GAP, 0.0)
         allowed = START_TOLERANCE[self.precision.name]
         if not gap <= allowed:
             raise DivergenceError(
@@ -101,6 +109,7 @@ class DPOTrainer(BaseTrainer):
                 "though the run starts from its reference: the reference log-probs are of another model, tokenizer or "
                 "precision; set starts_from_reference: false only where the reference is meant to be another model"
             )
+        return row
 
     # The reference.
 
@@ -108,14 +117,14 @@ class DPOTrainer(BaseTrainer):
     def _score_reference(self, batch: Batch) -> Batch:
         model = self.unwrapped_model
         if self.ref_model is None and not has_adapter(model):
-            self.ref_model = copy.deepcopy(model).eval().requires_grad_(False)
-            self._copied_reference = True
+            self._copy_reference()
+        reference = model if self.ref_model is None else self.ref_model
         off = adapters_off(model) if self.ref_model is None else nullcontext()
         with off, self.precision.autocast():
-            _, chosen, rejected = completion_logprobs(self.ref_model or model, batch)
+            _, chosen, rejected = completion_logprobs(reference, batch)
         lengths = self._sequence_lengths(batch).double()
         tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
-        self.costs.add(Costs(scored_tokens=int(tokens), flops=self.flops.forward(tokens, context)))
+        self._charge(Costs(scored_tokens=int(tokens), flops=self.flops.forward(tokens, context)))
         return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
 
     def _get_extra_checkpoint_state(self) -> dict[str, Any]:
@@ -127,8 +136,11 @@ class DPOTrainer(BaseTrainer):
             raise CheckpointError(f"the checkpoint holds state that DPO does not know: {', '.join(unknown)}")
         if state["copied_reference"] and self.ref_model is None:
             # The checkpoint's weights are not loaded yet: the model still is the start.
-            self.ref_model = copy.deepcopy(self.unwrapped_model).eval().requires_grad_(False)
-            self._copied_reference = True
+            self._copy_reference()
+
+    def _copy_reference(self) -> None:
+        self.ref_model = copy.deepcopy(self.unwrapped_model).eval().requires_grad_(False)
+        self._copied_reference = True
 
 
 def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

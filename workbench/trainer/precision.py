@@ -8,8 +8,11 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from workbench.trainer import distributed
 
 AUTOCAST_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
@@ -21,9 +24,9 @@ class Precision:
         """name: float32, bf16 or fp16 (resolve "fastest" before)."""
         self.name = name
         self._device_type = device.type
-        self._scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
+        self._scaler: torch.amp.GradScaler | None = torch.amp.GradScaler(device.type) if name == "fp16" else None
 
-    def autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of every forward pass."""
         if self.name not in AUTOCAST_DTYPES:
             return contextlib.nullcontext()
@@ -46,29 +49,39 @@ class Precision:
         else:
             optimizer.step()
 
-    @property
-    def skips_overflow(self) -> bool:
-        """Whether a non-finite gradient is an expected overflow that the scaler deals with."""
-        return self._scaler is not None
+    def skip(self) -> None:
+        """Instead of step: leave the parameters as they are."""
+        if self._scaler:
+            self._scaler.update()
 
-    def state_dict(self) -> dict:
+    @property
+    def expects_overflow(self) -> bool:
+        """Whether a non-finite gradient may be an overflow that a lower scale mends; at a scale below 1 it is not."""
+        return self._scaler is not None and self._scaler.get_scale() >= 1.0
+
+    def state_dict(self) -> dict[str, Any]:
         return self._scaler.state_dict() if self._scaler else {}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._scaler:
+            # A new scaler: the old one may stand between unscale and step of a step that was thrown away.
+            self._scaler = torch.amp.GradScaler(self._device_type)
             self._scaler.load_state_dict(state)
 
 
-def resolve_precision(wanted: str, device: torch.device, width: int, threads: int) -> str:
+def resolve_precision(wanted: str, device: torch.device, model: torch.nn.Module) -> str:
     """The precision to use: as wanted, or for "fastest" bf16 on a GPU that has it, else fp16; on a CPU by probe.
 
-    width: the model's hidden size, which decides whether casting pays.
+    One answer for all processes: their own timings might not agree.
     """
     if wanted != "fastest":
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return _fastest_on_cpu(width, threads)
+    # The model's width decides whether casting pays.
+    width = max((parameter.shape[-1] for parameter in model.parameters() if parameter.ndim >= 2), default=1)
+    found = _fastest_on_cpu(width, torch.get_num_threads()) if distributed.is_main() else ""
+    return distributed.broadcast_object(found)
 
 
 def _fastest_on_cpu(width: int, threads: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 
 def format_duration(seconds: float) -> str:
@@ -25,6 +26,11 @@ class Progress:
         self.every_seconds = every_seconds
         self._started_at = self._printed_at = time.monotonic()
         self._first_step: int | None = None
+
+    def announce(self, what: str, choices: dict[str, Any]) -> None:
+        """One line before the first step: what runs, and what was chosen for it."""
+        if self.enabled:
+            print(f"{what} ({', '.join(f'{name} {value}' for name, value in choices.items())})", file=sys.stderr)
 
     def report(self, step: int, row: dict[str, float], extra: str = "") -> None:
         """Say where the run is: step, loss, held-out metrics, rate, time left."""

@@ -100,6 +100,12 @@ class TrainerSettings(Settings):
     seed: NonNegativeInt = 0
     """Data order and dropout; written in the definition as `sweep.seeds`."""
 
+    @model_validator(mode="after")
+    def _rollback_has_a_target(self) -> TrainerSettings:
+        if self.non_finite == "rollback" and not self.checkpoint_every:
+            raise ValueError("non_finite: rollback returns to a regular checkpoint; set checkpoint_every")
+        return self
+
     def batch_rows_per_step(self) -> int:
         """Rows (or pairs, or prompts) that one optimiser step takes over all processes."""
         raise TypeError(f"{type(self).__name__} declares no batch unit")

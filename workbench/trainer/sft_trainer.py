@@ -10,8 +10,9 @@ from workbench.errors import DataError
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.cross_entropy import IGNORED
 from workbench.objectives.logprobs import projected_logprobs
-from workbench.trainer.accumulation import Batch
+from workbench.objectives.masking import packed_mask
 from workbench.trainer.base_trainer import BaseTrainer
+from workbench.trainer.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.sft_settings import SFTSettings
@@ -20,30 +21,34 @@ from workbench.trainer.sft_settings import SFTSettings
 class SFTTrainer(BaseTrainer):
     """Batches {input_ids (B, L), labels (B, L) with -100 at the prompt, attention_mask (B, L) optional}.
 
+    Packed rows come with position_ids (B, L) instead of a mask: positions that restart at 0 with each text.
     The loss is the mean over the labelled tokens of the whole step, nats.
     """
 
     settings_class: ClassVar[type[TrainerSettings]] = SFTSettings
 
     def _set_up_model(self, model: torch.nn.Module) -> None:
-        dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
-        for module in dropouts:
-            module.p = self.settings.dropout
-        model.train(bool(dropouts and self.settings.dropout))
+        named = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)]
+        for name, module in named:
+            if "lora_dropout" not in name:  # an adapter's dropout is a setting of its own
+                module.p = self.settings.dropout
+        model.train(any(module.p > 0 for _, module in named))
 
     def _prepare_batch(self, batch: Any) -> Batch:
         prepared = {key: value.to(self.device) for key, value in batch.items()}
-        unlabelled = (prepared["labels"][:, 1:] == IGNORED).all(1)
+        unlabelled = (_wanted(prepared) == IGNORED).all(1)
         if bool(unlabelled.any()):
             rows = unlabelled.nonzero().flatten().tolist()
             raise DataError(f"batch {self.batches_taken + 1}: rows {rows[:10]} have no label to learn from (all -100)")
         return prepared
 
     def _count_units(self, batch: Batch) -> dict[str, float]:
-        return {"cross_entropy": float((batch["labels"][:, 1:] != IGNORED).sum())}
+        return {"cross_entropy": float((_wanted(batch) != IGNORED).sum())}
 
     def _forward(self, batch: Batch) -> HeadInputs:
-        return forward_to_head(self.model, batch["input_ids"], self._mask(batch))
+        positions = batch.get("position_ids")
+        mask = self._mask(batch) if positions is None else packed_mask(positions)
+        return forward_to_head(self.model, batch["input_ids"], mask, positions)
 
     def _mask(self, batch: Batch) -> torch.Tensor | None:
         """None where rows are padded on the right only: causality hides that padding from every real token."""
@@ -51,7 +56,14 @@ class SFTTrainer(BaseTrainer):
         return mask if mask is not None and not bool(mask[:, 0].all()) else None
 
     def _compute_loss(self, outputs: HeadInputs, batch: Batch) -> LossResult:
-        wanted = batch["labels"][:, 1:]
+        wanted = _wanted(batch)
         kept = wanted != IGNORED
         logprobs = projected_logprobs(outputs.hidden[:, :-1][kept], outputs.weight, wanted[kept], bias=outputs.bias)
         return LossResult({"cross_entropy": LossTerm(-logprobs.sum(), float(len(logprobs)))})
+
+
+def _wanted(batch: Batch) -> torch.Tensor:
+    """(B, L - 1): the label of each position's next token; -100 where that begins another packed text."""
+    wanted = batch["labels"][:, 1:]
+    positions = batch.get("position_ids")
+    return wanted if positions is None else wanted.masked_fill(positions[:, 1:] == 0, IGNORED)

@@ -2,77 +2,108 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from workbench.errors import CheckpointError
-from workbench.trainer import training_state
+from workbench.trainer import distributed, training_state
+from workbench.trainer.checkpoint import Tensors
 from workbench.trainer.costs import Costs
 
 if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
-VERSION = 1
+VERSION = 2
 # What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
 FREE_SETTINGS = {"device", "micro_batch_rows", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"}
-
-Tensors = dict[str, dict[str, torch.Tensor]]
+# The loop's own attributes that are JSON values as they are.
+PROGRESS = (
+    "step",
+    "batches_taken",
+    "rollbacks",
+    "stopped_by",
+    "restored_best",
+    "micro_batch_rows",
+    "last_row",
+    "pending_row",
+)
 
 
 def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
-    """Everything that a resume needs: named groups of tensors, and JSON values."""
+    """Everything that a resume needs: named groups of tensors, and JSON values. Every process must call it."""
     extra = trainer._get_extra_checkpoint_state()
     optimizer_tensors, optimizer_rest = training_state.optimizer_tensors(trainer.optimizer)
+    # Half-used rollouts are each process's own; where there are none, there are none anywhere.
+    pending = distributed.gather_objects(training_state.on_cpu(trainer.pending_batches))
     tensors: Tensors = {
         "model": training_state.model_tensors(trainer.unwrapped_model),
         "optimizer": optimizer_tensors,
-        "pending": training_state.batches_to_tensors(trainer.pending_batches),
         "extra": {name: value for name, value in extra.items() if isinstance(value, torch.Tensor)},
     }
+    for rank, batches in enumerate(pending):
+        tensors[f"pending{rank}"] = training_state.batches_to_tensors(batches)
     state = {
         "version": VERSION,
         "trainer": type(trainer).__name__,
-        "settings": trainer.settings_record,
-        "progress": trainer.progress_record,
+        "world_size": trainer.world_size,
+        "settings": _settings_record(trainer),
+        "progress": {name: getattr(trainer, name) for name in PROGRESS} | {"costs": asdict(trainer.costs)},
         "optimizer": optimizer_rest,
-        "scheduler": {k: v for k, v in trainer.scheduler.state_dict().items() if k != "lr_lambdas"},
+        "scheduler": trainer.scheduler.state_dict(),
         "scaler": trainer.precision.state_dict(),
         "stopper": trainer.stopper.state_dict() if trainer.stopper else None,
         "extra": {name: value for name, value in extra.items() if not isinstance(value, torch.Tensor)},
     }
-    return tensors, state
+    return {name: group for name, group in tensors.items() if group}, state
 
 
-def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, Any] | None) -> None:
-    """Put the trainer where take_snapshot found it; state None restores the weights alone (the best ones)."""
-    if state is None:
-        training_state.load_model_tensors(trainer.unwrapped_model, tensors["model"])
-        return
+def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, Any]) -> None:
+    """Put the trainer where take_snapshot found it. CheckpointError when it is of another model or other settings."""
     _refuse_other_settings(trainer, state)
+    pending = {name: group for name, group in tensors.items() if name.startswith("pending")}
+    if pending and state["world_size"] != trainer.world_size:
+        raise CheckpointError(
+            f"the checkpoint holds half-used batches of {state['world_size']} processes, this run has "
+            f"{trainer.world_size}; resume with as many, or from a checkpoint between batches"
+        )
     # Before the weights: a reference that is a copy of the start must be copied while the start is still there.
     trainer._load_extra_checkpoint_state({**state["extra"], **tensors.get("extra", {})})
-    training_state.load_model_tensors(trainer.unwrapped_model, tensors["model"])
-    training_state.load_optimizer_tensors(trainer.optimizer, tensors["optimizer"], state["optimizer"])
+    training_state.load_model_tensors(trainer.unwrapped_model, tensors.get("model", {}))
+    training_state.load_optimizer_tensors(trainer.optimizer, tensors.get("optimizer", {}), state["optimizer"])
     trainer.scheduler.load_state_dict(state["scheduler"])
     trainer.precision.load_state_dict(state["scaler"])
     if trainer.stopper and state["stopper"]:
         trainer.stopper.load_state_dict(state["stopper"])
-    progress = state["progress"]
-    trainer.step, trainer.batches_taken = progress["step"], progress["batches_taken"]
-    trainer.rollbacks, trainer.stopped_by = progress["rollbacks"], progress["stopped_by"]
-    trainer.pending_row = progress["pending_row"]
-    trainer.costs = Costs(**progress["costs"])
-    pending = training_state.batches_from_tensors(tensors.get("pending", {}))
-    trainer.pending_batches = [{k: v.to(trainer.device) for k, v in batch.items()} for batch in pending]
+    for name in PROGRESS:
+        setattr(trainer, name, state["progress"][name])
+    trainer.micro_batch_rows = _micro_batch_rows(trainer.settings.micro_batch_rows, state)
+    trainer.costs = Costs(**state["progress"]["costs"])
+    own = training_state.batches_from_tensors(pending.get(f"pending{trainer.rank}", {}))
+    trainer.pending_batches = [{key: value.to(trainer.device) for key, value in batch.items()} for batch in own]
+
+
+def _settings_record(trainer: BaseTrainer) -> dict[str, Any]:
+    """The settings as JSON values, and what the run has resolved of them."""
+    return trainer.settings.model_dump(mode="json") | {"precision": trainer.precision.name}
+
+
+def _micro_batch_rows(wanted: int | None, state: dict[str, Any]) -> int | None:
+    """As the settings have it now, or less where memory ran out before."""
+    used = state["progress"]["micro_batch_rows"]
+    halved = used if used != state["settings"]["micro_batch_rows"] else None
+    return min((rows for rows in (wanted, halved) if rows is not None), default=None)
 
 
 def _refuse_other_settings(trainer: BaseTrainer, state: dict[str, Any]) -> None:
     if state.get("version") != VERSION or state.get("trainer") != type(trainer).__name__:
         found = f"{state.get('trainer')} checkpoint version {state.get('version')}"
         raise CheckpointError(f"this is a {found}; {type(trainer).__name__} version {VERSION} is needed")
-    saved, own = state["settings"], trainer.settings_record
-    differing = sorted(k for k in saved.keys() | own.keys() if saved.get(k) != own.get(k) and k not in FREE_SETTINGS)
+    saved, own = state["settings"], _settings_record(trainer)
+    # A rollback returns to a regular checkpoint, so there the cadence decides numbers.
+    free = FREE_SETTINGS - ({"checkpoint_every"} if trainer.settings.non_finite == "rollback" else set())
+    differing = sorted(k for k in saved.keys() | own.keys() if saved.get(k) != own.get(k) and k not in free)
     if differing:
         name = differing[0]
         raise CheckpointError(

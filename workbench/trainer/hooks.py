@@ -1,0 +1,70 @@
+"""What a trainer gives to the loop: three methods that it must have, and hooks with their defaults."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from workbench.errors import CheckpointError
+from workbench.trainer.batches import Batch, num_rows
+from workbench.trainer.loss import LossResult
+
+
+class TrainerHooks(abc.ABC):
+    """The part of BaseTrainer that subclasses fill in; none of it is called by users."""
+
+    @abc.abstractmethod
+    def _prepare_batch(self, batch: Any) -> Batch:
+        """The loader's batch checked and on this device."""
+
+    @abc.abstractmethod
+    def _forward(self, batch: Batch) -> Any:
+        """Outputs of `self.model` (DDP included) on a micro-batch."""
+
+    @abc.abstractmethod
+    def _compute_loss(self, outputs: Any, batch: Batch) -> LossResult | torch.Tensor:
+        """Summed terms with their units and metrics; a bare scalar is the mean over the micro-batch's rows."""
+
+    def _set_up_model(self, model: torch.nn.Module) -> None:
+        """Dropout and references, before the optimiser is made; by default dropout is off (eval mode)."""
+        model.eval()
+
+    def _count_units(self, batch: Batch) -> dict[str, float] | None:
+        """Each term's units in this process's whole step; None when they are known only after the forward."""
+        return None
+
+    def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
+        """Real tokens of each sequence that the step computes, padding excluded."""
+        if "attention_mask" in batch:
+            return batch["attention_mask"].sum(-1)
+        first = next(iter(batch.values()))
+        return torch.full((num_rows(batch),), math.prod(first.shape[1:2]), device=first.device)
+
+    def _count_tokens(self, batch: Batch) -> int:
+        """Tokens of a batch, for throughput only."""
+        return int(self._sequence_lengths(batch).sum())
+
+    def _make_update_batches(self, batch: Batch) -> Iterable[Batch]:
+        """The batches of the optimiser steps that one loader batch gives: rollouts, passes, minibatches."""
+        return [batch]
+
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        """The whole step's row (the same in every process) as it is to be recorded; may raise before the update."""
+        return row
+
+    def _get_extra_config_info(self) -> dict[str, Any]:
+        return {}
+
+    def _get_extra_log_info(self, batch: Batch) -> str:
+        return ""
+
+    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
+        return {}
+
+    def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
+        if state:
+            raise CheckpointError(f"the checkpoint holds state this trainer does not know: {', '.join(sorted(state))}")

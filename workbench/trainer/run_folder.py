@@ -1,0 +1,102 @@
+"""What a trainer leaves in its output folder: one metrics row a step, and checkpoints when they are due."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.tracking.store import MetricStore
+from workbench.trainer import checkpoint
+from workbench.trainer.settings import TrainerSettings
+
+RECORDS = ("metrics.jsonl", "completions.jsonl", "pairs.jsonl")
+
+
+class RunFolder:
+    """Only the main process writes; without a path nothing is written or found."""
+
+    def __init__(self, path: Path | str | None, settings: TrainerSettings, writes: bool) -> None:
+        self.path = None if path is None else Path(path)
+        self._settings = settings
+        self._writes = writes and self.path is not None
+        self._metrics: MetricStore | None = None
+        self._checkpointed_at = time.monotonic()
+
+    # Rows.
+
+    def open_records(self, last_step: int) -> None:
+        """Drop every recorded row after last_step, so that going on from there leaves no gap and no duplicate."""
+        self.close()
+        self._checkpointed_at = time.monotonic()
+        if not self._writes or self.path is None:
+            return
+        for name in RECORDS:
+            if name == RECORDS[0] or (self.path / name).exists():
+                store = MetricStore(self.path / name)
+                store.truncate_after(last_step)
+                store.close()
+        self._metrics = MetricStore(self.path / RECORDS[0])
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Record one step's metrics."""
+        if self._metrics:
+            self._metrics.append(row)
+
+    def close(self) -> None:
+        """Let go of metrics.jsonl."""
+        if self._metrics:
+            self._metrics.close()
+        self._metrics = None
+
+    # Checkpoints.
+
+    def is_overdue(self) -> bool:
+        """Whether checkpoint_seconds have passed since the last one."""
+        seconds = self._settings.checkpoint_seconds
+        return bool(self.path and seconds) and time.monotonic() - self._checkpointed_at >= seconds
+
+    def is_due(self, step: int) -> bool:
+        """Whether a step is one of those that checkpoint_every names."""
+        every = self._settings.checkpoint_every
+        if step == 0:
+            return self._settings.non_finite == "rollback"
+        return bool(every) and step % every == 0
+
+    def rollback_step(self, step: int) -> int:
+        """The newest regular checkpoint at `step`: never one that an interrupt or the clock has made, so that a run
+        that was interrupted rolls back to where the uninterrupted one does."""
+        every = self._settings.checkpoint_every
+        return step // every * every if every else 0
+
+    def write(self, step: int, tensors: checkpoint.Tensors, state: dict[str, Any], best_step: int | None) -> None:
+        """Write the checkpoint of `step`, then delete what need not be kept."""
+        self._checkpointed_at = time.monotonic()
+        if not self._writes:
+            return
+        checkpoint.write(self._folder(step), tensors, state)
+        kept = {best_step} if best_step is not None else set()
+        if self._settings.non_finite == "rollback":
+            kept.add(self.rollback_step(step))
+        checkpoint.rotate(
+            self._folder(step), self._settings.keep_checkpoints, {self._folder(kept_step) for kept_step in kept}
+        )
+
+    def newest(self) -> Path | None:
+        """The newest valid checkpoint. CheckpointError when there are some and none is valid."""
+        return checkpoint.newest_valid(self.path / "checkpoints") if self.path else None
+
+    def read_model(self, step: int) -> dict[str, torch.Tensor]:
+        """The weights of the checkpoint of a step. CheckpointError when it is not there or damaged."""
+        return checkpoint.read(self._folder(step))[0]["model"]
+
+    def checkpoint_of(self, step: int) -> Path | None:
+        """The checkpoint of a step, if it is there and whole."""
+        folder = self._folder(step) if self.path else None
+        return folder if folder is not None and checkpoint.find_damage(folder) is None else None
+
+    def _folder(self, step: int) -> Path:
+        assert self.path is not None
+        return checkpoint.step_folder(self.path / "checkpoints", step)
