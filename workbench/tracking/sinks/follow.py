@@ -131,7 +131,20 @@ def main(arguments: Sequence[str]) -> None:
         for run in runs:
             if os.path.isdir(run):
                 log_line(Path(run), f"{kind} stopped: {type(error).__name__}: {error}")
-        raise
+        _exit_now(1)
+    _exit_now(0)
+
+
+def _exit_now(code: int) -> None:
+    """End without exit handlers: a tracker's own may wait for a server, after all that was to be done is done."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    psutil.wait_procs(children, timeout=1.0)
+    os._exit(code)
 
 
 def _stop(seconds: float) -> bool:
@@ -139,7 +152,7 @@ def _stop(seconds: float) -> bool:
     if not select.select([sys.stdin], [], [], seconds)[0]:
         return False
     if not sys.stdin.readline():
-        os._exit(0)
+        _exit_now(0)
     return True
 
 

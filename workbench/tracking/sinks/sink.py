@@ -6,6 +6,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def log_line(run: Path, text: str) -> None:
     line = " ".join(str(redact(text)).split())
     with contextlib.suppress(OSError), open(run / "tracking.log", "a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
+
+
+def created_seconds(run: RunRecord) -> float:
+    """When the run was made, seconds since the epoch: from its provenance, so that it outlives a rebuild."""
+    try:
+        return datetime.fromisoformat(str(run.provenance["created"])).timestamp()
+    except (KeyError, ValueError):
+        return (run.folder / "definition.yaml").stat().st_mtime
 
 
 def numbers(row: Row) -> dict[str, float]:

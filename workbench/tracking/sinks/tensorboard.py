@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from workbench.tracking.reader import RunRecord, find_runs
 from workbench.tracking.sinks.hparams import declaration, session_end, session_start
-from workbench.tracking.sinks.sink import Row, Sink, numbers, verdict
+from workbench.tracking.sinks.sink import Row, Sink, created_seconds, numbers, verdict
 
 TEXTS_PER_SPLIT = 8
 """Completions of each split shown at an evaluation: the same prompts every time."""
@@ -86,14 +85,6 @@ class EventFile:
 
     def close(self) -> None:
         self._records.close()
-
-
-def created_seconds(run: RunRecord) -> float:
-    """When the run was made, seconds since the epoch: from its provenance, so that it outlives a rebuild."""
-    try:
-        return datetime.fromisoformat(str(run.provenance["created"])).timestamp()
-    except (KeyError, ValueError):
-        return (run.folder / "definition.yaml").stat().st_mtime
 
 
 def declare(root: Path) -> None:

@@ -1,0 +1,182 @@
+"""A run as one W&B run: online where there is a key and a server, offline otherwise, to be sent later."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import netrc
+import os
+import shutil
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.tracking.reader import RunRecord, find_runs
+from workbench.tracking.sinks.redaction import redact
+from workbench.tracking.sinks.replay import is_complete
+from workbench.tracking.sinks.sink import Row, Sink, created_seconds, log_line, verdict
+
+PROJECT = "workbench"
+INIT_TIMEOUT_SECONDS = 6.0
+FINISH_TIMEOUT_SECONDS = 10.0
+ROWS_PER_SPLIT = 64
+"""Completions of each split in the table of an evaluation: the same prompts every time."""
+LARGER_IS_BETTER = ("eval/exact_match_*", "eval/pair_accuracy", "eval/pair_margin", "eval/reward*")
+_COLUMNS = ("step", "split", "prompt_id", "sample_index", "prompt", "completion", "verdict", "num_tokens", "ended")
+_OURS = ("RUN_ID", "NAME", "NOTES", "RUN_GROUP", "JOB_TYPE", "TAGS", "RESUME", "DIR", "RUN_DIR", "SERVICE", "SWEEP_ID")
+"""WANDB_ variables that would name every run alike; what they say is the run folder's to say."""
+
+
+class WandbSink(Sink):
+    """<run>/wandb/. The id is that of the run's key, so that a rebuild takes the former run's place.
+
+    Changes the process's environment (WANDB_*), as W&B takes part of its settings from nowhere else.
+    """
+
+    def __init__(self, run: RunRecord) -> None:
+        self.folder = run.folder / "wandb"
+        self._started = created_seconds(run)
+        self._run_folder = run.folder
+        self._make_place()
+        for name in _OURS:
+            os.environ.pop(f"WANDB_{name}", None)
+        os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+        self._run = self._open(run)
+        for cost in ("cost/trained_tokens", "cost/generated_tokens", "cost/flops", "time/seconds"):
+            self._run.define_metric(cost, summary="last")
+        for name in LARGER_IS_BETTER:
+            self._run.define_metric(name, summary="max,last")
+
+    def write(self, row: Row, completions: Sequence[Row]) -> None:
+        import wandb
+
+        values: dict[str, Any] = {name: value for name, value in row.items() if name != "step" and value is not None}
+        if isinstance(row.get("time/seconds"), int | float):
+            # The run's clock, not the replay's.
+            values["_timestamp"] = self._started + row["time/seconds"]
+        if completions:
+            # Tables are staged below this folder: by default it is the home directory.
+            os.environ["WANDB_DATA_DIR"] = str(self.folder)
+            columns, rows = completion_table(completions)
+            values["completions"] = wandb.Table(columns=columns, data=rows)
+        self._run.log(values, step=row["step"])
+
+    def flush(self) -> None:
+        """W&B sends by itself."""
+
+    def finish(self, status: Row) -> None:
+        finished = status.get("state") == "finished"
+        self._run.finish(exit_code=0 if finished else int(status.get("exit_code") or 1))
+
+    def abandon(self) -> None:
+        with contextlib.suppress(Exception):  # the run that takes its place has the same id
+            self._run.finish(exit_code=1)
+
+    def _make_place(self) -> None:
+        """An empty <run>/wandb. OSError when it cannot be written: W&B would go to the system's temporary folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        probe = self.folder / ".writable"
+        probe.touch()
+        probe.unlink()
+        for former in [*self.folder.glob(f"*run-*-{run_id(self._run_folder)}"), self.folder / "artifacts"]:
+            if former.is_dir():
+                shutil.rmtree(former)
+
+    def _open(self, run: RunRecord) -> Any:
+        """The W&B run; offline from now on, for the runs that follow too, once the server does not answer."""
+        os.environ["WANDB_MODE"] = os.environ.get("WANDB_MODE") or ("online" if has_credentials() else "offline")
+        try:
+            return _init(run)
+        except Exception as error:
+            if os.environ["WANDB_MODE"] != "online":
+                raise
+            os.environ["WANDB_MODE"] = "offline"
+            log_line(run.folder, f"wandb offline, `make sync` sends it: {type(error).__name__}: {error}")
+            self._make_place()
+            return _init(run)
+
+
+def _init(run: RunRecord) -> Any:
+    import wandb
+
+    definition = redact(run.definition)
+    experiment, variant, seed = run.folder.resolve().parts[-3:]
+    tags = [experiment, definition.get("arm"), definition.get("trainer"), seed]
+    settings = wandb.Settings(
+        silent=True,
+        quiet=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        disable_job_creation=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        host="workbench",
+        symlink=False,
+        use_dot_wandb=False,
+        init_timeout=INIT_TIMEOUT_SECONDS,
+        login_timeout=INIT_TIMEOUT_SECONDS,
+        finish_timeout=FINISH_TIMEOUT_SECONDS,
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=2.0,
+    )
+    return wandb.init(
+        dir=str(run.folder),
+        project=os.environ.get("WANDB_PROJECT") or PROJECT,
+        id=run_id(run.folder),
+        name=f"{experiment}/{variant}/{seed}",
+        group=f"{experiment}/{variant}",
+        job_type=definition.get("trainer"),
+        tags=list(dict.fromkeys(str(tag)[:64] for tag in tags if tag)),
+        config=definition,
+        mode=os.environ["WANDB_MODE"],  # type: ignore[arg-type]
+        reinit="create_new",
+        settings=settings,
+    )
+
+
+def run_id(folder: Path) -> str:
+    """The id of a run folder's key, experiment/variant/seedK."""
+    key = "/".join(folder.resolve().parts[-3:])
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def has_credentials() -> bool:
+    """Whether there is a key, in the environment or in netrc for the server."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC") or os.path.expanduser("~/.netrc")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def completion_table(completions: Sequence[Row]) -> tuple[list[Any], list[Any]]:
+    """Columns and rows: the first completions of each split, one column a reward."""
+    rewards = sorted({name for completion in completions for name in completion.get("rewards") or {}})
+    counts: dict[Any, int] = {}
+    rows: list[Any] = []
+    for completion in completions:
+        split = completion.get("split")
+        counts[split] = counts.get(split, 0) + 1
+        if counts[split] <= ROWS_PER_SPLIT:
+            shown = {**completion, "verdict": verdict(completion)}
+            found = completion.get("rewards") or {}
+            rows.append([*(shown.get(name) for name in _COLUMNS), *(found.get(name) for name in rewards)])
+    return [*_COLUMNS, *(f"reward/{name}" for name in rewards)], rows
+
+
+def unsent(root: Path) -> list[Path]:
+    """W&B folders below a runs folder that `wandb sync` has yet to send: offline, or cut short while online."""
+    folders = []
+    for run in find_runs(root):
+        for folder in sorted((run / "wandb").glob(f"*run-*-{run_id(run)}")):
+            offline = folder.name.startswith("offline-")
+            if not any(folder.glob("*.synced")) and (offline or not is_complete(run, "wandb")):
+                folders.append(folder)
+    return folders
