@@ -58,16 +58,18 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], *, as_chat: boo
 
 
 def tokenise_rows(
-    examples: Iterable[Example], tokenizer: Tokenizer, max_tokens: int, *, as_chat: bool, split_long: bool
+    examples: Iterable[Example], tokenizer: Tokenizer, max_tokens: int, *, as_chat: bool, every_token: bool
 ) -> tuple[RowSet, Counts]:
-    """Rows for SFT and pretraining. split_long: texts longer than max_tokens become several rows, nothing is cut."""
+    """Rows for SFT; for pretraining with every_token: all is learned, and what is longer than max_tokens is split into
+    several rows instead of cut."""
     counts, ids, labelled = Counts(), [], []
     for pieces, is_chat, is_text in _encoded(examples, tokenizer, as_chat):
         tokens = list(itertools.chain.from_iterable(piece for piece, _ in pieces))
         learned = list(itertools.chain.from_iterable([flag] * len(piece) for piece, flag in pieces))
         if not is_chat:
             tokens, learned = [*tokens, *tokenizer.eos_ids[:1]], [*learned, *[True] * len(tokenizer.eos_ids[:1])]
-        if split_long:
+        if every_token:
+            learned = [True] * len(tokens)
             blocks = [
                 (tokens[i : i + max_tokens], learned[i : i + max_tokens]) for i in range(0, len(tokens), max_tokens)
             ]
@@ -80,7 +82,7 @@ def tokenise_rows(
             if not any(flags[1:]):
                 counts.dropped += 1
                 continue
-            counts.truncated += len(block) < len(tokens) and not split_long
+            counts.truncated += len(block) < len(tokens) and not every_token
             ids.append(block)
             labelled.append(flags)
     rows = RowSet(Ragged.from_rows(ids), Ragged.from_rows(labelled, bool).values)

@@ -164,7 +164,7 @@ def _members(union: Any) -> list[type[Settings]]:
 
 def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:
     """Pairs for trainers of pairs, rows for the others, as far as the definition can tell."""
-    pairs = "batch_pairs" in cls.model_fields
+    pairs = cls.data_form == "pairs"
     if pairs and "task" in data.value:
         allowed = "path to a preference file, or collect: {task: ...} to make pairs"
         problems.add(data.value["task"], f"found rows of a task for trainer {trainer}, allowed {allowed}")

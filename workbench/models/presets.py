@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import string
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, vocab_size (0: the characters'), tied
 _SHAPES = {
@@ -67,6 +68,8 @@ def make_preset(preset: str, folder: Path, seed: int) -> None:
 
 def _initialise(model: torch.nn.Module, deviation: float, seed: int) -> None:
     """Matrices normal, norms one (transformers' rule for Llama)."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

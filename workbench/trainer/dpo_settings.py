@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -13,6 +13,8 @@ SMOOTHED_LOSSES = ("cdpo", "robust")
 
 class DPOSettings(TrainerSettings):
     """Preference optimisation on pairs of completions against a frozen reference."""
+
+    data_form: ClassVar[Literal["rows", "text", "pairs"]] = "pairs"
 
     batch_pairs: PositiveInt = 32
     """Pairs per optimiser step, over all processes."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from workbench.trainer.sft_settings import SFTSettings
 
 
 class PretrainSettings(SFTSettings):
     """Next-token prediction on blocks of plain text."""
+
+    data_form: ClassVar[Literal["rows", "text", "pairs"]] = "text"

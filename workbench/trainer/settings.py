@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -51,6 +51,9 @@ class Budget(Settings):
 
 class TrainerSettings(Settings):
     """The hyperparameters that every trainer shares. A step is an optimiser step; batches are global per step."""
+
+    data_form: ClassVar[Literal["rows", "text", "pairs"]] = "rows"
+    """What the trainer learns from: rows with a prompt masked, text learned token by token, or preference pairs."""
 
     steps: PositiveInt | None = None
     """Optimiser steps; when absent, `epochs` decides."""

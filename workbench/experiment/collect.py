@@ -1,0 +1,204 @@
+"""The stage "collect": preference pairs from models' own samples, ranked by the task's verifier."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.data.settings import CollectSettings
+from workbench.data.tasks import Split, TaskRow, completion_limit, iterate_rows
+from workbench.data.tokenise import encode_prompts
+from workbench.errors import DataError
+from workbench.experiment.launchers import fork_map
+from workbench.experiment.worker import Worker
+from workbench.generation.sampling import SamplingSettings
+from workbench.models.tokenizer import Tokenizer
+from workbench.rewards import get_verifier
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+BLOCK_PROMPTS = 256
+"""Prompts sampled by one process at a time. The result does not depend on the number of processes: it is taken in the
+order of the blocks, and what lies behind the last pair needed is neither used nor charged."""
+MAX_PROMPTS_PER_PAIR = 60
+PAIRS_FILE = "pairs.jsonl"
+
+Pair = dict[str, Any]
+
+
+@dataclass
+class Block:
+    """What one block of prompts gave."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    prompts: int = 0
+    correct_samples: int = 0
+    samples: int = 0
+    none_correct: int = 0
+    all_correct: int = 0
+    generated_tokens: int = 0
+    flops: float = 0.0
+
+
+def collect_pairs(
+    folder: Path,
+    settings: CollectSettings,
+    *,
+    split: Split,
+    num_pairs: int,
+    samplers: Sequence[Path],
+    worker: Worker,
+    jobs: int,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Write pairs.jsonl (prompt, chosen, rejected, *_ended); returns costs and counts.
+
+    samplers: model folders. DataError when the models give too few pairs.
+    """
+    rows = iterate_rows(settings, split, settings.seed)
+    blocks: list[Block] = []
+    found, width = 0, jobs
+    while found < num_pairs:
+        wave = list(_blocks(rows, width))
+        prompts = sum(block.prompts for block in blocks)
+        if not wave or prompts > 10_000 + MAX_PROMPTS_PER_PAIR * num_pairs:
+            raise DataError(_too_few(settings, found, num_pairs, blocks))
+        blocks += fork_map(
+            lambda: [_Sampler(folder, settings, worker) for folder in samplers],
+            lambda models, block: _sample_block(models, block, settings),
+            wave,
+            jobs=jobs,
+            threads=worker.threads,
+            on_done=lambda _done, _all: None,
+        )
+        found = sum(len(block.pairs) for block in blocks)
+        on_progress(min(found, num_pairs), num_pairs)
+        rate = max(found / len(blocks), 1.0)
+        width = max(jobs, math.ceil((num_pairs - found) / rate * 1.05 / jobs) * jobs)
+    return _write(folder, blocks, num_pairs)
+
+
+def _blocks(rows: Iterator[TaskRow], number: int) -> Iterator[list[TaskRow]]:
+    for _ in range(number):
+        block = list(itertools.islice(rows, BLOCK_PROMPTS))
+        if block:
+            yield block
+
+
+class _Sampler:
+    """One model in one process."""
+
+    def __init__(self, folder: Path, settings: CollectSettings, worker: Worker) -> None:
+        from workbench.models.flops import ModelFlops
+
+        self.model: torch.nn.Module = worker.load(folder)
+        self.tokenizer = Tokenizer.load(folder)
+        self.flops = ModelFlops.of_model(self.model)
+        self.worker = worker
+        self.sampling = SamplingSettings(temperature=settings.temperature)
+        self.limit = completion_limit(settings)
+
+    def sample(
+        self, rows: list[TaskRow], settings: CollectSettings, index: int
+    ) -> tuple[list[list[tuple[str, bool]]], int, float]:
+        """(text, ended) of every sample of every prompt; tokens generated; FLOPs. index: which of several samplers."""
+        from workbench.generation.generate import generate, row_seed
+
+        prompts = encode_prompts(self.tokenizer, [row.prompt for row in rows], as_chat=False)
+        with self.worker.autocast():
+            completions = generate(
+                self.model,
+                prompts,
+                [row_seed(settings.seed + 1_000_003 * index, row.prompt_id) for row in rows],
+                settings=self.sampling,
+                max_new_tokens=self.limit,
+                eos_ids=self.tokenizer.eos_ids,
+                num_samples=settings.samples_per_prompt,
+            )
+        generated = sum(len(sample.token_ids) for samples in completions for sample in samples)
+        spent = sum(
+            _generation_flops(self.flops, len(prompt), [len(sample.token_ids) for sample in samples])
+            for prompt, samples in zip(prompts, completions, strict=True)
+        )
+        texts = iter(self.tokenizer.decode_batch([sample.token_ids for samples in completions for sample in samples]))
+        return [[(next(texts), sample.ended) for sample in samples] for samples in completions], generated, spent
+
+
+def _generation_flops(flops: Any, prompt: int, lengths: list[int]) -> float:
+    """One prefill, then a forward for every sampled token but the last."""
+    tokens = prompt + sum(length - 1 for length in lengths)
+    context = prompt * (prompt + 1) / 2 + sum((length - 1) * (prompt + length / 2) for length in lengths)
+    return flops.forward(tokens, context)
+
+
+def _sample_block(samplers: list[_Sampler], rows: list[TaskRow], settings: CollectSettings) -> Block:
+    verify = get_verifier(settings.task)
+    block = Block(prompts=len(rows))
+    by_prompt: list[list[tuple[str, bool]]] = [[] for _ in rows]
+    for index, sampler in enumerate(samplers):
+        sampled, generated, spent = sampler.sample(rows, settings, index)
+        for samples, more in zip(by_prompt, sampled, strict=True):
+            samples += more
+        block.generated_tokens += generated
+        block.flops += spent
+    for row, samples in zip(rows, by_prompt, strict=True):
+        right = [sample for sample in samples if sample[1] and verify(row.prompt, sample[0], row.completion) == 1.0]
+        wrong = [sample for sample in samples if sample not in right]
+        block.samples += len(samples)
+        block.correct_samples += len(right)
+        block.none_correct += not right
+        block.all_correct += not wrong
+        if not right and settings.no_correct == "reference":
+            right = [(row.completion, True)]
+        if right and wrong:
+            pair = {"prompt": row.prompt, "chosen": right[0][0], "rejected": wrong[0][0]}
+            block.pairs.append(pair | ({} if wrong[0][1] else {"rejected_ended": False}))
+    return block
+
+
+def _write(folder: Path, blocks: list[Block], num_pairs: int) -> dict[str, Any]:
+    used: list[Block] = []
+    pairs: list[Pair] = []
+    for block in blocks:
+        if len(pairs) >= num_pairs:
+            break
+        used.append(block)
+        pairs += block.pairs
+    lines = (json.dumps(pair, ensure_ascii=False) for pair in pairs[:num_pairs])
+    (folder / PAIRS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    totals = {
+        name: sum(getattr(block, name) for block in used)
+        for name in ("prompts", "samples", "correct_samples", "none_correct", "all_correct")
+    }
+    costs = {
+        "generated_tokens": sum(block.generated_tokens for block in used),
+        "flops": sum(block.flops for block in used),
+    }
+    return {"pairs": num_pairs, **totals, "costs": costs}
+
+
+def _too_few(settings: CollectSettings, found: int, wanted: int, blocks: list[Block]) -> str:
+    prompts = sum(block.prompts for block in blocks)
+    samples = max(1, sum(block.samples for block in blocks))
+    share = sum(block.correct_samples for block in blocks) / samples
+    return (
+        f"data.collect: {found:,} of {wanted:,} pairs from {prompts:,} prompts of {settings.task}; {share:.1%} of the "
+        "samples are right, and a pair needs a right and a wrong one: start from a model that is right more often, "
+        "ask for fewer pairs, or set no_correct: reference"
+    )
+
+
+def pair_note(made: Mapping[str, Any]) -> str:
+    """One sentence for the report."""
+    share = made["correct_samples"] / max(1, made["samples"])
+    return (
+        f"{made['pairs']:,} pairs were collected from {made['prompts']:,} prompts and {made['samples']:,} samples "
+        f"({share:.1%} right; {made['none_correct']:,} prompts had no right one, {made['all_correct']:,} no wrong one)"
+    )

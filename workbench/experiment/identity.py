@@ -1,0 +1,141 @@
+"""What decides a run's numbers, as one plain dict: its fingerprint says whether a folder still holds what is asked.
+
+Paths, device, machine, time and labels never count; resolved precision, threads and the inputs' contents do. Nothing
+here loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.config import file_sha256, fingerprint
+from workbench.data import tasks
+from workbench.data.settings import CollectData, FileData, TaskData
+from workbench.data.sources import SUFFIXES
+from workbench.errors import DataError
+from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.schema import START, RunSpec, dump
+from workbench.generation.sampling import VERSION as SAMPLING_VERSION
+from workbench.models.settings import ModelSettings
+from workbench.models.smollm2 import SMOLLM2_NAME
+from workbench.rewards import verifier_version
+
+VERSION = 1
+# Settings that no number depends on, or that stand elsewhere in the dict.
+FREE_HYPERPARAMETERS = (
+    *("device", "micro_batch_rows", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints", "budget"),
+    *("seed", "evaluate_every", "precision"),
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """fields: every value that counts. None: an input does not exist yet (`waits_for` names the run that makes it)."""
+
+    fields: dict[str, Any] | None
+    waits_for: str | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the fields."""
+        return None if self.fields is None else fingerprint(self.fields)
+
+
+def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str] = frozenset()) -> Identity:
+    """The identity of a run. precision: as resolved. remade: keys of runs that will be made anew before it."""
+    for key in (spec.start, *spec.sources):
+        if key not in (None, START) and (key in remade or not RunFolder(runs, key).is_finished()):
+            return Identity(None, key)
+    model = model_identity(spec.model, spec.start, runs)
+    hyperparameters = dump(spec.hyperparameters)
+    return Identity(
+        {
+            "version": VERSION,
+            "trainer": spec.trainer,
+            "seed": spec.seed,
+            "model": model,
+            "lora": dump(spec.lora),
+            "data": data_identity(spec, model, runs),
+            "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in FREE_HYPERPARAMETERS},
+            "precision": precision,
+            "evaluate": _evaluate_identity(spec),
+            "budget": dump(spec.budget),
+            "threads": spec.threads,
+        }
+    )
+
+
+def model_identity(settings: ModelSettings | None, start: str | None, runs: Path) -> Any:
+    """Fingerprint of the weights a run begins with; a preset's are decided by its name, seed and maker's version."""
+    if start is not None:
+        return RunFolder(runs, start).status()["model_fingerprint"]
+    assert settings is not None, "a run has a start or a model"
+    if settings.preset is not None:
+        return {"preset": settings.preset, "seed": settings.seed, "version": 1}
+    if settings.name is not None and settings.name.lower() == SMOLLM2_NAME:
+        return {"name": SMOLLM2_NAME, "version": 1}
+    from workbench.models.folder import find_model_folder, model_fingerprint
+
+    return model_fingerprint(find_model_folder(settings))
+
+
+def data_identity(spec: RunSpec, model: Any, runs: Path) -> dict[str, Any]:
+    """What the training data is made of."""
+    data = spec.data
+    if isinstance(data, TaskData):
+        return {**dump(data), "version": tasks.VERSION}
+    if isinstance(data, FileData):
+        return {**{k: v for k, v in dump(data).items() if k != "path"}, "file": file_identity(data.path)}
+    return collect_identity(spec, data, model, runs)
+
+
+def collect_identity(spec: RunSpec, data: CollectData, model: Any, runs: Path) -> dict[str, Any]:
+    """What collected pairs depend on: the samplers' weights among it."""
+    collect = {key: value for key, value in dump(data.collect).items() if key != "from"}
+    samplers = [
+        model if key == START else RunFolder(runs, key).status()["model_fingerprint"] for key in samplers_of(spec)
+    ]
+    versions = [tasks.VERSION, verifier_version(data.collect.task), SAMPLING_VERSION]
+    return {**collect, "samplers": samplers, "versions": versions}
+
+
+def samplers_of(spec: RunSpec) -> tuple[str, ...]:
+    """Keys of the runs whose samples are collected; START is the run's own start."""
+    return spec.sources or (START,)
+
+
+def file_identity(path: str) -> str:
+    """SHA-256 of a data file. DataError when it is not there."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{path}: no such file; a data file is one of {', '.join(SUFFIXES)}")
+    return file_sha256(file)
+
+
+def _evaluate_identity(spec: RunSpec) -> dict[str, Any] | None:
+    evaluate = spec.evaluate
+    if evaluate is None:
+        return None
+    fields = dump(evaluate)
+    for name in ("path", "pairs"):
+        if fields[name] is not None:
+            fields[name] = file_identity(fields[name])
+    if evaluate.task is not None:
+        fields["versions"] = [tasks.VERSION, verifier_version(evaluate.task), SAMPLING_VERSION]
+    elif evaluate.path is not None:
+        fields["versions"] = [verifier_version(evaluate.verifier), SAMPLING_VERSION]
+    return fields
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, old value, new value) of everything that differs, in the new one's order."""
+    for key in [*new, *(key for key in old if key not in new)]:
+        before, after = old.get(key), new.get(key)
+        name = f"{path}.{key}" if path else key
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, name)
+        elif before != after:
+            yield name, before, after

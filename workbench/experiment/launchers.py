@@ -1,0 +1,171 @@
+"""Work in processes forked from this warm one: torch is loaded once, and each process gets its own threads.
+
+This process must stay free of torch's thread pool (it never computes on more than one thread) and of CUDA: neither
+survives a fork.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from workbench.errors import WorkbenchError
+
+Item = TypeVar("Item")
+State = TypeVar("State")
+Result = TypeVar("Result")
+
+_FORK = multiprocessing.get_context("fork")
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+BUG_EXIT_CODE = 1
+
+
+def warm_up() -> None:
+    """Load what every forked process needs, once, on one thread."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import safetensors.torch  # noqa: F401
+    import torch
+    import torch._dynamo
+
+    torch.set_num_threads(1)
+
+
+def fork_map(
+    setup: Callable[[], State],
+    work: Callable[[State, Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    threads: int,
+    on_done: Callable[[int, int], None] | None = None,
+) -> list[Result]:
+    """[work(setup(), item) for item in items], in `jobs` processes; setup runs once in each. A WorkbenchError is
+    raised here as it was there."""
+    results: list[Any] = [None] * len(items)
+    workers = max(1, min(jobs, len(items)))
+    pipes: dict[Any, Any] = {}  # each worker by the end of its pipe
+    for worker in range(workers):
+        receiver, sender = _FORK.Pipe(duplex=False)
+        process = _FORK.Process(target=_serve, args=(setup, work, items, worker, workers, threads, sender))
+        process.start()
+        sender.close()
+        pipes[receiver] = process
+    done = 0
+    try:
+        while pipes:
+            ready: list[Any] = multiprocessing.connection.wait(list(pipes))
+            for receiver in ready:
+                try:
+                    index, value, error = receiver.recv()
+                except EOFError:
+                    process = pipes.pop(receiver)
+                    process.join()
+                    if process.exitcode:
+                        raise RuntimeError(f"a worker process ended with {_describe_exit(process.exitcode)}") from None
+                    continue
+                if error is not None:
+                    raise error
+                results[index] = value
+                done += 1
+                if on_done:
+                    on_done(done, len(items))
+    finally:
+        for process in pipes.values():
+            process.kill()
+            process.join()
+    return results
+
+
+def _serve(
+    setup: Callable, work: Callable, items: Sequence, worker: int, workers: int, threads: int, sender: Any
+) -> None:
+    _become_worker(threads)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        state = setup()
+        for index in range(worker, len(items), workers):
+            sender.send((index, work(state, items[index]), None))
+    except WorkbenchError as error:
+        sender.send((-1, None, error))
+    except Exception:
+        sender.send((-1, None, RuntimeError(traceback.format_exc())))
+    finally:
+        sender.close()
+
+
+class RunProcess:
+    """One run in a process of its own, its output in log.txt."""
+
+    def __init__(self, target: Callable[[], None], threads: int, log: Path) -> None:
+        """target: raises a WorkbenchError for what it says in its own status; anything else is our bug."""
+        self.log = log
+        self._process = _FORK.Process(target=_run, args=(target, threads, log))
+        self._process.start()
+
+    @property
+    def sentinel(self) -> int:
+        """Ready for multiprocessing.connection.wait when the process has ended."""
+        return self._process.sentinel
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid or 0
+
+    def exit_code(self) -> int | None:
+        """None while it runs; 128 + n where signal n killed it."""
+        code = self._process.exitcode
+        return 128 - code if code is not None and code < 0 else code
+
+    def send(self, number: int) -> None:
+        """Pass a signal on."""
+        if self._process.is_alive():
+            os.kill(self.pid, number)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end."""
+        self._process.join(timeout)
+
+
+def _run(target: Callable[[], None], threads: int, log: Path) -> None:
+    _become_worker(threads)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    code = 0
+    try:
+        target()
+    except WorkbenchError as error:
+        print(error, file=sys.stderr)
+        code = error.exit_code
+    except BaseException:  # the traceback belongs in the log, not on the user's screen
+        traceback.print_exc()
+        code = BUG_EXIT_CODE
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _become_worker(threads: int) -> None:
+    """A session of its own, so that Ctrl-C reaches it only through its parent; its end follows its parent's."""
+    os.setsid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _describe_exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,118 @@
+"""What an experiment would do: each run's state, and why; nothing is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.errors import WorkbenchError
+from workbench.experiment.identity import Identity, differences, identify
+from workbench.experiment.overrides import value_text
+from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.schema import START, Experiment, RunSpec
+
+State = Literal["cached", "new", "resumes", "changed", "waits", "broken"]
+DESCRIPTIONS: dict[State, str] = {
+    "cached": "finished",
+    "new": "to be trained",
+    "resumes": "goes on from its last checkpoint",
+    "changed": "changed since it was made",
+    "waits": "depends on a run that is trained first",
+    "broken": "cannot run",
+}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run as it stands. reason: why it is not cached, or what is notable about it."""
+
+    spec: RunSpec
+    state: State
+    identity: Identity
+    precision: str
+    reason: str = ""
+
+    @property
+    def must_run(self) -> bool:
+        """Whether it is not there yet."""
+        return self.state != "cached"
+
+
+def plan_runs(
+    specs: Iterable[RunSpec],
+    runs: Path,
+    precisions: Mapping[str, str],
+    *,
+    fresh: frozenset[str] = frozenset(),
+    commit: str | None = None,
+) -> list[PlannedRun]:
+    """Every run in its order. precisions: the resolved one by run key. fresh: keys that are to be trained anew."""
+    planned: list[PlannedRun] = []
+    remade: set[str] = set()
+    for spec in specs:
+        run = _plan_run(spec, runs, precisions[spec.key], frozenset(remade), spec.key in fresh, commit)
+        if run.must_run:
+            remade.add(spec.key)
+        planned.append(run)
+    return planned
+
+
+def _plan_run(
+    spec: RunSpec, runs: Path, precision: str, remade: frozenset[str], fresh: bool, commit: str | None
+) -> PlannedRun:
+    try:
+        identity = identify(spec, runs, precision, remade=remade)
+    except WorkbenchError as error:
+        return PlannedRun(spec, "broken", Identity(None), precision, str(error))
+    folder = RunFolder(runs, spec.key)
+    status = folder.status()
+    if identity.fields is None:
+        return PlannedRun(spec, "waits", identity, precision, f"{identity.waits_for} is made first")
+    if not status:
+        return PlannedRun(spec, "new", identity, precision)
+    if fresh:
+        return PlannedRun(spec, "changed", identity, precision, "trained anew as asked")
+    if status.get("fingerprint") != identity.fingerprint:
+        return PlannedRun(
+            spec, "changed", identity, precision, describe_change(status.get("identity"), identity.fields)
+        )
+    if not folder.is_finished():
+        checkpoints = sorted((folder.path / "checkpoints").glob("step_*[0-9]"))
+        where = f"step {int(checkpoints[-1].name.removeprefix('step_'))}" if checkpoints else "the beginning"
+        return PlannedRun(spec, "resumes", identity, precision, f"from {where} ({status.get('state', 'unfinished')})")
+    other = status.get("commit") not in (None, commit) and commit is not None
+    note = f"made by other code, commit {str(status['commit'])[:10]}; FRESH=1 trains it anew" if other else ""
+    return PlannedRun(spec, "cached", identity, precision, note)
+
+
+def describe_change(old: Any, new: Mapping[str, Any]) -> str:
+    """Which field changed, from what to what."""
+    if not isinstance(old, Mapping):
+        return "made by an older version of the workbench"
+    changes = [f"{name} was {_short(before)}, is {_short(after)}" for name, before, after in differences(old, new)]
+    more = f", and {len(changes) - 2} more" if len(changes) > 2 else ""
+    return "; ".join(changes[:2]) + more
+
+
+def _short(value: Any) -> str:
+    text = value_text(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def waves(experiment: Experiment) -> list[list[RunSpec]]:
+    """All runs, those that are begun from first: each wave needs only earlier ones."""
+    specs = {**experiment.ancestors, **{run.key: run for run in experiment.runs}}
+    depth: dict[str, int] = {}
+
+    def depth_of(key: str) -> int:
+        if key not in depth:
+            before = [name for name in (specs[key].start, *specs[key].sources) if name not in (None, START)]
+            depth[key] = 1 + max((depth_of(name) for name in before), default=-1)
+        return depth[key]
+
+    ordered: list[list[RunSpec]] = [[] for _ in range(1 + max(map(depth_of, specs)))]
+    for key, spec in specs.items():
+        ordered[depth[key]].append(spec)
+    return ordered

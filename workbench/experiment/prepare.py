@@ -1,0 +1,253 @@
+"""Everything a run needs before it trains: its model, its data tokenised, its pairs, its reference - made or found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from workbench.data import tasks
+from workbench.data.formats import Example, PromptCompletion
+from workbench.data.reading import read_examples
+from workbench.data.sets import PairSet, RowSet
+from workbench.data.settings import CollectData, FileData, TaskData
+from workbench.data.tasks import Split, make_rows
+from workbench.data.tokenise import Counts, tokenise_pairs, tokenise_rows
+from workbench.errors import DataError
+from workbench.experiment import collect, reference_logprobs
+from workbench.experiment.identity import (
+    Identity,
+    collect_identity,
+    file_identity,
+    identify,
+    model_identity,
+    samplers_of,
+)
+from workbench.experiment.locks import hold
+from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.schema import START, RunSpec, dump
+from workbench.experiment.stages import FOLDER, Stage, StageCache, StageResult
+from workbench.experiment.worker import Worker
+from workbench.models.load import resolve_model_folder
+from workbench.models.tokenizer import Tokenizer
+
+DATA_VERSION = 1
+ROWS_FILE = "rows.safetensors"
+MAX_TASK_TOKENS = 2048
+MAX_BAD_SHOWN = 20
+
+
+class Reporter(Protocol):
+    """Where preparing says what it does."""
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, label: str, done: int, total: int) -> None: ...
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How examples are found and become token ids."""
+
+    read: Callable[[], tuple[Iterable[Example], list[str]]]
+    """Examples, and lines about those that were left out."""
+    pairs: bool = False
+    every_token: bool = False
+    max_tokens: int = MAX_TASK_TOKENS
+    as_chat: bool = False
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What it adds to the identity of the result."""
+        return {name: getattr(self, name) for name in ("pairs", "every_token", "max_tokens", "as_chat")}
+
+    def tokenise(self, examples: Iterable[Any], tokenizer: Tokenizer) -> tuple[RowSet | PairSet, Counts]:
+        """Rows, or pairs."""
+        if self.pairs:
+            return tokenise_pairs(examples, tokenizer, self.max_tokens, as_chat=self.as_chat)
+        return tokenise_rows(examples, tokenizer, self.max_tokens, as_chat=self.as_chat, every_token=self.every_token)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that can train at once."""
+
+    spec: RunSpec
+    identity: Identity
+    precision: str
+    model_folder: Path
+    data: StageResult
+    reference: StageResult | None = None
+    """Per-token log-probabilities of the training pairs."""
+    held_out_pairs: StageResult | None = None
+    held_out_reference: StageResult | None = None
+    inherited: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Costs by stage that this run is charged."""
+    notes: tuple[str, ...] = ()
+    data_files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 by path."""
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Fingerprint by name of every stage this run rests on."""
+        found = (self.data, self.reference, self.held_out_pairs, self.held_out_reference)
+        names = ("data", "ref_logprobs", "held_out_pairs", "held_out_ref_logprobs")
+        return {name: stage.stage.fingerprint for name, stage in zip(names, found, strict=True) if stage is not None}
+
+
+class Preparer:
+    """Prepares runs one after the other; each stage is computed by `jobs` processes."""
+
+    def __init__(self, runs: Path, reporter: Reporter, jobs: int) -> None:
+        self.runs, self.reporter, self.jobs = runs, reporter, jobs
+        self.cache = StageCache(runs)
+
+    def prepare(self, spec: RunSpec, precision: str) -> PreparedRun:
+        """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError."""
+        identity = identify(spec, self.runs, precision)
+        assert identity.fields is not None, f"{spec.key} is prepared before {identity.waits_for} is finished"
+        folder = self.model_folder(spec)
+        tokenizer = Tokenizer.load(folder)
+        worker = Worker(precision, spec.threads, spec.hyperparameters.device)
+        data = spec.data
+        notes: list[str] = []
+        files: dict[str, str] = {}
+        inherited: dict[str, dict[str, float]] = {}
+        source: StageResult | None = None
+        if isinstance(data, CollectData):
+            source = self._collected(spec, "train", data.collect.pairs, worker)
+            inherited["collect"] = source.made["costs"]
+            notes.append(collect.pair_note(source.made))
+        elif isinstance(data, FileData):
+            files[data.path] = file_identity(data.path)
+        rows = self._tokenised(spec, tokenizer, source)
+        notes += [f"training data: {note}" for note in [Counts(**rows.made["counts"]).note()] if note]
+        reference = None
+        if spec.hyperparameters.data_form == "pairs":
+            reference = self._scored(spec, rows, folder, worker)
+            inherited["ref_logprobs"] = reference.made["costs"]
+        held_out = self._held_out_pairs(spec, tokenizer, worker)
+        held_out_reference = self._scored(spec, held_out, folder, worker) if held_out is not None else None
+        if spec.evaluate is not None:
+            files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
+        if held_out is not None and (note := Counts(**held_out.made["counts"]).note()):
+            notes.append(f"held-out pairs: {note}")
+        return PreparedRun(
+            spec, identity, precision, folder, rows, reference, held_out, held_out_reference,
+            inherited, tuple(notes), files,
+        )  # fmt: skip
+
+    def model_folder(self, spec: RunSpec) -> Path:
+        """The model that the run begins with, verified where it is another run's."""
+        if spec.start is not None:
+            start = RunFolder(self.runs, spec.start)
+            start.verify_model()
+            return start.model
+        assert spec.model is not None
+        stages = self.runs / FOLDER
+        stages.mkdir(parents=True, exist_ok=True)
+        with hold(self.runs, "models", on_wait=lambda holder: self.reporter.say(f"waiting for a model: {holder}")):
+            return resolve_model_folder(spec.model, stages)
+
+    def _collected(self, spec: RunSpec, split: Split, num_pairs: int, worker: Worker) -> StageResult:
+        assert isinstance(spec.data, CollectData)
+        settings = spec.data.collect
+        model = model_identity(spec.model, spec.start, self.runs)
+        key = {
+            **collect_identity(spec, spec.data, model, self.runs),
+            "split": split,
+            "pairs": num_pairs,
+            "precision": worker.precision,
+            "threads": worker.threads,
+        }
+        key.pop("held_out_pairs")
+        folders = [
+            self.model_folder(spec) if name == START else RunFolder(self.runs, name).model for name in samplers_of(spec)
+        ]
+        label = f"collecting {num_pairs:,} {'held-out ' if split == 'held_out' else ''}pairs"
+        return self._get(
+            Stage("collect", collect.VERSION, key),
+            lambda folder, progress: collect.collect_pairs(
+                folder, settings, split=split, num_pairs=num_pairs, samplers=folders, worker=worker, jobs=self.jobs,
+                on_progress=progress,
+            ),
+            label,
+        )  # fmt: skip
+
+    def _tokenised(self, spec: RunSpec, tokenizer: Tokenizer, source: StageResult | None) -> StageResult:
+        """The training data as token ids; source: the collected pairs it comes from, if any."""
+        data = spec.data
+        if isinstance(data, FileData):
+            return self._file(data, spec.hyperparameters.data_form, tokenizer, data.path)
+        if source is not None:
+            path = source.folder / collect.PAIRS_FILE
+            reading = Reading(lambda: read_examples(path, pairs=True), pairs=True)
+            return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading)
+        assert isinstance(data, TaskData)
+        reading = Reading(lambda: (_task_examples(data), []), every_token=spec.hyperparameters.data_form == "text")
+        return self._token_stage(tokenizer, {"task": dump(data), "version": tasks.VERSION}, reading)
+
+    def _file(self, settings: FileData, form: str, tokenizer: Tokenizer, path: str) -> StageResult:
+        """A data file in the form that is needed, read with the settings of the training data."""
+        pairs = form == "pairs"
+        reading = Reading(
+            lambda: read_examples(Path(path).expanduser(), pairs=pairs, skip_bad=settings.bad_rows == "skip"),
+            pairs=pairs,
+            every_token=form == "text",
+            max_tokens=settings.max_tokens,
+            as_chat=settings.chat_template,
+        )
+        return self._token_stage(tokenizer, {"file": file_identity(path), "bad_rows": settings.bad_rows}, reading)
+
+    def _token_stage(self, tokenizer: Tokenizer, source: dict[str, Any], reading: Reading) -> StageResult:
+        def make(folder: Path, _progress: Progress) -> dict[str, Any]:
+            examples, bad = reading.read()
+            rows, counts = reading.tokenise(examples, tokenizer)
+            if not len(rows):
+                raise DataError("no row is left to train on: every one was empty after truncation")
+            rows.save(folder / ROWS_FILE)
+            return {"counts": vars(counts) | {"bad": len(bad), "bad_examples": bad[:MAX_BAD_SHOWN]}}
+
+        key = {**source, **reading.key, "tokenizer": tokenizer.fingerprint}
+        return self._get(Stage("data", DATA_VERSION, key), make, "")
+
+    def _held_out_pairs(self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker) -> StageResult | None:
+        reading = spec.data if isinstance(spec.data, FileData) else FileData(path="-")
+        if spec.evaluate is not None and spec.evaluate.pairs is not None:
+            return self._file(reading, "pairs", tokenizer, spec.evaluate.pairs)
+        if isinstance(spec.data, CollectData) and spec.data.collect.held_out_pairs and spec.evaluate is not None:
+            source = self._collected(spec, "held_out", spec.data.collect.held_out_pairs, worker)
+            return self._tokenised(spec, tokenizer, source)
+        return None
+
+    def _scored(self, spec: RunSpec, pairs: StageResult, folder: Path, worker: Worker) -> StageResult:
+        key = {
+            "model": model_identity(spec.model, spec.start, self.runs),
+            "data": pairs.stage.fingerprint,
+            "precision": worker.precision,
+            "threads": worker.threads,
+        }
+        rows = PairSet.load(pairs.folder / ROWS_FILE)
+        return self._get(
+            Stage("ref_logprobs", reference_logprobs.VERSION, key),
+            lambda out, progress: reference_logprobs.score_reference(
+                out, rows, model_folder=folder, worker=worker, jobs=self.jobs, on_progress=progress
+            ),
+            f"scoring {len(rows):,} pairs under the reference",
+        )
+
+    def _get(self, stage: Stage, make: Callable[[Path, Progress], dict[str, Any]], label: str) -> StageResult:
+        def progress(done: int, total: int) -> None:
+            if label:
+                self.reporter.progress(label, done, total)
+
+        return self.cache.get(stage, lambda folder: make(folder, progress), self.reporter.say)
+
+
+def _task_examples(settings: TaskData) -> Iterator[Example]:
+    for row in make_rows(settings, "train", settings.rows, settings.seed):
+        yield PromptCompletion(row.prompt, row.completion)

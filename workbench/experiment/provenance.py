@@ -1,0 +1,140 @@
+"""Where a run's numbers come from: commit, uncommitted changes, versions, machine, command. Never a secret."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "peft",
+    "pandas",
+    "scipy",
+    "wandb",
+    "tensorboard",
+)
+MAX_DIFF_CHARACTERS = 200_000
+MAX_UNTRACKED = 200
+_SECRET_NAME = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
+_SECRET_TEXT = (
+    re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b"),
+    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/-]{16,}=*"),
+    re.compile(r"(?i)(?:(?<=key=)|(?<=token=)|(?<=secret=)|(?<=password=)|(?<=passwd=))[^\s&'\"]+"),
+)
+REDACTED = "[redacted]"
+
+
+def collect_provenance(root: Path) -> dict[str, Any]:
+    """Everything that is the same for all runs of one command; root is the folder of the repository."""
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": redact(" ".join(["workbench", *sys.argv[1:]])),
+        **code_state(root),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "hardware": hardware(),
+    }
+
+
+@functools.cache
+def code_state(root: Path) -> dict[str, Any]:
+    """Commit, whether the tree differs from it, and how: the diff, and the hashes of files git does not track."""
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    diff = _git(root, "diff", "HEAD") or ""
+    names = (_git(root, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+    untracked = {}
+    for name in names[:MAX_UNTRACKED]:
+        hashed = _git(root, "hash-object", "--", name)
+        untracked[redact(name)] = (hashed or "unreadable").strip()
+    state: dict[str, Any] = {"commit": commit.strip(), "dirty": bool(diff or names), "untracked": untracked}
+    if diff:
+        state["diff"] = redact(diff[:MAX_DIFF_CHARACTERS])
+    return state
+
+
+def current_commit(root: Path) -> str | None:
+    """The commit that is checked out."""
+    commit = _git(root, "rev-parse", "HEAD")
+    return commit.strip() if commit else None
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory and GPU."""
+    import psutil
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": _gpu_name(),
+    }
+
+
+def redact(text: str) -> str:
+    """The text without the values of secret-looking environment variables and without what looks like a key."""
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= 8:
+            text = text.replace(value, REDACTED)
+    for pattern in _SECRET_TEXT:
+        text = pattern.sub(REDACTED, text)
+    return text
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _gpu_name() -> str | None:
+    """From the driver's own files: asking torch would start CUDA, which no fork survives."""
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in path.read_text(errors="replace").splitlines():
+            if line.startswith("Model:"):
+                return line.split(":", 1)[1].strip()
+    return None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

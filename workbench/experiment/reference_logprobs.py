@@ -1,0 +1,70 @@
+"""The stage "ref_logprobs": per-token log-probabilities of the reference, computed once for all runs that share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.data.sets import PairSet, save_reference
+from workbench.experiment.launchers import fork_map
+from workbench.experiment.worker import Worker
+
+VERSION = 1
+BLOCK_TOKENS = 8192
+"""Tokens scored at a time, about; the same whatever the number of processes."""
+REFERENCE_FILE = "ref_logprobs.safetensors"
+
+
+def score_reference(
+    folder: Path,
+    pairs: PairSet,
+    *,
+    model_folder: Path,
+    worker: Worker,
+    jobs: int,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Write the log-probabilities of both completions of every pair, laid out as the pairs; returns the costs."""
+
+    def setup() -> Any:
+        return worker.load(model_folder)
+
+    def score(model: Any, rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], float]:
+        import torch
+
+        from workbench.models.flops import ModelFlops
+        from workbench.trainer.dpo_trainer import completion_logprobs
+
+        device = next(model.parameters()).device
+        batch = {name: tensor.to(device) for name, tensor in pairs.batch(rows).items()}
+        with torch.no_grad(), worker.autocast():
+            _, chosen, rejected = completion_logprobs(model, batch)
+        prompts = pairs.prompts.lengths[rows]
+        lengths = np.concatenate([prompts + pairs.chosen.lengths[rows], prompts + pairs.rejected.lengths[rows]])
+        context = float((lengths * (lengths + 1) / 2).sum())
+        flops = ModelFlops.of_model(model).forward(float(lengths.sum()), context)
+        return _unpadded(chosen, pairs.chosen.lengths[rows]), _unpadded(rejected, pairs.rejected.lengths[rows]), flops
+
+    blocks = _blocks(pairs.lengths)
+    results = fork_map(setup, score, blocks, jobs=jobs, threads=worker.threads, on_done=on_progress)
+    sides: tuple[list[Any], list[Any]] = ([None] * len(pairs), [None] * len(pairs))
+    for rows, (chosen, rejected, _) in zip(blocks, results, strict=True):
+        for row, own, other in zip(rows, chosen, rejected, strict=True):
+            sides[0][row], sides[1][row] = own, other
+    save_reference(folder / REFERENCE_FILE, np.concatenate(sides[0]), np.concatenate(sides[1]))
+    return {"costs": {"scored_tokens": int(pairs.lengths.sum()), "flops": sum(flops for _, _, flops in results)}}
+
+
+def _blocks(lengths: np.ndarray) -> list[np.ndarray]:
+    """Rows of like length together."""
+    order = np.argsort(lengths, kind="stable")
+    ends = np.cumsum(lengths[order]) // BLOCK_TOKENS
+    return [order[ends == block] for block in np.unique(ends)]
+
+
+def _unpadded(values: Any, lengths: np.ndarray) -> list[np.ndarray]:
+    rows = values.float().cpu().numpy()
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]

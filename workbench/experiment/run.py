@@ -1,0 +1,151 @@
+"""One run, from its prepared inputs to its model, in this process."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.config import file_sha256
+from workbench.data.batches import BatchLoader
+from workbench.data.sets import Dataset, PairSet, RowSet
+from workbench.errors import Interrupted, WorkbenchError
+from workbench.experiment.held_out import build_held_out
+from workbench.experiment.locks import hold
+from workbench.experiment.prepare import ROWS_FILE, PreparedRun
+from workbench.experiment.reference_logprobs import REFERENCE_FILE
+from workbench.experiment.run_folder import FINISHED, RunFolder
+from workbench.models.adapters import add_lora
+from workbench.models.folder import model_fingerprint
+from workbench.models.load import count_parameters, load_model, save_model
+from workbench.models.tokenizer import Tokenizer
+from workbench.trainer.base_trainer import BaseTrainer
+from workbench.trainer.costs import Costs
+from workbench.trainer.distributed import get_rank, get_world_size
+from workbench.trainer.registry import create_trainer
+
+
+def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) -> None:
+    """Train the run to its end, or on from its last checkpoint, and leave its model. What went wrong is in its status
+    and raised again."""
+    folder = RunFolder(runs, prepared.spec.key)
+    with hold(runs, prepared.spec.key, on_wait=lambda holder: print(f"waiting for {holder}", file=sys.stderr)):
+        if folder.is_finished() and folder.status().get("fingerprint") == prepared.identity.fingerprint:
+            return  # another command made it while this one waited
+        _begin(folder, prepared, provenance)
+        started = time.monotonic()
+        before = float(folder.status().get("seconds") or 0.0)
+        try:
+            trainer = build_trainer(prepared, folder.path)
+            trainer.resume()
+            trainer.train()
+            _finish(folder, prepared, trainer, before + time.monotonic() - started)
+        except WorkbenchError as error:
+            state = "interrupted" if isinstance(error, Interrupted) else "failed"
+            seconds = before + time.monotonic() - started
+            folder.write_status(state=state, message=str(error), exit_code=error.exit_code, seconds=seconds)
+            raise
+
+
+def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
+    """The trainer of a run, at step 0: model, adapters, data in the run's order, held-out evaluation, costs so far."""
+    spec = prepared.spec
+    tokenizer = Tokenizer.load(prepared.model_folder)
+    model = load_model(prepared.model_folder)
+    if spec.lora is not None:
+        add_lora(model, spec.lora, spec.seed)
+    settings = spec.hyperparameters.model_copy(update={"precision": prepared.precision})
+    rank, world_size = get_rank(), get_world_size()
+    loader = BatchLoader(
+        _dataset(prepared), settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size
+    )
+    held_out = build_held_out(prepared, tokenizer, output_dir, rank=rank, world_size=world_size)
+    trainer = create_trainer(
+        spec.trainer,
+        model=model,
+        train_loader=loader,
+        settings=settings,
+        val_loader=held_out.val_loader,
+        evaluators=held_out.evaluators,
+        output_dir=output_dir,
+        tokenizer=tokenizer,
+    )
+    for costs in prepared.inherited.values():
+        trainer.costs.add(Costs(**costs))  # type: ignore[arg-type]
+    return trainer
+
+
+def _dataset(prepared: PreparedRun) -> Dataset:
+    path = prepared.data.folder / ROWS_FILE
+    if prepared.reference is not None:
+        return PairSet.load(path).with_reference(prepared.reference.folder / REFERENCE_FILE)
+    return RowSet.load(path)
+
+
+def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, Any]) -> None:
+    spec, status = prepared.spec, folder.status()
+    if status and status.get("fingerprint") != prepared.identity.fingerprint:
+        folder.supersede()
+        status = {}
+    start = None
+    if spec.start is not None:
+        start = {"folder": spec.start, "model_sha256": RunFolder(folder.runs, spec.start).status().get("model_sha256")}
+    own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
+    folder.begin(
+        spec,
+        {**provenance, **own},
+        {
+            "state": "running",
+            "message": "",
+            "pid": os.getpid(),
+            "exit_code": None,
+            "fingerprint": prepared.identity.fingerprint,
+            "identity": prepared.identity.fields,
+            "notes": list(prepared.notes),
+            "commit": provenance.get("commit"),
+            "threads": spec.threads,
+            "precision": prepared.precision,
+            "seconds": status.get("seconds") or 0.0,
+        },
+    )
+
+
+def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seconds: float) -> None:
+    save_model(trainer.unwrapped_model, folder.model, prepared.model_folder)
+    trained, frozen = count_parameters(trainer.unwrapped_model)
+    own = vars(trainer.costs).copy()
+    for costs in prepared.inherited.values():
+        for name, value in costs.items():
+            own[name] -= value
+    best = trainer.stopper.state if trainer.stopper else None
+    folder.write_status(
+        state=FINISHED,
+        message="",
+        exit_code=0,
+        step=trainer.step,
+        num_steps=trainer.num_steps,
+        seconds=seconds,
+        stopped_by=trainer.stopped_by,
+        best_step=best.best_step if best else None,
+        best_value=best.best_value if best else None,
+        restored=trainer.restored_best,
+        device=str(trainer.device),
+        num_parameters=trained + frozen,
+        trained_parameters=trained,
+        peak_memory_bytes=_peak_memory(trainer),
+        model_sha256=file_sha256(folder.model / "model.safetensors"),
+        model_fingerprint=model_fingerprint(folder.model),
+        costs={**own, "inherited": prepared.inherited},
+    )
+
+
+def _peak_memory(trainer: BaseTrainer) -> int:
+    if trainer.device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(trainer.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

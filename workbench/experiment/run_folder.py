@@ -1,0 +1,103 @@
+"""A run's folder: what it says of itself, whether it is finished, and where it goes when it no longer holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.config import file_sha256
+from workbench.errors import ModelError, StorageError
+from workbench.experiment.provenance import redact
+from workbench.experiment.schema import RunSpec
+from workbench.tracking.reader import read_json
+
+SUPERSEDED = ".superseded"
+FINISHED = "finished"
+
+
+class RunFolder:
+    """runs/<experiment>/<variant>/seed<k>."""
+
+    def __init__(self, runs: Path, key: str) -> None:
+        self.runs, self.key, self.path = runs, key, runs / key
+
+    @property
+    def model(self) -> Path:
+        """The Hugging Face folder that a finished run leaves."""
+        return self.path / "model"
+
+    @property
+    def log(self) -> Path:
+        """What its process printed."""
+        return self.path / "log.txt"
+
+    def status(self) -> dict[str, Any]:
+        """status.json; empty when there is none."""
+        return read_json(self.path / "status.json") or {}
+
+    def is_finished(self) -> bool:
+        """Whether it ran to its end and its model stands."""
+        weights = self.model / "model.safetensors"
+        return self.status().get("state") == FINISHED and weights.is_file()
+
+    def verify_model(self) -> None:
+        """ModelError when the weights are not those that the run wrote."""
+        expected = self.status().get("model_sha256")
+        if file_sha256(self.model / "model.safetensors") != expected:
+            raise ModelError(f"{self.model}: the weights are damaged (checksum); FRESH=1 trains {self.key} anew")
+
+    def write_status(self, **changes: Any) -> None:
+        """Lay changes over status.json, atomically."""
+        self._write_json("status.json", self.status() | changes | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")})
+
+    def begin(self, spec: RunSpec, provenance: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Definition and provenance first, then the status."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(spec.to_definition(), sort_keys=False, allow_unicode=True)
+            (self.path / "definition.yaml").write_text(redact(text), encoding="utf-8")
+        except OSError as error:
+            raise _failed(self.path, error) from error
+        self._write_json("provenance.json", provenance)
+        self.write_status(**status)
+
+    def supersede(self) -> Path | None:
+        """Move the folder out of the way, into .superseded/; None when there is none."""
+        if not self.path.exists():
+            return None
+        stamp = time.strftime("%Y%m%dT%H%M%S")
+        target = self.runs / SUPERSEDED / f"{self.key}-{stamp}"
+        number = 1
+        while target.exists():
+            number += 1
+            target = self.runs / SUPERSEDED / f"{self.key}-{stamp}-{number}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.path.rename(target)
+        except OSError as error:
+            raise _failed(target, error) from error
+        return target
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        write_json(self.path / name, value)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON file, whole or not at all. StorageError when the disk fails."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
+def _failed(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose RUNS=folder")

@@ -1,0 +1,37 @@
+"""How a stage's process loads and runs a model: device, precision, threads."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The same for every process of a stage."""
+
+    precision: str
+    """float32, bf16 or fp16."""
+    threads: int
+    device: str | None = None
+    """As in a trainer's settings: None takes a GPU where there is one."""
+
+    def load(self, folder: Path) -> torch.nn.Module:
+        """The folder's model, frozen, on the device."""
+        from workbench.models.load import load_model
+        from workbench.trainer.distributed import training_device
+
+        model = load_model(folder, device=str(training_device(self.device)))
+        return model.eval().requires_grad_(False)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The context of every forward pass."""
+        from workbench.trainer.distributed import training_device
+        from workbench.trainer.precision import Precision
+
+        return Precision(self.precision, training_device(self.device)).autocast()
