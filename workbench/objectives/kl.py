@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from workbench.objectives.logprobs import at_least_float32
+
 
 def kl_k1(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
     """Per-token log ratio: unbiased for KL(policy || reference), often negative (Schulman 2020, "k1"). (B, T)."""
@@ -22,7 +24,7 @@ def kl_k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
 
 
 def full_kl(logits: torch.Tensor, ref_logits: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) over the whole vocabulary at each position. logits: (..., V). Returns (...), float32."""
-    logprobs = logits.float().log_softmax(-1)
-    ref_logprobs = ref_logits.float().log_softmax(-1)
+    """KL(policy || reference) over the whole vocabulary at each position. logits: (..., V). Returns (...), nats."""
+    logprobs = at_least_float32(logits).log_softmax(-1)
+    ref_logprobs = at_least_float32(ref_logits).log_softmax(-1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)

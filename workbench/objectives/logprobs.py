@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens, always float32, without holding (N, V) in float32 where that is large."""
+"""Log-probabilities of given tokens, at least float32, without holding (N, V) in float32 where that is large."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ CHUNK_ELEMENTS = 1 << 24
 """Logits computed at once: 64 MiB in float32. Smaller problems take the direct path."""
 
 
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Half precision made float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Log-probability of each target, nats.
 
-    logits: (..., V), already shifted: position t scores targets[..., t]. targets: (...). Returns (...), float32.
+    logits: (..., V), already shifted: position t scores targets[..., t]. targets: (...). Returns (...), float32
+    (float64 of float64 logits).
     """
-    flat = functional.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none")
+    flat = functional.cross_entropy(at_least_float32(logits.flatten(0, -2)), targets.flatten(), reduction="none")
     return -flat.view(targets.shape)
 
 
@@ -31,12 +37,12 @@ def projected_logprobs(
     """Log-probability of each target from the vectors before the output head, nats.
 
     hidden: (N, H); weight: (V, H), or None where hidden already is the logits (N, V); targets: (N,). Returns (N,),
-    float32. Where N x V is large, rows are projected in chunks that the backward pass computes again.
+    at least float32. Where N x V is large, rows are projected in chunks that the backward pass computes again.
     """
 
     def score(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = hidden if weight is None else functional.linear(hidden, weight, bias)
-        return token_logprobs(logits.float() / temperature if temperature != 1.0 else logits, targets)
+        return token_logprobs(at_least_float32(logits) / temperature if temperature != 1.0 else logits, targets)
 
     vocabulary = hidden.shape[1] if weight is None else weight.shape[0]
     rows = chunk or max(1, CHUNK_ELEMENTS // vocabulary)

@@ -63,7 +63,9 @@ class SFTTrainer(BaseTrainer):
 
 
 def _wanted(batch: Batch) -> torch.Tensor:
-    """(B, L - 1): the label of each position's next token; -100 where that begins another packed text."""
-    wanted = batch["labels"][:, 1:]
-    positions = batch.get("position_ids")
-    return wanted if positions is None else wanted.masked_fill(positions[:, 1:] == 0, IGNORED)
+    """(B, L - 1): the label of each position's next token; -100 where the position is no part of the same text."""
+    wanted, mask, positions = batch["labels"][:, 1:], batch.get("attention_mask"), batch.get("position_ids")
+    if positions is not None:
+        return wanted.masked_fill(positions[:, 1:] == 0, IGNORED)
+    # A left-padded row's first token has nothing before it to be predicted from.
+    return wanted if mask is None else wanted.masked_fill(~mask[:, :-1].bool(), IGNORED)

@@ -1,0 +1,44 @@
+"""A trainer of every kind, small and deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
+    """make(name, batches=..., dtype=..., optimizer=..., lora=False, **settings) -> a trainer of that name."""
+
+    def make(
+        name: str,
+        *,
+        batches: Any = None,
+        model: Any = None,
+        optimizer: Any = None,
+        lora: bool = False,
+        arguments: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
+        from workbench.models.adapters import add_lora
+        from workbench.models.settings import LoraSettings
+        from workbench.trainer import get_trainer_class
+
+        trainer_class = get_trainer_class(name)
+        model = small_llama() if model is None else model
+        if lora:
+            add_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.25), seed=1)
+        if batches is None:
+            batches = [collate(name, make_rows(3, seed=index)) for index in range(4)]
+        chosen = {"precision": "float32", "device": "cpu", "checkpoint_seconds": 0.0} | settings
+        return trainer_class(
+            model,
+            optimizer and optimizer(model),
+            batches,
+            settings=trainer_class.settings_class(**chosen),
+            **(arguments or {}),
+        )
+
+    return make

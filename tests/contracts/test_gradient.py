@@ -1,0 +1,75 @@
+"""Law 2: the gradient does not depend on how a batch is cut into micro-batches, padded or packed: every trainer."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.trainer.registry import trainer_names
+
+ALLOWED = {"float32": 1e-5, "float64": 1e-10}
+# Terms of different units, and a reference that is not the start: at h = 0 only rounding decides who wins.
+TERMS = {"dpo": {"nll_weight": 0.5, "beta": 0.5, "starts_from_reference": False}}
+
+
+@pytest.fixture
+def gradient(torch, make_trainer, small_llama):
+    """(trainer, dtype, batches, micro_batch_rows) -> the first step's whole gradient and its metrics row."""
+
+    def compute(name, dtype, batches, micro_batch_rows=None):
+        trainer = make_trainer(
+            name,
+            batches=batches,
+            model=small_llama(dtype),
+            optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.0),
+            steps=1,
+            max_grad_norm=None,
+            arguments={"ref_model": small_llama(dtype, seed=1)},
+            micro_batch_rows=micro_batch_rows,
+            **TERMS.get(name, {}),
+        )
+        seen = []
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_: seen.append(torch.cat([p.grad.flatten() for p in trainer.parameters]))
+        )
+        row = trainer.train()
+        return seen[0], {key: value for key, value in row.items() if not key.startswith(("time/", "cost/flops"))}
+
+    return compute
+
+
+def relative(first, second):
+    return ((first - second).norm() / second.norm()).item()
+
+
+@pytest.mark.parametrize("dtype", ALLOWED)
+@pytest.mark.parametrize("name", trainer_names())
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_gradient_is_the_same_in_micro_batches(name, dtype, rows, gradient, collate, make_rows):
+    batch = collate(name, make_rows(7))
+    whole, whole_row = gradient(name, dtype, [batch])
+    cut, cut_row = gradient(name, dtype, [batch], rows)
+    assert whole.norm() > 1e-2
+    assert relative(cut, whole) <= ALLOWED[dtype]
+    assert cut_row == pytest.approx(whole_row, rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])
+
+
+@pytest.mark.parametrize("dtype", ALLOWED)
+@pytest.mark.parametrize("name", trainer_names())
+@pytest.mark.parametrize("padding", [{"extra": 3}, {"left": True}, {"left": True, "extra": 3}])
+def test_gradient_is_the_same_under_any_padding(name, dtype, padding, gradient, collate, make_rows):
+    rows = make_rows(5)
+    plain, plain_row = gradient(name, dtype, [collate(name, rows)])
+    padded, padded_row = gradient(name, dtype, [collate(name, rows, **padding)])
+    assert relative(padded, plain) <= ALLOWED[dtype]
+    assert padded_row == pytest.approx(plain_row, rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])
+
+
+@pytest.mark.parametrize("dtype", ALLOWED)
+@pytest.mark.parametrize("name", ["sft", "pretrain"])
+def test_gradient_is_the_same_in_packed_rows(torch, name, dtype, gradient, collate, make_rows):
+    rows = make_rows(4)
+    plain, _ = gradient(name, dtype, [collate(name, rows)])
+    parts = [collate(name, [row]) for row in rows]
+    packed = {key: torch.cat([part[key] for part in parts], 1) for key in ("input_ids", "labels")}
+    packed["position_ids"] = torch.cat([torch.arange(p["input_ids"].shape[1]) for p in parts])[None]
+    assert relative(gradient(name, dtype, [packed])[0], plain) <= ALLOWED[dtype]
