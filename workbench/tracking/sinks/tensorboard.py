@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ class TensorBoardSink(Sink):
     def __init__(self, run: RunRecord) -> None:
         self.folder = run.folder / "tensorboard"
         self._started = self._wall_time = created_seconds(run)
-        former = [*self.folder.glob("*.tfevents.*")]
+        former = sorted(self.folder.glob("*.tfevents.*"))
         for path in former:
-            path.unlink()
-        # A running TensorBoard goes on to a file whose name sorts later, and forgets the former one's rows.
+            # Emptied, not deleted: a TensorBoard that reads it would wait for it for ever instead of going on to the
+            # next file, whose name must sort later and whose first event makes it forget this one's rows.
+            os.truncate(path, 0)
         replay = 1 + max((int(path.name.split(".")[-2]) for path in former if path.suffix == ".replay"), default=-1)
         self._file = EventFile(self.folder / f"events.out.tfevents.{int(self._started):010d}.{replay:04d}.replay")
         self._file.write_start(self._started)
