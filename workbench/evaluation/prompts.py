@@ -13,7 +13,7 @@ import torch
 from workbench.evaluation.kl import sequence_kl
 from workbench.evaluation.reference import Reference
 from workbench.evaluation.settings import EvaluateSettings
-from workbench.generation.generate import Completion, generate, row_seed
+from workbench.generation.generate import Completion, completion_texts, generate, row_seed
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.tokenizer import Tokenizer
 from workbench.rewards import get_verifier
@@ -85,14 +85,14 @@ class PromptEvaluator:
         return [samples[0] for samples in completions]
 
     def _scores(self, completions: list[Completion]) -> list[float]:
-        texts = self.tokenizer.decode_batch([completion.token_ids for completion in completions])
+        texts = completion_texts(self.tokenizer, completions)
         return [self._verify(p.prompt, text, p.answer) for p, text in zip(self.prompts, texts, strict=True)]
 
     def _record(self, step: int, completions: dict[str, list[Completion]], scores: dict[str, list[float]]) -> None:
         assert self.records is not None
         rows: list[dict[str, Any]] = []
         for split, found in completions.items():
-            texts = self.tokenizer.decode_batch([completion.token_ids for completion in found])
+            texts = completion_texts(self.tokenizer, found)
             for prompt, completion, text, score in zip(self.prompts, found, texts, scores[split], strict=True):
                 rows.append(
                     {

@@ -65,6 +65,14 @@ def collect_pairs(
     rows = iterate_rows(settings, split, settings.seed)
     blocks: list[Block] = []
     found, width = 0, jobs
+
+    def count(block: Block) -> None:
+        nonlocal found
+        before, found = found, found + len(block.pairs)
+        if before < num_pairs:
+            on_progress(min(found, num_pairs), num_pairs)
+
+    on_progress(0, num_pairs)
     while found < num_pairs:
         wave = list(_blocks(rows, width))
         prompts = sum(block.prompts for block in blocks)
@@ -76,10 +84,8 @@ def collect_pairs(
             wave,
             jobs=jobs,
             threads=worker.threads,
-            on_done=lambda _done, _all: None,
+            on_result=count,
         )
-        found = sum(len(block.pairs) for block in blocks)
-        on_progress(min(found, num_pairs), num_pairs)
         rate = max(found / len(blocks), 1.0)
         width = max(jobs, math.ceil((num_pairs - found) / rate * 1.05 / jobs) * jobs)
     return _write(folder, blocks, num_pairs)
@@ -109,7 +115,7 @@ class _Sampler:
         self, rows: list[TaskRow], settings: CollectSettings, index: int
     ) -> tuple[list[list[tuple[str, bool]]], int, float]:
         """(text, ended) of every sample of every prompt; tokens generated; FLOPs. index: which of several samplers."""
-        from workbench.generation.generate import generate, row_seed
+        from workbench.generation.generate import completion_texts, generate, row_seed
 
         prompts = encode_prompts(self.tokenizer, [row.prompt for row in rows], as_chat=False)
         with self.worker.autocast():
@@ -127,7 +133,7 @@ class _Sampler:
             _generation_flops(self.flops, len(prompt), [len(sample.token_ids) for sample in samples])
             for prompt, samples in zip(prompts, completions, strict=True)
         )
-        texts = iter(self.tokenizer.decode_batch([sample.token_ids for samples in completions for sample in samples]))
+        texts = iter(completion_texts(self.tokenizer, [sample for samples in completions for sample in samples]))
         return [[(next(texts), sample.ended) for sample in samples] for samples in completions], generated, spent
 
 
@@ -157,6 +163,7 @@ def _sample_block(samplers: list[_Sampler], rows: list[TaskRow], settings: Colle
         block.all_correct += not wrong
         if not right and settings.no_correct == "reference":
             right = [(row.completion, True)]
+        wrong = [sample for sample in wrong if right and sample[0] != right[0][0]]
         if right and wrong:
             pair = {"prompt": row.prompt, "chosen": right[0][0], "rejected": wrong[0][0]}
             block.pairs.append(pair | ({} if wrong[0][1] else {"rejected_ended": False}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import statistics
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from workbench.data.settings import CollectData, FileData
 from workbench.data.sources import read_records
 from workbench.data.tasks import iterate_rows
 from workbench.errors import WorkbenchError
+from workbench.experiment.provenance import num_cores
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.schema import RunSpec
 from workbench.experiment.stages import FOLDER
@@ -86,7 +86,7 @@ def _matmul_flops_per_second(size: int = 768) -> float:
         started = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best / (os.cpu_count() or 1)
+    return 2 * size**3 / best / num_cores()
 
 
 def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Speed) -> Estimate:

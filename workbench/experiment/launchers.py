@@ -47,10 +47,10 @@ def fork_map(
     *,
     jobs: int,
     threads: int,
-    on_done: Callable[[int, int], None] | None = None,
+    on_result: Callable[[Result], None] = lambda _: None,
 ) -> list[Result]:
     """[work(setup(), item) for item in items], in `jobs` processes; setup runs once in each. A WorkbenchError is
-    raised here as it was there."""
+    raised here as it was there. on_result: called with each result as it comes, in no order."""
     results: list[Any] = [None] * len(items)
     workers = max(1, min(jobs, len(items)))
     pipes: dict[Any, Any] = {}  # each worker by the end of its pipe
@@ -60,7 +60,6 @@ def fork_map(
         process.start()
         sender.close()
         pipes[receiver] = process
-    done = 0
     try:
         while pipes:
             ready: list[Any] = multiprocessing.connection.wait(list(pipes))
@@ -76,9 +75,7 @@ def fork_map(
                 if error is not None:
                     raise error
                 results[index] = value
-                done += 1
-                if on_done:
-                    on_done(done, len(items))
+                on_result(value)
     finally:
         for process in pipes.values():
             process.kill()

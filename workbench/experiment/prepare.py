@@ -24,13 +24,16 @@ from workbench.experiment.identity import (
     model_identity,
     samplers_of,
 )
+from workbench.experiment.launchers import fork_map
 from workbench.experiment.locks import hold
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.schema import START, RunSpec, dump
 from workbench.experiment.stages import FOLDER, Stage, StageCache, StageResult
 from workbench.experiment.worker import Worker
-from workbench.models.load import resolve_model_folder
+from workbench.models.load import load_model, resolve_model_folder
 from workbench.models.tokenizer import Tokenizer
+from workbench.trainer.distributed import training_device
+from workbench.trainer.precision import resolve_precision
 
 DATA_VERSION = 1
 ROWS_FILE = "rows.safetensors"
@@ -105,6 +108,7 @@ class Preparer:
     def __init__(self, runs: Path, reporter: Reporter, jobs: int) -> None:
         self.runs, self.reporter, self.jobs = runs, reporter, jobs
         self.cache = StageCache(runs)
+        self._precisions: dict[tuple[str, int], str] = {}
 
     def prepare(self, spec: RunSpec, precision: str) -> PreparedRun:
         """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError."""
@@ -140,6 +144,22 @@ class Preparer:
             spec, identity, precision, folder, rows, reference, held_out, held_out_reference,
             inherited, tuple(notes), files,
         )  # fmt: skip
+
+    def precision(self, spec: RunSpec) -> str:
+        """The precision that the run will use; "fastest" is resolved with its model, in a process of its own."""
+        wanted = spec.hyperparameters.precision
+        waits = spec.start is not None and not RunFolder(self.runs, spec.start).is_finished()
+        if wanted != "fastest" or waits:
+            return wanted
+        key = (spec.start or dump(spec.model)["path"] or str(dump(spec.model)), spec.threads)
+        if key not in self._precisions:
+            folder, device = self.model_folder(spec), spec.hyperparameters.device
+
+            def probe(_: None, folder: Path) -> str:
+                return resolve_precision(wanted, training_device(device), load_model(folder))
+
+            [self._precisions[key]] = fork_map(lambda: None, probe, [folder], jobs=1, threads=spec.threads)
+        return self._precisions[key]
 
     def model_folder(self, spec: RunSpec) -> Path:
         """The model that the run begins with, verified where it is another run's."""

@@ -48,8 +48,16 @@ def score_reference(
         flops = ModelFlops.of_model(model).forward(float(lengths.sum()), context)
         return _unpadded(chosen, pairs.chosen.lengths[rows]), _unpadded(rejected, pairs.rejected.lengths[rows]), flops
 
+    done = 0
+
+    def count(result: tuple[list[np.ndarray], list[np.ndarray], float]) -> None:
+        nonlocal done
+        done += len(result[0])
+        on_progress(done, len(pairs))
+
+    on_progress(0, len(pairs))
     blocks = _blocks(pairs.lengths)
-    results = fork_map(setup, score, blocks, jobs=jobs, threads=worker.threads, on_done=on_progress)
+    results = fork_map(setup, score, blocks, jobs=jobs, threads=worker.threads, on_result=count)
     sides: tuple[list[Any], list[Any]] = ([None] * len(pairs), [None] * len(pairs))
     for rows, (chosen, rejected, _) in zip(blocks, results, strict=True):
         for row, own, other in zip(rows, chosen, rejected, strict=True):

@@ -152,7 +152,8 @@ def _data(node: Node, problems: Problems) -> DataSettings | None:
         return None
     classes = [cls for cls in _members(DataSettings) if given[0] in cls.model_fields]
     assert len(classes) == 1, f"one class of DataSettings has the field {given[0]}"
-    return validate(classes[0], node, problems)
+    settings: Any = validate(classes[0], node, problems)
+    return settings
 
 
 def _members(union: Any) -> list[type[Settings]]:

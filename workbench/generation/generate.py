@@ -12,6 +12,7 @@ import torch
 from workbench.generation.decoding import Decoder
 from workbench.generation.draw import draw, mix
 from workbench.generation.sampling import SamplingSettings
+from workbench.models.tokenizer import Tokenizer
 
 CACHE_BYTES = 256 << 20
 LOGITS_ELEMENTS = 1 << 23
@@ -26,6 +27,12 @@ class Completion:
 
     token_ids: list[int]
     ended: bool
+
+
+def completion_texts(tokenizer: Tokenizer, completions: Sequence[Completion]) -> list[str]:
+    """Text of each without its end-of-sequence token; any other special token is shown: it is part of the answer."""
+    rows = [c.token_ids[:-1] if c.ended else c.token_ids for c in completions]
+    return tokenizer.decode_batch(rows, skip_special_tokens=False)
 
 
 def row_seed(seed: int, identity: str) -> int:

@@ -1,0 +1,163 @@
+"""The command line. Errors that a user can mend are one line each; exit codes are those of errors.py."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.errors import DefinitionError, WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.experiment.schema import Experiment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.command(parsed)
+    except WorkbenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="workbench", description="Run and compare post-training experiments.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: object, text: str, *, overrides: bool = True, named: bool = True
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs")
+        if named:
+            sub.add_argument("name", metavar="NAME", help="a file of experiments/, without folder and ending")
+        if overrides:
+            sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides")
+        return sub
+
+    for name, command, text in (
+        ("run", _run, "train what is missing and write the report"),
+        ("plan", _plan, "what would run, what is cached, what changed, what it will take"),
+    ):
+        sub = add(name, command, text)
+        sub.add_argument("--jobs", type=_positive, help="runs side by side (default: cores / threads)")
+        sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
+    add("report", _report, "write the report again")
+    add("status", _status, "how the runs stand")
+    add("explain", _explain, "every resolved value with its origin, and every convention")
+    compare = add("compare", _compare, "one report over several experiments", overrides=False, named=False)
+    compare.add_argument("names", nargs="+", metavar="NAME", help="experiments that were run")
+    sample = add("sample", _sample, "complete a prompt with a run's model", overrides=False, named=False)
+    sample.add_argument("run", metavar="RUN", help="experiment/variant/seed0, or a model folder")
+    sample.add_argument("prompt", metavar="PROMPT")
+    sample.add_argument("--num", type=_positive, default=1, help="completions")
+    sample.add_argument("--max-new-tokens", type=_positive, default=128)
+    sample.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token")
+    sample.add_argument("--seed", type=int, default=0)
+    add("schema", _schema, "the JSON Schema of a definition file", overrides=False, named=False)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, allowed numbers > 0")
+    return number
+
+
+def _load(parsed: argparse.Namespace) -> Experiment:
+    from workbench.experiment.resolve import load_experiment
+
+    return load_experiment(parsed.name, parsed.set)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    experiment = _load(parsed)
+    from workbench.experiment.runner import run_experiment
+
+    return run_experiment(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, report=_write_report)
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    experiment = _load(parsed)
+    from workbench.experiment.plan_text import describe_plan
+
+    print(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh))
+    return 0
+
+
+def _write_report(folder: Path) -> Path:
+    from analysis.report import write_report
+
+    return write_report(folder)
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    experiment = _load(parsed)
+    print(_write_report(parsed.runs / experiment.name))
+    return 0
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    from analysis.report import write_comparison
+    from workbench.experiment.definitions import NAME
+
+    for name in parsed.names:
+        if not all(NAME.fullmatch(part) for part in name.split("+")[:1]) or "/" in name:
+            raise DefinitionError(f"command line: NAME: found {name!r}, allowed experiments that were run")
+    folders = [parsed.runs / name for name in dict.fromkeys(parsed.names)]
+    print(write_comparison(folders, parsed.runs / "reports" / "+".join(folder.name for folder in folders)))
+    return 0
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    from workbench.experiment.status import status_text
+
+    print(status_text(_load(parsed), parsed.runs))
+    return 0
+
+
+def _explain(parsed: argparse.Namespace) -> int:
+    from workbench.experiment.explain import explain
+
+    print(explain(_load(parsed)))
+    return 0
+
+
+def _sample(parsed: argparse.Namespace) -> int:
+    from workbench.experiment.sample import sample_text
+
+    if parsed.temperature < 0:
+        raise DefinitionError(f"--temperature: found {parsed.temperature}, allowed numbers >= 0")
+    for text in sample_text(
+        parsed.runs,
+        parsed.run,
+        parsed.prompt,
+        num_samples=parsed.num,
+        max_new_tokens=parsed.max_new_tokens,
+        temperature=parsed.temperature,
+        seed=parsed.seed,
+    ):
+        print(text)
+    return 0
+
+
+def _schema(_parsed: argparse.Namespace) -> int:
+    from workbench.experiment.json_schema import schema_text
+
+    print(schema_text(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""plan.json: what an experiment consists of, so that a report also tells of runs that nobody made."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from workbench.experiment.provenance import redact
+from workbench.experiment.run_folder import write_json
+from workbench.experiment.schema import START, Experiment
+
+
+def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
+    """Write runs/<experiment>/plan.json. StorageError when the disk fails."""
+    starts = dict.fromkeys(
+        key for run in experiment.runs for key in (run.start, *run.sources) if key not in (None, START)
+    )
+    write_json(
+        runs / experiment.name / "plan.json",
+        {
+            "experiment": experiment.name,
+            "question": experiment.question,
+            "command": command_of(experiment),
+            "definition_file": experiment.file,
+            "axes": [{"name": name, "values": list(values)} for name, values in experiment.axes.items()],
+            "arms": list(experiment.arms),
+            "runs": [_run(run) for run in experiment.runs],
+            "starts": [{"folder": key} for key in starts],
+            "notes": [*experiment_notes(experiment), *notes],
+        },
+    )
+
+
+def command_of(experiment: Experiment) -> str:
+    """The command that makes the experiment, secrets left out."""
+    overrides = " ".join(shlex.quote(text) for text in experiment.overrides)
+    command = f"make exp NAME={experiment.definition}"
+    return redact(f"{command} SET={shlex.quote(overrides)}" if overrides else command)
+
+
+def experiment_notes(experiment: Experiment) -> list[str]:
+    """The comments at the head of the definition file: what its author wanted readers to know."""
+    lines = []
+    for line in experiment.text.splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# yaml-language-server"):
+            lines.append(line.lstrip("# ").strip())
+    text = " ".join(line for line in lines if line)
+    return [text] if text else []
+
+
+def _run(run: Any) -> dict[str, Any]:
+    return {
+        "variant": run.variant,
+        "arm": run.arm,
+        "seed": run.seed,
+        "point": dict(run.point),
+        "folder": run.folder,
+        "trainer": run.trainer,
+    }

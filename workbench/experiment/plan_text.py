@@ -1,0 +1,113 @@
+"""A plan as text: what would run and why, batches in their units, estimated time, memory and disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed
+from workbench.experiment.explain import batch_units
+from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, waves
+from workbench.experiment.provenance import current_commit, num_cores
+from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.schema import Experiment, RunSpec
+from workbench.tracking.sinks.durations import format_duration
+
+
+def describe_plan(experiment: Experiment, runs: Path, *, jobs: int | None, fresh: bool) -> str:
+    """The plan of an experiment as it stands now, as text."""
+    specs = [spec for level in waves(experiment) for spec in level]
+    remade = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
+    precisions = {spec.key: spec.hyperparameters.precision for spec in specs}
+    for key, precision in precisions.items():
+        # Only a run that was made has resolved "fastest"; what it found then is what it would find now.
+        found = RunFolder(runs, key).status().get("precision")
+        precisions[key] = found if precision == "fastest" and found else precision
+    planned = plan_runs(specs, runs, precisions, fresh=remade, commit=current_commit(Path.cwd()))
+    width = jobs or max(1, num_cores() // max(spec.threads for spec in experiment.runs))
+    return plan_text(experiment, planned, runs, width)
+
+
+def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, jobs: int) -> str:
+    """The whole account."""
+    specs = {run.spec.key: run.spec for run in planned}
+    speeds: dict[tuple[str, int], Speed] = {}
+    estimates: dict[str, Estimate] = {}
+    for run in planned:
+        kind = (run.spec.trainer, run.spec.threads)
+        if kind not in speeds:
+            speeds[kind] = measured_speed(runs, run.spec)
+        estimates[run.spec.key] = estimate(run.spec, specs, runs, speeds[kind])
+    lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
+    lines += ["", "work", *_work(planned, estimates)]
+    lines += ["", *_totals([run for run in planned if run.must_run], estimates, speeds, runs, jobs)]
+    return "\n".join(lines)
+
+
+def _runs(planned: list[PlannedRun]) -> Iterator[str]:
+    wide = max(len(run.spec.key) for run in planned)
+    for run in planned:
+        reason = f": {run.reason}" if run.reason else ""
+        yield f"  {run.spec.key:{wide}}  {DESCRIPTIONS[run.state]}{reason}"
+
+
+def _work(planned: list[PlannedRun], estimates: dict[str, Estimate]) -> Iterator[str]:
+    """One line for runs that share everything a line tells."""
+    seen: dict[str, list[RunSpec]] = {}
+    for run in planned:
+        seen.setdefault(_work_line(run.spec, estimates[run.spec.key]), []).append(run.spec)
+    for line, specs in seen.items():
+        name = specs[0].key if len(specs) == 1 else f"{specs[0].experiment} ({len(specs)} runs, each)"
+        yield f"  {name}: {line}"
+
+
+def _work_line(spec: RunSpec, found: Estimate) -> str:
+    unit = "pairs" if spec.hyperparameters.data_form == "pairs" else "rows"
+    parts = [spec.trainer, batch_units(spec.hyperparameters)]
+    if found.steps is not None:
+        parts.append(f"{found.steps:,} steps")
+    if found.rows is not None and found.steps_per_epoch:
+        epochs = f", {found.steps / found.steps_per_epoch:.3g} epochs" if found.steps else ""
+        parts.append(f"{found.rows:,} {unit} = {found.steps_per_epoch:.4g} steps an epoch{epochs}")
+    if found.tokens_per_step:
+        parts.append(f"about {found.tokens_per_step:,.0f} tokens a step")
+    if found.flops:
+        parts.append(f"{found.flops:.2g} FLOPs")
+    if found.memory_bytes:
+        parts.append(f"about {_bytes(found.memory_bytes)} of memory beside the libraries")
+    return "; ".join(parts)
+
+
+def _totals(
+    todo: list[PlannedRun],
+    estimates: dict[str, Estimate],
+    speeds: dict[tuple[str, int], Speed],
+    runs: Path,
+    jobs: int,
+) -> Iterator[str]:
+    if not todo:
+        yield "nothing to train: every run is finished"
+        return
+    yield f"{len(todo)} of {len(estimates)} runs to train, {jobs} at a time"
+    known = [estimates[run.spec.key] for run in todo]
+    seconds = [found.seconds for found in known if found.seconds is not None]
+    if len(seconds) == len(todo):
+        sources = "; ".join(dict.fromkeys(speeds[run.spec.trainer, run.spec.threads].source for run in todo))
+        yield f"time: about {format_duration(sum(seconds) / jobs)}, by {sources}; collecting pairs comes on top"
+    else:
+        yield "time: not known before the data and the model are here"
+    disk = [found.disk_bytes for found in known if found.disk_bytes is not None]
+    if len(disk) == len(todo):
+        place = next(path for path in (runs, *runs.resolve().parents) if path.exists())
+        free = shutil.disk_usage(place).free
+        warning = "  <- more than there is" if sum(disk) > free else ""
+        yield f"disk: about {_bytes(sum(disk))} of {_bytes(free)} free{warning}"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.3g} TB"

@@ -1,0 +1,260 @@
+"""`workbench run`: everything an experiment needs, wave by wave, in processes side by side; then its report."""
+
+from __future__ import annotations
+
+import multiprocessing.connection
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
+from workbench.experiment.locks import hold
+from workbench.experiment.plan import PlannedRun, plan_runs, waves
+from workbench.experiment.plan_file import write_plan
+from workbench.experiment.prepare import PreparedRun, Preparer
+from workbench.experiment.provenance import collect_provenance, current_commit, num_cores
+from workbench.experiment.run import execute
+from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.schema import START, Experiment, RunSpec
+from workbench.tracking.sinks.console import Console
+from workbench.tracking.sinks.follow import Followers
+
+POLL_SECONDS = 0.1
+STOP_SECONDS = 60.0
+"""How long runs may take to write their checkpoints after a signal."""
+
+
+class _Stopped(BaseException):
+    """A signal arrived; BaseException, so that no handler of errors takes it for one."""
+
+
+@dataclass
+class Outcome:
+    """What came of a command."""
+
+    codes: dict[str, int] = field(default_factory=dict)
+    """Exit code by run key, of those that were tried."""
+    trained: int = 0
+    cached: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """The highest."""
+        return max(self.codes.values(), default=0)
+
+
+def run_experiment(
+    experiment: Experiment,
+    runs: Path,
+    *,
+    jobs: int | None = None,
+    fresh: bool = False,
+    report: Callable[[Path], Path] | None = None,
+) -> int:
+    """Train what is missing, write the report, return the exit code. Raises AlreadyRunningError.
+
+    jobs: runs side by side; None takes cores / threads. report: writes an experiment folder's report, returns its page.
+    """
+    with hold(runs, experiment.name), Console() as console:
+        sweep = Sweep(experiment, runs, console, jobs=jobs, fresh=fresh)
+        outcome = sweep.run()
+        stopped = sweep.received
+        if report is not None and not stopped:
+            console.say(f"report: {report(runs / experiment.name)}")
+    return 128 + stopped if stopped else outcome.exit_code
+
+
+class Sweep:
+    """One command's work."""
+
+    def __init__(self, experiment: Experiment, runs: Path, console: Console, *, jobs: int | None, fresh: bool) -> None:
+        self.experiment, self.runs, self.console = experiment, runs, console
+        self.jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
+        self.fresh = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
+        self.root = Path.cwd()
+        self.provenance = collect_provenance(self.root)
+        self.outcome = Outcome()
+        self.received: int | None = None
+        self._processes: dict[str, RunProcess] = {}
+        self._told: set[str] = set()
+
+    def run(self) -> Outcome:
+        """Every wave in turn."""
+        levels = waves(self.experiment)
+        specs = [spec for level in levels for spec in level]
+        write_plan(self.experiment, self.runs, notes=[])
+        self.console.expect({spec.key: spec.hyperparameters.steps or 0 for spec in specs if self._is_expected(spec)})
+        with self._signals(), self._trackers(specs):
+            try:
+                for level in levels:
+                    self._run_wave(level)
+            except _Stopped:
+                self._stop_processes()
+        write_plan(self.experiment, self.runs, notes=self._notes())
+        return self.outcome
+
+    def _is_expected(self, spec: RunSpec) -> bool:
+        """Whether the run will probably be trained, before its identity can be known."""
+        return spec.key in self.fresh or not RunFolder(self.runs, spec.key).is_finished()
+
+    def _run_wave(self, specs: list[RunSpec]) -> None:
+        warm_up()
+        preparer = Preparer(self.runs, self.console, self.jobs)
+        able = [spec for spec in specs if not self._start_failed(spec)]
+        precisions = {spec.key: preparer.precision(spec) for spec in able}
+        planned = plan_runs(able, self.runs, precisions, fresh=self.fresh, commit=current_commit(self.root))
+        self.outcome.cached += sum(not run.must_run for run in planned)
+        cached = [run for run in planned if not run.must_run]
+        if cached:
+            other = sum(bool(run.reason) for run in cached)
+            note = f" ({other} made by other code: `make plan NAME={self.experiment.name}` tells)" if other else ""
+            self.console.say(f"{len(cached)} of {len(planned)} runs are finished already{note}")
+        prepared = [ready for run in planned if run.must_run and (ready := self._prepare(preparer, run))]
+        self._train(prepared)
+
+    def _start_failed(self, spec: RunSpec) -> bool:
+        failed = [key for key in (spec.start or START, *spec.sources) if self.outcome.codes.get(key)]
+        if failed:
+            self._fail(spec.key, f"not run: {failed[0]}, which it begins from, failed", self.outcome.codes[failed[0]])
+        return bool(failed)
+
+    def _prepare(self, preparer: Preparer, run: PlannedRun) -> PreparedRun | None:
+        folder = RunFolder(self.runs, run.spec.key)
+        try:
+            if run.state == "broken":
+                raise WorkbenchError(run.reason)
+            if run.state == "changed":
+                moved = folder.supersede()
+                self.console.say(f"{run.spec.key}: {run.reason}; the old one is now {moved}")
+            return preparer.prepare(run.spec, run.precision)
+        except WorkbenchError as error:
+            self._fail(run.spec.key, str(error), error.exit_code)
+            return None
+
+    def _fail(self, key: str, message: str, code: int) -> None:
+        self.outcome.codes[key] = code
+        self.console.ended(key, "failed: as above" if message in self._told else f"failed: {message}")
+        self._told.add(message)
+
+    def _train(self, prepared: list[PreparedRun]) -> None:
+        """Each in a process of its own, `jobs` at a time."""
+        waiting = list(reversed(prepared))
+        steps = {run.spec.key: num_steps(run) for run in prepared}
+        while waiting or self._processes:
+            while waiting and len(self._processes) < self.jobs:
+                run = waiting.pop()
+                folder = RunFolder(self.runs, run.spec.key)
+                process = RunProcess(_task(run, self.runs, self.provenance), run.spec.threads, folder.log)
+                self._processes[run.spec.key] = process
+                self.console.started(run.spec.key, folder.path, steps[run.spec.key])
+            multiprocessing.connection.wait([p.sentinel for p in self._processes.values()], timeout=POLL_SECONDS)
+            self._reap()
+            self.console.refresh()
+
+    def _reap(self) -> None:
+        for key, process in list(self._processes.items()):
+            code = process.exit_code()
+            if code is None:
+                continue
+            process.join()
+            del self._processes[key]
+            self.outcome.codes[key] = code
+            self.outcome.trained += 1
+            self.console.ended(key, self._describe_end(key, code, process.log))
+
+    def _describe_end(self, key: str, code: int, log: Path) -> str:
+        folder = RunFolder(self.runs, key)
+        status = folder.status()
+        if code and status.get("state") == "running":
+            # It died without a word: killed from outside, or by our own mistake.
+            message = f"killed by signal {code - 128}" if code > 128 else f"unexpected error; {log} tells"
+            folder.write_status(state="failed", message=message, exit_code=code)
+            return f"failed: {message}"
+        if code == BUG_EXIT_CODE:
+            return f"failed: unexpected error; {log} tells"
+        state = str(status.get("state", "finished"))
+        if code:
+            return f"{state}: {status.get('message', '')}"
+        stopped_by = status.get("stopped_by")
+        return f"finished ({stopped_by})" if stopped_by else "finished"
+
+    def _notes(self) -> list[str]:
+        """What the report must say of the data, once for all runs that share it."""
+        found = [RunFolder(self.runs, run.key).status().get("notes") or [] for run in self.experiment.runs]
+        return list(dict.fromkeys(note for notes in found for note in notes))
+
+    @contextmanager
+    def _trackers(self, specs: list[RunSpec]) -> Iterator[None]:
+        kinds = [kind for kind in ("tensorboard", "wandb") if any(kind in spec.track for spec in specs)]
+        followers = Followers(kinds)
+        followers.start([self.runs / spec.key for spec in specs if self._is_expected(spec)])
+        try:
+            yield
+        finally:
+            for kind in followers.finish():
+                self.console.say(f"{kind} did not finish in time; metrics.jsonl holds everything")
+
+    # Signals.
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None:
+            for process in self._processes.values():
+                process.send(signal.SIGKILL)
+            os._exit(128 + number)
+        self.received = number
+        raise _Stopped
+
+    def _stop_processes(self) -> None:
+        assert self.received is not None
+        for process in self._processes.values():
+            process.send(self.received)
+        if self._processes:
+            self.console.say("stopping: the runs write their checkpoints (again to stop at once)")
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._processes and time.monotonic() < deadline:
+            multiprocessing.connection.wait([p.sentinel for p in self._processes.values()], timeout=POLL_SECONDS)
+            self._reap()
+        for process in self._processes.values():
+            process.send(signal.SIGKILL)
+            process.join()
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+
+
+def _task(run: PreparedRun, runs: Path, provenance: dict[str, Any]) -> Callable[[], None]:
+    return lambda: execute(run, runs, provenance)
+
+
+def num_steps(run: PreparedRun) -> int:
+    """Optimiser steps of a prepared run."""
+    settings = run.spec.hyperparameters
+    if settings.steps is not None:
+        return settings.steps
+    batches = -(-run.data.made["counts"]["rows"] // settings.batch_rows_per_step())
+    return -int(-settings.epochs * batches // 1)
+
+
+def default_jobs(threads: int) -> int:
+    """Runs side by side: cores / threads on a CPU, one on a GPU."""
+    import torch
+
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    if torch.cuda.is_available():
+        return 1
+    return max(1, num_cores() // threads)

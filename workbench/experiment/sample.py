@@ -1,0 +1,54 @@
+"""`workbench sample RUN "prompt"`: talk to a result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workbench.errors import DefinitionError
+from workbench.tracking.reader import read_run
+
+
+def sample_text(
+    runs: Path, name: str, prompt: str, *, num_samples: int, max_new_tokens: int, temperature: float, seed: int
+) -> list[str]:
+    """Completions of the prompt by the model of a run (experiment/variant/seed0) or of a model folder.
+
+    temperature 0 takes the likeliest token. The prompt is rendered as the run's training data was.
+    """
+    from workbench.data.tokenise import encode_prompts
+    from workbench.generation.generate import generate, row_seed
+    from workbench.generation.sampling import SamplingSettings
+    from workbench.models.load import load_model
+    from workbench.models.tokenizer import Tokenizer
+
+    folder, as_chat = find_model(runs, name)
+    tokenizer = Tokenizer.load(folder)
+    [ids] = encode_prompts(tokenizer, [prompt], as_chat=as_chat)
+    if not ids:
+        raise DefinitionError("the prompt is empty, allowed at least one token")
+    [samples] = generate(
+        load_model(folder),
+        [ids],
+        [row_seed(seed, prompt)],
+        settings=SamplingSettings(temperature=temperature) if temperature else None,
+        max_new_tokens=max_new_tokens,
+        eos_ids=tokenizer.eos_ids,
+        num_samples=num_samples,
+    )
+    return tokenizer.decode_batch([sample.token_ids for sample in samples])
+
+
+def find_model(runs: Path, name: str) -> tuple[Path, bool]:
+    """The model folder that a name means, and whether it was trained on its chat template."""
+    place = Path(name)
+    if (place / "config.json").is_file():
+        return place, False
+    found = sorted(path.parent for path in runs.glob("*/*/seed*/model"))
+    names = [str(path.relative_to(runs)) for path in found]
+    matches = [path for path, key in zip(found, names, strict=True) if key == name or key.startswith(f"{name}/")]
+    if len(matches) != 1:
+        found_text = ", ".join(str(path.relative_to(runs)) for path in matches[:6]) or "no finished run"
+        allowed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        raise DefinitionError(f"RUN: found {found_text} for {name!r}, allowed one of {allowed or '(none is finished)'}")
+    data = read_run(matches[0]).definition.get("data") or {}
+    return matches[0] / "model", bool(data.get("chat_template"))

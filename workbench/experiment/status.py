@@ -1,0 +1,37 @@
+"""How the runs of an experiment stand, as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.schema import Experiment
+from workbench.tracking.reader import read_rows
+from workbench.tracking.sinks.durations import format_duration
+
+
+def status_text(experiment: Experiment, runs: Path) -> str:
+    """One line a run: state, step, newest held-out metrics, time; those it begins from first."""
+    specs = {**experiment.ancestors, **{run.key: run for run in experiment.runs}}
+    wide = max(map(len, specs))
+    lines = []
+    for key in specs:
+        folder = RunFolder(runs, key)
+        status = folder.status()
+        if not status:
+            lines.append(f"{key:{wide}}  not started")
+            continue
+        rows = read_rows(folder.path / "metrics.jsonl")
+        step = rows[-1].get("step", 0) if rows else 0
+        held_out: dict[str, float] = {}
+        for row in rows:
+            held_out |= {name: value for name, value in row.items() if name.startswith("eval/") and value is not None}
+        shown = [
+            f"{name.removeprefix('eval/')} {held_out[name]:.3g}"
+            for name in ("eval/exact_match_sampled", "eval/pair_accuracy", "eval/kl_start", "eval/loss")
+            if name in held_out
+        ]
+        seconds = status.get("seconds")
+        parts = [f"step {step}", *shown, format_duration(seconds) if seconds else "", str(status.get("message") or "")]
+        lines.append(f"{key:{wide}}  {status.get('state', 'unknown'):11}  {'  '.join(part for part in parts if part)}")
+    return "\n".join(lines)
