@@ -15,11 +15,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.tracking.sinks.replay import KINDS, OpenSink, Replay, sink_class
-from workbench.tracking.sinks.sink import log_line
+from workbench.tracking.sinks.sink import RestartTracker, log_line
+
+if TYPE_CHECKING:
+    import psutil
 
 POLL_SECONDS = 2.0
+_MODULE = "workbench.tracking.sinks.follow"
 _NICENESS = 10
 _PR_SET_PDEATHSIG = 1
 
@@ -63,7 +68,16 @@ class Followers:
         root = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
         for kind in self._kinds:
-            command = [sys.executable, "-P", "-m", __name__, kind, str(self._poll_seconds), *map(str, self._runs)]
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                _MODULE,
+                "start",
+                kind,
+                str(self._poll_seconds),
+                *map(str, self._runs),
+            ]
             try:
                 # A new program rather than a fork: it inherits no locks, threads or open files of the parent.
                 self._processes[kind] = subprocess.Popen(
@@ -122,11 +136,16 @@ def replay(runs: Iterable[Path], timeout_seconds: float = 600.0) -> tuple[str, .
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The tracker's process: one kind, its poll interval, and the runs' folders."""
-    kind, poll_seconds, *runs = arguments
-    _leave_the_foreground()
+    """The tracker's process: "start" (or where a former one stood), a kind, its poll interval, the runs' folders."""
+    stage, kind, poll_seconds, *runs = arguments
+    _leave_the_foreground(yield_to_training=stage == "start")
+    parent = _Parent(ended=stage == "drain")
     try:
-        follow([Path(run) for run in runs], _stop, kind, sink_class(kind), float(poll_seconds))
+        follow([Path(run) for run in runs], parent.ended_within, kind, sink_class(kind), float(poll_seconds))
+    except RestartTracker:
+        _end_children()
+        stage = "drain" if parent.ended else "restart"
+        os.execv(sys.executable, [sys.executable, "-P", "-m", _MODULE, stage, *arguments[1:]])
     except BaseException as error:
         for run in runs:
             if os.path.isdir(run):
@@ -135,31 +154,38 @@ def main(arguments: Sequence[str]) -> None:
     _exit_now(0)
 
 
+class _Parent:
+    """The word of the parent, which comes on the standard input."""
+
+    def __init__(self, ended: bool) -> None:
+        self.ended = ended
+
+    def ended_within(self, seconds: float) -> bool:
+        """Wait for the word. When the parent died without one nothing is drained: the rest is replayed later."""
+        if not self.ended and select.select([sys.stdin], [], [], seconds)[0]:
+            if not sys.stdin.readline():
+                _exit_now(0)
+            self.ended = True
+        return self.ended
+
+
 def _exit_now(code: int) -> None:
     """End without exit handlers: a tracker's own may wait for a server, after all that was to be done is done."""
-    import psutil
-
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-    psutil.wait_procs(children, timeout=1.0)
+    _end_children()
     os._exit(code)
 
 
-def _stop(seconds: float) -> bool:
-    """Wait for the parent's word. When it died without one nothing is drained: the rest is replayed later."""
-    if not select.select([sys.stdin], [], [], seconds)[0]:
-        return False
-    if not sys.stdin.readline():
-        _exit_now(0)
-    return True
+def _end_children() -> None:
+    import psutil
+
+    _kill_all(psutil.Process().children(recursive=True))
 
 
-def _leave_the_foreground() -> None:
+def _leave_the_foreground(yield_to_training: bool) -> None:
     """Yield to training, ignore Ctrl-C, and die with the parent even while a tracker hangs."""
-    with contextlib.suppress(OSError):
-        os.nice(_NICENESS)
+    if yield_to_training:
+        with contextlib.suppress(OSError):
+            os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         import ctypes
@@ -179,9 +205,16 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    for child in family:
+    _kill_all(family)
+
+
+def _kill_all(processes: list[psutil.Process]) -> None:
+    import psutil
+
+    for process in processes:
         with contextlib.suppress(psutil.Error):
-            child.kill()
+            process.kill()
+    psutil.wait_procs(processes, timeout=1.0)
 
 
 if __name__ == "__main__":

@@ -89,10 +89,13 @@ class Replay:
         try:
             action()
         except (Exception, SystemExit) as error:
-            self.failed, self._sink = True, None
+            sink, self.failed, self._sink = self._sink, True, None
             log_line(
                 self.folder, f"{self.kind} dropped after {self._rows_written} rows: {type(error).__name__}: {error}"
             )
+            if sink is not None:
+                with contextlib.suppress(Exception):
+                    sink.abandon()
 
     def _poll(self) -> None:
         seen = [_signature(self.folder / name) for name in _WATCHED]

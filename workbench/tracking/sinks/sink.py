@@ -19,6 +19,10 @@ ENDED = ("finished", "failed", "interrupted")
 """States of status.json after which a run writes no more rows, unless it is resumed."""
 
 
+class RestartTracker(BaseException):
+    """The tracker's library is beyond repair in this process: start anew, in the environment that the sink left."""
+
+
 class Sink(ABC):
     """One run's rows, from the first one on, written for one tracker. Whatever it raises is caught by its caller."""
 

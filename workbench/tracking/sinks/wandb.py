@@ -15,7 +15,7 @@ from typing import Any
 from workbench.tracking.reader import RunRecord, find_runs
 from workbench.tracking.sinks.redaction import redact
 from workbench.tracking.sinks.replay import is_complete
-from workbench.tracking.sinks.sink import Row, Sink, created_seconds, log_line, verdict
+from workbench.tracking.sinks.sink import RestartTracker, Row, Sink, created_seconds, log_line, verdict
 
 PROJECT = "workbench"
 INIT_TIMEOUT_SECONDS = 6.0
@@ -84,7 +84,7 @@ class WandbSink(Sink):
                 shutil.rmtree(former)
 
     def _open(self, run: RunRecord) -> Any:
-        """The W&B run; offline from now on, for the runs that follow too, once the server does not answer."""
+        """The W&B run. Once the server does not answer, this command's runs are all kept offline."""
         os.environ["WANDB_MODE"] = os.environ.get("WANDB_MODE") or ("online" if has_credentials() else "offline")
         try:
             return _init(run)
@@ -92,9 +92,9 @@ class WandbSink(Sink):
             if os.environ["WANDB_MODE"] != "online":
                 raise
             os.environ["WANDB_MODE"] = "offline"
-            log_line(run.folder, f"wandb offline, `make sync` sends it: {type(error).__name__}: {error}")
-            self._make_place()
-            return _init(run)
+            log_line(run.folder, f"wandb kept offline, `make sync` sends it: {type(error).__name__}: {error}")
+            # W&B's service goes on trying to open the run, and refuses its id to another.
+            raise RestartTracker from error
 
 
 def _init(run: RunRecord) -> Any:
