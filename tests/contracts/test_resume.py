@@ -1,0 +1,296 @@
+"""Law 3: interrupt anywhere, resume, and metrics and weights are bit-identical: every trainer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import CheckpointError, Interrupted
+from workbench.tracking.reader import read_rows
+from workbench.tracking.store import MetricStore
+from workbench.trainer.registry import trainer_names
+
+STEPS = 6
+EVERY = {"checkpoint_every": 2, "evaluate_every": 2, "steps": STEPS}
+# A learning rate that overshoots, so that the best weights are not the last.
+STOPPING = {
+    "learning_rate": 0.02,
+    "evaluate_every": 1,
+    "early_stopping": {"metric": "eval/loss", "mode": "min", "patience": 3},
+}
+VARIANTS = {
+    **{name: (name, {}) for name in trainer_names()},
+    "sft-lora": ("sft", {"lora": True}),
+    "dpo-lora": ("dpo", {"lora": True}),
+    "sft-early-stopping": ("sft", STOPPING),
+    "dpo-micro-batches": ("dpo", {"micro_batch_rows": 2, "schedule": "cosine", "warmup_steps": 2}),
+    "sft-bf16": ("sft", {"precision": "bf16"}),
+    "sft-fp16": ("sft", {"precision": "fp16"}),
+}
+
+
+class Loader:
+    """Batches by position, and a point at which something may happen."""
+
+    def __init__(self, batches):
+        self.batches, self.position, self.at_batch = batches, 0, lambda position: None
+
+    position = property(lambda self: self._position, lambda self, value: setattr(self, "_position", value))
+
+    def __iter__(self):
+        while True:
+            batch = self.batches[self.position % len(self.batches)]
+            self.position += 1
+            self.at_batch(self.position)
+            yield batch
+
+
+class Points:
+    """Where a run can be hit: calls `act` at the n-th visit to one named point of it."""
+
+    def __init__(self, point, visit, act):
+        self.point, self.left, self.act = point, visit, act
+
+    def visit(self, point):
+        if point == self.point:
+            self.left -= 1
+            if self.left == 0:
+                self.act()
+
+
+@pytest.fixture
+def build(make_trainer, collate, make_rows):
+    """build(variant, folder, points=None) -> a trainer whose loader, forward, update and evaluator visit points."""
+
+    def build(variant, folder, points=None, **more):
+        name, settings = VARIANTS[variant]
+        loader = Loader([collate(name, make_rows(3, seed=index)) for index in range(4)])
+
+        def evaluator(model, step):
+            store = MetricStore(folder / "completions.jsonl")
+            store.append({"step": step, "norm": sum(p.detach().double().norm().item() for p in model.parameters())})
+            store.close()
+            if points:
+                points.visit("evaluator")
+            return {"eval/norm": next(model.parameters()).double().norm().item()}
+
+        arguments = {
+            "output_dir": folder,
+            "evaluators": [evaluator],
+            "val_loader": [collate(name, make_rows(3, seed=11))],
+        }
+        trainer = make_trainer(name, batches=loader, arguments=arguments, **(EVERY | settings | more))
+        if points:
+            loader.at_batch = lambda position: points.visit("loader")
+            trainer.model.register_forward_hook(lambda *_: points.visit("forward"))
+            trainer.optimizer.register_step_post_hook(lambda *_: points.visit("update"))
+            check = trainer._check_gradient
+            trainer._check_gradient = lambda row: (points.visit("gradient"), check(row))[1]
+        return trainer
+
+    return build
+
+
+def outcome(trainer, folder):
+    """Everything that must not move: rows less their clocks, completions, weights, costs."""
+    rows = [
+        {key: value for key, value in row.items() if not key.startswith("time/")}
+        for row in read_rows(folder / "metrics.jsonl")
+    ]
+    digest = hashlib.sha256()
+    for parameter in trainer.unwrapped_model.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    last = {key: value for key, value in trainer.last_row.items() if not key.startswith("time/")}
+    return {
+        "rows": rows,
+        "completions": read_rows(folder / "completions.jsonl"),
+        "weights": digest.hexdigest(),
+        "end": (trainer.step, trainer.stopped_by, trainer.restored_best, trainer.costs.flops, last),
+    }
+
+
+@pytest.fixture(scope="module")
+def finished():
+    return {}
+
+
+@pytest.fixture
+def whole(build, finished, tmp_path):
+    """whole(variant) -> the outcome of the uninterrupted run."""
+
+    def run(variant):
+        if variant not in finished:
+            trainer = build(variant, tmp_path / f"whole-{variant}")
+            trainer.train()
+            finished[variant] = outcome(trainer, tmp_path / f"whole-{variant}")
+        return finished[variant]
+
+    return run
+
+
+def go_on(build, variant, folder, **more):
+    trainer = build(variant, folder, **more)
+    trainer.resume()
+    trainer.train()
+    return outcome(trainer, folder)
+
+
+def test_a_run_has_a_row_for_every_step_and_learns(whole):
+    for variant in trainer_names():
+        rows = whole(variant)["rows"]
+        assert [row["step"] for row in rows] == list(range(STEPS + 1))
+        assert rows[-1]["eval/loss"] < rows[0]["eval/loss"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("point", "visit"),
+    [
+        ("loader", 1),
+        ("loader", 4),
+        ("forward", 1),
+        ("forward", 6),
+        ("gradient", 4),
+        ("update", 3),
+        ("evaluator", 1),
+        ("evaluator", 2),
+    ],
+)
+def test_sigterm_at_any_point_then_resume_changes_nothing(variant, point, visit, build, whole, tmp_path):
+    points = Points(point, visit, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted) as stopped:
+        build(variant, tmp_path / "run", points).train()
+    assert stopped.value.exit_code == 143
+    assert go_on(build, variant, tmp_path / "run") == whole(variant)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("point", "visit"), [("loader", 3), ("forward", 5), ("update", 5), ("evaluator", 3)])
+def test_sigkill_at_any_point_then_resume_changes_nothing(variant, point, visit, build, whole, tmp_path, in_processes):
+    points = Points(point, visit, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert in_processes(1, lambda _: build(variant, tmp_path / "run", points).train()) == [-signal.SIGKILL]
+    assert go_on(build, variant, tmp_path / "run") == whole(variant)
+
+
+@pytest.mark.parametrize("name", ["fsync", "truncate", "rename", "rmtree", "mkdir", "append"])
+@pytest.mark.parametrize("visit", [1, 2, 4, 7])
+def test_sigkill_at_every_kind_of_write_then_resume_changes_nothing(name, visit, build, whole, tmp_path, in_processes):
+    def run(_):
+        owner = {"fsync": os, "truncate": os, "rename": Path, "rmtree": shutil, "mkdir": Path, "append": MetricStore}
+        call = getattr(owner[name], name)
+        points = Points(name, visit, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+        def hit(*arguments, **keywords):
+            points.visit(name)
+            return call(*arguments, **keywords)
+
+        setattr(owner[name], name, hit)
+        return build("dpo", tmp_path / "run", keep_checkpoints=1).train() and 0
+
+    assert in_processes(1, run)[0] in (-signal.SIGKILL, 0)
+    assert go_on(build, "dpo", tmp_path / "run", keep_checkpoints=1) == whole("dpo")
+
+
+@pytest.mark.parametrize("variant", ["dpo", "sft-early-stopping", "sft-fp16"])
+def test_interrupted_at_every_step_in_turn_changes_nothing(variant, build, whole, tmp_path):
+    for _ in range(3 * STEPS):
+        points = Points("forward", 3, lambda: signal.raise_signal(signal.SIGINT))
+        trainer = build(variant, tmp_path, points)
+        trainer.resume()
+        try:
+            trainer.train()
+        except Interrupted:
+            continue
+        break
+    assert outcome(trainer, tmp_path) == whole(variant)
+
+
+@pytest.mark.parametrize("variant", ["dpo", "sft-fp16"])
+@pytest.mark.parametrize("point", ["loader", "forward", "gradient", "evaluator"])
+def test_train_again_in_the_same_process_after_an_interrupt_changes_nothing(variant, point, build, whole, tmp_path):
+    trainer = build(variant, tmp_path, Points(point, 3, lambda: signal.raise_signal(signal.SIGTERM)))
+    with pytest.raises(Interrupted):
+        trainer.train()
+    trainer.train()
+    assert outcome(trainer, tmp_path) == whole(variant)
+
+
+def test_a_finished_run_resumes_to_the_same_end(build, whole, tmp_path):
+    for variant in ("sft", "sft-early-stopping"):
+        build(variant, tmp_path / variant).train()
+        assert go_on(build, variant, tmp_path / variant) == whole(variant)
+
+
+def test_early_stopping_restores_weights_that_are_not_the_last(whole):
+    rows = whole("sft-early-stopping")["rows"]
+    measured = {row["step"]: row["eval/loss"] for row in rows if "eval/loss" in row}
+    assert (min(measured, key=measured.get), max(measured)) == (2, 5)
+    assert whole("sft-early-stopping")["end"][1:3] == ("early_stopping", True)
+
+
+def test_a_rollback_is_exact_under_interrupts(build, torch, tmp_path):
+    """An interrupt leaves a newer checkpoint than the regular one that a rollback returns to."""
+
+    def run(folder, stop_at):
+        points = Points("forward", stop_at, lambda: signal.raise_signal(signal.SIGTERM))
+        for attempt in range(2):
+            trainer = build("sft", folder, points if attempt == 0 else None, non_finite="rollback")
+            loader = trainer.train_loader
+            clean = loader.batches
+
+            def poison(position, loader=loader, clean=clean):
+                # The fourth batch is not finite, whenever it comes, once per attempt at it.
+                loader.batches = [*clean[:3], clean[3] | {"bad": torch.ones(3)}]
+                if attempt == 0:
+                    points.visit("loader")
+
+            loader.at_batch = poison
+            poison(0)
+            compute = trainer._compute_loss
+
+            def bad_loss(outputs, batch, compute=compute):
+                result = compute(outputs, batch)
+                for term in result.terms.values() if "bad" in batch else ():
+                    term.loss_sum.data.fill_(float("nan"))
+                return result
+
+            trainer._compute_loss = bad_loss
+            trainer.resume()
+            try:
+                trainer.train()
+            except Interrupted:
+                continue
+            return outcome(trainer, folder), trainer.rollbacks
+        raise AssertionError("interrupted twice")
+
+    expected = run(tmp_path / "whole", 10_000)
+    assert expected[1] >= 1
+    # In step 4 (its forward is the seventh with the evaluations), just before the bad batch.
+    assert run(tmp_path / "hit", 6) == expected
+
+
+def test_a_damaged_newest_checkpoint_falls_back_and_the_run_is_exact(build, whole, tmp_path):
+    build("dpo", tmp_path).train()
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1] / "model.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    trainer = build("dpo", tmp_path)
+    assert trainer.resume()
+    assert trainer.step == STEPS - 2
+    trainer.train()
+    assert outcome(trainer, tmp_path) == whole("dpo")
+
+
+def test_changed_settings_are_refused_with_the_difference(build, tmp_path):
+    build("sft", tmp_path).train()
+    with pytest.raises(CheckpointError, match=r"learning_rate 0.001, this run has 0.5"):
+        build("sft", tmp_path, learning_rate=0.5).resume()
+    with pytest.raises(CheckpointError, match="SFTTrainer checkpoint"):
+        build("dpo", tmp_path).resume()
+    assert build("sft", tmp_path, micro_batch_rows=1, keep_checkpoints=5).resume()
