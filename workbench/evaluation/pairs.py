@@ -12,6 +12,9 @@ import torch
 from workbench.data.sets import PairSet
 from workbench.tracking.store import MetricStore
 
+TIE_DECIMALS = 5
+"""h is rounded to 1e-5 nats, below which float32 sums differ by the batch they are made in: a policy equal to its start
+ties."""
 Score = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
 """(model, batch of pairs) -> summed completion log-probabilities (2B,): chosen above rejected."""
 
@@ -40,6 +43,7 @@ class PairEvaluator:
                 batch[f"ref_{side}_logprobs"].double().sum(1) for side in ("chosen", "rejected")
             )
             h[rows] = ((chosen - ref_chosen) - (rejected - ref_rejected)).cpu().numpy()
+        h = h.round(TIE_DECIMALS)
         if self.records is not None:
             store = MetricStore(self.records)
             try:

@@ -90,6 +90,7 @@ class PreparedRun:
     held_out_reference: StageResult | None = None
     inherited: dict[str, dict[str, float]] = field(default_factory=dict)
     """Costs by stage that this run is charged."""
+    collected: StageResult | None = None
     notes: tuple[str, ...] = ()
     data_files: dict[str, str] = field(default_factory=dict)
     """SHA-256 by path."""
@@ -97,8 +98,8 @@ class PreparedRun:
     @property
     def stages(self) -> dict[str, str]:
         """Fingerprint by name of every stage this run rests on."""
-        found = (self.data, self.reference, self.held_out_pairs, self.held_out_reference)
-        names = ("data", "ref_logprobs", "held_out_pairs", "held_out_ref_logprobs")
+        found = (self.collected, self.data, self.reference, self.held_out_pairs, self.held_out_reference)
+        names = ("collect", "data", "ref_logprobs", "held_out_pairs", "held_out_ref_logprobs")
         return {name: stage.stage.fingerprint for name, stage in zip(names, found, strict=True) if stage is not None}
 
 
@@ -141,9 +142,19 @@ class Preparer:
         if held_out is not None and (note := Counts(**held_out.made["counts"]).note()):
             notes.append(f"held-out pairs: {note}")
         return PreparedRun(
-            spec, identity, precision, folder, rows, reference, held_out, held_out_reference,
-            inherited, tuple(notes), files,
-        )  # fmt: skip
+            spec,
+            identity,
+            precision,
+            folder,
+            rows,
+            reference=reference,
+            held_out_pairs=held_out,
+            held_out_reference=held_out_reference,
+            inherited=inherited,
+            collected=source,
+            notes=tuple(notes),
+            data_files=files,
+        )
 
     def precision(self, spec: RunSpec) -> str:
         """The precision that the run will use; "fastest" is resolved with its model, in a process of its own."""
