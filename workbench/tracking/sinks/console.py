@@ -17,7 +17,13 @@ from workbench.tracking.sinks.sink import Row, numbers
 
 REDRAW_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
-_FIRST_METRICS = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/pair_accuracy", "eval/kl_start")
+_SHORT_NAMES = {
+    "eval/exact_match_sampled": "match",
+    "eval/exact_match_greedy": "greedy",
+    "eval/pair_accuracy": "pairs",
+    "eval/kl_start": "KL",
+}
+"""The held-out metrics that matter, in this order, as they fit a terminal."""
 _METRICS_SHOWN = 2
 _BAR_CELLS = 12
 
@@ -67,10 +73,10 @@ class _Run:
 
     def metrics(self) -> Iterator[str]:
         if self.loss is not None:
-            yield f"loss {self.loss:.4g}"
-        names = [name for name in _FIRST_METRICS if name in self.held_out] or sorted(self.held_out)
+            yield f"loss {self.loss:.3g}"
+        names = [name for name in _SHORT_NAMES if name in self.held_out] or sorted(self.held_out)
         for name in names[:_METRICS_SHOWN]:
-            yield f"{name.removeprefix('eval/')} {self.held_out[name]:.3g}"
+            yield f"{_SHORT_NAMES.get(name, name.removeprefix('eval/'))} {self.held_out[name]:.3g}"
 
 
 class Console:
@@ -111,6 +117,7 @@ class Console:
             return
         if label not in self._stages and not self._live:
             self._put(f"{label}: {done}/{total}")
+            self._drawn_at = now
         self._stages[label] = done, total, since
         self.refresh()
 
