@@ -243,7 +243,7 @@ def test_a_rollback_is_exact_under_interrupts(build, torch, tmp_path):
             loader = trainer.train_loader
             clean = loader.batches
 
-            def poison(position, loader=loader, clean=clean):
+            def poison(position, loader=loader, clean=clean, attempt=attempt):
                 # The fourth batch is not finite, whenever it comes, once per attempt at it.
                 loader.batches = [*clean[:3], clean[3] | {"bad": torch.ones(3)}]
                 if attempt == 0:

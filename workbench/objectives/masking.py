@@ -39,7 +39,7 @@ def join_prompt_completion(
     ids = torch.cat((prompt_ids, completion_ids), 1)
     real = torch.cat((prompt_mask, completion_mask), 1).bool()
     lengths = real.sum(1)
-    width = int(lengths.max()) if len(lengths) else ids.shape[1]
+    width = int(lengths.max())
     # A stable sort of "is padding" moves real tokens to the front and keeps their order.
     order = torch.sort((~real).to(torch.uint8), dim=1, stable=True).indices[:, :width]
     kept = length_mask(lengths, width)

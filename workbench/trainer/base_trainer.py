@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from workbench.errors import DefinitionError, DivergenceError, Interrupted, NonFiniteError
+from workbench.errors import DataError, DefinitionError, DivergenceError, Interrupted, NonFiniteError
 from workbench.models.flops import ModelFlops
 from workbench.trainer import checkpoint, distributed
 from workbench.trainer.accumulation import StepLoss
-from workbench.trainer.batches import Batch, batches_from, num_rows, split_rows
+from workbench.trainer.batches import Batch, batches_from, is_empty, num_rows, split_rows
 from workbench.trainer.costs import Costs
 from workbench.trainer.early_stopping import Stopper
 from workbench.trainer.hooks import TrainerHooks
@@ -144,9 +144,11 @@ class BaseTrainer(TrainerHooks):
     def evaluate(self) -> dict[str, float]:
         """Held-out loss over val_loader ("eval/loss" and the trainer's metrics) and every evaluator's metrics."""
         metrics: dict[str, float] = {}
-        model = self.unwrapped_model
+        wrapped, model = self.model, self.unwrapped_model
         was_training = model.training
         model.eval()
+        # A wrapper's forward may wait for the other processes, and they have as many rows only in training.
+        self.model = model
         try:
             with torch.no_grad():
                 if self.val_loader is not None:
@@ -156,6 +158,7 @@ class BaseTrainer(TrainerHooks):
                         metrics |= evaluator(model, self.step)
         finally:
             model.train(was_training)
+            self.model = wrapped
         return distributed.broadcast_object(metrics)
 
     def save_checkpoint(self, path: Path | str) -> None:
@@ -209,7 +212,12 @@ class BaseTrainer(TrainerHooks):
             self._spent = Costs()
             if self._batches is None:
                 self._batches = batches_from(self.train_loader, self.batches_taken)
-            made = list(self._make_update_batches(self._prepare_batch(next(self._batches))))
+            taken = next(self._batches)
+            if is_empty(taken):
+                raise DataError(
+                    f"batch {self.batches_taken + 1} has no row for process {self.rank}; take larger batches"
+                )
+            made = list(self._make_update_batches(self._prepare_batch(taken)))
             assert made, "_make_update_batches gave no batch"
             spent = distributed.gather_objects(self._spent)
         self.pending_batches = made

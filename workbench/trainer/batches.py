@@ -17,6 +17,11 @@ def num_rows(batch: Batch) -> int:
     return next(iter(batch.values())).shape[0]
 
 
+def is_empty(batch: Any) -> bool:
+    """Whether a loader's batch is a dict of tensors without rows."""
+    return isinstance(batch, dict) and all(isinstance(v, torch.Tensor) and not len(v) for v in batch.values())
+
+
 def split_rows(batch: Batch, rows: int | None) -> Iterator[Batch]:
     """The batch in slices of at most `rows` rows; whole when rows is None."""
     total = num_rows(batch)

@@ -52,7 +52,7 @@ def join_process_group(device: torch.device) -> None:
 def wrap_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     """The model under DistributedDataParallel, its gradients averaged over processes."""
     device_ids = [device.index] if device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids=device_ids)
 
 
 def unwrap_model(model: torch.nn.Module) -> torch.nn.Module:

@@ -96,7 +96,7 @@ class DPOTrainer(BaseTrainer):
         metrics: dict[str, Value] = {name: Mean(value.sum().double(), count) for name, value in means.items()}
         if self.step == 0 and self.settings.starts_from_reference and torch.is_grad_enabled():
             gaps = h.abs() / (pairs.chosen_lengths + pairs.rejected_lengths)
-            metrics[START_GAP] = Max(torch.cat((gaps, gaps.new_zeros(1))).max())
+            metrics[START_GAP] = Max(gaps.max())
         return LossResult(terms, metrics)
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:

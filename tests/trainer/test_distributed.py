@@ -1,0 +1,173 @@
+"""Two processes against one: the same losses, gradients, evaluations and weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from workbench.errors import DataError, DivergenceError, Interrupted
+from workbench.tracking.reader import read_rows
+from workbench.tracking.values import Max, Mean
+
+pytestmark = pytest.mark.multi
+SETTINGS = {
+    "sft": {"learning_rate": 0.01},
+    "dpo": {"learning_rate": 0.01, "nll_weight": 0.5},
+}
+
+
+@pytest.fixture
+def run(torch, small_llama, make_rows, collate):
+    """run(name, rank, world, ...) -> (last row, weights) of this process, which takes every world-th row of a batch."""
+
+    def run(
+        name, rank, world, folder=None, steps=3, sizes=(5, 3, 4), resume=False, dtype="float64", held_out=3, **more
+    ):
+        from workbench.trainer import get_trainer_class
+
+        def share(number, seed):
+            rows = make_rows(number, seed)[rank::world]
+            return collate(name, rows) if rows else {k: v[:0] for k, v in collate(name, make_rows(1)).items()}
+
+        trainer_class = get_trainer_class(name)
+        chosen = {"steps": steps, "precision": "float32", "device": "cpu", "evaluate_every": 1}
+        trainer = trainer_class(
+            small_llama(dtype),
+            None,
+            [share(number, seed) for seed, number in enumerate(sizes)],
+            settings=trainer_class.settings_class(**chosen | SETTINGS[name] | more),
+            val_loader=[collate(name, [row]) for row in make_rows(held_out, seed=9)[rank::world]],
+            output_dir=folder,
+        )
+        if resume:
+            trainer.resume()
+        row = trainer.train()
+        return row, torch.cat([p.detach().flatten() for p in trainer.unwrapped_model.parameters()])
+
+    return run
+
+
+def same_numbers(row, expected):
+    names = [name for name in expected if not name.startswith("time/")]
+    return {name: row[name] for name in names} == pytest.approx({n: expected[n] for n in names}, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_processes_train_as_one(name, run, in_processes):
+    """Uneven shares of the rows, micro-batches of one, an odd evaluation set: one process has more than the other."""
+    (row, weights), (other_row, other_weights) = in_processes(2, lambda rank: run(name, rank, 2, micro_batch_rows=1))
+    expected_row, expected = run(name, 0, 1)
+    assert (weights == other_weights).all()
+    assert ((weights - expected).norm() / expected.norm()).item() <= 1e-10
+    assert same_numbers(row, expected_row)
+    assert same_numbers(other_row, row)
+
+
+def test_a_process_without_held_out_rows_takes_part_in_evaluation(run, in_processes):
+    (row, _), _ = in_processes(2, lambda rank: run("dpo", rank, 2, held_out=1))
+    assert same_numbers(row, run("dpo", 0, 1, held_out=1)[0])
+
+
+def test_a_process_without_rows_to_train_on_is_refused(run, in_processes):
+    def refused(rank):
+        try:
+            run("sft", rank, 2, sizes=(1, 1, 1))
+        except DataError as error:
+            return str(error)
+        except RuntimeError:  # what gloo says to the other process
+            return "the other process is gone"
+        return ""
+
+    assert in_processes(2, refused) == [
+        "the other process is gone",
+        "batch 1 has no row for process 1; take larger batches",
+    ]
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_a_checkpoint_moves_between_one_and_two_processes(order, run, in_processes, tmp_path):
+    expected_row, expected = run("dpo", 0, 1, None, 4, (4, 5, 3))
+    _interrupted(run, in_processes, order[0], tmp_path)
+    row, weights = in_processes(order[1], lambda rank: run("dpo", rank, order[1], tmp_path, 4, (4, 5, 3), True))[0]
+    assert [found["step"] for found in read_rows(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 4]
+    assert ((weights - expected).norm() / expected.norm()).item() <= 1e-10
+    assert same_numbers(row, expected_row)
+
+
+def _interrupted(run, in_processes, number, folder):
+    """Run until a signal reaches one process, the last, in its second step; every process stops with a checkpoint."""
+
+    def stopped(rank):
+        from workbench.trainer import DPOTrainer
+
+        prepare, calls = DPOTrainer._prepare_batch, []
+
+        def prepare_and_signal(trainer, batch):
+            calls.append(trainer.step)
+            if rank == number - 1 and calls.count(1) == 1 and trainer.step == 1:
+                signal.raise_signal(signal.SIGTERM)
+            return prepare(trainer, batch)
+
+        DPOTrainer._prepare_batch = prepare_and_signal
+        try:
+            run("dpo", rank, number, folder, 4, (4, 5, 3))
+        except Interrupted as error:
+            return error.exit_code
+        return 0
+
+    assert in_processes(number, stopped) == [143] * number
+
+
+def test_a_wrong_reference_in_one_process_stops_all(torch, small_llama, make_rows, collate, in_processes):
+    def stopped(rank):
+        from workbench.trainer import DPOTrainer
+
+        batch = collate("dpo", make_rows(2, seed=rank))
+        reference = small_llama(seed=rank)  # the second process has another model as its reference
+        settings = DPOTrainer.settings_class(steps=1, precision="float32", device="cpu")
+        try:
+            DPOTrainer(small_llama(), None, [batch], settings=settings, ref_model=reference).train()
+        except DivergenceError as error:
+            return str(error)
+        return ""
+
+    first, second = in_processes(2, stopped)
+    assert first == second
+    assert "policy and reference differ" in first
+
+
+def test_metrics_are_pooled_over_processes_whatever_each_has_seen(torch, in_processes):
+    def pooled(rank):
+        from workbench.trainer.accumulation import StepLoss
+        from workbench.trainer.distributed import join_process_group
+        from workbench.trainer.loss import LossResult, LossTerm
+
+        join_process_group(torch.device("cpu"))
+        loss = StepLoss()
+        for value in ([1.0, 2.0, 6.0], [])[rank]:
+            metrics = {"mean": Mean(torch.tensor(value), 1), "most": Max(value)}
+            loss.add(LossResult({"loss": LossTerm(torch.tensor(value), 2.0)}, metrics))
+        return loss.finish()
+
+    assert in_processes(2, pooled) == [{"loss": 1.5, "mean": 3.0, "most": 6.0}] * 2
+
+
+def test_two_processes_find_each_other_by_torchruns_environment(in_processes):
+    def names(rank):
+        import torch
+
+        from workbench.trainer import distributed
+
+        distributed.join_process_group(torch.device("cpu"))
+        reduced = distributed.reduce_tensor(torch.tensor([float(rank), 1.0])).tolist()
+        most = distributed.reduce_tensor(torch.tensor(float(rank)), "max").item()
+        told = distributed.broadcast_object({"from": rank})
+        return distributed.get_rank(), distributed.is_main(), reduced, most, told, distributed.any_process(rank == 1)
+
+    assert in_processes(2, names) == [
+        (0, True, [1.0, 2.0], 1.0, {"from": 0}, True),
+        (1, False, [1.0, 2.0], 1.0, {"from": 0}, True),
+    ]
+    assert "RANK" not in os.environ
