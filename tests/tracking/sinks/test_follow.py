@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from workbench.tracking.reader import RunRecord
-from workbench.tracking.sinks.follow import Followers, follow
+from workbench.tracking.sinks.follow import Followers, follow, replay
 from workbench.tracking.sinks.replay import Replay, is_complete, needs_replay
 from workbench.tracking.sinks.sink import Row, Sink
 from workbench.tracking.sinks.tensorboard import TensorBoardSink
@@ -67,11 +67,11 @@ def test_rows_come_once_and_evaluations_with_their_completions(
     make_run: Callable[..., Any], sink: type[ListSink]
 ) -> None:
     run = make_run().train(3)
-    replay = Replay(run.folder, "tensorboard", sink)
-    replay.poll()
-    replay.poll()
+    followed = Replay(run.folder, "tensorboard", sink)
+    followed.poll()
+    followed.poll()
     run.train(10).end()
-    replay.poll()
+    followed.poll()
     (opened,) = sink.opened
     assert opened.steps == list(range(11))
     assert opened.completions == [(0, 0)] * 4 + [(5, 5)] * 4 + [(10, 10)] * 4
@@ -81,10 +81,10 @@ def test_rows_come_once_and_evaluations_with_their_completions(
 
 def test_a_cut_starts_the_replay_anew(make_run: Callable[..., Any], sink: type[ListSink]) -> None:
     run = make_run().train(8)
-    replay = Replay(run.folder, "tensorboard", sink)
-    replay.poll()
+    followed = Replay(run.folder, "tensorboard", sink)
+    followed.poll()
     run.cut(5).train(9).end()
-    replay.poll()
+    followed.poll()
     first, second = sink.opened
     assert first.ends == ["abandoned"]
     assert second.steps == list(range(10))
@@ -93,15 +93,15 @@ def test_a_cut_starts_the_replay_anew(make_run: Callable[..., Any], sink: type[L
 
 def test_an_interrupted_run_that_goes_on_is_replayed_anew(make_run: Callable[..., Any], sink: type[ListSink]) -> None:
     run = make_run().train(5).end("interrupted")
-    replay = Replay(run.folder, "tensorboard", sink)
-    replay.poll()
+    followed = Replay(run.folder, "tensorboard", sink)
+    followed.poll()
     assert not needs_replay(run.folder) or not is_complete(run.folder, "wandb")
     run.status("running")
     run.train(9)
     assert not is_complete(run.folder, "tensorboard")
-    replay.poll()
+    followed.poll()
     run.end()
-    replay.poll()
+    followed.poll()
     assert [opened.steps for opened in sink.opened] == [list(range(6)), list(range(10))]
     assert sink.opened[1].ends == ["finished"]
 
@@ -194,14 +194,16 @@ def test_ctrl_c_and_a_low_priority_are_for_training_only(make_run: Callable[...,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="death with the parent is asked of Linux")
 @pytest.mark.parametrize("hangs", [False, True])
-def test_trackers_die_with_their_parent(make_run: Callable[..., Any], hangs: bool) -> None:
+def test_trackers_die_with_their_parent(make_run: Callable[..., Any], tmp_path: Path, hangs: bool) -> None:
     run = make_run().train(5)
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom workbench.tracking.sinks.follow import Followers\n"
         "followers = Followers(['tensorboard'], 0.1)\nfollowers.start([Path(sys.argv[1])])\n"
         "print(followers._processes['tensorboard'].pid, flush=True)\ntime.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, str(run.folder)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, str(run.folder)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     with parent, parent.stdout:
         tracker = psutil.Process(int(parent.stdout.readline()))
@@ -210,6 +212,19 @@ def test_trackers_die_with_their_parent(make_run: Callable[..., Any], hangs: boo
             tracker.suspend()
         parent.kill()
     _wait_for(lambda: not tracker.is_running() or tracker.status() == psutil.STATUS_ZOMBIE, 5.0)
+
+
+def test_nothing_is_left_in_the_temporary_folder(
+    make_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setenv("TMPDIR", str(place))
+    run = make_run().train(5).end()
+    assert replay([run.folder], 60.0) == ()
+    assert not needs_replay(run.folder)
+    assert list(place.iterdir()) == []
 
 
 def test_finish_without_runs_is_nothing() -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -58,6 +60,7 @@ class Followers:
         self._poll_seconds = poll_seconds
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._runs: list[Path] = []
+        self._scratch: Path | None = None
 
     def start(self, runs: Iterable[Path]) -> None:
         """Follow these run folders, which need not exist yet; each run's `track` says which trackers it wants."""
@@ -65,8 +68,13 @@ class Followers:
         self._runs = [Path(run).resolve() for run in runs]
         if not self._runs:
             return
+        # Trackers end without their exit handlers, so what they put aside is taken away here.
+        environment = dict(os.environ)
+        with contextlib.suppress(OSError):
+            self._scratch = Path(tempfile.mkdtemp(prefix="workbench-"))
+            environment["TMPDIR"] = str(self._scratch)
         root = str(Path(__file__).resolve().parents[3])
-        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+        environment["PYTHONPATH"] = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
         for kind in self._kinds:
             command = [
                 sys.executable,
@@ -86,7 +94,7 @@ class Followers:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": path},
+                    env=environment,
                 )
             except OSError as error:
                 self._log(f"{kind} could not be started: {error}")
@@ -114,6 +122,8 @@ class Followers:
             with contextlib.suppress(OSError):
                 process.stdin.close()
         self._processes = {}
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
         return tuple(killed)
 
     def __enter__(self) -> Followers:
