@@ -83,6 +83,9 @@ def _load(parsed: argparse.Namespace) -> Experiment:
 
 def _run(parsed: argparse.Namespace) -> int:
     experiment = _load(parsed)
+    from workbench.experiment.launchers import set_environment
+
+    set_environment()
     from workbench.experiment.runner import run_experiment
 
     return run_experiment(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, report=_write_report)

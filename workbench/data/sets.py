@@ -21,6 +21,11 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        ...
+
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """The rows named, padded."""
         ...

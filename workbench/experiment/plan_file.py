@@ -9,6 +9,7 @@ from typing import Any
 from workbench.experiment.provenance import redact
 from workbench.experiment.run_folder import write_json
 from workbench.experiment.schema import START, Experiment
+from workbench.tracking.reader import read_json
 
 
 def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
@@ -16,20 +17,25 @@ def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
     starts = dict.fromkeys(
         key for run in experiment.runs for key in (run.start, *run.sources) if key not in (None, START)
     )
-    write_json(
-        runs / experiment.name / "plan.json",
-        {
-            "experiment": experiment.name,
-            "question": experiment.question,
-            "command": command_of(experiment),
-            "definition_file": experiment.file,
-            "axes": [{"name": name, "values": list(values)} for name, values in experiment.axes.items()],
-            "arms": list(experiment.arms),
-            "runs": [_run(run) for run in experiment.runs],
-            "starts": [{"folder": key} for key in starts],
-            "notes": [*experiment_notes(experiment), *notes],
-        },
-    )
+    plan = {
+        "experiment": experiment.name,
+        "question": experiment.question,
+        "command": command_of(experiment),
+        "definition_file": experiment.file,
+        "axes": [{"name": name, "values": list(values)} for name, values in experiment.axes.items()],
+        "arms": list(experiment.arms),
+        "runs": [_run(run) for run in experiment.runs],
+        "starts": [{"folder": key} for key in starts],
+        "notes": [*experiment_notes(experiment), *notes],
+    }
+    path = plan_path(experiment, runs)
+    if read_json(path) != plan:  # its time says when the plan changed
+        write_json(path, plan)
+
+
+def plan_path(experiment: Experiment, runs: Path) -> Path:
+    """Where it is."""
+    return runs / experiment.name / "plan.json"
 
 
 def command_of(experiment: Experiment) -> str:

@@ -18,7 +18,7 @@ from workbench.errors import WorkbenchError
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
 from workbench.experiment.locks import hold
 from workbench.experiment.plan import PlannedRun, plan_runs, waves
-from workbench.experiment.plan_file import write_plan
+from workbench.experiment.plan_file import plan_path, write_plan
 from workbench.experiment.prepare import PreparedRun, Preparer
 from workbench.experiment.provenance import collect_provenance, current_commit, num_cores
 from workbench.experiment.run import execute
@@ -68,7 +68,9 @@ def run_experiment(
         outcome = sweep.run()
         stopped = sweep.received
         if report is not None and not stopped:
-            console.say(f"report: {report(runs / experiment.name)}")
+            page = runs / experiment.name / "report" / "index.html"
+            current = not outcome.codes and sweep.is_reported(page)
+            console.say(f"report: {page if current else report(runs / experiment.name)}")
     return 128 + stopped if stopped else outcome.exit_code
 
 
@@ -90,7 +92,7 @@ class Sweep:
         """Every wave in turn."""
         levels = waves(self.experiment)
         specs = [spec for level in levels for spec in level]
-        write_plan(self.experiment, self.runs, notes=[])
+        write_plan(self.experiment, self.runs, notes=self._notes())
         self.console.expect({spec.key: spec.hyperparameters.steps or 0 for spec in specs if self._is_expected(spec)})
         with self._signals(), self._trackers(specs):
             try:
@@ -105,8 +107,15 @@ class Sweep:
         """Whether the run will probably be trained, before its identity can be known."""
         return spec.key in self.fresh or not RunFolder(self.runs, spec.key).is_finished()
 
+    def is_reported(self, page: Path) -> bool:
+        """Whether the report was written after everything that it is made of."""
+        keys = {key for run in self.experiment.runs for key in (run.key, run.start, *run.sources)} - {None, START}
+        sources = [plan_path(self.experiment, self.runs), *(self.runs / str(key) / "status.json" for key in keys)]
+        return page.is_file() and all(
+            path.is_file() and path.stat().st_mtime <= page.stat().st_mtime for path in sources
+        )
+
     def _run_wave(self, specs: list[RunSpec]) -> None:
-        warm_up()
         preparer = Preparer(self.runs, self.console, self.jobs)
         able = [spec for spec in specs if not self._start_failed(spec)]
         precisions = {spec.key: preparer.precision(spec) for spec in able}
@@ -117,6 +126,8 @@ class Sweep:
             other = sum(bool(run.reason) for run in cached)
             note = f" ({other} made by other code: `make plan NAME={self.experiment.name}` tells)" if other else ""
             self.console.say(f"{len(cached)} of {len(planned)} runs are finished already{note}")
+        if len(cached) < len(planned):
+            warm_up()
         prepared = [ready for run in planned if run.must_run and (ready := self._prepare(preparer, run))]
         self._train(prepared)
 
@@ -182,7 +193,8 @@ class Sweep:
             return f"failed: unexpected error; {log} tells"
         state = str(status.get("state", "finished"))
         if code:
-            return f"{state}: {status.get('message', '')}"
+            message = str(status.get("message", ""))
+            return message if state == "interrupted" else f"{state}: {message}"
         stopped_by = status.get("stopped_by")
         return f"finished ({stopped_by})" if stopped_by else "finished"
 
@@ -254,7 +266,6 @@ def default_jobs(threads: int) -> int:
     """Runs side by side: cores / threads on a CPU, one on a GPU."""
     import torch
 
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     if torch.cuda.is_available():
         return 1
     return max(1, num_cores() // threads)
