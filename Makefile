@@ -50,7 +50,7 @@ dashboard: $(READY)  ## TensorBoard over all runs
 	@$(BIN)/tensorboard --logdir "$(RUNS)" --host localhost
 
 sync: $(READY)  ## send offline W&B runs to the server
-	@find "$(RUNS)" -type d -name 'offline-run-*' -path '*/wandb/*' -print0 | xargs -0 -r $(BIN)/wandb sync
+	@$(BIN)/python -m workbench.tracking.sinks.sync "$(RUNS)"
 
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest

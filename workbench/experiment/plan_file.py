@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from workbench.experiment.provenance import redact
 from workbench.experiment.run_folder import write_json
 from workbench.experiment.schema import START, Experiment
+from workbench.redaction import redact
 from workbench.tracking.reader import read_json
 
 

@@ -6,12 +6,13 @@ import functools
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from workbench.redaction import redact
 
 PACKAGES = (
     "torch",
@@ -27,14 +28,6 @@ PACKAGES = (
 )
 MAX_DIFF_CHARACTERS = 200_000
 MAX_UNTRACKED = 200
-_SECRET_NAME = re.compile(r"(?i)(key|token|secret|passw|credential|auth)")
-_SECRET_TEXT = (
-    re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b"),
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
-    re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/-]{16,}=*"),
-    re.compile(r"(?i)(?:(?<=key=)|(?<=token=)|(?<=secret=)|(?<=password=)|(?<=passwd=))[^\s&'\"]+"),
-)
-REDACTED = "[redacted]"
 
 
 def collect_provenance(root: Path) -> dict[str, Any]:
@@ -101,16 +94,6 @@ def hardware() -> dict[str, Any]:
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def redact(text: str) -> str:
-    """The text without the values of secret-looking environment variables and without what looks like a key."""
-    for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= 8:
-            text = text.replace(value, REDACTED)
-    for pattern in _SECRET_TEXT:
-        text = pattern.sub(REDACTED, text)
-    return text
 
 
 def _cpu_name() -> str:

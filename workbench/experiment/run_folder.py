@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,8 @@ import yaml
 
 from workbench.config import file_sha256
 from workbench.errors import ModelError, StorageError
-from workbench.experiment.provenance import redact
 from workbench.experiment.schema import RunSpec
+from workbench.redaction import redact
 from workbench.tracking.reader import read_json
 
 SUPERSEDED = ".superseded"
@@ -54,17 +55,17 @@ class RunFolder:
 
     def write_status(self, **changes: Any) -> None:
         """Lay changes over status.json, atomically."""
-        self._write_json("status.json", self.status() | changes | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")})
+        write_json(self.path / "status.json", self.status() | changes | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")})
 
     def begin(self, spec: RunSpec, provenance: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """Definition and provenance first, then the status."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(spec.to_definition(), sort_keys=False, allow_unicode=True)
-            (self.path / "definition.yaml").write_text(redact(text), encoding="utf-8")
+            text = yaml.safe_dump(redact(spec.to_definition()), sort_keys=False, allow_unicode=True)
+            (self.path / "definition.yaml").write_text(text, encoding="utf-8")
         except OSError as error:
             raise _failed(self.path, error) from error
-        self._write_json("provenance.json", provenance)
+        write_json(self.path / "provenance.json", redact(provenance))
         self.write_status(**status)
 
     def supersede(self) -> Path | None:
@@ -80,12 +81,11 @@ class RunFolder:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self.path.rename(target)
+            # TensorBoard walks hidden folders too, and would show the old run beside the new one.
+            shutil.rmtree(target / "tensorboard", ignore_errors=True)
         except OSError as error:
             raise _failed(target, error) from error
         return target
-
-    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        write_json(self.path / name, value)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.schema import START, Experiment, RunSpec
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
+from workbench.tracking.sinks.replay import needs_replay
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
@@ -207,7 +208,8 @@ class Sweep:
     def _trackers(self, specs: list[RunSpec]) -> Iterator[None]:
         kinds = [kind for kind in ("tensorboard", "wandb") if any(kind in spec.track for spec in specs)]
         followers = Followers(kinds)
-        followers.start([self.runs / spec.key for spec in specs if self._is_expected(spec)])
+        folders = {self.runs / spec.key: self._is_expected(spec) for spec in specs}
+        followers.start([folder for folder, expected in folders.items() if expected or needs_replay(folder)])
         try:
             yield
         finally:

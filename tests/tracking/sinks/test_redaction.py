@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.tracking.sinks.redaction import redact, secret_values
+from workbench.redaction import redact, secret_values
 
 
 def test_secrets_are_found_by_the_names_of_their_variables() -> None:

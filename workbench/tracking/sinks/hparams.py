@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from workbench.redaction import redact
 from workbench.tracking.reader import RunRecord, read_run
-from workbench.tracking.sinks.redaction import redact
 from workbench.tracking.sinks.sink import Row
 
 FIRST_METRICS = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/kl_start", "eval/pair_accuracy")

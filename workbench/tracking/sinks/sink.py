@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from workbench.redaction import redact
 from workbench.tracking.reader import RunRecord
-from workbench.tracking.sinks.redaction import redact
 
 Row = dict[str, Any]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.redaction import redact
 from workbench.tracking.reader import RunRecord, find_runs
-from workbench.tracking.sinks.redaction import redact
 from workbench.tracking.sinks.replay import is_complete
 from workbench.tracking.sinks.sink import RestartTracker, Row, Sink, created_seconds, log_line, verdict
 

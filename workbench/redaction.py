@@ -1,4 +1,4 @@
-"""Keep secrets out of what trackers are told of a run."""
+"""Keep secrets out of everything that is written or told of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SECRET_TEXT = (
+    re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b"),
+    re.compile(r"(?<=://)[^/@\s]+(?=@)"),
+    re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/-]{16,}=*"),
+    re.compile(r"(?i)(?:(?<=api_key=)|(?<=token=)|(?<=secret=)|(?<=password=)|(?<=passwd=))[^\s&'\"]+"),
+)
 _SHORTEST_SECRET = 8
 """Shorter values of such variables are words ("1", "true") that a definition may hold by right."""
 
@@ -31,7 +36,7 @@ def secret_values(environment: Mapping[str, str] | None = None) -> tuple[str, ..
 
 
 def redact(value: Any, secrets: tuple[str, ...] | None = None) -> Any:
-    """Plain data with secrets replaced: by their value, by the name of their key, or as user:password in a URL."""
+    """Plain data with secrets replaced: by their value, by the name of their key, or by what a key looks like."""
     hidden = secret_values() if secrets is None else secrets
     if isinstance(value, Mapping):
         return {
@@ -43,5 +48,6 @@ def redact(value: Any, secrets: tuple[str, ...] | None = None) -> Any:
     if isinstance(value, str):
         for secret in hidden:
             value = value.replace(secret, HIDDEN)
-        return _USER_IN_URL.sub(HIDDEN, value)
+        for pattern in _SECRET_TEXT:
+            value = pattern.sub(HIDDEN, value)
     return value
