@@ -1,7 +1,8 @@
-"""An append-only JSONL file: one row a line, flushed as it is written; a torn last line never survives an opening."""
+"""An append-only JSONL file: one row a line, written at once; a torn last line never survives an opening."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -20,27 +21,28 @@ class MetricStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _drop_torn_tail(path)
-            self._file = open(path, "ab")  # noqa: SIM115 - held for the life of the store
+            # Unbuffered: what could not be written must not fail a second time, untold, when the store is closed.
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held for the life of the store
         except OSError as error:
             raise _failed(path, error) from error
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row in one call and flush it. NaN and infinities become null: JSON has neither."""
+        """Write one row in one call. NaN and infinities become null: JSON has neither."""
         self.append_many([row])
 
     def append_many(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows in one call and flush them."""
+        """Write rows in one call."""
         lines = [json.dumps({key: _plain(item) for key, item in row.items()}, ensure_ascii=False) for row in rows]
         try:
-            self._file.write("".join(f"{line}\n" for line in lines).encode())
-            self._file.flush()
+            data = "".join(f"{line}\n" for line in lines).encode()
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise _failed(self.path, error) from error
 
     def sync(self) -> None:
         """Force what was written onto the disk."""
         try:
-            self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise _failed(self.path, error) from error
@@ -63,7 +65,7 @@ class MetricStore:
 
 def _drop_torn_tail(path: Path) -> None:
     """Cut whatever follows the last whole line that parses."""
-    if not path.exists():
+    if not path.is_file():  # absent, or a device, which has no end to look for
         return
     data = path.read_bytes()
     end = len(data)

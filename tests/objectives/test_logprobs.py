@@ -1,0 +1,77 @@
+"""Log-probabilities: direct, chunked, in half precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from workbench.objectives.cross_entropy import summed_cross_entropy
+from workbench.objectives.logprobs import projected_logprobs, token_logprobs
+
+
+@pytest.fixture
+def problem():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(11, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(13, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    return hidden, weight, torch.randint(0, 13, (11,), generator=generator)
+
+
+def test_known_value():
+    logits = torch.tensor([[[0.0, math.log(3.0)], [0.0, 0.0]]])
+    found = token_logprobs(logits, torch.tensor([[1, 0]]))
+    assert found[0].tolist() == pytest.approx([math.log(0.75), math.log(0.5)], rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 11, 50])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_chunks_equal_the_direct_result_and_gradient(problem, chunk, temperature):
+    hidden, weight, targets = problem
+    scale = torch.arange(11.0, dtype=torch.float64)
+    direct = (hidden @ weight.T / temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    expected = torch.autograd.grad((direct * scale).sum(), (hidden, weight))
+    chunked = projected_logprobs(hidden, weight, targets, chunk=chunk, temperature=temperature)
+    torch.testing.assert_close(chunked, direct)
+    torch.testing.assert_close(torch.autograd.grad((chunked * scale).sum(), (hidden, weight)), expected)
+
+
+def test_chunks_hold_no_more_than_their_rows(problem, monkeypatch):
+    hidden, weight, targets = problem
+    sizes = []
+    from workbench.objectives import logprobs
+
+    score = logprobs.token_logprobs
+    monkeypatch.setattr(logprobs, "token_logprobs", lambda x, t: (sizes.append(len(x)), score(x, t))[1])
+    projected_logprobs(hidden, weight, targets, chunk=4)
+    assert sizes == [4, 4, 3]
+
+
+def test_logits_themselves_need_no_weight(problem):
+    hidden, weight, targets = problem
+    torch.testing.assert_close(
+        projected_logprobs(hidden @ weight.T, None, targets), projected_logprobs(hidden, weight, targets)
+    )
+
+
+def test_a_bias_of_the_head_counts(problem):
+    hidden, weight, targets = problem
+    bias = torch.arange(13.0, dtype=torch.float64)
+    expected = (hidden @ weight.T + bias).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(projected_logprobs(hidden, weight, targets, bias=bias, chunk=3), expected)
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")])
+def test_logprobs_are_at_least_float32(dtype, wanted):
+    logits = torch.zeros(2, 8, dtype=getattr(torch, dtype))
+    found = token_logprobs(logits, torch.zeros(2, dtype=torch.long))
+    assert found.dtype == getattr(torch, wanted)
+    assert found.tolist() == pytest.approx([-math.log(8)] * 2, rel=1e-6)
+
+
+def test_cross_entropy_shifts_labels_and_ignores_minus_100():
+    logits = torch.zeros(1, 4, 3)
+    logits[0, 1, 2] = math.log(4.0)  # position 1 scores the label at position 2
+    total, count = summed_cross_entropy(logits, torch.tensor([[0, -100, 2, -100]]))
+    assert (total.item(), count.item()) == (pytest.approx(-math.log(4 / 6), rel=1e-6), 1)

@@ -1,0 +1,107 @@
+"""Reading run folders: whole lines whatever a crash left, and following a file that grows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from workbench.tracking.reader import Tail, find_runs, read_json, read_metrics, read_rows, read_run
+from workbench.tracking.store import MetricStore
+
+
+def lines(*rows):
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def test_absent_files_are_empty(tmp_path):
+    assert read_rows(tmp_path / "no.jsonl") == []
+    assert read_json(tmp_path / "no.json") is None
+    assert Tail(tmp_path / "no.jsonl").new_rows() == []
+    assert read_run(tmp_path).status == {}
+
+
+def test_every_whole_line_is_read_at_any_cut(tmp_path):
+    path, whole = tmp_path / "m.jsonl", lines({"step": 0}, {"step": 1, "text": "é\n"}, {"step": 2})
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+        assert len(read_rows(path)) == whole[:end].count(b"\n")
+
+
+def test_a_torn_line_in_the_middle_costs_only_itself(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(lines({"step": 0}) + b'{"step": 1, "lo\n[1]\n' + lines({"step": 2}))
+    assert read_rows(path) == [{"step": 0}, {"step": 2}]
+    assert read_metrics(tmp_path).empty
+
+
+def test_metrics_are_a_table_with_a_row_for_each_step(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(lines({"step": 0, "eval/loss": 2.0}, {"step": 1, "loss": None}))
+    table = read_metrics(tmp_path)
+    assert table["step"].tolist() == [0, 1]
+    assert table["eval/loss"][0] == 2.0
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"null"])
+def test_a_torn_json_is_absent(tmp_path, content):
+    (tmp_path / "status.json").write_bytes(content)
+    assert read_json(tmp_path / "status.json") is None
+
+
+def test_a_run_tells_of_itself_and_runs_are_found(tmp_path):
+    run = tmp_path / "exp" / "base" / "seed0"
+    run.mkdir(parents=True)
+    (run / "definition.yaml").write_text("trainer: sft\n")
+    (run / "status.json").write_text('{"state": "done"}')
+    assert find_runs(tmp_path) == [run]
+    assert (read_run(run).definition, read_run(run).status) == ({"trainer": "sft"}, {"state": "done"})
+    (run / "definition.yaml").write_text("{torn")
+    assert read_run(run).definition == {}
+
+
+def test_a_tail_gives_each_row_once_and_waits_for_whole_lines(tmp_path):
+    path, tail = tmp_path / "m.jsonl", Tail(tmp_path / "m.jsonl")
+    whole = lines({"step": 0}, {"step": 1}, {"step": 2})
+    seen = []
+    for end in range(len(whole) + 1):
+        path.write_bytes(whole[:end])
+        seen += [row["step"] for row in tail.new_rows()]
+        assert not tail.restarted
+    assert seen == [0, 1, 2]
+
+
+def test_a_tail_restarts_when_the_file_was_cut(tmp_path):
+    path = tmp_path / "m.jsonl"
+    store, tail = MetricStore(path), Tail(path)
+    store.append_many([{"step": step} for step in range(4)])
+    assert len(tail.new_rows()) == 4
+    store.truncate_after(1)
+    assert [row["step"] for row in tail.new_rows()] == [0, 1]
+    assert tail.restarted
+    store.append({"step": 2})
+    assert [row["step"] for row in tail.new_rows()] == [2]
+    assert not tail.restarted
+    store.close()
+
+
+def test_a_tail_restarts_when_the_file_was_cut_and_has_grown_past_the_old_end(tmp_path):
+    path = tmp_path / "m.jsonl"
+    store, tail = MetricStore(path), Tail(path)
+    store.append_many([{"step": 0, "time": 1.0}, {"step": 1, "time": 2.0}])
+    tail.new_rows()
+    store.truncate_after(0)
+    store.append_many([{"step": 1, "time": 7.0}, {"step": 2, "time": 8.0}])
+    store.close()
+    assert [row["time"] for row in tail.new_rows()] == [1.0, 7.0, 8.0]
+    assert tail.restarted
+
+
+def test_a_tail_restarts_when_the_file_was_replaced(tmp_path):
+    path, tail = tmp_path / "m.jsonl", Tail(tmp_path / "m.jsonl")
+    path.write_bytes(lines({"step": 0}, {"step": 1}))
+    tail.new_rows()
+    path.unlink()
+    assert tail.new_rows() == []
+    path.write_bytes(lines({"step": 5}))
+    assert tail.new_rows() == [{"step": 5}]
+    assert tail.restarted
