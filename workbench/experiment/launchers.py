@@ -147,6 +147,7 @@ def _run(target: Callable[[], None], threads: int, log: Path) -> None:
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
     code = 0
     try:
         target()
@@ -156,7 +157,6 @@ def _run(target: Callable[[], None], threads: int, log: Path) -> None:
     except BaseException:  # the traceback belongs in the log, not on the user's screen
         traceback.print_exc()
         code = BUG_EXIT_CODE
-    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 

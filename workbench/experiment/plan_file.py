@@ -17,7 +17,14 @@ def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
     starts = dict.fromkeys(
         key for run in experiment.runs for key in (run.start, *run.sources) if key not in (None, START)
     )
-    plan = {
+    plan = redact(_plan(experiment, list(starts), notes))
+    path = plan_path(experiment, runs)
+    if read_json(path) != plan:  # its time says when the plan changed
+        write_json(path, plan)
+
+
+def _plan(experiment: Experiment, starts: list[str | None], notes: list[str]) -> dict[str, Any]:
+    return {
         "experiment": experiment.name,
         "question": experiment.question,
         "command": command_of(experiment),
@@ -28,9 +35,6 @@ def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
         "starts": [{"folder": key} for key in starts],
         "notes": [*experiment_notes(experiment), *notes],
     }
-    path = plan_path(experiment, runs)
-    if read_json(path) != plan:  # its time says when the plan changed
-        write_json(path, plan)
 
 
 def plan_path(experiment: Experiment, runs: Path) -> Path:
@@ -39,10 +43,10 @@ def plan_path(experiment: Experiment, runs: Path) -> Path:
 
 
 def command_of(experiment: Experiment) -> str:
-    """The command that makes the experiment, secrets left out."""
+    """The command that makes the experiment."""
     overrides = " ".join(shlex.quote(text) for text in experiment.overrides)
     command = f"make exp NAME={experiment.definition}"
-    return redact(f"{command} SET={shlex.quote(overrides)}" if overrides else command)
+    return f"{command} SET={shlex.quote(overrides)}" if overrides else command
 
 
 def experiment_notes(experiment: Experiment) -> list[str]:

@@ -1,0 +1,77 @@
+"""One holder at a time, named; a dead holder's lock is free."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import AlreadyRunningError, StorageError
+from workbench.experiment.locks import hold
+
+FORK = multiprocessing.get_context("fork")
+
+
+def hold_forever(runs: Path, ready) -> None:
+    with hold(runs, "a/b"):
+        ready.set()
+        time.sleep(60)
+
+
+def holder(runs: Path):
+    ready = FORK.Event()
+    process = FORK.Process(target=hold_forever, args=(runs, ready))
+    process.start()
+    assert ready.wait(10)
+    return process
+
+
+def test_a_held_lock_is_refused_at_once_and_names_its_holder(tmp_path):
+    process = holder(tmp_path)
+    try:
+        started = time.monotonic()
+        with (
+            pytest.raises(AlreadyRunningError, match=f"a/b is already running: process {process.pid} on"),
+            hold(tmp_path, "a/b"),
+        ):
+            pass
+        assert time.monotonic() - started < 1
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_a_killed_holder_leaves_the_lock_free(tmp_path):
+    process = holder(tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with hold(tmp_path, "a/b"):
+        pass
+
+
+def test_a_waiter_is_told_who_holds_it_and_goes_on_when_it_is_free(tmp_path):
+    process = holder(tmp_path)
+    told: list[str] = []
+
+    def on_wait(who: str) -> None:
+        told.append(who)
+        process.kill()
+
+    with hold(tmp_path, "a/b", on_wait=on_wait):
+        assert told == [f"process {process.pid} on {os.uname().nodename}"]
+    process.join()
+
+
+def test_other_names_are_other_locks(tmp_path):
+    with hold(tmp_path, "a/b"), hold(tmp_path, "a/c"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StorageError, match="choose RUNS=folder"), hold(tmp_path / "runs", "a"):
+        pass

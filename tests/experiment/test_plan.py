@@ -1,0 +1,143 @@
+"""What counts for a run's identity, and what a plan says of it; without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from workbench.experiment.estimate import Speed, estimate
+from workbench.experiment.identity import differences, identify
+from workbench.experiment.plan import plan_runs, waves
+from workbench.experiment.resolve import load_experiment
+from workbench.experiment.run_folder import RunFolder
+
+
+def only_run(lab: Path, *overrides: str, name: str = "start"):
+    return load_experiment(name, overrides, lab / "experiments").runs[0]
+
+
+def fingerprint_of(lab: Path, *overrides: str) -> str | None:
+    return identify(only_run(lab, *overrides), lab / "runs", "float32").fingerprint
+
+
+def finish(lab: Path, run, **status) -> RunFolder:
+    """A folder that says it is finished."""
+    folder = RunFolder(lab / "runs", run.key)
+    identity = identify(run, lab / "runs", "float32")
+    folder.model.mkdir(parents=True)
+    (folder.model / "model.safetensors").write_bytes(b"weights")
+    state = {"state": "finished", "fingerprint": identity.fingerprint, "identity": identity.fields, "commit": "c1"}
+    folder.write_status(**state | {"model_fingerprint": "m1"} | status)
+    return folder
+
+
+def plan(lab: Path, run, **options):
+    [planned] = plan_runs([run], lab / "runs", {run.key: "float32"}, **options)
+    return planned
+
+
+@pytest.mark.parametrize(
+    "override", ["learning_rate=0.1", "steps=5", "batch_rows=8", "threads=2", "data.rows=128", "model.seed=1",
+                 "evaluate.prompts=4", "max_grad_norm=null", "budget.tokens=100", "schedule=cosine"]
+)  # fmt: skip
+def test_what_decides_numbers_changes_the_fingerprint(lab, override):
+    assert fingerprint_of(lab, override) != fingerprint_of(lab)
+
+
+@pytest.mark.parametrize("override", ["micro_batch_rows=2", "keep_checkpoints=5", "checkpoint_every=1", "device=cpu",
+                                      "question=Why?", "track=[]"])  # fmt: skip
+def test_what_decides_no_number_leaves_it(lab, override):
+    assert fingerprint_of(lab, override) == fingerprint_of(lab)
+
+
+def test_resolved_precision_and_seed_count(lab):
+    run = only_run(lab)
+    assert identify(run, lab / "runs", "bf16").fingerprint != identify(run, lab / "runs", "float32").fingerprint
+    assert fingerprint_of(lab, "seeds=[1]") != fingerprint_of(lab, "seeds=[0]")
+
+
+def test_a_data_files_content_counts_and_its_place_does_not(lab, define, definitions):
+    for name, text in (("a", "one"), ("b", "one"), ("c", "two")):
+        (lab / f"{name}.jsonl").write_text(json.dumps({"prompt": "p", "completion": text}) + "\n")
+    prints = {}
+    for name in "abc":
+        definition = definitions["start"] | {"data": {"path": str(lab / f"{name}.jsonl")}}
+        define(name, definition)
+        prints[name] = identify(only_run(lab, name=name), lab / "runs", "float32").fingerprint
+    assert prints["a"] == prints["b"] != prints["c"]
+
+
+def test_a_start_that_is_not_there_makes_its_runs_wait(lab):
+    experiment = load_experiment("sweep", folder=lab / "experiments")
+    [[start], runs] = waves(experiment)
+    assert (start.key, len(runs)) == ("start/main/seed0", 4)
+    planned = plan_runs([start, *runs], lab / "runs", {run.key: "float32" for run in (start, *runs)})
+    assert [run.state for run in planned] == ["new"] + ["waits"] * 4
+    assert planned[1].reason == "start/main/seed0 is made first"
+
+
+def test_other_weights_of_the_start_are_another_run(lab):
+    run = load_experiment("sweep", folder=lab / "experiments").runs[0]
+    folder = finish(lab, only_run(lab))
+    before = identify(run, lab / "runs", "float32").fingerprint
+    folder.write_status(model_fingerprint="m2")
+    assert identify(run, lab / "runs", "float32").fingerprint != before
+
+
+def test_a_finished_run_is_cached_until_a_field_changes_and_the_plan_names_it(lab):
+    run = only_run(lab)
+    finish(lab, run)
+    assert plan(lab, run, commit="c1").state == "cached"
+    changed = run.hyperparameters.model_copy(update={"learning_rate": 0.1})
+    planned = plan(lab, replace(run, hyperparameters=changed))
+    assert (planned.state, planned.reason) == ("changed", "hyperparameters.learning_rate was 0.003, is 0.1")
+
+
+def test_other_code_is_marked_and_fresh_trains_anew(lab):
+    run = only_run(lab)
+    finish(lab, run)
+    assert "made by other code, commit c1" in plan(lab, run, commit="c2").reason
+    assert plan(lab, run, fresh=frozenset({run.key})).state == "changed"
+
+
+def test_an_unfinished_run_resumes_and_lost_weights_are_trained_again(lab):
+    run = only_run(lab)
+    folder = finish(lab, run, state="interrupted")
+    (folder.path / "checkpoints/step_00000003").mkdir(parents=True)
+    assert plan(lab, run).reason == "from step 3 (interrupted)"
+    folder.write_status(state="finished")
+    (folder.model / "model.safetensors").unlink()
+    assert plan(lab, run).state == "resumes"
+
+
+def test_a_missing_data_file_is_broken_not_new(lab, define, definitions):
+    define("lost", definitions["start"] | {"data": {"path": "nowhere.jsonl"}})
+    planned = plan(lab, only_run(lab, name="lost"))
+    assert (planned.state, planned.reason.split(";")[0]) == ("broken", "nowhere.jsonl: no such file")
+
+
+def test_superseding_moves_the_folder_aside_and_keeps_it(lab):
+    folder = finish(lab, only_run(lab))
+    moved = folder.supersede()
+    assert not folder.path.exists()
+    assert moved is not None
+    assert (moved / "model/model.safetensors").read_bytes() == b"weights"
+    assert moved.is_relative_to(lab / "runs/.superseded/start/main")
+
+
+def test_differences_name_the_path_of_every_change():
+    old, new = {"a": {"b": 1, "c": 2}, "gone": 3}, {"a": {"b": 1, "c": 5}, "new": 4}
+    assert list(differences(old, new)) == [("a.c", 2, 5), ("new", None, 4), ("gone", 3, None)]
+
+
+def test_the_estimate_counts_steps_rows_and_parameters_by_hand(lab):
+    run = only_run(lab, "steps=null", "epochs=2")
+    found = estimate(run, {run.key: run}, lab / "runs", Speed(1e9, "test"))
+    assert (found.rows, found.steps_per_epoch, found.steps) == (256, 16, 32)
+    assert found.tokens_per_step == 16 * (len("sort 123: ") + 3 + 1)
+    parameters = 98 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 256)
+    assert found.flops == 32 * 16 * 14 * 6 * parameters
+    assert found.seconds == found.flops / 1e9
