@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from workbench.errors import DefinitionError, WorkbenchError
 
 if TYPE_CHECKING:
-    from workbench.experiment.schema import Experiment
+    from workbench.experiment.definition.schema import Experiment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def _positive(text: str) -> int:
 
 
 def _load(parsed: argparse.Namespace) -> Experiment:
-    from workbench.experiment.resolve import load_experiment
+    from workbench.experiment.definition.resolve import load_experiment
 
     return load_experiment(parsed.name, parsed.set)
 
@@ -113,7 +113,7 @@ def _report(parsed: argparse.Namespace) -> int:
 
 def _compare(parsed: argparse.Namespace) -> int:
     from analysis.report import write_comparison
-    from workbench.experiment.definitions import NAME
+    from workbench.experiment.definition.files import NAME
 
     for name in parsed.names:
         if not all(NAME.fullmatch(part) for part in name.split("+")[:1]) or "/" in name:
@@ -131,7 +131,7 @@ def _status(parsed: argparse.Namespace) -> int:
 
 
 def _explain(parsed: argparse.Namespace) -> int:
-    from workbench.experiment.explain import explain
+    from workbench.experiment.definition.explain import explain
 
     print(explain(_load(parsed)))
     return 0
@@ -156,7 +156,7 @@ def _sample(parsed: argparse.Namespace) -> int:
 
 
 def _schema(_parsed: argparse.Namespace) -> int:
-    from workbench.experiment.json_schema import schema_text
+    from workbench.experiment.definition.json_schema import schema_text
 
     print(schema_text(), end="")
     return 0

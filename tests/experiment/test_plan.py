@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import Speed, estimate
 from workbench.experiment.identity import differences, identify
 from workbench.experiment.plan import plan_runs, waves
-from workbench.experiment.resolve import load_experiment
 from workbench.experiment.run_folder import RunFolder
 
 

@@ -210,8 +210,8 @@ def test_a_damaged_start_is_found_before_it_is_used(lab, command):
 
 
 def test_a_definition_in_a_run_folder_describes_the_same_run(lab, command):
-    from workbench.experiment.resolve import load_experiment
-    from workbench.experiment.schema import RunSpec
+    from workbench.experiment.definition.resolve import load_experiment
+    from workbench.experiment.definition.schema import RunSpec
 
     assert command("run", "start").returncode == 0
     written = yaml.safe_load((lab / "runs/start/main/seed0/definition.yaml").read_text())

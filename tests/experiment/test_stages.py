@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import StorageError
-from workbench.experiment.stages import Stage, StageCache
+from workbench.experiment.stages.cache import Stage, StageCache
 
 STAGE = Stage("data", 1, {"file": "abc", "rows": 3})
 

@@ -15,10 +15,10 @@ from workbench.data.settings import CollectData, FileData
 from workbench.data.sources import read_records
 from workbench.data.tasks import iterate_rows
 from workbench.errors import WorkbenchError
+from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.provenance import num_cores
 from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.schema import RunSpec
-from workbench.experiment.stages import FOLDER
+from workbench.experiment.stages.cache import FOLDER
 from workbench.models.presets import preset_config
 from workbench.models.smollm2 import SMOLLM2_NAME
 from workbench.tracking.reader import read_json

@@ -19,7 +19,7 @@ from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun
-from workbench.experiment.reference_logprobs import REFERENCE_FILE
+from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.base_trainer import Evaluator

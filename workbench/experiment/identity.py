@@ -16,8 +16,8 @@ from workbench.data import tasks
 from workbench.data.settings import CollectData, FileData, TaskData
 from workbench.data.sources import SUFFIXES
 from workbench.errors import DataError
+from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.schema import START, RunSpec, dump
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
 from workbench.models.settings import ModelSettings
 from workbench.models.smollm2 import SMOLLM2_NAME

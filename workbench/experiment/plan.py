@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.errors import WorkbenchError
+from workbench.experiment.definition.overrides import value_text
+from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.identity import Identity, differences, identify
-from workbench.experiment.overrides import value_text
 from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.schema import START, Experiment, RunSpec
 
 State = Literal["cached", "new", "resumes", "changed", "waits", "broken"]
 DESCRIPTIONS: dict[State, str] = {

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from workbench.experiment.definition.schema import START, Experiment
 from workbench.experiment.run_folder import write_json
-from workbench.experiment.schema import START, Experiment
 from workbench.redaction import redact
 from workbench.tracking.reader import read_json
 

@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from workbench.experiment.definition.explain import batch_units
+from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed
-from workbench.experiment.explain import batch_units
 from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, waves
 from workbench.experiment.provenance import current_commit, num_cores
 from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.schema import Experiment, RunSpec
 from workbench.tracking.sinks.durations import format_duration
 
 

@@ -15,7 +15,7 @@ from workbench.data.settings import CollectData, FileData, TaskData
 from workbench.data.tasks import Split, make_rows
 from workbench.data.tokenise import Counts, tokenise_pairs, tokenise_rows
 from workbench.errors import DataError
-from workbench.experiment import collect, reference_logprobs
+from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.identity import (
     Identity,
     collect_identity,
@@ -27,9 +27,9 @@ from workbench.experiment.identity import (
 from workbench.experiment.launchers import fork_map
 from workbench.experiment.locks import hold
 from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.schema import START, RunSpec, dump
-from workbench.experiment.stages import FOLDER, Stage, StageCache, StageResult
-from workbench.experiment.worker import Worker
+from workbench.experiment.stages import collect, reference_logprobs
+from workbench.experiment.stages.cache import FOLDER, Stage, StageCache, StageResult
+from workbench.experiment.stages.worker import Worker
 from workbench.models.load import load_model, resolve_model_folder
 from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.distributed import training_device

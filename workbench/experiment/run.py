@@ -17,8 +17,8 @@ from workbench.errors import Interrupted, WorkbenchError
 from workbench.experiment.held_out import build_held_out
 from workbench.experiment.locks import hold
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun
-from workbench.experiment.reference_logprobs import REFERENCE_FILE
 from workbench.experiment.run_folder import FINISHED, RunFolder
+from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.adapters import add_lora
 from workbench.models.folder import model_fingerprint
 from workbench.models.load import count_parameters, load_model, save_model

@@ -14,7 +14,7 @@ import yaml
 
 from workbench.config import file_sha256
 from workbench.errors import ModelError, StorageError
-from workbench.experiment.schema import RunSpec
+from workbench.experiment.definition.schema import RunSpec
 from workbench.redaction import redact
 from workbench.tracking.reader import read_json
 

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
 from workbench.experiment.locks import hold
 from workbench.experiment.plan import PlannedRun, plan_runs, waves
@@ -23,7 +24,6 @@ from workbench.experiment.prepare import PreparedRun, Preparer
 from workbench.experiment.provenance import collect_provenance, current_commit, num_cores
 from workbench.experiment.run import execute
 from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.schema import START, Experiment, RunSpec
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from workbench.experiment.definition.schema import Experiment
 from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.schema import Experiment
 from workbench.tracking.reader import read_rows
 from workbench.tracking.sinks.durations import format_duration
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from workbench.errors import DefinitionError
-from workbench.experiment.explain import explain
-from workbench.experiment.resolve import load_experiment
-from workbench.experiment.schema import RunSpec
+from workbench.experiment.definition.explain import explain
+from workbench.experiment.definition.resolve import load_experiment
+from workbench.experiment.definition.schema import RunSpec
 
 SFT = {
     "question": "q",

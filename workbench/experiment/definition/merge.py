@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from workbench.experiment.source import Node, join_field
+from workbench.experiment.definition.source import Node, join_field
 
 REPLACED_WITH_TRAINER = ("hyperparameters", "data")
 # Of these keys a section holds one; naming another drops it.

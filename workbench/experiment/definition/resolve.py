@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import DefinitionError
-from workbench.experiment.definitions import check_shape, load_tree
-from workbench.experiment.grid import Point, apply_overrides, arm_classes, arm_trees, points, read_axes
-from workbench.experiment.merge import merge_sections, nest
-from workbench.experiment.overrides import Override, experiment_folder, parse_overrides
-from workbench.experiment.schema import START, Experiment, RunSpec
-from workbench.experiment.sections import Sections, check_sections
-from workbench.experiment.source import Node
-from workbench.experiment.starts import Resolver, resolve_sources
-from workbench.experiment.validate import Problems, suggest
+from workbench.experiment.definition.files import check_shape, load_tree
+from workbench.experiment.definition.grid import Point, apply_overrides, arm_classes, arm_trees, points, read_axes
+from workbench.experiment.definition.merge import merge_sections, nest
+from workbench.experiment.definition.overrides import Override, experiment_folder, parse_overrides
+from workbench.experiment.definition.schema import START, Experiment, RunSpec
+from workbench.experiment.definition.sections import Sections, check_sections
+from workbench.experiment.definition.source import Node
+from workbench.experiment.definition.starts import Resolver, resolve_sources
+from workbench.experiment.definition.validate import Problems, suggest
 
 MAX_CHAIN = 40
 # Overrides of these are laid over the whole definition, all others over each arm.

@@ -12,8 +12,8 @@ from workbench.config import Settings
 from workbench.data.settings import DataSettings
 from workbench.errors import DefinitionError
 from workbench.evaluation.settings import EvaluateSettings
-from workbench.experiment.source import as_node
-from workbench.experiment.validate import Problems, validate
+from workbench.experiment.definition.source import as_node
+from workbench.experiment.definition.validate import Problems, validate
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class
 from workbench.trainer.settings import Budget, NonNegativeInt, TrainerSettings

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.experiment.merge import merge_sections
-from workbench.experiment.schema import Arm, Definition
-from workbench.experiment.source import Node, describe, read_source, show
-from workbench.experiment.validate import Problems, suggest, validate
+from workbench.experiment.definition.merge import merge_sections
+from workbench.experiment.definition.schema import Arm, Definition
+from workbench.experiment.definition.source import Node, describe, read_source, show
+from workbench.experiment.definition.validate import Problems, suggest, validate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 ALLOWED_NAME = "letters, digits, - and _, at most 100"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.config import fingerprint
-from workbench.experiment.source import Node, parse_value, show
-from workbench.experiment.validate import Problems
+from workbench.experiment.definition.source import Node, parse_value, show
+from workbench.experiment.definition.validate import Problems
 
 MAX_NAME = 120
 SHORTHANDS = {"seeds": "sweep.seeds"}

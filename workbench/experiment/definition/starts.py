@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from workbench.experiment.schema import START, Experiment, RunSpec, StartFrom
-from workbench.experiment.source import Node, show
-from workbench.experiment.validate import Problems, suggest, validate
+from workbench.experiment.definition.schema import START, Experiment, RunSpec, StartFrom
+from workbench.experiment.definition.source import Node, show
+from workbench.experiment.definition.validate import Problems, suggest, validate
 
 
 class Resolver:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.experiment.overrides import value_text
-from workbench.experiment.schema import Experiment, RunSpec
+from workbench.experiment.definition.overrides import value_text
+from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.trainer.settings import TrainerSettings
 
 DEFAULT = "default"

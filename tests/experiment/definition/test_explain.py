@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.experiment.explain import _TRAINERS, conventions, explain, rows
-from workbench.experiment.resolve import load_experiment
+from workbench.experiment.definition.explain import _TRAINERS, conventions, explain, rows
+from workbench.experiment.definition.resolve import load_experiment
 from workbench.trainer.registry import trainer_names
 
 BASE = """question: How well does it sort?

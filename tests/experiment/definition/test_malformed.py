@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import DefinitionError
-from workbench.experiment.resolve import load_experiment
+from workbench.experiment.definition.resolve import load_experiment
 
 SFT = """question: How well does it sort?
 trainer: sft

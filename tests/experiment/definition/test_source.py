@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.experiment.source import MAX_NODES, Node, parse_value, read_source, resolve_scalar, show
+from workbench.experiment.definition.source import MAX_NODES, Node, parse_value, read_source, resolve_scalar, show
 
 
 def read(tmp_path: Path, text: str | bytes) -> tuple[Node | None, list[str]]:

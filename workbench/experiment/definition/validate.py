@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from workbench.config import Settings
-from workbench.experiment.source import Node, describe, join_field
+from workbench.experiment.definition.source import Node, describe, join_field
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 Hint = Callable[[str], str]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import DefinitionError
-from workbench.experiment.resolve import load_experiment
-from workbench.experiment.schema import Experiment, RunSpec
+from workbench.experiment.definition.resolve import load_experiment
+from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.trainer.dpo_trainer import DPOSettings
 from workbench.trainer.sft_trainer import SFTSettings
 

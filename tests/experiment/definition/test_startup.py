@@ -16,7 +16,7 @@ class Lazy(types.ModuleType):
 sys.modules["torch"] = Lazy("torch")
 started = time.perf_counter()
 from workbench.errors import DefinitionError
-from workbench.experiment.resolve import load_experiment
+from workbench.experiment.definition.resolve import load_experiment
 try:
     load_experiment("x")
     print("sound")

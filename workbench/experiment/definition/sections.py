@@ -9,10 +9,10 @@ from typing import Any, get_args
 from workbench.config import Settings
 from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
-from workbench.experiment.merge import KINDS
-from workbench.experiment.schema import Arm, StartFrom
-from workbench.experiment.source import Node, describe
-from workbench.experiment.validate import Problems, suggest, unknown_key, validate
+from workbench.experiment.definition.merge import KINDS
+from workbench.experiment.definition.schema import Arm, StartFrom
+from workbench.experiment.definition.source import Node, describe
+from workbench.experiment.definition.validate import Problems, suggest, unknown_key, validate
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import Budget, TrainerSettings

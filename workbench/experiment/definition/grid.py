@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.experiment.definitions import SECTIONS
-from workbench.experiment.merge import merge_sections, nest
-from workbench.experiment.overrides import Override, file_safe, value_text
-from workbench.experiment.schema import Arm
-from workbench.experiment.sections import hyperparameter_names, unknown_hyperparameter
-from workbench.experiment.source import Node, show
-from workbench.experiment.validate import Problems, suggest
+from workbench.experiment.definition.files import SECTIONS
+from workbench.experiment.definition.merge import merge_sections, nest
+from workbench.experiment.definition.overrides import Override, file_safe, value_text
+from workbench.experiment.definition.schema import Arm
+from workbench.experiment.definition.sections import hyperparameter_names, unknown_hyperparameter
+from workbench.experiment.definition.source import Node, show
+from workbench.experiment.definition.validate import Problems, suggest
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import TrainerSettings
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench.data.sets import PairSet, save_reference
 from workbench.experiment.launchers import fork_map
-from workbench.experiment.worker import Worker
+from workbench.experiment.stages.worker import Worker
 
 VERSION = 1
 BLOCK_TOKENS = 8192
