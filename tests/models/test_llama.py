@@ -1,0 +1,218 @@
+"""Our own Llama against transformers', on the same weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workbench.models.llama import KVCache, Llama
+from workbench.models.llama_config import LlamaConfig, unsupported_reason
+from workbench.models.outputs import forward_to_head
+from workbench.objectives.masking import packed_mask
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+SHAPES = {
+    "grouped, tied": {},
+    "untied": {"tie_word_embeddings": False},
+    "one head for all": {"num_key_value_heads": 1},
+    "plain heads": {"num_key_value_heads": 4},
+    "wide heads": {"head_dim": 8},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "llama3 rotation": {"rope_parameters": LLAMA3},
+    "linear rotation": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}},
+    "old names": {"rope_parameters": None, "rope_theta": 5_000.0, "rope_scaling": None},
+}
+IDS = torch.tensor([[3, 5, 2, 7, 1, 9, 4], [8, 8, 1, 0, 6, 2, 2]])
+
+
+@pytest.fixture
+def pair(small_llama, small_config):
+    """pair(**config) -> our model and transformers' with the same weights."""
+
+    def make(**changes):
+        import transformers
+
+        own = small_llama(**changes)
+        config = transformers.LlamaConfig(**{k: v for k, v in (small_config | changes).items() if k != "model_type"})
+        theirs = transformers.LlamaForCausalLM(config).eval()
+        missing = theirs.load_state_dict(own.state_dict(), strict=True)
+        assert not missing.unexpected_keys
+        return own, theirs
+
+    return make
+
+
+def close(first, second):
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_logits_equal_transformers(pair, shape):
+    own, theirs = pair(**SHAPES[shape])
+    close(own(IDS).logits, theirs(IDS).logits)
+
+
+def test_gradients_equal_transformers(pair):
+    own, theirs = pair(tie_word_embeddings=True)
+    for model in (own, theirs):
+        model(IDS).logits.log_softmax(-1)[..., 3].sum().backward()
+    expected = dict(theirs.named_parameters())
+    for name, parameter in own.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("left", [True, False])
+@torch.no_grad()
+def test_a_padded_row_equals_the_row_alone(pair, left):
+    own, theirs = pair(rope_parameters=LLAMA3)
+    mask = torch.ones_like(IDS)
+    real = slice(2, None) if left else slice(None, -2)
+    mask[1] = 0
+    mask[1, real] = 1
+    alone = own(IDS[1:, real]).logits[0]
+    close(own(IDS, attention_mask=mask).logits[1, real], alone)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    close(theirs(IDS, attention_mask=mask, position_ids=positions).logits[1, real], alone)
+    assert own(IDS, attention_mask=mask).logits.isfinite().all()
+    assert own(IDS, attention_mask=torch.zeros_like(IDS)).logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_right_padded_row_needs_no_mask(small_llama):
+    own = small_llama()
+    close(own(IDS).logits[:, :4], own(IDS[:, :4]).logits)
+
+
+@torch.no_grad()
+def test_packed_texts_equal_each_alone(small_llama):
+    own = small_llama()
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
+    packed = own(IDS[:1], attention_mask=packed_mask(positions), position_ids=positions).logits[0]
+    close(packed[:3], own(IDS[:1, :3]).logits[0])
+    close(packed[3:], own(IDS[:1, 3:]).logits[0])
+
+
+@pytest.mark.parametrize("capacity", [0, 3, 100])
+@pytest.mark.parametrize("prefill", [1, 4])
+@torch.no_grad()
+def test_a_cache_filled_step_by_step_equals_the_whole(small_llama, capacity, prefill):
+    own, cache = small_llama(rope_parameters=LLAMA3), KVCache(capacity)
+    parts = [own(IDS[:, :prefill], past_key_values=cache).logits]
+    parts += [own(IDS[:, i : i + 1], past_key_values=cache).logits for i in range(prefill, 6)]
+    assert (cache.get_seq_length(), cache.num_rows) == (6, 2)
+    close(torch.cat(parts, 1), own(IDS[:, :6]).logits)
+
+
+@torch.no_grad()
+def test_a_cache_continues_with_several_tokens_at_once(small_llama):
+    own, cache = small_llama(), KVCache()
+    parts = [own(IDS[:, :3], past_key_values=cache).logits, own(IDS[:, 3:], past_key_values=cache).logits]
+    close(torch.cat(parts, 1), own(IDS).logits)
+
+
+@torch.no_grad()
+def test_a_left_padded_cache_equals_the_rows_alone(small_llama):
+    own, cache = small_llama(), KVCache()
+    mask = torch.ones_like(IDS)
+    mask[1, :2] = 0
+    parts = [own(IDS[:, :4], attention_mask=mask[:, :4], past_key_values=cache).logits]
+    parts += [own(IDS[:, i : i + 1], attention_mask=mask[:, : i + 1], past_key_values=cache).logits for i in (4, 5, 6)]
+    close(torch.cat(parts, 1)[1, 2:], own(IDS[1:, 2:]).logits[0])
+
+
+@torch.no_grad()
+def test_cached_rows_are_repeated_for_a_group_and_dropped_when_finished(small_llama):
+    own, cache = small_llama(), KVCache(8)
+    own(IDS[:, :5], past_key_values=cache)
+    cache.repeat_rows(2)
+    assert cache.num_rows == 4
+    cache.select_rows(torch.tensor([1, 2]))  # one of each
+    close(own(IDS[:, 5:6], past_key_values=cache).logits[:, 0], own(IDS[:, :6]).logits[:, -1])
+
+
+@torch.no_grad()
+def test_a_row_may_be_longer_than_the_rotary_table(small_llama):
+    own = small_llama()
+    own(IDS)
+    long = torch.arange(150)[None] % 17
+    fresh = small_llama()
+    close(own(long).logits, fresh(long).logits)
+
+
+def test_tables_made_while_sampling_serve_training(small_llama):
+    own = small_llama()
+    with torch.inference_mode():
+        own(IDS)
+    own(IDS).logits.sum().backward()
+    assert own.model.norm.weight.grad is not None
+
+
+def test_the_head_is_left_to_the_loss_where_it_asks(small_llama):
+    own = small_llama()
+    output = own(IDS, project=False)
+    assert output.logits is None
+    close(output.hidden_states @ own.output_weight.T, own(IDS).logits)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+@torch.no_grad()
+def test_head_inputs_give_the_models_own_logits(pair, architecture):
+    """Linear heads apart; soft-capped logits as they are; left padding does not shift absolute positions."""
+    import transformers
+
+    tiny = {"vocab_size": 17, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if architecture == "llama":
+        model = pair()[1]
+    elif architecture == "gpt2":
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=17, n_embd=16, n_layer=2, n_head=2))
+    else:
+        config = transformers.Gemma2Config(**tiny, intermediate_size=16, num_key_value_heads=1, head_dim=8)
+        model = transformers.Gemma2ForCausalLM(config)
+    model.eval()
+    found = forward_to_head(model, IDS)
+    logits = found.hidden if found.weight is None else found.hidden @ found.weight.T
+    close(logits, model(IDS).logits)
+    mask = torch.ones_like(IDS)
+    mask[1, :2] = 0
+    padded = forward_to_head(model, IDS, mask)
+    logits = padded.hidden if padded.weight is None else padded.hidden @ padded.weight.T
+    close(logits[1, 2:], model(IDS[1:, 2:]).logits[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"model_type": "qwen3"}, "model_type is 'qwen3'"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "rope_type is 'dynamic'"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"attention_dropout": 0.1}, "attention_dropout is not 0"),
+        ({"quantization_config": {"bits": 4}}, "the weights are quantised"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not 1"),
+    ],
+)
+def test_what_our_forward_cannot_run_is_named(small_config, changes, reason):
+    assert unsupported_reason(small_config | changes) == reason
+
+
+def test_a_tied_head_stays_tied_under_dtype_and_copy(small_llama):
+    import copy
+
+    for model in (small_llama().to(torch.float64), copy.deepcopy(small_llama())):
+        assert isinstance(model, Llama)
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_config_is_kept_as_it_was_read(small_config):
+    config = LlamaConfig.from_dict(small_config | {"something": 1})
+    assert config.to_dict() == small_config | {"something": 1}
+    assert config.get("something") == 1
