@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -276,7 +277,14 @@ class Preparer:
             if label:
                 self.reporter.progress(label, done, total)
 
-        return self.cache.get(stage, lambda folder: make(folder, progress), self.reporter.say)
+        def timed(folder: Path) -> dict[str, Any]:
+            started = time.perf_counter()
+            made = make(folder, progress)
+            if "costs" in made:
+                made["costs"]["seconds"] = time.perf_counter() - started
+            return made
+
+        return self.cache.get(stage, timed, self.reporter.say)
 
 
 def _task_examples(settings: TaskData) -> Iterator[Example]:
