@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -171,3 +173,36 @@ def test_two_processes_find_each_other_by_torchruns_environment(in_processes):
         (1, False, [1.0, 2.0], 1.0, {"from": 0}, True),
     ]
     assert "RANK" not in os.environ
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from workbench.models.load import load_model
+from workbench.trainer import SFTTrainer
+
+folder, output = map(Path, sys.argv[1:])
+settings = SFTTrainer.settings_class(steps=2, precision="float32", device="cpu")
+ids = torch.arange(2, 26).view(4, 6)
+trainer = SFTTrainer(load_model(folder), None, [], settings=settings, output_dir=output)
+rows = ids[trainer.rank :: trainer.world_size]
+trainer.train_loader = [{"input_ids": rows, "labels": rows}]
+trainer.train()
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_same_run(tiny_folder, tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    rows = {}
+    for number in (1, 2):
+        output = tmp_path / str(number)
+        arguments = [*command, str(number), str(tmp_path / "train.py"), str(tiny_folder), str(output)]
+        subprocess.run(
+            arguments, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120
+        )
+        rows[number] = read_rows(output / "metrics.jsonl")
+    assert [row["step"] for row in rows[2]] == [0, 1, 2]
+    assert rows[2][2]["loss"] == pytest.approx(rows[1][2]["loss"], rel=1e-5)
