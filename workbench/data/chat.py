@@ -1,24 +1,22 @@
-"""A model's chat template, rendered in a sandbox: no attribute, import or call that a hostile template could misuse."""
+"""A model's chat template, rendered in a sandbox: no attribute, import or call that a hostile template could misuse.
+
+Rendered as transformers' apply_chat_template does it, but for strftime_now: a date would change the data by the day.
+"""
 
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
 
 from workbench.errors import DataError
 from workbench.models.tokenizer import Tokenizer
 
 Turn = tuple[str, str]
 Segment = tuple[str, bool]
-MAX_RENDERED = 10_000_000
 
 
 def render_chat(tokenizer: Tokenizer, turns: Sequence[Turn], *, generation_prompt: bool = False) -> str:
     """The turns as the model's template writes them. ValueError when the template refuses them."""
-    import jinja2
-
     if tokenizer.chat_template is None:
         raise DataError("the model has no chat template: use prompt and completion, or a model that has one")
     special = {
@@ -31,16 +29,11 @@ def render_chat(tokenizer: Tokenizer, turns: Sequence[Turn], *, generation_promp
     }
     messages = [{"role": role, "content": content} for role, content in turns]
     try:
-        template = _compile(tokenizer.chat_template)
-        pieces, length = [], 0
-        for piece in template.generate(messages=messages, add_generation_prompt=generation_prompt, **special):
-            length += len(piece)
-            if length > MAX_RENDERED:
-                raise ValueError(f"the chat template writes more than {MAX_RENDERED:,} characters")
-            pieces.append(piece)
-    except (jinja2.TemplateError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        raise ValueError(f"the chat template refuses it: {str(error).splitlines()[0]}") from error
-    return "".join(pieces)
+        render = _compile(tokenizer.chat_template)
+        return render(messages=messages, tools=None, documents=None, add_generation_prompt=generation_prompt, **special)
+    except Exception as error:  # whatever a stranger's template does is its own refusal: nothing of ours runs in it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the chat template refuses it: {reason[:200]}") from error
 
 
 def chat_segments(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[Segment]:
@@ -62,17 +55,21 @@ def chat_segments(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[Segment]:
     return [segment for segment in segments if segment[0]]
 
 
+def answer_segments(tokenizer: Tokenizer, prompt: str, answer: str, *, ended: bool = True) -> tuple[str, str]:
+    """One prompt and its answer as the template writes them; not ended: without what the template ends it with."""
+    segments = chat_segments(tokenizer, [("user", prompt), ("assistant", answer)])
+    before = "".join(text for text, learned in segments if not learned)
+    after = "".join(text for text, learned in segments if learned)
+    if not ended:
+        start = after.find(answer.strip())
+        if start < 0:
+            raise ValueError("the chat template rewrites the answer, so its end cannot be told apart")
+        after = after[: start + len(answer.strip())]
+    return before, after
+
+
 @functools.lru_cache(maxsize=8)
-def _compile(template: str) -> Any:
-    import jinja2
-    import jinja2.sandbox
+def _compile(template: str) -> Callable[..., str]:
+    from workbench.data.sandbox import compile_template
 
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals["raise_exception"] = raise_exception
-    return environment.from_string(template)
+    return compile_template(template)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.data.sources import shown
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -51,7 +56,8 @@ def kind_of(fields: Mapping[str, Any]) -> str:
         if needed <= fields.keys():
             return kind
     allowed = "; ".join(", ".join(sorted(needed)) for needed, _ in FORMATS.values())
-    raise ValueError(f"has the fields {', '.join(map(str, fields)) or '(none)'}, allowed {allowed}")
+    names = ", ".join(shown(name)[1:-1] for name in list(fields)[:8]) + (", ..." if len(fields) > 8 else "")
+    raise ValueError(f"has the fields {names or '(none)'}, allowed {allowed}")
 
 
 def parse_example(kind: str, fields: Mapping[str, Any]) -> Example:
@@ -60,7 +66,17 @@ def parse_example(kind: str, fields: Mapping[str, Any]) -> Example:
     missing = sorted(needed - fields.keys())
     if missing:
         raise ValueError(f"has no {missing[0]}, though earlier rows are of the format {kind}")
+    for name, value in fields.items():
+        if "score" in name and _is_not_finite(value):
+            raise ValueError(f"{shown(name)[1:-1]} is {shown(value)}, allowed a finite number")
     return parse(fields)
+
+
+def _is_not_finite(value: Any) -> bool:
+    """Of a number, or of one as CSV writes it."""
+    if isinstance(value, str):
+        return value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _text(fields: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
@@ -69,7 +85,14 @@ def _text(fields: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
         raise ValueError(f"{name} is {_describe(value)}, allowed text")
     if not empty and not value.strip():
         raise ValueError(f"{name} is empty, allowed text")
+    _check_characters(value, name)
     return value
+
+
+def _check_characters(text: str, name: str) -> None:
+    """JSON can write half of a surrogate pair, which no encoding has."""
+    if not text.isascii() and _HALF_PAIR.search(text):
+        raise ValueError(f"{name} holds half of a surrogate pair, allowed whole characters")
 
 
 def _describe(value: Any) -> str:
@@ -77,9 +100,10 @@ def _describe(value: Any) -> str:
 
 
 def _preference(fields: Mapping[str, Any]) -> Preference:
-    ended = [fields.get(f"{side}_ended", True) for side in ("chosen", "rejected")]
-    if not all(isinstance(value, bool) for value in ended):
-        raise ValueError("chosen_ended and rejected_ended are true or false")
+    ended = [fields.get(name, True) for name in ("chosen_ended", "rejected_ended")]
+    for name, value in zip(("chosen_ended", "rejected_ended"), ended, strict=True):
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {_describe(value)}, allowed true or false")
     chosen, rejected = _text(fields, "chosen"), _text(fields, "rejected", empty=True)
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text, so there is nothing to prefer")
@@ -95,9 +119,10 @@ def _chat(fields: Mapping[str, Any]) -> Chat:
         if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
             raise ValueError(f"messages[{index}] has no role and content")
         if turn["role"] not in ROLES:
-            raise ValueError(f"messages[{index}].role is {turn['role']!r}, allowed {', '.join(ROLES)}")
+            raise ValueError(f"messages[{index}].role is {shown(turn['role'])}, allowed {', '.join(ROLES)}")
         if not isinstance(turn["content"], str):
             raise ValueError(f"messages[{index}].content is {_describe(turn['content'])}, allowed text")
+        _check_characters(turn["content"], f"messages[{index}].content")
         turns.append((turn["role"], turn["content"]))
     if not any(role == "assistant" and content.strip() for role, content in turns):
         raise ValueError("messages has no assistant turn to learn from")
