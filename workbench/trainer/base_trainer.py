@@ -29,9 +29,9 @@ from workbench.trainer.hooks import TrainerHooks
 from workbench.trainer.interrupts import InterruptRequested, Interrupts
 from workbench.trainer.loss import LossResult
 from workbench.trainer.optimizer import configure_optimizer
+from workbench.trainer.output_folder import OutputFolder
 from workbench.trainer.precision import Precision, resolve_precision
 from workbench.trainer.progress import Progress
-from workbench.trainer.run_folder import RunFolder
 from workbench.trainer.schedule import configure_scheduler
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.snapshot import restore_snapshot, take_snapshot
@@ -86,7 +86,7 @@ class BaseTrainer(TrainerHooks):
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
         self.flops = ModelFlops.of_model(model)
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
-        self._folder = RunFolder(output_dir, self.settings, writes=self.is_main)
+        self._folder = OutputFolder(output_dir, self.settings, writes=self.is_main)
         self.output_dir = self._folder.path
         self._set_up_state()
 

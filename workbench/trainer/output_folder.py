@@ -15,7 +15,7 @@ from workbench.trainer.settings import TrainerSettings
 RECORDS = ("metrics.jsonl", "completions.jsonl", "pairs.jsonl")
 
 
-class RunFolder:
+class OutputFolder:
     """Only the main process writes; without a path nothing is written or found."""
 
     def __init__(self, path: Path | str | None, settings: TrainerSettings, writes: bool) -> None:
