@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from workbench.tracking.durations import format_duration
 from workbench.trainer.costs import Costs
-from workbench.trainer.progress import Progress, format_duration
+from workbench.trainer.progress import Progress
 from workbench.trainer.settings import Budget
 
 

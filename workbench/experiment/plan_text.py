@@ -12,7 +12,7 @@ from workbench.experiment.estimate import Estimate, Speed, estimate, measured_sp
 from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, waves
 from workbench.experiment.provenance import current_commit, num_cores
 from workbench.experiment.run_folder import RunFolder
-from workbench.tracking.sinks.durations import format_duration
+from workbench.tracking.durations import format_duration
 
 
 def describe_plan(experiment: Experiment, runs: Path, *, jobs: int | None, fresh: bool) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from workbench.experiment.definition.schema import Experiment
 from workbench.experiment.run_folder import RunFolder
+from workbench.tracking.durations import format_duration
 from workbench.tracking.reader import read_rows
-from workbench.tracking.sinks.durations import format_duration
 
 
 def status_text(experiment: Experiment, runs: Path) -> str:

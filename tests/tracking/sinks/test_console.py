@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from workbench.tracking.durations import format_duration
 from workbench.tracking.sinks.console import Console
-from workbench.tracking.sinks.durations import format_duration
 
 
 class Terminal(io.StringIO):

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from workbench.tracking.durations import format_duration
 from workbench.tracking.reader import Tail
-from workbench.tracking.sinks.durations import format_duration
 from workbench.tracking.sinks.sink import Row, numbers
 
 REDRAW_SECONDS = 0.2
