@@ -16,7 +16,7 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
 
-MAX_STEPS = 1_000_000
+MAX_STEPS = 300_000
 MAX_CHARACTERS = 10_000_000
 MAX_BITS = 1 << 12
 MAX_SECONDS = 10.0
@@ -64,6 +64,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             raise jinja2.TemplateRuntimeError("it runs without end")
         if characters > MAX_CHARACTERS:
             raise jinja2.TemplateRuntimeError(f"it writes more than {MAX_CHARACTERS:,} characters")
+
+    def wrap_str_format(self, value: Any) -> None:
+        """None: format is refused as an attribute, below."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return not (isinstance(obj, str) and attr.startswith("format")) and super().is_safe_attribute(obj, attr, value)

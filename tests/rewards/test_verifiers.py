@@ -1,0 +1,171 @@
+"""What counts as right: exactly the answers that are, and nothing is ever evaluated."""
+
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.rewards import get_verifier, verifier_version
+from workbench.rewards.countdown import MAX_CHARACTERS, MAX_DEPTH, countdown_prompt, verify_countdown
+from workbench.rewards.sort import sort_prompt, verify_sort
+from workbench.rewards.text import exact_match, extract_number, number_match
+
+COUNTDOWN = {  # target from numbers -> right, wrong
+    "make 6 from 1 2 3: ": (["1+2+3", " 1 + 2 + 3 "], ["1+2+4", "3+3", "1+2+3+0", "6", "1+1+2+2", "3*2"]),
+    "make 6 from 3 2 1: ": (["1*2*3"], []),
+    "make 5 from 1 2 3: ": (["2*3-1"], []),
+    "make 9 from 1 2 3: ": (["(1+2)*3", "((1+2)*(3))"], []),
+    "make 2 from 4 3 6: ": (["4/6*3"], []),
+    "make 2 from 3 6 4: ": (["3/(6/4)"], []),
+    "make 1 from 3 3: ": (["3/3"], []),
+    "make 7 from 7: ": (["7", "(7)"], []),
+    "make 0 from 3 3: ": (["3-3"], []),
+    "make 12 from 12: ": (["12"], []),
+    "make 4 from 2 3 5: ": (["2-3+5"], []),
+    "make 33 from 11 3: ": (["11*3"], []),
+    "make 4 from 2 2: ": (["2+2"], ["2*2*1"]),
+    "make 8 from 2 3: ": ([], ["2**3"]),
+    "make 1 from 3 2: ": ([], ["3//2", "3%2", "3^2"]),
+    "make 1 from 2 3: ": ([], ["2|3"]),
+    "make 1 from 1: ": ([], ["-1", "+1"]),
+    "make 1 from 2 1: ": ([], ["2+-1", "2-(-1)"]),
+    "make 3 from 1 2: ": ([], ["1--2", "12", "1 2", "01+2", "1+2.0", "1e0+2", "1_+2", "0x1+2", "１+2", "١+٢", "¹+2",
+     "1＋2", "1−-2", "1\xa0+2", "1+2\n", "\t1+2", "1+2\x00", "1+2=3", "=1+2", "1+2;", "1+2 ok", "", " ", "()",
+     "(1+2", "1+2)", ")1+2(", "1+", "+", "1++2", "[1+2]", "1+2,", "__import__('os')", "1+2 if 1 else 2",
+     "sum([1,2])", "None", "nan"]),
+    "make 2 from 1 2: ": ([], ["1(2)", "(1)(2)"]),
+    "make 1 from 1 0: ": (["1+0"], ["1/0", "1+00"]),
+    "make 1 from 1 2 2: ": ([], ["1/(2-2)"]),
+    "make 0 from 0 0: ": ([], ["0/0"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", COUNTDOWN)
+def test_countdown_takes_every_number_once_to_the_target(prompt):
+    right, wrong = COUNTDOWN[prompt]
+    assert [completion for completion in right + wrong if verify_countdown(prompt, completion)] == right
+
+
+def test_countdown_arithmetic_is_exact():
+    assert verify_countdown(countdown_prompt(1, [1, 3, 3]), "1/3*3") == 1.0
+    assert verify_countdown(countdown_prompt(24, [3, 3, 8, 8]), "8/(3-8/3)") == 1.0
+
+
+def test_countdown_depth_and_length_end_somewhere_and_at_once():
+    prompt = countdown_prompt(1, [1])
+    deepest = "(" * MAX_DEPTH + "1" + ")" * MAX_DEPTH
+    assert verify_countdown(prompt, deepest) == 1.0
+    assert verify_countdown(prompt, f"({deepest})") == 0.0
+    assert verify_countdown(prompt, "1" + " " * MAX_CHARACTERS) == 1.0
+    begun = time.monotonic()
+    for bomb in ("(" * 10**6, "1*" * 10**6, "9" * 10**6, " " * 10**6 + "1", "9**9**9**9", "*".join("9" * 99)):
+        assert verify_countdown(prompt, bomb) == (bomb.strip() == "1")
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "make 1 from 1", "make 1 from 1:", "make from 1: ", "make 1 from : ", "sort 1: ", "make x from 1: ",
+               "make 1 from 1:  ", "make 1 from 1  1: ", "make -1 from 1: ", "make ١ from 1: "]
+)  # fmt: skip
+def test_countdown_of_another_prompt_is_never_right(prompt):
+    assert verify_countdown(prompt, "1") == 0.0
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(st.text(st.sampled_from("123+-*/() "), max_size=9))
+def test_countdown_agrees_with_pythons_arithmetic(text):
+    """Over characters of which Python reads the same, but for ** and //, a sign, and a call of a number."""
+    import ast
+
+    try:
+        tree = ast.parse(text.strip(" "), mode="eval")
+    except (SyntaxError, ValueError):
+        assert verify_countdown(countdown_prompt(1, [1]), text) == 0.0
+        return
+    allowed = ast.Expression | ast.BinOp | ast.Constant | ast.Add | ast.Sub | ast.Mult | ast.Div
+    numbers = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    if not numbers or not all(isinstance(node, allowed) for node in ast.walk(tree)):
+        assert verify_countdown(countdown_prompt(1, [1]), text) == 0.0
+        return
+    try:
+        value = _value(tree.body)
+    except ZeroDivisionError:
+        value = None
+    right = value is not None and value >= 0 and value.denominator == 1
+    assert verify_countdown(countdown_prompt(int(value) if right else 1, numbers), text) == right
+
+
+def _value(node) -> Fraction:
+    import ast
+
+    if isinstance(node, ast.Constant):
+        return Fraction(node.value)
+    left, right = _value(node.left), _value(node.right)
+    if isinstance(node.op, ast.Add):
+        return left + right
+    if isinstance(node.op, ast.Sub):
+        return left - right
+    return left * right if isinstance(node.op, ast.Mult) else left / right
+
+
+@pytest.mark.parametrize(
+    ("digits", "completion", "right"),
+    [("3120", "0123", 1), ("11", "11", 1), ("90", "09", 1), ("3120", "0123 ", 0), ("3120", " 0123", 0),
+     ("3120", "123", 0), ("3120", "3210", 0), ("3120", "01234", 0), ("11", "1", 0), ("21", "", 0), ("21", "1２", 0)],
+)  # fmt: skip
+def test_sort_takes_the_digits_in_order_and_nothing_else(digits, completion, right):
+    assert verify_sort(sort_prompt(digits), completion) == right
+
+
+@pytest.mark.parametrize("prompt", ["", "sort : ", "sort 21:", "sort 2 1: ", "sort ٢١: ", "make 1 from 1: "])
+def test_sort_of_another_prompt_is_never_right(prompt):
+    assert verify_sort(prompt, "") == verify_sort(prompt, "12") == 0.0
+
+
+NUMBERS = [
+    ("7", 7), ("the answer is 7.", 7), ("3 + 4 = 7", 7), ("7\n", 7), ("-7", -7), ("x = -7", -7), ("(-7)", -7),
+    ("1,234", 1234), ("1,234,567.5", Fraction("1234567.5")), ("$1,000.00", 1000), ("0.50", Fraction(1, 2)),
+    (".5", Fraction(1, 2)), ("-.5", Fraction(-1, 2)), ("7%", 7), ("007", 7), ("3, 4", 4), ("12,34", 34),
+    ("1,2345", 2345),
+    ("10-3", 3), ("(10)-3", 3), ("10 - 3", 3), ("10 -3", -3), ("\u22127", -7),
+    ("#### 18", 18), ("5\n#### -18\n", -18), ("#### 1,018 apples and 3", 1018), ("#### 1 #### 2", 2), ("7 ####18", 18),
+    ("", None), ("none", None), ("7 ####", None), ("7 #### none", None), ("٣", None), ("-", None), (".", None),
+    ("9" * 1000, int("9" * 1000)), ("9" * 1001, None), ("9" * 100_000, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "number"), NUMBERS, ids=[text[:20] for text, _ in NUMBERS])
+def test_the_number_is_the_last_or_the_one_after_the_mark(text, number):
+    assert extract_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "right"),
+    [("so 18", "work\n#### 18", 1), ("#### 18.0", "#### 18", 1), ("1,018", "1018", 1), ("-18", "18", 0),
+     ("18", "180", 0),
+     ("1.8", "18", 0), (".5", "5", 0), ("no", "no", 0), ("18", "no", 0), ("no", "18", 0), ("", "", 0), ("18", None, 0)],
+)  # fmt: skip
+def test_numbers_match_by_value(completion, answer, right):
+    assert number_match("p", completion, answer) == right
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "right"),
+    [("Paris", "Paris", 1), (" Paris\n", "Paris", 1), ("paris", "Paris", 0), ("Paris.", "Paris", 0), ("", "", 1),
+     ("", " ", 1), ("Pa ris", "Paris", 0), ("Paris", None, 0)],
+)  # fmt: skip
+def test_exact_match_is_of_the_text_but_for_spaces_at_its_ends(completion, answer, right):
+    assert exact_match("p", completion, answer) == right
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(prompt=st.text(max_size=20), completion=st.text(max_size=40), answer=st.none() | st.text(max_size=20))
+def test_every_verifier_gives_0_or_1_for_any_text(prompt, completion, answer):
+    for name in ("sort", "countdown", "exact", "number"):
+        assert get_verifier(name)(prompt, completion, answer) in (0.0, 1.0)
+        assert get_verifier(name)("make 1 from 1: ", completion, answer) in (0.0, 1.0)
+        assert verifier_version(name) >= 1
