@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from workbench.evaluation.reference import Reference
+from workbench.generation.mode import evaluation_mode
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.kl import full_kl
 
@@ -39,9 +40,11 @@ def sequence_kl(
         ends = torch.tensor([len(text) for text in texts], device=device)[:, None]
         places = torch.arange(width, device=device)
         scored = (places >= starts - 1) & (places < ends - 1)  # the position before a token predicts it
-        own = _selected(forward_to_head(policy, input_ids), scored)
-        with reference(policy) as start:
-            other = _selected(forward_to_head(start, input_ids), scored)
+        # Without dropout, which both would have where the reference is the policy with its adapter off.
+        with evaluation_mode(policy):
+            own = _selected(forward_to_head(policy, input_ids), scored)
+            with reference(policy) as start:
+                other = _selected(forward_to_head(start, input_ids), scored)
         divergence = torch.cat(list(_divergences(own, other)))
         sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
         sums.index_add_(0, scored.nonzero()[:, 0], divergence.double())
@@ -69,7 +72,7 @@ def _divergences(own: HeadInputs, other: HeadInputs) -> Iterator[torch.Tensor]:
     """In chunks: both distributions over the vocabulary are held at once."""
     vocabulary = own.hidden.shape[-1] if own.weight is None else own.weight.shape[0]
     size = max(1, LOGITS_ELEMENTS // vocabulary)
-    for start in range(0, len(own.hidden), size):
+    for start in range(0, max(len(own.hidden), 1), size):
         chunk = slice(start, start + size)
         yield full_kl(_project(own, chunk), _project(other, chunk))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from workbench.data.sets import PairSet
+from workbench.generation.mode import evaluation_mode
 from workbench.tracking.store import MetricStore
 
 TIE_DECIMALS = 5
@@ -38,7 +38,8 @@ class PairEvaluator:
         for start in range(0, len(order), self.batch_pairs):
             rows = order[start : start + self.batch_pairs]
             batch = {name: tensor.to(device) for name, tensor in self.pairs.batch(rows).items()}
-            chosen, rejected = self.score(model, batch).double().chunk(2)
+            with evaluation_mode(model):
+                chosen, rejected = self.score(model, batch).double().chunk(2)
             ref_chosen, ref_rejected = (
                 batch[f"ref_{side}_logprobs"].double().sum(1) for side in ("chosen", "rejected")
             )
@@ -51,7 +52,7 @@ class PairEvaluator:
             finally:
                 store.close()
         return {
-            "eval/pair_accuracy": statistics.fmean((h > 0) + 0.5 * (h == 0)),
+            "eval/pair_accuracy": float((0.5 + 0.5 * np.sign(h)).mean()),
             "eval/pair_margin": float(h.mean()),
             "eval/num_pairs": float(len(h)),
         }

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import torch
 
+from workbench.errors import NonFiniteError
 from workbench.generation.sampling import SamplingSettings
 
+MIN_TEMPERATURE = 1e-30
+"""Below it, where all but the likeliest token have no probability left, float32 would divide by zero."""
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
 _MIX = (-4658895280553007687, -7723592293110705685)
 
@@ -25,14 +28,20 @@ def mix(seeds: torch.Tensor, position: int | torch.Tensor) -> torch.Tensor:
 
 def uniforms(seeds: torch.Tensor, position: int) -> torch.Tensor:
     """(R,) float64 in (0, 1): each row's number for its token at `position`."""
-    return (_shift(mix(seeds, position), 11).double() + 0.5) * 2.0**-53
+    # The largest of them would be rounded to 1.
+    return ((_shift(mix(seeds, position), 11).double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)
 
 
 def draw(logits: torch.Tensor, settings: SamplingSettings | None, seeds: torch.Tensor, position: int) -> torch.Tensor:
-    """Token ids (R,). logits: (R, V); settings None takes the likeliest token."""
+    """Token ids (R,). logits: (R, V); settings None takes the likeliest token. NonFiniteError where there is none."""
+    highest = logits.amax(-1, keepdim=True).float()
+    if not bool(highest.isfinite().all()):
+        raise NonFiniteError("sampling: the model's logits are not finite; its weights have diverged or are damaged")
     if settings is None:
         return logits.argmax(-1)
-    probabilities = _kept(logits.float() / settings.temperature, settings).softmax(-1)
+    # Less the highest first: divided by a small temperature, it would be infinite.
+    scaled = (logits.float() - highest) / max(settings.temperature, MIN_TEMPERATURE)
+    probabilities = _kept(scaled, settings).softmax(-1)
     # The inverse of the cumulative distribution; float64, for float32 sums drift over a large vocabulary.
     cumulative = probabilities.double().cumsum(-1)
     threshold = uniforms(seeds, position)[:, None] * cumulative[:, -1:]
@@ -45,7 +54,7 @@ def _kept(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
         least = logits.topk(settings.top_k, -1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     if settings.top_p < 1.0:
-        ordered, order = logits.sort(-1, descending=True)
+        ordered, order = logits.sort(stable=True, dim=-1, descending=True)
         reached = ordered.softmax(-1).cumsum(-1)
         # A token is kept while those before it have not reached top_p: the first one always is.
         outside = (reached - ordered.softmax(-1)) >= settings.top_p

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
+from workbench.errors import DataError
 from workbench.generation.decoding import Decoder
 from workbench.generation.draw import draw, mix
+from workbench.generation.mode import evaluation_mode
 from workbench.generation.sampling import SamplingSettings
+from workbench.models.llama import Llama
 from workbench.models.tokenizer import Tokenizer
 
 CACHE_BYTES = 256 << 20
@@ -58,11 +61,10 @@ def generate(
     seeds: one a prompt (see row_seed). settings: None decodes greedily. on_progress: called with prompts done and all.
     """
     assert all(len(prompt) for prompt in prompts), "a prompt needs at least one token to be continued"
-    was_training = model.training
-    model.eval()
+    _check_room(model, max((len(prompt) for prompt in prompts), default=0), max_new_tokens)
     found: list[list[Completion]] = [[] for _ in prompts]
     done = 0
-    try:
+    with evaluation_mode(model):
         # By length, so that rows that are batched together need little padding.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         for batch in _batches(model, order, prompts, max_new_tokens, num_samples):
@@ -75,9 +77,17 @@ def generate(
             done += len(batch)
             if on_progress:
                 on_progress(done, len(prompts))
-    finally:
-        model.train(was_training)
     return found
+
+
+def _check_room(model: Any, longest: int, max_new_tokens: int) -> None:
+    """Our own Llama turns any position; others may hold a table of them, and would fail in the middle of it."""
+    room = None if isinstance(model, Llama) else getattr(model.config, "max_position_embeddings", None)
+    if room is not None and longest + max_new_tokens > room:
+        raise DataError(
+            f"sampling: a prompt of {longest:,} tokens and {max_new_tokens:,} new ones are more than the model's "
+            f"{room:,} positions; ask for fewer new tokens, or leave the longest prompts out"
+        )
 
 
 def _batches(
