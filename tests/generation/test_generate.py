@@ -152,15 +152,12 @@ def test_a_shorter_limit_gives_the_beginning(own, ragged_prompts, max_new_tokens
 CHAIN = [[0.25, 0.5, 0.125, 0.125], [0.5, 0.25, 0.25, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]]
 
 
-@pytest.mark.parametrize(
-    ("settings", "table"),
-    [(WHOLE, CHAIN), (SamplingSettings(top_k=2), [[1 / 3, 2 / 3, 0, 0], [2 / 3, 1 / 3, 1 / 3, 0], [0, 0, 3 / 7, 4 / 7], []])],
-    ids=["whole", "top_k"],
-)  # fmt: skip
+# Of 1's two equal tokens both are kept beside the likeliest; nothing follows 3, which ends.
+TOP_2 = [[1 / 3, 2 / 3, 0, 0], [0.5, 0.25, 0.25, 0], [0, 0, 3 / 7, 4 / 7]]
+
+
+@pytest.mark.parametrize(("settings", "table"), [(WHOLE, CHAIN), (SamplingSettings(top_k=2), TOP_2)])
 def test_sequences_come_as_often_as_their_probabilities_say(bigram_model, settings, table):
-    """3 ends. Under top_k the two equal tokens after 1 are both kept beside the likeliest."""
-    if settings.top_k:
-        table = [table[0], [0.5, 0.25, 0.25, 0.0], table[2], []]
     [samples] = _generate(
         bigram_model(CHAIN), [[0]], settings=settings, max_new_tokens=3, eos_ids=(3,), num_samples=6000
     )
@@ -233,7 +230,8 @@ def test_generation_leaves_no_gradient_and_every_module_as_it_was(torch, small_l
             assert not any(part.training for part in model.modules())
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert model.training
 
 
@@ -259,8 +257,7 @@ def test_a_completion_is_shown_without_its_end_but_with_any_other_special_token(
 
     tokenizer = Tokenizer.load(tiny_folder)
     [pad], [eos], ids = [tokenizer.pad_id], tokenizer.eos_ids, tokenizer.encode("ab")
-    completions = [
-        Completion([*ids, eos], True), Completion(ids, False), Completion([eos], True), Completion([ids[0], pad, eos], True),
-    ]  # fmt: skip
+    rows = [([*ids, eos], True), (ids, False), ([eos], True), ([ids[0], pad, eos], True)]
+    completions = [Completion(*row) for row in rows]
     assert completion_texts(tokenizer, completions) == ["ab", "ab", "", "a<pad>"]
     assert completion_texts(tokenizer, []) == []
