@@ -61,8 +61,8 @@ check: $(READY)  ## read-only: lint, format, types
 fix: $(READY)  ## mend what lint and format can mend
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: $(READY)  ## measure against TRL, side by side
-	@$(BIN)/python -m tests.benchmarks
+bench: $(READY)  ## measure against TRL, side by side [BENCH="sweep --quick"]
+	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
 # Resolved without find-links, so that the lock names no local build.
 lock: $(READY)  ## resolve requirements.lock anew
