@@ -1,32 +1,46 @@
-"""`make bench`: side by side in one run, alternating; BENCH="sweep --quick" chooses."""
+"""`make bench`: python -m tests.benchmarks [NAME ...] [--quick] [--repeats N]."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import sys
 from pathlib import Path
 
 from tests.benchmarks import start_up, sweep
-from tests.benchmarks.record import keep
+from tests.benchmarks.measure import BenchmarkError, machine
+from tests.benchmarks.page import write
 
 BENCHMARKS = {"start_up": start_up.run, "sweep": sweep.run}
 
 
-def main() -> None:
-    """Run the benchmarks named, print their tables, keep them under runs/bench/."""
-    parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="a small setting, to try it")
-    parser.add_argument("--repeats", type=int, default=1, help="how often each side runs; medians are told")
-    chosen = parser.parse_args()
-    unknown = sorted(set(chosen.names) - set(BENCHMARKS))
-    if unknown:
-        parser.error(f"found {', '.join(unknown)}, allowed {', '.join(BENCHMARKS)}")
-    records = []
-    for name in chosen.names or BENCHMARKS:
-        records.append(BENCHMARKS[name](chosen.quick, chosen.repeats))
-        print(records[-1].text(), flush=True)
-    print(f"kept in {keep(records, Path('runs/bench'))}")
+def main() -> int:
+    """1 where a benchmark failed or missed its goal."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure, side by side with TRL.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("--quick", action="store_true", help="smaller settings on both sides, for trying it out")
+    parser.add_argument("--repeats", type=int, default=1, help="times each side of a comparison is run (default 1)")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the results")
+    parsed = parser.parse_args()
+    unknown = [name for name in parsed.names if name not in BENCHMARKS]
+    if unknown or parsed.repeats < 1:
+        parser.error(f"found {' '.join(unknown) or parsed.repeats}, allowed {', '.join(BENCHMARKS)}, repeats >= 1")
+    command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
+    missed = False
+    for name in parsed.names or BENCHMARKS:
+        facts = machine() | {"command": command}
+        try:
+            result = BENCHMARKS[name](quick=parsed.quick, repeats=parsed.repeats)
+        except BenchmarkError as error:
+            print(f"{name}: failed: {error}", file=sys.stderr)
+            missed = True
+            continue
+        facts |= {"load after": f"{os.getloadavg()[0]:.2f}"} | result.values.get("versions", {})
+        print(f"\n{result.text()}\n{write(parsed.out, result, facts)}\n", flush=True)
+        missed |= not result.reached
+    return int(missed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

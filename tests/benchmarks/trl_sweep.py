@@ -1,11 +1,13 @@
-"""The work of dpo_beta_sweep as a TRL user would script it: one process, every run and evaluation in a loop.
+"""The work of dpo_beta_sweep as a TRL user would script it: one process, every run and every evaluation in a loop.
 
-`python -m tests.benchmarks.trl_sweep MODEL_FOLDER SETTING_JSON RESULT_JSON`; a program of its own, so that its threads
-and memory are not ours.
+python -m tests.benchmarks.trl_sweep SETTING.json RESULT.json: a program of its own, started fresh. Where TRL leaves a
+choice, the faster one is taken: data tokenised once for all runs, reference log-probabilities scored once, no saving,
+no logging on the way, large batches in generation. Shapes: B rows, P prompt positions, T completion positions.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -13,192 +15,300 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
-import torch
-import transformers
-import trl
+STARTED = time.perf_counter()
 
-from workbench.data.settings import TaskSettings
-from workbench.data.tasks import iterate_rows, make_rows
-from workbench.rewards import get_verifier
+import datasets  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+import trl  # noqa: E402
 
+from workbench.data.settings import CollectSettings, TaskSettings  # noqa: E402
+from workbench.data.tasks import TaskRow, completion_limit, iterate_rows, make_rows  # noqa: E402
+from workbench.models.presets import make_preset  # noqa: E402
+from workbench.rewards import get_verifier  # noqa: E402
+
+BLOCK_PROMPTS = 512
+"""Prompts of one call of model.generate while collecting: 2,048 rows with 4 samples each."""
 COMMON = {
     "use_cpu": True,
     "bf16": False,
-    "report_to": [],
     "gradient_checkpointing": False,
+    "lr_scheduler_type": "constant",
+    "max_length": None,
+    "dataloader_pin_memory": False,
     "save_strategy": "no",
     "logging_strategy": "no",
+    "report_to": "none",
     "disable_tqdm": True,
-    "lr_scheduler_type": "constant",
-    "dataset_num_proc": None,
 }
-BATCH_ROWS = 512
+
+
+class Clock:
+    """Seconds by phase; a phase within a phase is taken out of the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        before, started = sum(self.seconds.values()), time.perf_counter()
+        yield
+        within = sum(self.seconds.values()) - before
+        self.seconds[name] += time.perf_counter() - started - within
+
+
+class PreparedDPOTrainer(trl.DPOTrainer):
+    """DPOTrainer on token ids, with the reference's log-probabilities where the dataset holds them already: TRL 1.16
+    would tokenise and score anew for every run."""
+
+    def _prepare_dataset(self, dataset: datasets.Dataset, *_: Any) -> datasets.Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: datasets.Dataset, name: str, batch_size: int) -> datasets.Dataset:
+        if "ref_chosen_logps" in dataset.column_names:
+            return dataset
+        return super()._precompute_ref_logps(dataset, name, batch_size)
+
+
+def load_model(folder: Path) -> Any:
+    """The model of a folder, in float32."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+@torch.inference_mode()
+def sample(model: Any, tokenizer: Any, prompts: list[str], limit: int, num_samples: int = 0) -> tuple[Any, Any]:
+    """Prompts and completions as token ids, (B, P) and (B, T); num_samples 0 decodes greedily."""
+    ids = tokenizer(prompts, return_tensors="pt", padding=True)
+    drawn: dict[str, Any] = {"do_sample": False}
+    if num_samples:
+        drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "num_return_sequences": num_samples}
+    generated = model.generate(**ids, max_new_tokens=limit, use_cache=True, **drawn)
+    width = ids.input_ids.shape[1]
+    return generated[:, :width], generated[:, width:]
+
+
+def until_end(completions: torch.Tensor, eos_id: int) -> torch.Tensor:
+    """(B, T) of bool: the tokens of each completion, its end of sequence included."""
+    ends = completions == eos_id
+    return ends.cumsum(1) - ends.long() == 0
+
+
+def completion_logits(model: Any, prompts: torch.Tensor, completions: torch.Tensor) -> torch.Tensor:
+    """(B, T, V): what predicts each token of the completions."""
+    ids = torch.cat([prompts, completions], 1)
+    return model(ids, use_cache=False, logits_to_keep=completions.shape[1] + 1).logits[:, :-1]
+
+
+class HeldOutPairs:
+    """Held-out pairs as tensors, with the start's log-probabilities."""
+
+    def __init__(self, pairs: list[dict[str, list[int]]], start: Any, pad_id: int) -> None:
+        self.prompts = torch.tensor([pair["prompt_ids"] for pair in pairs]).repeat(2, 1)
+        texts = [torch.tensor(pair[side]) for side in ("chosen_ids", "rejected_ids") for pair in pairs]
+        self.completions = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=pad_id)
+        self.scored = self.completions != pad_id
+        self.reference = self.score(start)
+
+    @torch.inference_mode()
+    def score(self, model: Any) -> torch.Tensor:
+        """(2B,): log-probabilities summed over each completion, chosen above rejected."""
+        logprobs = completion_logits(model, self.prompts, self.completions).log_softmax(-1)
+        return (logprobs.gather(-1, self.completions[..., None])[..., 0] * self.scored).sum(1)
+
+    def margins(self, model: Any) -> torch.Tensor:
+        """(B,): how much more than its start the model prefers the chosen one."""
+        chosen, rejected = (self.score(model) - self.reference).chunk(2)
+        return chosen - rejected
+
+
+class Evaluation(transformers.TrainerCallback):
+    """What our own evaluators measure, before the first step and every so many steps."""
+
+    def __init__(self, sweep: Sweep, run: str, settings: dict[str, Any], pairs: HeldOutPairs | None) -> None:
+        self.sweep, self.run, self.settings, self.pairs = sweep, run, settings, pairs
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.measure(kwargs["model"], 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.settings["every"] == 0:
+            self.measure(kwargs["model"], state.global_step)
+
+    @torch.inference_mode()
+    def measure(self, model: Any, step: int) -> None:
+        sweep, limit = self.sweep, self.settings["max_new_tokens"]
+        with sweep.clock.phase("evaluation"):
+            model.eval()
+            found: dict[str, Any] = {"run": self.run, "step": step}
+            for name, num_samples in (("greedy", 0), ("sampled", 1)):
+                prompts, completions = sample(model, sweep.tokenizer, sweep.prompts, limit, num_samples)
+                texts = sweep.texts(completions)
+                right = [sweep.verify(prompt, text, None) for prompt, text in zip(sweep.prompts, texts, strict=True)]
+                found[f"exact_match_{name}"] = sum(right) / len(right)
+            if self.pairs is not None:
+                found["kl_start"] = self.divergence(model, prompts, completions)
+                margins = self.pairs.margins(model).round(decimals=5)
+                found["pair_accuracy"] = ((margins > 0).double() + 0.5 * (margins == 0)).mean().item()
+                found["pair_margin"] = margins.mean().item()
+            model.train()
+        sweep.evaluations.append(found)
+
+    def divergence(self, model: Any, prompts: torch.Tensor, completions: torch.Tensor) -> float:
+        """KL to the start over the whole vocabulary, nats per sequence."""
+        own, start = (completion_logits(m, prompts, completions).log_softmax(-1) for m in (model, self.sweep.start))
+        each = (own.exp() * (own - start)).sum(-1)
+        return (each * until_end(completions, self.sweep.tokenizer.eos_token_id)).sum(1).mean().item()
 
 
 class Sweep:
-    """State of the script: tokenizer, held-out sets, seconds by phase."""
+    """The whole script. sft, dpo: a run's definition as plain data; betas, seeds: of the DPO runs."""
 
-    def __init__(self, folder: Path, setting: dict[str, Any]) -> None:
-        self.folder, self.setting = folder, setting
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.task = TaskSettings(task="sort", digits=8)
-        self.verify = get_verifier("sort")
-        self.prompts = make_rows(self.task, "held_out", setting["prompts"], 0)
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.scratch = tempfile.mkdtemp()
+    def __init__(self, setting: dict[str, Any], folder: Path) -> None:
+        self.sft, self.dpo, self.setting, self.folder = setting["sft"], setting["dpo"], setting, folder
+        self.clock = Clock()
+        self.evaluations: list[dict[str, Any]] = []
+        make_preset(self.sft["model"]["preset"], folder / "model", self.sft["model"]["seed"])
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
+        self.task = TaskSettings(**{name: self.sft["data"][name] for name in ("task", "digits", "numbers")})
+        self.verify = get_verifier(self.task.task)
+        evaluate = self.dpo["evaluate"]
+        rows = make_rows(self.task, "held_out", evaluate["prompts"], evaluate["seed"])
+        self.prompts = [row.prompt for row in rows]
+        self.start: Any = None
 
-    def timed(self, phase: str, work: Any) -> Any:
-        started = time.perf_counter()
-        result = work()
-        self.seconds[phase] += time.perf_counter() - started
-        return result
+    def run(self) -> None:
+        """SFT, collecting, reference, every DPO run."""
+        with self.clock.phase("sft"):
+            self.train_sft()
+        if self.setting["only_sft"]:
+            return
+        self.start = load_model(self.folder / "start").eval()
+        settings = CollectSettings(**self.dpo["data"]["collect"])
+        with self.clock.phase("collecting"):
+            pairs = datasets.Dataset.from_list(self.collect(settings, "train", settings.pairs))
+            held_out = self.collect(settings, "held_out", settings.held_out_pairs)
+        with self.clock.phase("reference"):
+            held_out_pairs = HeldOutPairs(held_out, self.start, self.tokenizer.pad_token_id)
+            pairs = self.dpo_trainer(pairs, beta=1.0, seed=0).train_dataset
+        for beta, seed in itertools.product(self.setting["betas"], self.setting["seeds"]):
+            with self.clock.phase("dpo"):
+                trainer = self.dpo_trainer(pairs, beta, seed)
+                trainer.add_callback(Evaluation(self, f"beta={beta}/seed{seed}", self.dpo["evaluate"], held_out_pairs))
+                trainer.train()
 
-    @torch.no_grad()
-    def generate(self, model: Any, prompts: list[str], *, samples: int = 0, new_tokens: int = 64) -> tuple[Any, int]:
-        """Token ids of prompt and completion, (B, T), and the prompt's width; samples 0 decodes greedily."""
-        model.eval()
-        inputs = self.tokenizer(prompts, return_tensors="pt", padding=True)
-        drawn = {"do_sample": True, "top_k": 0, "num_return_sequences": samples} if samples else {"do_sample": False}
-        ids = model.generate(
-            input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=new_tokens, **drawn
+    def train_sft(self) -> None:
+        """From the preset to the folder "start"."""
+        settings = self.sft["hyperparameters"]
+        arguments = trl.SFTConfig(
+            output_dir=str(self.folder / "out"),
+            max_steps=settings["steps"],
+            per_device_train_batch_size=settings["batch_rows"],
+            learning_rate=settings["learning_rate"],
+            seed=settings["seed"],
+            dataset_kwargs={"skip_prepare_dataset": True},
+            # The rows come in the order of our own run, so that both sides have the same start.
+            train_sampling_strategy="sequential",
+            **COMMON,
         )
-        return ids, inputs.input_ids.shape[1]
+        trainer = trl.SFTTrainer(
+            load_model(self.folder / "model"),
+            args=arguments,
+            train_dataset=self.sft_rows(),
+            processing_class=self.tokenizer,
+            callbacks=[Evaluation(self, "sft", self.sft["evaluate"], None)],
+        )
+        trainer.train()
+        trainer.model.save_pretrained(self.folder / "start")
 
-    def texts(self, ids: torch.Tensor, width: int) -> list[str]:
-        """Completions as text, up to the end-of-sequence token."""
-        end = self.tokenizer.eos_token
-        decoded = self.tokenizer.batch_decode(ids[:, width:])
-        return [text.split(end)[0].replace(self.tokenizer.pad_token, "") for text in decoded]
+    def sft_rows(self) -> datasets.Dataset:
+        data = self.sft["data"]
+        rows = make_rows(self.task, "train", data["rows"], data["seed"])
+        rows = [rows[index] for index in self.setting["sft_order"]]
+        prompts = self.tokenizer([row.prompt for row in rows]).input_ids
+        completions = self.tokenizer([row.completion + self.tokenizer.eos_token for row in rows]).input_ids
+        ids = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        labels = [[*[-100] * len(prompt), *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        return datasets.Dataset.from_dict({"input_ids": ids, "labels": labels})
 
-    @torch.no_grad()
-    def evaluate(self, model: Any, start: Any | None, pairs: list[dict[str, str]]) -> dict[str, float]:
-        """Greedy and sampled exact match, KL from the start, pair accuracy: what our own evaluation measures."""
-        prompts = [row.prompt for row in self.prompts]
-        found: dict[str, float] = {}
-        for name, samples in (("greedy", 0), ("sampled", 1)):
-            ids, width = self.generate(model, prompts, samples=samples)
-            texts = zip(self.prompts, self.texts(ids, width), strict=True)
-            right = [self.verify(row.prompt, text, None) for row, text in texts]
-            found[name] = sum(right) / len(right)
-        if start is not None:
-            logits, reference = model(ids).logits[:, width - 1 : -1], start(ids).logits[:, width - 1 : -1]
-            logprobs, ref_logprobs = logits.log_softmax(-1), reference.log_softmax(-1)
-            each = (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
-            ends = (ids[:, width:] == self.tokenizer.eos_token_id).long()
-            found["kl"] = float((each * (ends.cumsum(-1) - ends == 0)).sum(-1).mean())
-        if pairs:
-            h = self.margins(model, pairs) - self.margins(start, pairs)
-            found["pair_accuracy"] = float(((h > 0).float() + 0.5 * (h == 0).float()).mean())
-        return found
+    def dpo_trainer(self, pairs: datasets.Dataset, beta: float, seed: int) -> PreparedDPOTrainer:
+        settings = self.dpo["hyperparameters"]
+        arguments = trl.DPOConfig(
+            output_dir=str(self.folder / "out"),
+            max_steps=settings["steps"],
+            per_device_train_batch_size=settings["batch_pairs"],
+            learning_rate=settings["learning_rate"],
+            beta=beta,
+            seed=seed,
+            precompute_ref_log_probs=True,
+            precompute_ref_batch_size=512,
+            **COMMON,
+        )
+        return PreparedDPOTrainer(
+            load_model(self.folder / "start"), args=arguments, train_dataset=pairs, processing_class=self.tokenizer
+        )
 
-    def margins(self, model: Any, pairs: list[dict[str, str]]) -> torch.Tensor:
-        sums = []
-        for side in ("chosen", "rejected"):
-            texts = [pair["prompt"] + pair[side] + self.tokenizer.eos_token for pair in pairs]
-            inputs = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
-            width = len(self.tokenizer(pairs[0]["prompt"]).input_ids)
-            logits = model(inputs.input_ids).logits[:, width - 1 : -1]
-            wanted = inputs.input_ids[:, width:]
-            logprobs = logits.log_softmax(-1).gather(-1, wanted[..., None]).squeeze(-1)
-            sums.append((logprobs * inputs.attention_mask[:, width:]).sum(-1))
-        return sums[0] - sums[1]
-
-    def collect(self, model: Any, split: str, number: int) -> list[dict[str, str]]:
-        """On-policy pairs from 4 samples a prompt, a right and a wrong one."""
-        pairs: list[dict[str, str]] = []
-        rows = iterate_rows(self.task, split, 0)  # type: ignore[arg-type]
+    def collect(self, settings: CollectSettings, split: Any, number: int) -> list[dict[str, list[int]]]:
+        """A right and a wrong sample of each prompt that has both, as token ids."""
+        rows = iterate_rows(settings, split, settings.seed)
+        pairs: list[dict[str, list[int]]] = []
         while len(pairs) < number:
-            block = [next(rows) for _ in range(BATCH_ROWS)]
-            ids, width = self.generate(model, [row.prompt for row in block], samples=4, new_tokens=9)
-            texts = self.texts(ids, width)
-            for index, row in enumerate(block):
-                samples = texts[4 * index : 4 * index + 4]
-                right = [text for text in samples if self.verify(row.prompt, text, None)]
-                wrong = [text for text in samples if not self.verify(row.prompt, text, None) and text]
-                if right and wrong:
-                    pairs.append({"prompt": row.prompt, "chosen": right[0], "rejected": wrong[0]})
+            block = list(itertools.islice(rows, BLOCK_PROMPTS))
+            prompts, completions = sample(
+                self.start, self.tokenizer, [row.prompt for row in block], completion_limit(settings),
+                settings.samples_per_prompt,
+            )  # fmt: skip
+            pairs += self.pairs_of(block, prompts.tolist(), completions, settings.samples_per_prompt)
         return pairs[:number]
 
-    def load(self, folder: Path) -> Any:
-        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    def pairs_of(
+        self, block: list[TaskRow], prompts: list[list[int]], completions: torch.Tensor, num_samples: int
+    ) -> list[dict[str, list[int]]]:
+        lengths = until_end(completions, self.tokenizer.eos_token_id).sum(1).tolist()
+        tokens = [row[:length] for row, length in zip(completions.tolist(), lengths, strict=True)]
+        texts, pairs = self.texts(completions), []
+        for index, row in enumerate(block):
+            samples = range(num_samples * index, num_samples * (index + 1))
+            is_right = {
+                i: tokens[i][-1] == self.tokenizer.eos_token_id and bool(self.verify(row.prompt, texts[i], None))
+                for i in samples
+            }
+            right, wrong = ([i for i in samples if is_right[i] is side] for side in (True, False))
+            if right and wrong:
+                pairs.append(
+                    {
+                        "prompt_ids": prompts[samples[0]],
+                        "chosen_ids": tokens[right[0]],
+                        "rejected_ids": tokens[wrong[0]],
+                    }
+                )
+        return pairs
 
-    def sft(self) -> Path:
-        rows = make_rows(self.task, "train", 128 * self.setting["sft_steps"], 0)
-        arguments = trl.SFTConfig(
-            output_dir=self.scratch, max_steps=self.setting["sft_steps"], per_device_train_batch_size=128,
-            learning_rate=4e-3, max_length=None, completion_only_loss=True, **COMMON,
-        )  # fmt: skip
-        data = datasets.Dataset.from_list([{"prompt": row.prompt, "completion": row.completion} for row in rows])
-        trainer = trl.SFTTrainer(
-            self.load(self.folder), args=arguments, train_dataset=data, processing_class=self.tokenizer
-        )
-        self._train(trainer, "sft", None, [], self.setting["sft_every"])
-        # By way of a folder: a copy of a prepared model would still call the original's forward.
-        saved = Path(self.scratch) / "sft"
-        trainer.save_model(str(saved))
-        return saved
-
-    def dpo(
-        self, saved: Path, pairs: list[dict[str, str]], held_out: list[dict[str, str]], beta: float, seed: int
-    ) -> dict[str, float]:
-        arguments = trl.DPOConfig(
-            output_dir=self.scratch, max_steps=self.setting["dpo_steps"], per_device_train_batch_size=128, beta=beta,
-            learning_rate=3e-4, max_length=None, seed=seed, precompute_ref_log_probs=True, **COMMON,
-        )  # fmt: skip
-        data = datasets.Dataset.from_list(pairs)
-        trainer = self.timed(
-            "dpo",
-            lambda: trl.DPOTrainer(
-                self.load(saved), args=arguments, train_dataset=data, processing_class=self.tokenizer
-            ),
-        )
-        return self._train(trainer, "dpo", self.load(saved).eval(), held_out, self.setting["dpo_every"])
-
-    def _train(self, trainer: Any, phase: str, start: Any, pairs: list[dict[str, str]], every: int) -> dict[str, float]:
-        evaluations = []
-        sweep = self
-
-        class Evaluate(transformers.TrainerCallback):
-            def measure(self, model: Any) -> None:
-                before = sweep.seconds["evaluation"]
-                evaluations.append(sweep.timed("evaluation", lambda: sweep.evaluate(model, start, pairs)))
-                sweep.seconds[phase] -= sweep.seconds["evaluation"] - before
-                model.train()
-
-            def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-                self.measure(model)
-
-            def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-                if state.global_step % every == 0:
-                    self.measure(model)
-
-        trainer.add_callback(Evaluate())
-        self.timed(phase, trainer.train)
-        return evaluations[-1]
-
-    def run(self) -> dict[str, Any]:
-        saved = self.sft()
-        model = self.load(saved).eval()
-        pairs = self.timed("collecting", lambda: self.collect(model, "train", self.setting["pairs"]))
-        held_out = self.timed("collecting", lambda: self.collect(model, "held_out", self.setting["held_out_pairs"]))
-        results: dict[str, list[dict[str, float]]] = {}
-        for beta in self.setting["betas"]:
-            for seed in range(self.setting["seeds"]):
-                results.setdefault(str(beta), []).append(self.dpo(saved, pairs, held_out, beta, seed))
-        return {"results": results, "seconds": dict(self.seconds)}
+    def texts(self, completions: torch.Tensor) -> list[str]:
+        """Each completion as text, up to its end of sequence (what generate adds behind it is padding)."""
+        return self.tokenizer.batch_decode(completions, skip_special_tokens=True)
 
 
-def main(folder: str, setting: str, out: str) -> None:
-    torch.set_num_threads(2)
+def main(setting_path: str, result_path: str) -> None:
+    """Do it all and write {seconds by phase, evaluations, versions}."""
+    setting = json.loads(Path(setting_path).read_text(encoding="utf-8"))
+    torch.set_num_threads(setting["threads"])
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    Path(out).write_text(json.dumps(Sweep(Path(folder), json.loads(setting)).run()))
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = Sweep(setting, Path(folder))
+        sweep.clock.seconds["start-up"] = time.perf_counter() - STARTED
+        sweep.run()
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, trl, datasets)}
+    result = {"seconds": dict(sweep.clock.seconds), "evaluations": sweep.evaluations, "versions": versions}
+    Path(result_path).write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":
