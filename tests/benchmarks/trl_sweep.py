@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import shutil
 import sys
 import tempfile
 import time
@@ -183,6 +184,9 @@ class Sweep:
 
     def run(self) -> None:
         """SFT, collecting, reference, every DPO run."""
+        if self.setting["given"] is not None:
+            self.run_on(**self.setting["given"])
+            return
         with self.clock.phase("sft"):
             self.train_sft()
         if self.setting["only_sft"]:
@@ -200,6 +204,28 @@ class Sweep:
                 trainer = self.dpo_trainer(pairs, beta, seed)
                 trainer.add_callback(Evaluation(self, f"beta={beta}/seed{seed}", self.dpo["evaluate"], held_out_pairs))
                 trainer.train()
+
+    def run_on(self, start: str, pairs: str, held_out: str, order: list[int], beta: float, seed: int) -> None:
+        """One DPO run on a start and pairs that another program made, in the order of its batches."""
+        shutil.copytree(start, self.folder / "start")
+        self.start = load_model(self.folder / "start").eval()
+        held_out_pairs = HeldOutPairs(self.read_pairs(held_out), self.start, self.tokenizer.pad_token_id)
+        data = datasets.Dataset.from_list(self.read_pairs(pairs)).select(order)
+        trainer = self.dpo_trainer(data, beta, seed, train_sampling_strategy="sequential")
+        trainer.add_callback(Evaluation(self, f"beta={beta}/seed{seed}", self.dpo["evaluate"], held_out_pairs))
+        trainer.train()
+
+    def read_pairs(self, path: str) -> list[dict[str, list[int]]]:
+        """Our pairs.jsonl as token ids."""
+        pairs = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        eos = self.tokenizer.eos_token
+        sides = {
+            "prompt_ids": [pair["prompt"] for pair in pairs],
+            "chosen_ids": [pair["chosen"] + eos for pair in pairs],
+            "rejected_ids": [pair["rejected"] + (eos if pair.get("rejected_ended", True) else "") for pair in pairs],
+        }
+        ids = {name: self.tokenizer(texts).input_ids for name, texts in sides.items()}
+        return [dict(zip(ids, row, strict=True)) for row in zip(*ids.values(), strict=True)]
 
     def train_sft(self) -> None:
         """From the preset to the folder "start"."""
@@ -235,7 +261,7 @@ class Sweep:
         labels = [[*[-100] * len(prompt), *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         return datasets.Dataset.from_dict({"input_ids": ids, "labels": labels})
 
-    def dpo_trainer(self, pairs: datasets.Dataset, beta: float, seed: int) -> PreparedDPOTrainer:
+    def dpo_trainer(self, pairs: datasets.Dataset, beta: float, seed: int, **more: Any) -> PreparedDPOTrainer:
         settings = self.dpo["hyperparameters"]
         arguments = trl.DPOConfig(
             output_dir=str(self.folder / "out"),
@@ -247,6 +273,7 @@ class Sweep:
             precompute_ref_log_probs=True,
             precompute_ref_batch_size=512,
             **COMMON,
+            **more,
         )
         return PreparedDPOTrainer(
             load_model(self.folder / "start"), args=arguments, train_dataset=pairs, processing_class=self.tokenizer
