@@ -28,6 +28,8 @@ class Timing:
     wall_seconds: float
     cpu_seconds: float
     """User and system, its children included."""
+    others_seconds: float
+    """What everything else on the machine took meanwhile: where it is not near 0, the wall times do not count."""
     began: float
     """time.time() when it was started."""
 
@@ -40,7 +42,7 @@ def environment() -> dict[str, str]:
 
 def time_command(command: list[str], *, code: int = 0, more_environment: dict[str, str] | None = None) -> Timing:
     """Run a command from the repository's root to its end. BenchmarkError where its exit code is not `code`."""
-    before, began, started = _children_seconds(), time.time(), time.perf_counter()
+    before, busy, began, started = _children_seconds(), _busy_seconds(), time.time(), time.perf_counter()
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -55,12 +57,21 @@ def time_command(command: list[str], *, code: int = 0, more_environment: dict[st
     if done.returncode != code:
         tail = "\n".join(done.stdout.splitlines()[-30:])
         raise BenchmarkError(f"{' '.join(command)}: exit code {done.returncode}, expected {code}\n{tail}")
-    return Timing(wall, _children_seconds() - before, began)
+    own = _children_seconds() - before
+    return Timing(wall, own, max(0.0, _busy_seconds() - busy - own), began)
 
 
 def _children_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def _busy_seconds() -> float:
+    """Of all processors, since the start of the machine; 0 where the system does not tell."""
+    if not (lines := _lines("/proc/stat")):
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, lines[0].split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def machine() -> dict[str, str]:

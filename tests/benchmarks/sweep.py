@@ -208,6 +208,7 @@ def _by_beta(evaluations: Evaluations) -> dict[str, dict[str, float]]:
 def _result(ours: list[Side], theirs: list[Side], overrides: tuple[str, ...]) -> Result:
     wall = [statistics.median(side.timing.wall_seconds for side in sides) for sides in (ours, theirs)]
     cpu = [statistics.median(side.timing.cpu_seconds for side in sides) for sides in (ours, theirs)]
+    others = [statistics.median(side.timing.others_seconds for side in sides) for sides in (ours, theirs)]
     trained = statistics.median(side.seconds["without report"] for side in ours)
     ratio = wall[0] / wall[1]
     figures = Table(
@@ -217,6 +218,7 @@ def _result(ours: list[Side], theirs: list[Side], overrides: tuple[str, ...]) ->
             ["wall time", f"{wall[0]:.1f}", f"{wall[1]:.1f}", f"{ratio:.2f}"],
             ["wall time, our report not counted", f"{trained:.1f}", f"{wall[1]:.1f}", f"{trained / wall[1]:.2f}"],
             ["processor time", f"{cpu[0]:.1f}", f"{cpu[1]:.1f}", f"{cpu[0] / cpu[1]:.2f}"],
+            ["processor time of other programs", f"{others[0]:.1f}", f"{others[1]:.1f}", ""],
         ],
     )
     phases = {phase: statistics.median(side.seconds[phase] for side in theirs) for phase in theirs[0].seconds}
