@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 _FORK = multiprocessing.get_context("fork")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-_KEEP_FREED_MEMORY = ((-3, 1 << 30), (-1, (1 << 31) - 1))  # mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+_KEEP_FREED_MEMORY = ((-3, 32 << 20), (-1, 512 << 20))  # mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 BUG_EXIT_CODE = 1
 
 

@@ -36,7 +36,7 @@ from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.distributed import training_device
 from workbench.trainer.precision import resolve_precision
 
-DATA_VERSION = 1
+DATA_VERSION = 2
 ROWS_FILE = "rows.safetensors"
 MAX_TASK_TOKENS = 2048
 MAX_BAD_SHOWN = 20
@@ -240,7 +240,7 @@ class Preparer:
             examples, bad = reading.read()
             rows, counts = reading.tokenise(examples, tokenizer)
             if not len(rows):
-                raise DataError("no row is left to train on: every one was empty after truncation")
+                raise DataError("no row is left to train on: nothing to learn from was left after truncation")
             rows.save(folder / ROWS_FILE)
             return {"counts": vars(counts) | {"bad": len(bad), "bad_examples": bad[:MAX_BAD_SHOWN]}}
 
