@@ -7,6 +7,7 @@ survives a fork.
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -164,6 +165,9 @@ def _run(target: Callable[[], None], threads: int, log: Path) -> None:
 def _become_worker(threads: int) -> None:
     """A session of its own, so that Ctrl-C reaches it only through its parent; its end follows its parent's."""
     os.setsid()
+    # What came with the fork is never garbage, and counting it would copy its pages.
+    gc.freeze()
+    gc.enable()
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         library.prctl(_DIE_WITH_PARENT, signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing.connection
 import os
 import signal
@@ -158,6 +159,7 @@ class Sweep:
 
     def _train(self, prepared: list[PreparedRun]) -> None:
         """Each in a process of its own, `jobs` at a time."""
+        gc.enable()  # it was off while everything was loaded
         waiting = list(reversed(prepared))
         steps = {run.spec.key: num_steps(run) for run in prepared}
         while waiting or self._processes:
