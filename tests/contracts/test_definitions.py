@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from workbench.data.settings import TaskData
+from workbench.data.tasks import make_rows
+from workbench.experiment.definition.resolve import load_experiment
+
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 SMALL = {"evaluate": {"prompts": 16, "every": 1}, "data": {"rows": 512}, "collect": {"pairs": 32, "held_out_pairs": 16}}
@@ -39,6 +43,16 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
             part["model"] = {"preset": "tiny"}
     definition.setdefault("hyperparameters", {})["steps"] = 2
     return definition
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_definition_asks_for_no_more_prompts_than_its_tasks_have(name):
+    for run in load_experiment(name, folder=ROOT / "experiments").runs:
+        if isinstance(run.data, TaskData):
+            assert len(make_rows(run.data, "train", run.data.rows, run.data.seed)) == run.data.rows
+        if run.evaluate is not None and run.evaluate.task is not None:
+            task = TaskData(task=run.evaluate.task, digits=run.evaluate.digits, numbers=run.evaluate.numbers)
+            assert len(make_rows(task, "held_out", run.evaluate.prompts, run.evaluate.seed)) == run.evaluate.prompts
 
 
 @pytest.mark.multi
