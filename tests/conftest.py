@@ -138,13 +138,14 @@ def in_processes(torch) -> Callable[..., list[Any]]:
     environment. A process that dies gives its exit code as an int (a signal as a negative one); one that raises fails
     the test."""
 
+    from workbench.trainer.distributed import leave_process_group
+
     def child(function: Callable[[int], Any], rank: int, world: int, port: int, sender: Any) -> None:
         if world > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         sender.send_bytes(pickle.dumps(function(rank)))
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave_process_group()
 
     def run(number: int, function: Callable[[int], Any]) -> list[Any]:
         context = multiprocessing.get_context("fork")

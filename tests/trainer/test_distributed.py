@@ -175,10 +175,13 @@ def test_two_processes_find_each_other_by_torchruns_environment(in_processes):
     assert "RANK" not in os.environ
 
 
+# What is registered first runs last: by then the processes must have parted.
 SCRIPT = """
-import sys
+import atexit, sys
 from pathlib import Path
 import torch
+
+atexit.register(lambda: print("left together:", torch.distributed.is_initialized()))
 from workbench.models.load import load_model
 from workbench.trainer import SFTTrainer
 
@@ -195,14 +198,21 @@ trainer.train()
 @pytest.mark.slow
 def test_torchrun_starts_the_same_run(tiny_folder, tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    # This machine's own name need not resolve.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     rows = {}
     for number in (1, 2):
         output = tmp_path / str(number)
-        arguments = [*command, str(number), str(tmp_path / "train.py"), str(tiny_folder), str(output)]
-        subprocess.run(
-            arguments, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120
+        script = [str(tmp_path / "train.py"), str(tiny_folder), str(output)]
+        done = subprocess.run(
+            [*command, "--nproc-per-node", str(number), *script],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("left together: False") == number
         rows[number] = read_rows(output / "metrics.jsonl")
     assert [row["step"] for row in rows[2]] == [0, 1, 2]
     assert rows[2][2]["loss"] == pytest.approx(rows[1][2]["loss"], rel=1e-5)

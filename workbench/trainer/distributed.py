@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from typing import Any, TypeVar
@@ -11,6 +12,14 @@ import torch
 from workbench.errors import DefinitionError
 
 T = TypeVar("T")
+
+# What is exchanged on the CPU has a group of its own, which nothing else holds. So leaving it ends gloo's threads: one
+# that still lets go of an exchanged tensor while Python shuts down aborts the process (about one end in four).
+_own_group: list[torch.distributed.ProcessGroup] = []
+
+
+def _group(device: torch.device) -> torch.distributed.ProcessGroup | None:
+    return _own_group[0] if device.type == "cpu" and _own_group else None
 
 
 def is_distributed() -> bool:
@@ -42,11 +51,13 @@ def training_device(wanted: str | None) -> torch.device:
 
 
 def join_process_group(device: torch.device) -> None:
-    """Meet the other processes, once; nothing to do for a single process."""
+    """Meet the other processes, once, and part from them at this process's end; nothing to do for a single process."""
     if is_distributed() and not torch.distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _own_group.append(torch.distributed.new_group(backend="gloo"))
+        atexit.register(leave_process_group)
 
 
 def wrap_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -66,7 +77,7 @@ def reduce_tensor(tensor: torch.Tensor, operation: str = "sum") -> torch.Tensor:
         return tensor
     reduced = tensor.clone()
     operations = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
-    torch.distributed.all_reduce(reduced, operations[operation])
+    torch.distributed.all_reduce(reduced, operations[operation], group=_group(tensor.device))
     return reduced
 
 
@@ -75,7 +86,7 @@ def gather_objects(value: T) -> list[T]:
     if not is_distributed():
         return [value]
     gathered: list[Any] = [None] * get_world_size()
-    torch.distributed.all_gather_object(gathered, value)
+    torch.distributed.all_gather_object(gathered, value, group=_group(torch.device("cpu")))
     return gathered
 
 
@@ -84,14 +95,14 @@ def broadcast_object(value: T) -> T:
     if not is_distributed():
         return value
     holder: list[Any] = [value]
-    torch.distributed.broadcast_object_list(holder, src=0)
+    torch.distributed.broadcast_object_list(holder, src=0, group=_group(torch.device("cpu")))
     return holder[0]
 
 
 def barrier() -> None:
     """Wait for every process."""
     if is_distributed():
-        torch.distributed.barrier()
+        torch.distributed.barrier(group=_group(torch.device("cpu")))
 
 
 def any_process(flag: bool) -> bool:
@@ -100,8 +111,9 @@ def any_process(flag: bool) -> bool:
 
 
 def leave_process_group() -> None:
-    """Part from the other processes at the end of a job."""
+    """Part from the other processes, where any were met."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        _own_group.clear()
         torch.distributed.destroy_process_group()
 
 
