@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from workbench.rewards import get_verifier, verifier_version
 from workbench.rewards.countdown import MAX_CHARACTERS, MAX_DEPTH, countdown_prompt, verify_countdown
+from workbench.rewards.number import extract_number, number_match
 from workbench.rewards.sort import sort_prompt, verify_sort
-from workbench.rewards.text import exact_match, extract_number, number_match
+from workbench.rewards.text import exact_match
 
 COUNTDOWN = {  # target from numbers -> right, wrong
     "make 6 from 1 2 3: ": (["1+2+3", " 1 + 2 + 3 "], ["1+2+4", "3+3", "1+2+3+0", "6", "1+1+2+2", "3*2"]),
@@ -135,11 +136,23 @@ NUMBERS = [
     ("#### 18", 18), ("5\n#### -18\n", -18), ("#### 1,018 apples and 3", 1018), ("#### 1 #### 2", 2), ("7 ####18", 18),
     ("", None), ("none", None), ("7 ####", None), ("7 #### none", None), ("٣", None), ("-", None), (".", None),
     ("9" * 1000, int("9" * 1000)), ("9" * 1001, None), ("9" * 100_000, None),
+    ("18.", 18), ("1.50.", Fraction(3, 2)), ("-$5", -5), ("$-5", -5), ("\u20137", -7), ("3\u20135", 5), ("**18**", 18),
+    ("3/4", Fraction(3, 4)), ("-3/4", Fraction(-3, 4)), ("16/2", 8), ("1.5/3", Fraction(1, 2)), ("3/0", None),
+    ("3 / 4", 4), ("1/2/2026", 2026), ("5/1,000", Fraction(1, 200)), ("0/5", 0),
+    ("1e3", 1000), ("2.5E-1", Fraction(1, 4)), ("1e999", 10**999), ("1e1000", None), ("-1e-1000", None),
+    ("nan", None), ("inf", None), ("-Infinity", None), ("1_000", 0), ("0x1F", 1), ("18e", 18), ("1.2.3", 3),
+    ("\\boxed{18} in 5 days", 18), ("\\boxed{1}, so \\boxed{-2}", -2), ("\\boxed{\\frac{3}{4}}", Fraction(3, 4)),
+    ("\\boxed{1{,}234}", 1234), ("\\boxed{x = \\$5}", 5), ("\\boxed{\\text{7 apples}}", 7), ("7 \\boxed{}", None),
+    ("#### 3 \\boxed{4}", 3), ("\\boxed{4", 4), ("-\\dfrac{1}{2}", Fraction(-1, 2)),
+    ("A: 18\n\nQ: 5 more?", 18), ("The answer is 18.\nIn 2 days", 18), ("A: 48 + 24 = 72", 72), ("Answer:\n18", 18),
+    ("**Answer:** $1,250.50", Fraction("1250.5")), ("answer is 1. No: the answer is 2.\n3", 2),
+    ("the answer is yes, 4 of\n5", 4), ("the answer is yes\n5", 5), ("Plan A: 3\nis 4", 3), ("BA: 3\nis 4", 4),
+    ("\\boxed{4}\nA: 5", 4),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "number"), NUMBERS, ids=[text[:20] for text, _ in NUMBERS])
-def test_the_number_is_the_last_or_the_one_after_the_mark(text, number):
+def test_the_number_is_the_one_that_the_first_mark_there_gives_else_the_last(text, number):
     assert extract_number(text) == number
 
 
@@ -147,10 +160,23 @@ def test_the_number_is_the_last_or_the_one_after_the_mark(text, number):
     ("completion", "answer", "right"),
     [("so 18", "work\n#### 18", 1), ("#### 18.0", "#### 18", 1), ("1,018", "1018", 1), ("-18", "18", 0),
      ("18", "180", 0),
-     ("1.8", "18", 0), (".5", "5", 0), ("no", "no", 0), ("18", "no", 0), ("no", "18", 0), ("", "", 0), ("18", None, 0)],
+     ("1.8", "18", 0), (".5", "5", 0), ("1.50", "1.5", 1), ("1/2", "0.5", 1), ("0.1", "1/10", 1), ("1/3", "0.3333", 0),
+     ("50%", "50", 1), ("50%", "0.5", 0), ("0.30000000000000004", "0.3", 0), ("1e16", "10000000000000001", 0),
+     ("A: 72", "24+48\n#### 72", 1), ("-0", "0", 1),
+     ("no", "no", 0), ("18", "no", 0), ("no", "18", 0), ("", "", 0), ("18", None, 0)],
 )  # fmt: skip
 def test_numbers_match_by_value(completion, answer, right):
     assert number_match("p", completion, answer) == right
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 10**6, "1/" * 10**5, "1," * 10**5, "1" * 10**5 + "/", "1e" * 10**5, "A:" * 10**5, "." * 10**6,
+             "\\frac{" * 10**5, "#### " * 10**5, "111," * 10**5 + "1"]
+)  # fmt: skip
+def test_no_text_takes_long_to_read(text):
+    begun = time.monotonic()
+    number_match("p", text, text)
+    assert time.monotonic() - begun < 1
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from workbench.rewards import countdown, sort, text
+from workbench.rewards import countdown, number, sort, text
 
 Verifier = Callable[[str, str, str | None], float]
 _VERIFIERS: dict[str, tuple[Verifier, int]] = {
     "sort": (sort.verify_sort, sort.VERSION),
     "countdown": (countdown.verify_countdown, countdown.VERSION),
     "exact": (text.exact_match, text.VERSION),
-    "number": (text.number_match, text.VERSION),
+    "number": (number.number_match, number.VERSION),
 }
 
 
