@@ -10,14 +10,14 @@ import pytest
 
 @pytest.fixture(scope="session")
 def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
-    """make(name, batches=..., dtype=..., optimizer=..., lora=False, **settings) -> a trainer of that name."""
+    """make(name, batches=..., dtype=..., make_optimizer=..., lora=False, **settings) -> a trainer of that name."""
 
     def make(
         name: str,
         *,
         batches: Any = None,
         model: Any = None,
-        optimizer: Any = None,
+        make_optimizer: Any = None,
         lora: bool = False,
         arguments: dict[str, Any] | None = None,
         **settings: Any,
@@ -35,7 +35,7 @@ def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
         chosen = {"precision": "float32", "device": "cpu", "checkpoint_seconds": 0.0} | settings
         return trainer_class(
             model,
-            optimizer and optimizer(model),
+            make_optimizer and make_optimizer(model),
             batches,
             settings=trainer_class.settings_class(**chosen),
             **(arguments or {}),

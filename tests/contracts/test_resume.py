@@ -23,6 +23,8 @@ STOPPING = {
     "evaluate_every": 1,
     "early_stopping": {"metric": "eval/loss", "mode": "min", "patience": 3},
 }
+# Ends at its fifth step, by the loss of its second.
+RANGE_TEST = {"schedule": "range_test", "learning_rate": 10.0, "min_learning_rate_ratio": 0.01, "range_test_stop": 1.5}
 VARIANTS = {
     **{name: (name, {}) for name in trainer_names()},
     "sft-lora": ("sft", {"lora": True}),
@@ -31,6 +33,10 @@ VARIANTS = {
     "dpo-micro-batches": ("dpo", {"micro_batch_rows": 2, "schedule": "cosine", "warmup_steps": 2}),
     "sft-bf16": ("sft", {"precision": "bf16"}),
     "sft-fp16": ("sft", {"precision": "fp16"}),
+    "sft-averaged": ("sft", STOPPING | {"ema_decay": 0.5}),
+    "dpo-muon-averaged": ("dpo", {"optimizer": "muon", "ema_decay": 0.9, "weight_decay": 0.1}),
+    "sft-lora-recomputed": ("sft", {"lora": True, "gradient_checkpointing": True}),
+    "sft-range-test": ("sft", RANGE_TEST),
 }
 
 

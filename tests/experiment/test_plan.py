@@ -41,14 +41,15 @@ def plan(lab: Path, run, **options):
 
 @pytest.mark.parametrize(
     "override", ["learning_rate=0.1", "steps=5", "batch_rows=8", "threads=2", "data.rows=128", "model.seed=1",
-                 "evaluate.prompts=4", "max_grad_norm=null", "budget.tokens=100", "schedule=cosine"]
+                 "evaluate.prompts=4", "max_grad_norm=null", "budget.tokens=100", "schedule=cosine",
+                 "ema_decay=0.9", "optimizer=muon"]
 )  # fmt: skip
 def test_what_decides_numbers_changes_the_fingerprint(lab, override):
     assert fingerprint_of(lab, override) != fingerprint_of(lab)
 
 
-@pytest.mark.parametrize("override", ["micro_batch_rows=2", "keep_checkpoints=5", "checkpoint_every=1", "device=cpu",
-                                      "question=Why?", "track=[]"])  # fmt: skip
+@pytest.mark.parametrize("override", ["micro_batch_rows=2", "gradient_checkpointing=true", "keep_checkpoints=5",
+                                      "checkpoint_every=1", "device=cpu", "question=Why?", "track=[]"])  # fmt: skip
 def test_what_decides_no_number_leaves_it(lab, override):
     assert fingerprint_of(lab, override) == fingerprint_of(lab)
 
@@ -141,3 +142,26 @@ def test_the_estimate_counts_steps_rows_and_parameters_by_hand(lab):
     parameters = 98 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 256)
     assert found.flops == 32 * 16 * 14 * 6 * parameters
     assert found.seconds == found.flops / 1e9
+
+
+def test_the_estimate_counts_optimiser_averages_and_what_is_kept_by_hand(lab):
+    def memory(*overrides):
+        run = only_run(lab, *overrides)
+        found = estimate(run, {run.key: run}, lab / "runs", Speed(1e9, "test"))
+        return found.memory_bytes, found.disk_bytes, found.flops
+
+    hidden = 2 * (4 * 64 * 64 + 3 * 64 * 256)
+    parameters, tokens = 98 * 64 + hidden, 16 * 14
+    plain = memory()
+    assert plain[0] == 4 * (4 * parameters + tokens * (20 * 64 * 2 + 2 * 98))
+    assert plain[1] == 4 * (parameters + 2 * 3 * parameters)
+    averaged, muon, again = memory("ema_decay=0.9"), memory("optimizer=muon"), memory("gradient_checkpointing=true")
+    assert [a - b for a, b in zip(averaged, plain, strict=True)] == [4 * parameters, 2 * 4 * parameters, 0]
+    assert [a - b for a, b in zip(muon, plain, strict=True)] == [-4 * hidden, -2 * 4 * hidden, 0]
+    assert plain[0] - again[0] == 4 * tokens * 64 * (20 * 2 - 20 - 2)
+    assert again[2] - plain[2] == 4 * tokens * 2 * hidden
+
+
+def test_what_is_computed_again_counts_where_it_moves_the_end(lab):
+    budget = "budget.flops=1.0e9"
+    assert fingerprint_of(lab, budget, "gradient_checkpointing=true") != fingerprint_of(lab, budget)

@@ -67,6 +67,18 @@ def test_two_processes_train_as_one(name, run, in_processes):
     assert same_numbers(other_row, row)
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "more", [{"gradient_checkpointing": True, "micro_batch_rows": 1}, {"ema_decay": 0.5}, {"optimizer": "muon"}]
+)
+def test_two_processes_train_as_one_with_every_extra(name, more, run, in_processes):
+    (row, weights), (_, other_weights) = in_processes(2, lambda rank: run(name, rank, 2, **more))
+    expected_row, expected = run(name, 0, 1, **more)
+    assert (weights == other_weights).all()
+    assert ((weights - expected).norm() / expected.norm()).item() <= 1e-10
+    assert same_numbers(row, expected_row)
+
+
 def test_a_process_without_held_out_rows_takes_part_in_evaluation(run, in_processes):
     (row, _), _ = in_processes(2, lambda rank: run("dpo", rank, 2, held_out=1))
     assert same_numbers(row, run("dpo", 0, 1, held_out=1)[0])

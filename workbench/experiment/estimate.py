@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.data.settings import CollectData, FileData
-from workbench.data.sources import read_records
+from workbench.data.reading import local_files, open_records
+from workbench.data.settings import CollectData, ReadData
 from workbench.data.tasks import iterate_rows
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
@@ -23,9 +23,8 @@ from workbench.models.presets import preset_config
 from workbench.models.smollm2 import SMOLLM2_NAME
 from workbench.tracking.reader import read_json
 
-BYTES_PER_TRAINED = 16
-"""float32 weight, gradient and AdamW's two moments."""
-BYTES_PER_FROZEN = 4
+BYTES_PER_NUMBER = 4
+"""float32: weights, gradients, the optimiser's state, activations."""
 ACTIVATIONS_PER_LAYER = 20
 """float32 numbers kept for the backward pass, per token, layer and unit of width."""
 CHARACTERS_PER_TOKEN = 3.6
@@ -105,25 +104,26 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
     if config is None or size is None or trained is None:
         return Estimate(rows, steps, steps_per_epoch, tokens_per_step, None, None, None, None)
     frozen = size - trained if spec.lora is None else size
+    state = _num_state(config, spec, trained)
     flops = seconds = memory = None
     if steps and tokens_per_step:
-        flops = steps * tokens_per_step * (4 * frozen + 6 * trained)
+        again = 2 * _num_hidden(config) if settings.gradient_checkpointing else 0
+        flops = steps * tokens_per_step * (4 * frozen + 6 * trained + again)
         seconds = flops / speed.flops_per_second
     if tokens_per_row:
         at_once = min(batch, settings.micro_batch_rows or batch) * tokens_per_row
-        width = config["hidden_size"] * config["num_hidden_layers"]
-        activations = 4.0 * at_once * (ACTIVATIONS_PER_LAYER * width + 2 * config["vocab_size"])
-        reference = BYTES_PER_FROZEN * size if spec.lora is None and spec.start and spec.evaluate else 0
-        memory = BYTES_PER_TRAINED * trained + BYTES_PER_FROZEN * frozen + reference + activations
-    disk = BYTES_PER_FROZEN * (size + 3 * trained * (settings.keep_checkpoints + bool(settings.early_stopping)))
+        activations = at_once * (_layer_activations(config, spec) + 2 * config["vocab_size"])
+        reference = size if spec.lora is None and spec.start and spec.evaluate else 0
+        memory = BYTES_PER_NUMBER * (2 * trained + state + frozen + reference + activations)
+    disk = BYTES_PER_NUMBER * (size + (trained + state) * (settings.keep_checkpoints + bool(settings.early_stopping)))
     return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk)
 
 
 def _data_size(spec: RunSpec, *, characters: bool) -> tuple[int | None, float | None]:
     """Rows (or pairs), and the tokens that a step computes for one; characters: a token is a character."""
     data = spec.data
-    if isinstance(data, FileData):
-        lengths = _file_lengths(Path(data.path).expanduser(), pairs=spec.hyperparameters.data_form == "pairs")
+    if isinstance(data, ReadData):
+        lengths = _row_lengths(data, pairs=spec.hyperparameters.data_form == "pairs")
         if not lengths:
             return None, None
         per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
@@ -134,17 +134,22 @@ def _data_size(spec: RunSpec, *, characters: bool) -> tuple[int | None, float | 
     return (data.collect.pairs, 2 * mean) if isinstance(data, CollectData) else (data.rows, mean)
 
 
-def _file_lengths(path: Path, *, pairs: bool) -> list[int]:
+def _row_lengths(data: ReadData, *, pairs: bool) -> list[int]:
     """Characters that each row makes the model read; a prompt of a pair is read twice. Empty where unreadable."""
-    if not path.is_file() or path.stat().st_size > LARGEST_READ:
-        return []
     try:
+        files = local_files(data)
+        if not files or not all(path.is_file() for path in files) or sum(map(_size, files)) > LARGEST_READ:
+            return []
         return [
             sum(len(str(value)) * (1 + (pairs and name == "prompt")) for name, value in record.fields.items())
-            for record in read_records(path)
+            for record in open_records(data)
         ]
     except WorkbenchError:
         return []
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _model_config(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> dict[str, Any] | None:
@@ -171,7 +176,28 @@ def _projections(config: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 def _num_parameters(config: Mapping[str, Any]) -> int:
     embeddings = config["vocab_size"] * config["hidden_size"] * (1 if config.get("tie_word_embeddings") else 2)
-    return embeddings + config["num_hidden_layers"] * sum(i * o for i, o in _projections(config))
+    return embeddings + _num_hidden(config)
+
+
+def _num_hidden(config: Mapping[str, Any]) -> int:
+    """Of the layers' matrices: all but embedding and head."""
+    return config["num_hidden_layers"] * sum(i * o for i, o in _projections(config))
+
+
+def _num_state(config: Mapping[str, Any], spec: RunSpec, trained: int) -> int:
+    """Numbers beside weight and gradient: AdamW's two moments, Muon's one of a hidden matrix, averaged weights."""
+    settings = spec.hyperparameters
+    hidden = trained if spec.lora is not None else _num_hidden(config)
+    moments = 2 * trained - (hidden if settings.optimizer == "muon" else 0)
+    return moments + (trained if settings.ema_decay is not None else 0)
+
+
+def _layer_activations(config: Mapping[str, Any], spec: RunSpec) -> int:
+    """Numbers that the layers keep for each token; under gradient checkpointing their inputs, and all of one layer."""
+    width, layers = config["hidden_size"], config["num_hidden_layers"]
+    if spec.hyperparameters.gradient_checkpointing:
+        return width * (layers + ACTIVATIONS_PER_LAYER)
+    return width * layers * ACTIVATIONS_PER_LAYER
 
 
 def _num_lora(config: Mapping[str, Any], spec: RunSpec) -> int:

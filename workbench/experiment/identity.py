@@ -13,7 +13,8 @@ from typing import Any
 
 from workbench.config import file_sha256, fingerprint
 from workbench.data import tasks
-from workbench.data.settings import CollectData, FileData, TaskData
+from workbench.data.hub import dataset_identity
+from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.sources import SUFFIXES
 from workbench.errors import DataError
 from workbench.experiment.definition.schema import START, RunSpec, dump
@@ -26,8 +27,8 @@ from workbench.rewards import verifier_version
 VERSION = 1
 # Settings that no number depends on, or that stand elsewhere in the dict.
 FREE_HYPERPARAMETERS = (
-    *("device", "micro_batch_rows", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints", "budget"),
-    *("seed", "evaluate_every", "precision"),
+    *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
+    *("keep_checkpoints", "budget", "seed", "evaluate_every", "precision"),
 )
 
 
@@ -50,7 +51,9 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
         if key not in (None, START) and (key in remade or not RunFolder(runs, key).is_finished()):
             return Identity(None, key)
     model = model_identity(spec.model, spec.start, runs)
-    hyperparameters = dump(spec.hyperparameters)
+    hyperparameters, free = dump(spec.hyperparameters), set(FREE_HYPERPARAMETERS)
+    if spec.budget is not None and spec.budget.flops is not None:
+        free.remove("gradient_checkpointing")  # what is computed again is charged, so it moves the end of the run
     return Identity(
         {
             "version": VERSION,
@@ -59,7 +62,7 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
             "model": model,
             "lora": dump(spec.lora),
             "data": data_identity(spec, model, runs),
-            "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in FREE_HYPERPARAMETERS},
+            "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in free},
             "precision": precision,
             "evaluate": _evaluate_identity(spec),
             "budget": dump(spec.budget),
@@ -87,9 +90,33 @@ def data_identity(spec: RunSpec, model: Any, runs: Path) -> dict[str, Any]:
     data = spec.data
     if isinstance(data, TaskData):
         return {**dump(data), "version": tasks.VERSION}
-    if isinstance(data, FileData):
-        return {**{k: v for k, v in dump(data).items() if k != "path"}, "file": file_identity(data.path)}
+    if isinstance(data, ReadData):
+        return {**reading_identity(data), **source_identity(data)}
     return collect_identity(spec, data, model, runs)
+
+
+def reading_identity(data: ReadData) -> dict[str, Any]:
+    """How the rows are read; what was not asked for is left out."""
+    fields = dump(data)
+    kept = {name: fields[name] for name in ("max_tokens", "bad_rows", "chat_template")}
+    return kept | {name: fields[name] for name in ("columns", "rows") if fields[name]}
+
+
+def source_identity(data: ReadData) -> dict[str, Any]:
+    """What decides the rows themselves: contents, or a commit of the hub."""
+    if isinstance(data, FileData):
+        return {"file": file_identity(data.path)}
+    assert isinstance(data, DatasetData)
+    return dataset_identity(data)
+
+
+def data_files(data: ReadData) -> dict[str, str]:
+    """For the record: what was read, and the hash or commit of its contents."""
+    identity = source_identity(data)
+    if isinstance(data, FileData):
+        return {data.path: identity["file"]}
+    assert isinstance(data, DatasetData)
+    return {data.dataset: identity.get("revision") or fingerprint(identity)}
 
 
 def collect_identity(spec: RunSpec, data: CollectData, model: Any, runs: Path) -> dict[str, Any]:

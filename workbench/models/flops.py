@@ -10,18 +10,21 @@ from workbench.models.outputs import input_embedding, output_head
 
 FLOPS_FORMULA = (
     "forward 2 (N_frozen + N_trained) a token, backward 2 N_frozen + 4 N_trained, attention "
-    "4 x layers x width x context forward and twice that backward; input embedding excluded, output head included"
+    "4 x layers x width x context forward and twice that backward; input embedding excluded, output head included; "
+    "gradient checkpointing adds the forward of all but the head"
 )
 
 
 @dataclass(frozen=True)
 class ModelFlops:
-    """num_trained, num_frozen: parameters that multiply each token. width: heads x head size."""
+    """num_trained, num_frozen: parameters that multiply each token, num_head of them the output head's (0: not known).
+    width: heads x head size."""
 
     num_trained: int
     num_frozen: int
     num_layers: int = 0
     width: int = 0
+    num_head: int = 0
 
     @classmethod
     def of_model(cls, model: torch.nn.Module) -> ModelFlops:
@@ -35,7 +38,8 @@ class ModelFlops:
         layers = getattr(config, "num_hidden_layers", 0)
         heads = getattr(config, "num_attention_heads", 0)
         size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(heads, 1)
-        return cls(trained, sum(parameter.numel() for parameter in counted) - trained, layers, heads * size)
+        frozen = sum(parameter.numel() for parameter in counted) - trained
+        return cls(trained, frozen, layers, heads * size, head.weight.numel() if head is not None else 0)
 
     def forward(self, tokens: float, context: float) -> float:
         """context: positions attended to, summed over the tokens."""
@@ -45,6 +49,7 @@ class ModelFlops:
         """Of the same tokens."""
         return (2 * self.num_frozen + 4 * self.num_trained) * tokens + 8 * self.num_layers * self.width * context
 
-    def training(self, tokens: float, context: float) -> float:
-        """Forward and backward."""
-        return self.forward(tokens, context) + self.backward(tokens, context)
+    def training(self, tokens: float, context: float, *, recomputed: bool = False) -> float:
+        """Forward and backward; recomputed: the layers' forward once more, under gradient checkpointing."""
+        again = self.forward(tokens, context) - 2 * self.num_head * tokens if recomputed else 0.0
+        return self.forward(tokens, context) + self.backward(tokens, context) + again

@@ -25,6 +25,7 @@ from workbench.trainer.accumulation import StepLoss
 from workbench.trainer.batches import Batch, batches_from, is_empty, num_rows, split_rows
 from workbench.trainer.costs import Costs
 from workbench.trainer.early_stopping import Stopper
+from workbench.trainer.ema import AveragedWeights
 from workbench.trainer.hooks import TrainerHooks
 from workbench.trainer.interrupts import InterruptRequested, Interrupts
 from workbench.trainer.loss import LossResult
@@ -32,6 +33,8 @@ from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.output_folder import OutputFolder
 from workbench.trainer.precision import Precision, resolve_precision
 from workbench.trainer.progress import Progress
+from workbench.trainer.range_test import RangeTest
+from workbench.trainer.recompute import Recompute
 from workbench.trainer.schedule import configure_scheduler
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.snapshot import restore_snapshot, take_snapshot
@@ -78,6 +81,7 @@ class BaseTrainer(TrainerHooks):
         self.tokenizer = tokenizer
         model.to(self.device)
         self._set_up_model(model)
+        self._recomputing = Recompute(model).active if self.settings.gradient_checkpointing else nullcontext
         self.optimizer = optimizer if optimizer is not None else configure_optimizer(model, self.settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.num_steps = self._plan_steps()
@@ -86,6 +90,9 @@ class BaseTrainer(TrainerHooks):
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
         self.flops = ModelFlops.of_model(model)
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
+        self.ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
+        ranging = self.settings.schedule == "range_test"
+        self.range_test = RangeTest(self.num_steps, self.settings.range_test_stop) if ranging else None
         self._folder = OutputFolder(output_dir, self.settings, writes=self.is_main)
         self.output_dir = self._folder.path
         self._set_up_state()
@@ -142,7 +149,13 @@ class BaseTrainer(TrainerHooks):
         return self.last_row
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out loss over val_loader ("eval/loss" and the trainer's metrics) and every evaluator's metrics."""
+        """Held-out loss over val_loader ("eval/loss" and the trainer's metrics) and every evaluator's metrics; of the
+        averaged weights where there are any."""
+        # A signal may interrupt the measuring, never the swap.
+        with self.ema.swapped_in() if self.ema else nullcontext(), self._interrupts.interruptible():
+            return distributed.broadcast_object(self._measure())
+
+    def _measure(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         wrapped, model = self.model, self.unwrapped_model
         was_training = model.training
@@ -159,7 +172,7 @@ class BaseTrainer(TrainerHooks):
         finally:
             model.train(was_training)
             self.model = wrapped
-        return distributed.broadcast_object(metrics)
+        return metrics
 
     def save_checkpoint(self, path: Path | str) -> None:
         """Write everything a resume needs to the folder `path`, atomically."""
@@ -195,7 +208,8 @@ class BaseTrainer(TrainerHooks):
         # From here to the end the step is committed: nothing may interrupt it half-way.
         tokens, context = spent.tolist()
         seconds = time.perf_counter() - started
-        self.costs.add(Costs(trained_tokens=int(tokens), flops=self.flops.training(tokens, context), seconds=seconds))
+        flops = self.flops.training(tokens, context, recomputed=self.settings.gradient_checkpointing)
+        self.costs.add(Costs(trained_tokens=int(tokens), flops=flops, seconds=seconds))
         if not self._update(row):
             return
         self.step += 1
@@ -252,7 +266,7 @@ class BaseTrainer(TrainerHooks):
         micro_batches = list(split_rows(batch, self.micro_batch_rows))
         for index, micro_batch in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1
-            with nullcontext() if is_last else distributed.no_sync(self.model):
+            with nullcontext() if is_last else distributed.no_sync(self.model), self._recomputing():
                 self.precision.backward(loss.add(self._loss_result(micro_batch)))
         return loss.finish(self.parameters)
 
@@ -271,9 +285,14 @@ class BaseTrainer(TrainerHooks):
     def _update(self, row: dict[str, float]) -> bool:
         """Step optimiser and schedule, or do what `non_finite` says; False when the run was rolled back."""
         finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
-        if finite or (math.isfinite(row["loss"]) and self.precision.expects_overflow):
+        sound = finite or (math.isfinite(row["loss"]) and self.precision.expects_overflow)
+        if self.range_test:
+            self.stopped_by = self.range_test.observe(row["loss"] if sound else math.nan, row["learning_rate"])
+        if sound:
             self.precision.step(self.optimizer)
-        elif self.settings.non_finite == "skip":
+            if finite and self.ema:
+                self.ema.update(self.step + 1)
+        elif self.settings.non_finite == "skip" or self.range_test:
             self.precision.skip()
         else:
             found = f"step {self.step + 1}: loss is {row['loss']}, gradient norm {row['grad_norm']}"
@@ -316,8 +335,7 @@ class BaseTrainer(TrainerHooks):
             self.stopped_by = distributed.broadcast_object(self.costs.spent(self.settings.budget))
         every, is_last = self.settings.evaluate_every, self.step >= self.num_steps or self.stopped_by is not None
         if self.step == 0 or is_last or (every and self.step % every == 0):
-            with self._interrupts.interruptible():
-                row = row | self.evaluate()
+            row = row | self.evaluate()
         row = row | self.costs.row()
         self._folder.append(row)
         self.last_row, self.pending_row = row, None
@@ -333,7 +351,8 @@ class BaseTrainer(TrainerHooks):
             return False
         improved = self.stopper.observe(self.step, held_out)
         if improved and self.output_dir is None:
-            self._best_weights = {k: v.detach().clone() for k, v in model_tensors(self.unwrapped_model).items()}
+            weights = self.ema.shadow if self.ema else model_tensors(self.unwrapped_model)
+            self._best_weights = {name: value.detach().clone() for name, value in weights.items()}
         if self.stopper.should_stop and not self.stopped_by:
             self.stopped_by = "early_stopping"
         return improved
@@ -350,17 +369,20 @@ class BaseTrainer(TrainerHooks):
             distributed.barrier()
 
     def _finish(self) -> None:
-        """The final checkpoint, then the best weights back where early stopping asked for them."""
+        """The final checkpoint, then the weights that the run leaves: early stopping's best, or the averaged ones."""
         if self.restored_best:
             return
         self._save()
         self._stop_if_interrupted()
-        best = self.stopper.state if self.stopper else None
-        if best is None or best.best_value is None or best.best_step == self.step:
-            return
-        weights = self._best_weights if self.output_dir is None else self._folder.read_model(best.best_step)
-        load_model_tensors(self.unwrapped_model, weights)
-        self.restored_best = True
+        best, weights = self.stopper.state if self.stopper else None, self.ema.shadow if self.ema else None
+        if best is not None and best.best_value is not None and best.best_step != self.step:
+            group = "ema" if self.ema else "model"
+            weights = self._folder.read_tensors(best.best_step, group) if self.output_dir else self._best_weights
+            self.restored_best = True
+        if weights is not None:
+            load_model_tensors(self.unwrapped_model, weights)
+            if self.ema:
+                self.ema.load(weights)
 
     def _open_records(self) -> None:
         self._folder.open_records(self.step - 1 if self.pending_row is not None else self.step)

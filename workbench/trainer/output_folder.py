@@ -88,9 +88,9 @@ class OutputFolder:
         """The newest valid checkpoint. CheckpointError when there are some and none is valid."""
         return checkpoint.newest_valid(self.path / "checkpoints") if self.path else None
 
-    def read_model(self, step: int) -> dict[str, torch.Tensor]:
-        """The weights of the checkpoint of a step. CheckpointError when it is not there or damaged."""
-        return checkpoint.read(self._folder(step))[0]["model"]
+    def read_tensors(self, step: int, group: str) -> dict[str, torch.Tensor]:
+        """One group of the checkpoint of a step: "model" or "ema". CheckpointError when it is not there or damaged."""
+        return checkpoint.read(self._folder(step))[0][group]
 
     def checkpoint_of(self, step: int) -> Path | None:
         """The checkpoint of a step, if it is there and whole."""

@@ -24,6 +24,16 @@ def _cosine(_step: int, _num_steps: int, progress: float, _settings: TrainerSett
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def _range_test(step: int, num_steps: int, _progress: float, settings: TrainerSettings) -> float:
+    """Exponential from the floor to the peak at the last step, for a range test (Smith 2015, arXiv 1506.01186).
+
+    Smith's rate rises linearly; an exponential one, now usual, spends as many steps on each power of ten.
+    """
+    floor = settings.min_learning_rate_ratio
+    factor = floor ** (1.0 - step / max(1, num_steps - 1))
+    return (factor - floor) / (1.0 - floor)
+
+
 def _warmup_stable_decay(step: int, num_steps: int, _progress: float, settings: TrainerSettings) -> float:
     """Flat until the last decay_fraction of all steps, then linear to zero (Hu et al. 2024, arXiv 2404.06395)."""
     decay_steps = max(1, round(settings.decay_fraction * num_steps))
@@ -35,6 +45,7 @@ _SHAPES: dict[str, Factor] = {
     "linear": _linear,
     "cosine": _cosine,
     "warmup_stable_decay": _warmup_stable_decay,
+    "range_test": _range_test,
 }
 
 
@@ -42,7 +53,7 @@ def learning_rate_factor(step: int, num_steps: int, settings: TrainerSettings) -
     """Factor on the peak learning rate for the update after `step` finished steps (0-based).
 
     Warm-up climbs linearly and reaches 1 at step warmup_steps - 1; the shape then runs over the rest, down to the
-    floor min_learning_rate_ratio at num_steps.
+    floor min_learning_rate_ratio at num_steps. range_test alone rises, from that floor to 1.
     """
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps

@@ -60,27 +60,35 @@ class TrainerSettings(Settings):
     epochs: PositiveFloat = 1.0
     """Passes over the training data, used when `steps` is absent."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon on hidden matrices (LoRA's among them), AdamW on embeddings, output head and vectors."""
     learning_rate: NonNegativeFloat = 1.0e-3
-    """Peak learning rate."""
+    """Peak learning rate; Muon's updates are scaled so that AdamW's rates carry over."""
     weight_decay: NonNegativeFloat = 0.0
-    """AdamW's decoupled decay, on matrices only (no biases, no norms)."""
+    """Decoupled decay, on matrices only (no biases, no norms)."""
     adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moments."""
     adam_epsilon: PositiveFloat = 1.0e-8
     """AdamW's denominator offset."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Global norm that gradients are clipped to; null turns clipping off."""
-    schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = "constant"
-    """Shape of the learning rate after warm-up."""
+    schedule: Literal["constant", "linear", "cosine", "warmup_stable_decay", "range_test"] = "constant"
+    """Shape of the learning rate after warm-up; range_test rises exponentially, to find a rate (Smith 2015)."""
     warmup_steps: NonNegativeInt = 0
     """Steps of linear warm-up from zero."""
     decay_fraction: Fraction = 0.2
     """warmup_stable_decay: the share of all steps that the final decay takes."""
     min_learning_rate_ratio: Fraction = 0.0
-    """The floor of linear, cosine and warmup_stable_decay, as a share of the peak."""
+    """The floor of linear, cosine and warmup_stable_decay, and where range_test begins, as a share of the peak."""
+    range_test_stop: Annotated[float, Field(gt=1)] = 4.0
+    """range_test: the run ends when the smoothed loss exceeds this many times its lowest value."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which is evaluated and saved; null: no average."""
 
     micro_batch_rows: PositiveInt | None = None
     """Rows per forward and backward; about memory only, it never changes a number."""
+    gradient_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
     precision: Literal["float32", "bf16", "fp16", "fastest"] = "fastest"
     """Autocast dtype; fastest: bf16 on a GPU that has it else fp16, on a CPU what a timed probe finds (printed)."""
     device: Literal["cpu", "cuda"] | None = None
@@ -107,6 +115,15 @@ class TrainerSettings(Settings):
     def _rollback_has_a_target(self) -> TrainerSettings:
         if self.non_finite == "rollback" and not self.checkpoint_every:
             raise ValueError("non_finite: rollback returns to a regular checkpoint; set checkpoint_every")
+        return self
+
+    @model_validator(mode="after")
+    def _range_test_has_a_range(self) -> TrainerSettings:
+        if self.schedule == "range_test" and (self.warmup_steps or not 0 < self.min_learning_rate_ratio < 1):
+            raise ValueError(
+                "schedule: range_test rises from min_learning_rate_ratio x learning_rate to learning_rate; set "
+                "min_learning_rate_ratio between 0 and 1 (such as 1.0e-5), and warmup_steps to 0"
+            )
         return self
 
     def batch_rows_per_step(self) -> int:

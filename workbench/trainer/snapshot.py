@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 VERSION = 2
 # What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
-FREE_SETTINGS = {"device", "micro_batch_rows", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints"}
+FREE_SETTINGS = {
+    *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
+    "keep_checkpoints",
+}
 # The loop's own attributes that are JSON values as they are.
 PROGRESS = (
     "step",
@@ -40,6 +43,7 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
     tensors: Tensors = {
         "model": training_state.model_tensors(trainer.unwrapped_model),
         "optimizer": optimizer_tensors,
+        "ema": trainer.ema.shadow if trainer.ema else {},
         "extra": {name: value for name, value in extra.items() if isinstance(value, torch.Tensor)},
     }
     for rank, batches in enumerate(pending):
@@ -54,6 +58,7 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
         "scheduler": trainer.scheduler.state_dict(),
         "scaler": trainer.precision.state_dict(),
         "stopper": trainer.stopper.state_dict() if trainer.stopper else None,
+        "range_test": trainer.range_test.state_dict() if trainer.range_test else None,
         "extra": {name: value for name, value in extra.items() if not isinstance(value, torch.Tensor)},
     }
     return {name: group for name, group in tensors.items() if group}, state
@@ -72,10 +77,14 @@ def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, An
     trainer._load_extra_checkpoint_state({**state["extra"], **tensors.get("extra", {})})
     training_state.load_model_tensors(trainer.unwrapped_model, tensors.get("model", {}))
     training_state.load_optimizer_tensors(trainer.optimizer, tensors.get("optimizer", {}), state["optimizer"])
+    if trainer.ema:
+        trainer.ema.load(tensors["ema"])
     trainer.scheduler.load_state_dict(state["scheduler"])
     trainer.precision.load_state_dict(state["scaler"])
     if trainer.stopper and state["stopper"]:
         trainer.stopper.load_state_dict(state["stopper"])
+    if trainer.range_test:
+        trainer.range_test.load_state_dict(state["range_test"])
     for name in PROGRESS:
         setattr(trainer, name, state["progress"][name])
     trainer.micro_batch_rows = _micro_batch_rows(trainer.settings.micro_batch_rows, state)
