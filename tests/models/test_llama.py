@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from workbench.models import attention
 from workbench.models.llama import KVCache, Llama
 from workbench.models.llama_config import LlamaConfig, unsupported_reason
 from workbench.models.outputs import forward_to_head
-from workbench.objectives.masking import packed_mask
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -91,13 +91,68 @@ def test_a_right_padded_row_needs_no_mask(small_llama):
     close(own(IDS).logits[:, :4], own(IDS[:, :4]).logits)
 
 
+FAMILY = {
+    "mistral": {"head_dim": 6},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 6},
+}
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_the_familys_other_members_equal_transformers(small_config, kind):
+    """With biases and norms that do something: made at random, they would be 0 and 1."""
+    import transformers
+
+    raw = {k: v for k, v in small_config.items() if k not in ("attention_bias", "mlp_bias", "model_type", "head_dim")}
+    config = transformers.AutoConfig.for_model(kind, **raw | FAMILY[kind])
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert unsupported_reason(config.to_dict()) is None
+    own = Llama(LlamaConfig.from_dict(config.to_dict()))
+    own.load_state_dict(theirs.state_dict(), strict=True)
+    for model in (own, theirs):
+        model(IDS).logits.log_softmax(-1)[..., 3].sum().backward()
+    close(own(IDS).logits, theirs(IDS).logits)
+    expected = dict(theirs.named_parameters())
+    for name, parameter in own.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-4)
+
+
 @torch.no_grad()
-def test_packed_texts_equal_each_alone(small_llama):
-    own = small_llama()
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
-    packed = own(IDS[:1], attention_mask=packed_mask(positions), position_ids=positions).logits[0]
-    close(packed[:3], own(IDS[:1, :3]).logits[0])
-    close(packed[3:], own(IDS[:1, 3:]).logits[0])
+@pytest.mark.parametrize("lengths", [[3, 4], [2, 2, 1, 2], [7]])
+def test_texts_end_to_end_equal_each_alone(small_llama, lengths):
+    own = small_llama(num_key_value_heads=2)
+    packed = own(IDS[:1], text_lengths=lengths).logits[0]
+    for text, found in zip(IDS[0].split(lengths), packed.split(lengths), strict=True):
+        close(found, own(text[None]).logits[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_kv_heads", [1, 4])
+def test_half_precision_attention_by_matmul_equals_the_fused_kernel(num_kv_heads):
+    """Both within bfloat16's rounding of the exact values, grouped heads included."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, 9, 8), (2, num_kv_heads, 9, 8), (2, num_kv_heads, 9, 8)]
+    q, k, v = (torch.randn(shape, generator=generator).bfloat16() for shape in shapes)
+    found = attention.attend(q, k, v, None, is_causal=True).double()
+    exact = attention.attend(q.double(), k.double(), v.double(), None, is_causal=True)
+    assert ((found - exact).norm() / exact.norm()).item() <= 2**-7
+
+
+@torch.no_grad()
+def test_layers_computed_again_give_the_same_gradient(small_llama):
+    gradients = {}
+    for again in (False, True):
+        model = small_llama()
+        if again:
+            model.gradient_checkpointing_enable()
+        with torch.enable_grad():
+            model(IDS).logits.square().sum().backward()
+        gradients[again] = [parameter.grad for parameter in model.parameters()]
+    for plain, found in zip(gradients[False], gradients[True], strict=True):
+        assert torch.equal(plain, found)
 
 
 @pytest.mark.parametrize("capacity", [0, 3, 100])
@@ -191,7 +246,12 @@ def test_head_inputs_give_the_models_own_logits(pair, architecture):
     ("changes", "reason"),
     [
         ({}, None),
-        ({"model_type": "qwen3"}, "model_type is 'qwen3'"),
+        ({"model_type": "gemma"}, "model_type is 'gemma'"),
+        ({"model_type": "mistral", "sliding_window": 4}, "attention is limited to a sliding window"),
+        ({"model_type": "mistral", "sliding_window": 1 << 20}, None),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "attention is limited to a sliding window"),
+        ({"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4}, None),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "attention is limited to a sliding window"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "rope_type is 'dynamic'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),

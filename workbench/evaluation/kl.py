@@ -42,9 +42,9 @@ def sequence_kl(
         scored = (places >= starts - 1) & (places < ends - 1)  # the position before a token predicts it
         # Without dropout, which both would have where the reference is the policy with its adapter off.
         with evaluation_mode(policy):
-            own = _selected(forward_to_head(policy, input_ids), scored)
+            own = _selected(forward_to_head(policy, input_ids, places < ends), scored)
             with reference(policy) as start:
-                other = _selected(forward_to_head(start, input_ids), scored)
+                other = _selected(forward_to_head(start, input_ids, places < ends), scored)
         divergence = torch.cat(list(_divergences(own, other)))
         sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
         sums.index_add_(0, scored.nonzero()[:, 0], divergence.double())

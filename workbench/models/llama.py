@@ -7,12 +7,16 @@ N heads, K key-value heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from workbench.models.attention import attend, attend_texts
 from workbench.models.llama_config import LlamaConfig, rope_frequencies
 
 
@@ -89,6 +93,8 @@ class AttentionPlan:
     is_causal: bool
     cache: KVCache | None
     num_layers: int
+    text_lengths: Sequence[int] | None = None
+    """Of texts laid end to end in one row, which do not see one another."""
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -116,28 +122,30 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
-        self.grouped = config.num_key_value_heads != config.num_attention_heads
         query_size = config.num_attention_heads * config.head_dim
         key_size = config.num_key_value_heads * config.head_dim
-        bias = config.attention_bias
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
-        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=bias)
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.output_bias)
+        # Qwen3 norms each head of queries and keys before they are turned.
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
         """x: (B, T, H), normed. Returns (B, T, H)."""
         heads = (*x.shape[:2], -1, self.head_dim)
-        queries = _rotate(self.q_proj(x).view(heads).transpose(1, 2), plan.cos, plan.sin)
-        keys = _rotate(self.k_proj(x).view(heads).transpose(1, 2), plan.cos, plan.sin)
+        queries = _rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2), plan.cos, plan.sin)
+        keys = _rotate(self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2), plan.cos, plan.sin)
         values = self.v_proj(x).view(heads).transpose(1, 2)
         if plan.cache is not None:
             if self.layer == 0:
                 plan.cache.reserve(plan.num_layers, keys, x.shape[1])
             keys, values = plan.cache.append(self.layer, keys, values)
-        mixed = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=plan.mask, is_causal=plan.is_causal, enable_gqa=self.grouped
-        )
+        if plan.text_lengths is not None:
+            mixed = attend_texts(queries, keys, values, plan.text_lengths)
+        else:
+            mixed = attend(queries, keys, values, plan.mask, is_causal=plan.is_causal)
         return self.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))
 
 
@@ -180,12 +188,14 @@ class LlamaBackbone(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
 
     def forward(self, input_ids: Tensor, plan: AttentionPlan) -> Tensor:
         """input_ids: (B, T). Returns (B, T, H)."""
         x = self.embed_tokens(input_ids)
+        saves_memory = self.gradient_checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            x = layer(x, plan)
+            x = checkpoint(layer, x, plan, use_reentrant=False) if saves_memory else layer(x, plan)
         return self.norm(x)
 
 
@@ -218,6 +228,10 @@ class Llama(nn.Module):
         """The output head (transformers' and peft's name)."""
         return self.lm_head
 
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
+        """Keep each layer's input alone for the backward pass, which computes the layer again (transformers' name)."""
+        self.model.gradient_checkpointing = True
+
     def forward(
         self,
         input_ids: Tensor,
@@ -226,28 +240,27 @@ class Llama(nn.Module):
         past_key_values: KVCache | None = None,
         use_cache: bool = False,
         project: bool = True,
+        text_lengths: Sequence[int] | None = None,
     ) -> CausalLMOutput:
         """One pass over input_ids (B, T).
 
         attention_mask: None = plain causal, the fast path, right for right-padded rows too (their padding is never
-        looked at by a real token); (B, S) true at real tokens, cached ones included; or (B, 1, T, S) bool, as it is
-        (packed rows). position_ids: (B, T), by default counted along attention_mask. project=False leaves logits
-        None: the caller projects hidden_states itself with output_weight (this way round DDP still sees the call).
-        Outputs at padding are finite and mean nothing.
+        looked at by a real token); (B, S) true at real tokens, cached ones included; or (B, 1, T, S) bool, as it
+        is. position_ids: (B, T), by default counted along attention_mask. text_lengths: of texts laid end to end in one
+        row (1, T), whose positions restart and which do not see one another; without attention_mask. project=False
+        leaves logits None: the caller projects hidden_states itself with output_weight (this way round DDP still sees
+        the call). Outputs at padding are finite and mean nothing.
         """
         if use_cache and past_key_values is None:
             past_key_values = KVCache()
-        plan = self._plan(input_ids, attention_mask, position_ids, past_key_values)
+        if text_lengths is not None:
+            plan = self._plan_texts(text_lengths, input_ids.device)
+        else:
+            plan = self._plan(input_ids, attention_mask, position_ids, past_key_values)
         hidden = self.model(input_ids, plan)
         if past_key_values is not None:
             past_key_values.advance(input_ids.shape[1])
         return CausalLMOutput(self.lm_head(hidden) if project else None, hidden, past_key_values)
-
-    def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
-    ) -> Tensor:
-        """Output of the final norm, (B, T, H)."""
-        return self.model(input_ids, self._plan(input_ids, attention_mask, position_ids, None))
 
     def _plan(
         self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: KVCache | None
@@ -262,6 +275,15 @@ class Llama(nn.Module):
             mask = _causal(past, new, input_ids.device)
         cos, sin = self._rotation(past, new, position_ids, input_ids.device)
         return AttentionPlan(cos, sin, mask, mask is None and new > 1, cache, self.config.num_hidden_layers)
+
+    def _plan_texts(self, text_lengths: Sequence[int], device: torch.device) -> AttentionPlan:
+        lengths = torch.tensor(text_lengths)
+        positions = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        cos, sin = self._rotation(0, max(text_lengths), None, device)
+        positions = positions.to(device)
+        return AttentionPlan(
+            cos[positions], sin[positions], None, False, None, self.config.num_hidden_layers, text_lengths
+        )
 
     def _rotation(
         self, past: int, new: int, position_ids: Tensor | None, device: torch.device

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types that are this one forward: Qwen2 with biases at queries, keys and values, Qwen3 with norms there."""
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -37,7 +40,9 @@ class LlamaConfig:
     rope_theta: float
     rope_scaling: RopeScaling
     tie_word_embeddings: bool
-    attention_bias: bool
+    qkv_bias: bool
+    output_bias: bool
+    qk_norm: bool
     mlp_bias: bool
     raw: Mapping[str, Any]
 
@@ -47,7 +52,8 @@ class LlamaConfig:
 
         Call unsupported_reason first: what it names is not looked at here.
         """
-        heads = raw["num_attention_heads"]
+        heads, kind = raw["num_attention_heads"], raw["model_type"]
+        bias = raw.get("attention_bias", False)
         rope = _rope_parameters(raw)
         scaling = {key: rope[key] for key in RopeScaling.__dataclass_fields__ if key in rope}
         return cls(
@@ -57,12 +63,14 @@ class LlamaConfig:
             num_hidden_layers=raw["num_hidden_layers"],
             num_attention_heads=heads,
             num_key_value_heads=raw.get("num_key_value_heads") or heads,
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+            head_dim=raw.get("head_dim") or (128 if kind == "qwen3" else raw["hidden_size"] // heads),
             rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
             rope_theta=rope.get("rope_theta", 10_000.0),
             rope_scaling=RopeScaling(**scaling),
             tie_word_embeddings=raw.get("tie_word_embeddings", False),
-            attention_bias=raw.get("attention_bias", False),
+            qkv_bias=bias or kind == "qwen2",
+            output_bias=bias,
+            qk_norm=kind == "qwen3",
             mlp_bias=raw.get("mlp_bias", False),
             raw=dict(raw),
         )
@@ -85,10 +93,22 @@ def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
+def _slides(raw: Mapping[str, Any]) -> bool:
+    """Whether a text as long as the model allows would be cut by a sliding window (Qwen's is off unless it says so)."""
+    if "sliding_attention" in (raw.get("layer_types") or ()):
+        return True
+    if raw["model_type"].startswith("qwen"):
+        return bool(raw.get("use_sliding_window"))
+    window = raw.get("sliding_window")
+    return window is not None and window < raw.get("max_position_embeddings", math.inf)
+
+
 def unsupported_reason(raw: Mapping[str, Any]) -> str | None:
     """Why this forward cannot run the given config.json (transformers' must), or None when it can."""
-    if raw.get("model_type") != "llama":
+    if raw.get("model_type") not in FAMILY:
         return f"model_type is {raw.get('model_type')!r}"
+    if _slides(raw):
+        return "attention is limited to a sliding window"
     rope_type = _rope_parameters(raw)["rope_type"]
     if rope_type not in ("default", "linear", "llama3"):
         return f"rope_type is {rope_type!r}"

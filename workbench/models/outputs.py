@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
+from workbench.errors import ModelError
 from workbench.models.llama import Llama
+from workbench.models.packing import pack_rows
+from workbench.objectives.masking import packed_mask
 from workbench.objectives.masking import position_ids as counted_positions
+
+PACKABLE = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
+"""Model types of transformers whose every layer is attention under the mask that is handed over."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +36,76 @@ def forward_to_head(
 ) -> HeadInputs:
     """One pass up to the output head, through model.forward, so that a DDP wrapper sees it.
 
-    input_ids: (B, T). Right-padded rows of our own Llama need no mask: causality hides their padding.
+    input_ids: (B, T). attention_mask: (B, T), true at real tokens; None: all are. Padding on the right is not computed:
+    rows are laid end to end, and their outputs brought back to their places (0 at padding). position_ids: (B, T)
+    without a mask is of packed rows: it restarts at 0 with each text, and texts do not see one another.
     """
     inner = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+    if position_ids is not None and attention_mask is None:
+        return _packed(model, inner, input_ids, position_ids)
+    if attention_mask is None:
+        return _whole(model, inner, input_ids)
+    real = attention_mask.bool()
+    right_padded = bool(real[:, 0].all() & (real[:, 1:] <= real[:, :-1]).all())
+    if position_ids is not None or not right_padded:
+        if position_ids is None:
+            # Not every model counts them itself; one with absolute positions would shift left-padded rows.
+            position_ids = counted_positions(attention_mask)
+        return _whole(model, inner, input_ids, attention_mask=attention_mask, position_ids=position_ids)
+    lengths: list[int] = real.sum(1).tolist()
+    if sum(lengths) == input_ids.numel():
+        return _whole(model, inner, input_ids)
     if isinstance(inner, Llama):
-        output = model(input_ids, attention_mask=attention_mask, position_ids=position_ids, project=False)
+        found = _whole(model, inner, input_ids[real][None], text_lengths=lengths)
+        hidden = found.hidden.new_zeros(*input_ids.shape, found.hidden.shape[-1])
+        return replace(found, hidden=hidden.index_put((real,), found.hidden[0]))
+    if _can_be_packed(inner, max(lengths)):
+        packing = pack_rows(lengths, input_ids.shape[1])
+        found = _packed(
+            model, inner, input_ids.flatten()[packing.source.to(real.device)], packing.positions.to(real.device)
+        )
+        hidden = found.hidden.flatten(0, 1)[packing.taken.to(real.device)]
+        return replace(found, hidden=hidden.masked_fill(~real[..., None], 0.0))
+    width = max(lengths)  # causality hides padding on the right from every real token
+    found = _whole(model, inner, input_ids[:, :width])
+    return replace(found, hidden=functional.pad(found.hidden, (0, 0, 0, input_ids.shape[1] - width)))
+
+
+def _packed(
+    model: torch.nn.Module, inner: torch.nn.Module, input_ids: torch.Tensor, position_ids: torch.Tensor
+) -> HeadInputs:
+    if not isinstance(inner, Llama):
+        if not _can_be_packed(inner, input_ids.shape[1]):
+            kind = getattr(getattr(inner, "config", None), "model_type", type(inner).__name__)
+            raise ModelError(f"packed rows: {kind} is not known to keep their texts apart; give rows with a mask")
+        mask = packed_mask(position_ids)
+        return _whole(model, inner, input_ids, attention_mask=mask, position_ids=position_ids)
+    starts = (position_ids.flatten() == 0).nonzero().flatten().tolist()
+    lengths = [end - start for start, end in itertools.pairwise([*starts, input_ids.numel()])]
+    found = _whole(model, inner, input_ids.view(1, -1), text_lengths=lengths)
+    return replace(found, hidden=found.hidden.view(*input_ids.shape, -1))
+
+
+def _whole(model: torch.nn.Module, inner: torch.nn.Module, input_ids: torch.Tensor, **arguments: Any) -> HeadInputs:
+    """The model's own call, as it is asked."""
+    if isinstance(inner, Llama):
+        output = model(input_ids, project=False, **arguments)
         return HeadInputs(output.hidden_states, inner.output_weight)
-    arguments: dict[str, Any] = {} if attention_mask is None else {"attention_mask": attention_mask}
-    if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-        # Not every model counts them itself; one with absolute positions would shift left-padded rows.
-        position_ids = counted_positions(attention_mask)
-    if position_ids is not None:
-        arguments["position_ids"] = position_ids
     config, head = getattr(inner, "config", None), output_head(inner)
     if config is None or head is None or _changes_logits(config):
         output = model(input_ids, **arguments)
         return HeadInputs(output if isinstance(output, torch.Tensor) else output.logits, None)
     output = model(input_ids, **arguments, output_hidden_states=True, logits_to_keep=1, use_cache=False)
     return HeadInputs(output.hidden_states[-1], head.weight, head.bias)
+
+
+def _can_be_packed(model: torch.nn.Module, longest: int) -> bool:
+    """Whether the model takes positions and a mask of its own, and its attention is no narrower than that mask."""
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) not in PACKABLE or getattr(config, "_attn_implementation", "") != "sdpa":
+        return False
+    window = getattr(config, "sliding_window", None)
+    return window is None or window >= longest
 
 
 def output_head(model: torch.nn.Module) -> torch.nn.Linear | None:

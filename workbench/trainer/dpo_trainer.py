@@ -12,7 +12,7 @@ from workbench.errors import CheckpointError, DataError, DivergenceError
 from workbench.models.adapters import adapters_off, has_adapter
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.logprobs import projected_logprobs
-from workbench.objectives.masking import join_prompt_completion
+from workbench.objectives.masking import join_prompt_completion, length_mask
 from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios
 from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer.base_trainer import BaseTrainer
@@ -159,7 +159,8 @@ def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Ten
         torch.cat([torch.nn.functional.pad(part[index], (0, width - part[index].shape[1])) for part in joined])
         for index in (0, 2)
     )
-    outputs: HeadInputs = forward_to_head(model, input_ids)
+    lengths = torch.cat([lengths for _, lengths, _ in joined])
+    outputs: HeadInputs = forward_to_head(model, input_ids, length_mask(lengths, width))
     scored = completion[:, 1:]
     logprobs = projected_logprobs(
         outputs.hidden[:, :-1][scored], outputs.weight, input_ids[:, 1:][scored], bias=outputs.bias

@@ -10,7 +10,6 @@ from workbench.errors import DataError
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.cross_entropy import IGNORED
 from workbench.objectives.logprobs import projected_logprobs
-from workbench.objectives.masking import packed_mask
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm
@@ -46,14 +45,7 @@ class SFTTrainer(BaseTrainer):
         return {"cross_entropy": float((_wanted(batch) != IGNORED).sum())}
 
     def _forward(self, batch: Batch) -> HeadInputs:
-        positions = batch.get("position_ids")
-        mask = self._mask(batch) if positions is None else packed_mask(positions)
-        return forward_to_head(self.model, batch["input_ids"], mask, positions)
-
-    def _mask(self, batch: Batch) -> torch.Tensor | None:
-        """None where rows are padded on the right only: causality hides that padding from every real token."""
-        mask = batch.get("attention_mask")
-        return mask if mask is not None and not bool(mask[:, 0].all()) else None
+        return forward_to_head(self.model, batch["input_ids"], batch.get("attention_mask"), batch.get("position_ids"))
 
     def _compute_loss(self, outputs: HeadInputs, batch: Batch) -> LossResult:
         wanted = _wanted(batch)

@@ -1,0 +1,87 @@
+"""Padding is not computed, and no text sees another: for our own forward and for transformers' models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workbench.errors import ModelError
+from workbench.models.outputs import forward_to_head
+from workbench.models.packing import pack_rows
+
+IDS = torch.tensor([[3, 5, 2, 7, 1, 9, 4], [8, 8, 1, 0, 6, 2, 2], [4, 1, 0, 0, 0, 0, 0], [6, 2, 3, 0, 0, 0, 0]])
+LENGTHS = [6, 5, 2, 3]
+MASK = torch.arange(7) < torch.tensor(LENGTHS)[:, None]
+
+
+@pytest.fixture
+def make_model(small_llama):
+    """make_model(kind) -> a tiny model at random weights; "own" is our Llama."""
+
+    def make(kind):
+        import transformers
+
+        if kind == "own":
+            return small_llama()
+        torch.manual_seed(0)
+        shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+        shape |= {"num_key_value_heads": 1, "head_dim": 8}
+        if kind == "gpt2":
+            shape = {"n_embd": 16, "n_layer": 2, "n_head": 2}
+        config = transformers.AutoConfig.for_model(
+            kind, vocab_size=17, pad_token_id=0, bos_token_id=1, eos_token_id=2, **shape
+        )
+        return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+    return make
+
+
+def logits(outputs):
+    return outputs.hidden if outputs.weight is None else outputs.hidden @ outputs.weight.T
+
+
+KINDS = ["own", "gpt2", "gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_a_padded_batch_equal_each_alone(make_model, kind):
+    model = make_model(kind)
+    found = logits(forward_to_head(model, IDS, MASK))
+    assert found.shape[:2] == IDS.shape
+    for row, length in enumerate(LENGTHS):
+        alone = model(IDS[row : row + 1, :length]).logits[0]
+        torch.testing.assert_close(found[row, :length], alone, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["own", "gpt2", "gemma", "qwen3"])
+def test_packed_texts_do_not_see_one_another(make_model, kind):
+    model = make_model(kind)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3], [0, 1, 0, 0, 1, 2, 3]])
+    found = logits(forward_to_head(model, IDS[:2], None, positions))
+    for row, start, end in ((0, 0, 3), (0, 3, 7), (1, 0, 2), (1, 2, 3), (1, 3, 7)):
+        alone = model(IDS[row : row + 1, start:end]).logits[0]
+        torch.testing.assert_close(found[row, start:end], alone, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_may_mix_packed_texts_is_refused(make_model):
+    with pytest.raises(ModelError, match="gemma2 is not known to keep their texts apart"):
+        forward_to_head(make_model("gemma2"), IDS, None, torch.arange(7).repeat(4, 1))
+
+
+@pytest.mark.parametrize("kind", ["own", "gpt2"])
+def test_padding_is_not_computed(make_model, kind):
+    model = make_model(kind)
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
+    forward_to_head(model, IDS, MASK)
+    # transformers' bins: two, of 8 places each, for 16 tokens.
+    assert seen == [16]
+
+
+def test_every_token_of_a_packing_comes_back_to_its_place():
+    packing = pack_rows(LENGTHS, 7)
+    assert packing.source.shape == (2, 8)
+    assert (IDS.flatten()[packing.source].flatten()[packing.taken][MASK] == IDS[MASK]).all()
+    assert packing.positions.flatten()[packing.taken][MASK].tolist() == [i for n in LENGTHS for i in range(n)]
