@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workbench.data.formats import PromptCompletion, Text
-from workbench.data.reading import read_examples, read_held_out
+from workbench.data.reading import read_examples
 from workbench.data.sources import read_records
 from workbench.errors import DataError
 
@@ -41,7 +41,7 @@ def _write(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "A.JSONL"])
 def test_every_file_format_gives_the_same_examples(tmp_path, name):
-    assert read_examples(_write(tmp_path, name), pairs=False) == (EXAMPLES, [])
+    assert read_examples(_write(tmp_path, name), form="rows") == (EXAMPLES, [])
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
@@ -55,7 +55,7 @@ def test_how_an_editor_saves_a_file_does_not_change_its_rows(tmp_path, name, cha
         path.write_bytes(
             {"carriage returns": b"\r\n", "no last line end": b"\n", "blank lines": b"\n\n"}[change].join(lines)
         )
-    examples, _ = read_examples(path, pairs=False)
+    examples, _ = read_examples(path, form="rows")
     assert examples[::2] == EXAMPLES[::2]
     assert len(examples) == 3
 
@@ -87,20 +87,21 @@ def test_a_bad_csv_file_is_named_by_the_line_its_row_begins_on(tmp_path, content
     path = tmp_path / "rows.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as error:
-        read_examples(path, pairs=False)
+        read_examples(path, form="rows")
     assert str(error.value).splitlines()[0] == message.format(path=path)
 
 
 def test_a_bad_csv_row_spoils_no_other(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes(b'prompt,completion\na,"b"x\nc,d\n\xff,e\nf,g,h\ni,j\n')
-    examples, skipped = read_examples(path, pairs=False, skip_bad=True)
+    examples, skipped = read_examples(path, form="rows", skip_bad=True)
     assert examples == [PromptCompletion("c", "d"), PromptCompletion("i", "j")]
     assert [line.removeprefix(f"{path}:")[:1] for line in skipped] == ["2", "4", "5"]
 
 
 ALLOWED = (
-    "chosen, prompt, rejected; messages; completion, prompt; answer, question; text\n"
+    "chosen, prompt, rejected; chosen, rejected; completion, label, prompt; messages; completion, prompt; "
+    "answer, question; instruction, output; conversations; text\n"
     "mend the rows, or set data.bad_rows=skip to leave them out, counted"
 )
 JSON_FILES = [
@@ -141,7 +142,7 @@ def test_a_bad_file_is_named_with_what_is_allowed(tmp_path, name, content, messa
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as error:
-        read_examples(path, pairs=False)
+        read_examples(path, form="rows")
     assert str(error.value) == message.replace("{path}", str(path))
 
 
@@ -150,7 +151,7 @@ def test_a_path_without_a_file_is_a_data_error(tmp_path, name):
     if name == "folder.jsonl":
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=r"no such file|cannot be read"):
-        read_examples(tmp_path / name, pairs=False)
+        read_examples(tmp_path / name, form="rows")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -158,7 +159,7 @@ def test_a_file_without_permission_is_a_data_error(tmp_path):
     path = _write(tmp_path, "a.jsonl")
     path.chmod(0)
     with pytest.raises(DataError, match=r"a\.jsonl: cannot be read \(Permission denied\)"):
-        read_examples(path, pairs=False)
+        read_examples(path, form="rows")
 
 
 def _parquet(path: Path, **columns: pyarrow.Array) -> Path:
@@ -166,8 +167,8 @@ def _parquet(path: Path, **columns: pyarrow.Array) -> Path:
     return path
 
 
-def _reasons(path: Path, *, pairs: bool = False) -> list[str]:
-    return [line.removeprefix(f"{path}:") for line in read_examples(path, pairs=pairs, skip_bad=True)[1]]
+def _reasons(path: Path, *, form: str = "rows") -> list[str]:
+    return [line.removeprefix(f"{path}:") for line in read_examples(path, form=form, skip_bad=True)[1]]
 
 
 def test_parquet_rows_with_nulls_and_other_types_are_named(tmp_path):
@@ -175,13 +176,13 @@ def test_parquet_rows_with_nulls_and_other_types_are_named(tmp_path):
     assert _reasons(path) == ["row 2: text is null, allowed text", "row 3: text is empty, allowed text"]
     path = _parquet(tmp_path / "b.parquet", text=pyarrow.array([b"a"]))
     with pytest.raises(DataError, match="row 1: text is bytes, allowed text"):
-        read_examples(path, pairs=False)
+        read_examples(path, form="rows")
 
 
 def test_a_parquet_score_that_is_not_a_number_is_named(tmp_path):
     texts = {name: pyarrow.array([name] * 3) for name in ("prompt", "chosen", "rejected")}
     path = _parquet(tmp_path / "a.parquet", **texts, score=pyarrow.array([1.0, float("nan"), None]))
-    assert _reasons(path, pairs=True) == ["row 2: score is nan, allowed a finite number"]
+    assert _reasons(path, form="pairs") == ["row 2: score is nan, allowed a finite number"]
 
 
 def test_parquet_text_that_is_not_utf8_spoils_its_row_alone(tmp_path):
@@ -200,14 +201,14 @@ def test_a_parquet_column_twice_is_refused(tmp_path):
     table = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet: the column 'text' stands twice"):
-        read_examples(tmp_path / "a.parquet", pairs=False)
+        read_examples(tmp_path / "a.parquet", form="rows")
 
 
 def test_parquet_chats_and_unused_columns_are_read(tmp_path):
     turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     rows = [{"messages": turns, "when": datetime.datetime(2024, 1, 1), "n": None}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    [example] = read_examples(tmp_path / "a.parquet", pairs=False)[0]
+    [example] = read_examples(tmp_path / "a.parquet", form="rows")[0]
     assert example.messages == (("user", "u"), ("assistant", "a"))
 
 
@@ -229,7 +230,7 @@ def test_the_first_twenty_bad_rows_are_shown_and_the_rest_counted(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n' + "null\n" * 1_025)
     with pytest.raises(DataError) as error:
-        read_examples(path, pairs=False)
+        read_examples(path, form="rows")
     lines = str(error.value).splitlines()
     assert len(lines) == 22
     assert lines[19] == f"{path}:21: is NoneType, allowed a row of named fields"
@@ -240,7 +241,7 @@ def test_a_file_of_bad_rows_alone_has_nothing_to_skip_to(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("null\n5\n")
     with pytest.raises(DataError) as error:
-        read_examples(path, pairs=False, skip_bad=True)
+        read_examples(path, form="rows", skip_bad=True)
     first = f"{path}:1: is NoneType, allowed a row of named fields"
     assert str(error.value) == f"{path}: no row in it can be used; the first: {first}"
 
@@ -248,19 +249,12 @@ def test_a_file_of_bad_rows_alone_has_nothing_to_skip_to(tmp_path):
 def test_a_bad_first_row_does_not_decide_the_kind(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"text": "t"}\n')
-    assert read_examples(path, pairs=False, skip_bad=True)[0] == [Text("t")]
+    assert read_examples(path, form="rows", skip_bad=True)[0] == [Text("t")]
 
 
 def test_pairs_are_wanted_where_pairs_are_needed(tmp_path):
     with pytest.raises(DataError, match="found prompt-completion rows, this needs rows of prompt, chosen, rejected"):
-        read_examples(_write(tmp_path, "a.jsonl"), pairs=True)
-
-
-def test_a_held_out_set_has_prompts(tmp_path):
-    assert read_held_out(_write(tmp_path, "a.jsonl")) == EXAMPLES
-    (tmp_path / "b.jsonl").write_text('{"text": "t"}\n')
-    with pytest.raises(DataError, match="found no prompt and completion"):
-        read_held_out(tmp_path / "b.jsonl")
+        read_examples(_write(tmp_path, "a.jsonl"), form="pairs")
 
 
 def test_long_lines_and_long_csv_fields_are_rows(tmp_path):
@@ -268,7 +262,7 @@ def test_long_lines_and_long_csv_fields_are_rows(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
     (tmp_path / "a.csv").write_text(f"text\n{text}\n")
     for name in ("a.jsonl", "a.csv"):
-        assert read_examples(tmp_path / name, pairs=False) == ([Text(text)], [])
+        assert read_examples(tmp_path / name, form="rows") == ([Text(text)], [])
 
 
 def test_many_fields_with_a_key_twice_are_refused_at_once(tmp_path):
@@ -281,11 +275,11 @@ def test_many_fields_with_a_key_twice_are_refused_at_once(tmp_path):
 def _only_data_errors(folder: Path, suffix: str, content: bytes) -> None:
     path = folder / f"fuzz{suffix}"
     path.write_bytes(content)
-    for pairs in (False, True):
+    for form in ("rows", "pairs"):
         for skip_bad in (False, True):
             examples, lines = [], []
             try:
-                examples, lines = read_examples(path, pairs=pairs, skip_bad=skip_bad)
+                examples, lines = read_examples(path, form=form, skip_bad=skip_bad)
             except DataError as error:
                 lines = str(error).split("\n")
             assert bool(examples) != any(line.startswith(f"{path}:") for line in lines) or skip_bad

@@ -154,9 +154,9 @@ def test_a_bad_row_is_named_by_line_and_reason(tmp_path, kind, row, reason):
     good = json.dumps(GOOD[kind]).encode()
     path.write_bytes(good + b"\n" + row + b"\n" + good + b"\n")
     with pytest.raises(DataError) as error:
-        read_examples(path, pairs=kind == "preference")
+        read_examples(path, form="pairs" if kind == "preference" else "rows")
     assert str(error.value) == f"{path}:2: {reason}{REMEDY}"
-    examples, skipped = read_examples(path, pairs=kind == "preference", skip_bad=True)
+    examples, skipped = read_examples(path, form="pairs" if kind == "preference" else "rows", skip_bad=True)
     assert (len(examples), skipped) == (2, [f"{path}:2: {reason}"])
 
 
@@ -170,6 +170,6 @@ def test_a_row_torn_at_any_byte_is_no_row(tmp_path):
     for cut in range(1, len(whole)):
         path.write_bytes(b'{"prompt": "p", "completion": "c"}\n' + whole[:cut])
         with pytest.raises(DataError) as error:
-            read_examples(path, pairs=False)
+            read_examples(path, form="rows")
         assert str(error.value).startswith(f"{path}:2: is not "), cut
         assert len(str(error.value).removesuffix(REMEDY).splitlines()) == 1

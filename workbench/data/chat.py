@@ -8,10 +8,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
+from workbench.data.conversations import Turn
 from workbench.errors import DataError
 from workbench.models.tokenizer import Tokenizer
 
-Turn = tuple[str, str]
 Segment = tuple[str, bool]
 
 
@@ -36,10 +36,11 @@ def render_chat(tokenizer: Tokenizer, turns: Sequence[Turn], *, generation_promp
         raise ValueError(f"the chat template refuses it: {reason[:200]}") from error
 
 
-def chat_segments(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[Segment]:
+def chat_segments(tokenizer: Tokenizer, turns: Sequence[Turn], *, learn_from: int = 0) -> list[Segment]:
     """The conversation in pieces of (text, learned): learned are the assistant's turns with what ends them.
 
-    Each piece is what the template adds for one more turn, so a template that rewrites earlier turns is refused.
+    learn_from: assistant's turns before this one are context. What follows the last assistant's turn is left
+    out. Each piece is what the template adds for one more turn, so a template that rewrites earlier turns is refused.
     """
     segments: list[Segment] = []
     written = ""
@@ -50,7 +51,7 @@ def chat_segments(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[Segment]:
         after = render_chat(tokenizer, turns[: index + 1])
         if not before.startswith(written) or not after.startswith(before):
             raise ValueError("the chat template rewrites earlier turns, so the assistant's part cannot be told apart")
-        segments += [(before[len(written) :], False), (after[len(before) :], True)]
+        segments += [(before[len(written) :], False), (after[len(before) :], index >= learn_from)]
         written = after
     return [segment for segment in segments if segment[0]]
 
@@ -66,6 +67,15 @@ def answer_segments(tokenizer: Tokenizer, prompt: str, answer: str, *, ended: bo
             raise ValueError("the chat template rewrites the answer, so its end cannot be told apart")
         after = after[: start + len(answer.strip())]
     return before, after
+
+
+def reply_segments(tokenizer: Tokenizer, prompt: Sequence[Turn], reply: Sequence[Turn]) -> tuple[str, str]:
+    """A prompt of turns, and what the template writes after it for the turns that reply, the first an assistant's."""
+    before = render_chat(tokenizer, prompt, generation_prompt=True)
+    whole = render_chat(tokenizer, [*prompt, *reply])
+    if not whole.startswith(before):
+        raise ValueError("the chat template rewrites earlier turns, so the assistant's part cannot be told apart")
+    return before, whole[len(before) :]
 
 
 @functools.lru_cache(maxsize=8)

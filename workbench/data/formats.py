@@ -1,28 +1,50 @@
-"""What a row is: plain text, prompt and completion, a preference pair, or chat messages, told by its fields."""
+"""What a row is, told by its fields: text, prompt and completion, preference, conversation; TRL's formats and more.
+
+A prompt, a completion and the sides of a preference are text or turns; text is written as it stands unless the data
+asks for the chat template, turns always go through it.
+"""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from workbench.data.checks import flag_of, is_not_finite, text_of
+from workbench.data.conversations import (
+    UNREAD_OF_A_ROW,
+    Turns,
+    parse_sharegpt,
+    parse_turns,
+    refuse_unread,
+    require_answer,
+    split_prompt,
+)
 from workbench.data.sources import shown
 
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
-ROLES = ("system", "user", "assistant", "tool")
+Form = Literal["rows", "pairs", "unpaired"]
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+ALPACA_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    where: str = field(default="", compare=False)
+    """file:line that it was read from, where it was read from a file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(_Row):
     """Plain text, learned token by token."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class PromptCompletion:
+class PromptCompletion(_Row):
     """A prompt and what should follow it."""
 
     prompt: str
@@ -30,116 +52,173 @@ class PromptCompletion:
 
 
 @dataclass(frozen=True, slots=True)
-class Preference:
-    """A prompt with a better and a worse completion; *_ended is False where sampling was cut before the end."""
+class Preference(_Row):
+    """A prompt with a better and a worse completion, all text or all turns; *_ended is False where sampling was cut
+    before the end."""
 
-    prompt: str
-    chosen: str
-    rejected: str
+    prompt: str | Turns
+    chosen: str | Turns
+    rejected: str | Turns
     chosen_ended: bool = True
     rejected_ended: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
-    """Messages of (role, content); the assistant's turns are learned."""
+class Chat(_Row):
+    """Messages of (role, content); the assistant's turns are learned, those before the turn learn_from excepted."""
 
-    messages: tuple[tuple[str, str], ...]
-
-
-Example = Text | PromptCompletion | Preference | Chat
+    messages: Turns
+    learn_from: int = 0
 
 
-def kind_of(fields: Mapping[str, Any]) -> str:
-    """The name of the format that these fields are. ValueError says what was found and what is allowed."""
-    for kind, (needed, _) in FORMATS.items():
-        if needed <= fields.keys():
-            return kind
-    allowed = "; ".join(", ".join(sorted(needed)) for needed, _ in FORMATS.values())
-    names = ", ".join(shown(name)[1:-1] for name in list(fields)[:8]) + (", ..." if len(fields) > 8 else "")
-    raise ValueError(f"has the fields {names or '(none)'}, allowed {allowed}")
+@dataclass(frozen=True, slots=True)
+class Unpaired(_Row):
+    """A completion that is wanted (label true) or not, as KTO takes it."""
+
+    example: PromptCompletion | Chat
+    label: bool
 
 
-def parse_example(kind: str, fields: Mapping[str, Any]) -> Example:
+Example = Text | PromptCompletion | Preference | Chat | Unpaired
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write rows. parse_as_chat: where plain rows read otherwise when they go through the chat template."""
+
+    needed: frozenset[str]
+    form: Form
+    parse: Callable[[Mapping[str, Any]], Example]
+    parse_as_chat: Callable[[Mapping[str, Any]], Example] | None = None
+
+
+def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
+    """The name of the format that these fields are, one of that form where they are several. ValueError says what was
+    found and what is allowed."""
+    kinds = [kind for kind, known in FORMATS.items() if known.needed <= fields.keys()]
+    if "unpaired" in kinds and not isinstance(fields["label"], bool):
+        kinds.remove("unpaired")
+    if not kinds:
+        allowed = "; ".join(", ".join(sorted(known.needed)) for known in FORMATS.values())
+        names = ", ".join(shown(name)[1:-1] for name in list(fields)[:8]) + (", ..." if len(fields) > 8 else "")
+        raise ValueError(f"has the fields {names or '(none)'}, allowed {allowed}")
+    if "unpaired" in kinds:  # its completions are not all to be learned from
+        return "unpaired"
+    return next((kind for kind in kinds if FORMATS[kind].form == form), kinds[0])
+
+
+def parse_example(kind: str, fields: Mapping[str, Any], *, as_chat: bool = False, where: str = "") -> Example:
     """The example that a row holds. ValueError says which field is wrong and why."""
-    needed, parse = FORMATS[kind]
-    missing = sorted(needed - fields.keys())
+    known = FORMATS[kind]
+    missing = sorted(known.needed - fields.keys())
     if missing:
         raise ValueError(f"has no {missing[0]}, though earlier rows are of the format {kind}")
     for name, value in fields.items():
-        if "score" in name and _is_not_finite(value):
+        if "score" in name and is_not_finite(value):
             raise ValueError(f"{shown(name)[1:-1]} is {shown(value)}, allowed a finite number")
-    return parse(fields)
+    example = (known.parse_as_chat or known.parse)(fields) if as_chat else known.parse(fields)
+    if not isinstance(example, Text):
+        refuse_unread(fields, UNREAD_OF_A_ROW, "")
+    return replace(example, where=where)
 
 
-def _is_not_finite(value: Any) -> bool:
-    """Of a number, or of one as CSV writes it."""
-    if isinstance(value, str):
-        return value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-def _text(fields: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
-    value = fields[name]
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {_describe(value)}, allowed text")
-    if not empty and not value.strip():
-        raise ValueError(f"{name} is empty, allowed text")
-    _check_characters(value, name)
-    return value
-
-
-def _check_characters(text: str, name: str) -> None:
-    """JSON can write half of a surrogate pair, which no encoding has."""
-    if not text.isascii() and _HALF_PAIR.search(text):
-        raise ValueError(f"{name} holds half of a surrogate pair, allowed whole characters")
-
-
-def _describe(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
+def _prompt_completion(fields: Mapping[str, Any]) -> PromptCompletion | Chat:
+    prompt, completion = fields["prompt"], fields["completion"]
+    if not (isinstance(prompt, list) and isinstance(completion, list)):
+        return PromptCompletion(text_of(prompt, "prompt", empty=True), text_of(completion, "completion"))
+    before, after = parse_turns(prompt, "prompt"), parse_turns(completion, "completion")
+    require_answer(after, "completion")
+    return Chat(before + after, learn_from=len(before))
 
 
 def _preference(fields: Mapping[str, Any]) -> Preference:
-    ended = [fields.get(name, True) for name in ("chosen_ended", "rejected_ended")]
-    for name, value in zip(("chosen_ended", "rejected_ended"), ended, strict=True):
-        if not isinstance(value, bool):
-            raise ValueError(f"{name} is {_describe(value)}, allowed true or false")
-    chosen, rejected = _text(fields, "chosen"), _text(fields, "rejected", empty=True)
+    ended = [flag_of(fields.get(name, True), name) for name in ("chosen_ended", "rejected_ended")]
+    if isinstance(fields["chosen"], list) and isinstance(fields["rejected"], list):
+        if not all(ended):
+            raise ValueError("chosen_ended or rejected_ended is false, allowed where chosen and rejected are text")
+        return _preference_of_turns(fields)
+    chosen, rejected = text_of(fields["chosen"], "chosen"), text_of(fields["rejected"], "rejected", empty=True)
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text, so there is nothing to prefer")
-    return Preference(_text(fields, "prompt", empty=True), chosen, rejected, *ended)
+    if "prompt" in fields:
+        return Preference(text_of(fields["prompt"], "prompt", empty=True), chosen, rejected, *ended)
+    if not rejected:
+        raise ValueError("rejected is empty, allowed a whole text that begins with the prompt as chosen does")
+    return Preference(*split_prompt(chosen, rejected), *ended)
 
 
-def _chat(fields: Mapping[str, Any]) -> Chat:
-    messages = fields["messages"]
-    if not isinstance(messages, list) or not messages:
-        raise ValueError(f"messages is {_describe(messages) if messages != [] else 'empty'}, allowed a list of turns")
-    turns = []
-    for index, turn in enumerate(messages):
-        if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
-            raise ValueError(f"messages[{index}] has no role and content")
-        if turn["role"] not in ROLES:
-            raise ValueError(f"messages[{index}].role is {shown(turn['role'])}, allowed {', '.join(ROLES)}")
-        if not isinstance(turn["content"], str):
-            raise ValueError(f"messages[{index}].content is {_describe(turn['content'])}, allowed text")
-        _check_characters(turn["content"], f"messages[{index}].content")
-        turns.append((turn["role"], turn["content"]))
-    if not any(role == "assistant" and content.strip() for role, content in turns):
-        raise ValueError("messages has no assistant turn to learn from")
-    return Chat(tuple(turns))
+def _preference_of_turns(fields: Mapping[str, Any]) -> Preference:
+    chosen, rejected = parse_turns(fields["chosen"], "chosen"), parse_turns(fields["rejected"], "rejected")
+    if chosen == rejected:
+        raise ValueError("chosen and rejected are the same turns, so there is nothing to prefer")
+    # As TRL: a prompt in text beside whole conversations repeats what they begin with.
+    if isinstance(fields.get("prompt"), list):
+        prompt = parse_turns(fields["prompt"], "prompt")
+    else:
+        prompt, chosen, rejected = split_prompt(chosen, rejected)
+        if not prompt:
+            raise ValueError("chosen and rejected differ in their first turn, allowed ones that begin with the prompt")
+    if prompt[-1][0] == "assistant":
+        raise ValueError("the prompt ends with an assistant turn, allowed one that an assistant turn answers")
+    for name, turns in (("chosen", chosen), ("rejected", rejected)):
+        if turns[0][0] != "assistant":
+            raise ValueError(f"{name} has a {turns[0][0]} turn after the prompt, allowed an assistant turn")
+    require_answer(chosen, "chosen")
+    return Preference(prompt, chosen, rejected)
 
 
-FORMATS: dict[str, tuple[frozenset[str], Callable[[Mapping[str, Any]], Example]]] = {
-    "preference": (frozenset({"prompt", "chosen", "rejected"}), _preference),
-    "messages": (frozenset({"messages"}), _chat),
-    "prompt-completion": (
-        frozenset({"prompt", "completion"}),
-        lambda fields: PromptCompletion(_text(fields, "prompt", empty=True), _text(fields, "completion")),
-    ),
-    "question-answer": (
-        frozenset({"question", "answer"}),
-        lambda fields: PromptCompletion(_text(fields, "question"), _text(fields, "answer")),
-    ),
-    "text": (frozenset({"text"}), lambda fields: Text(_text(fields, "text"))),
+def _unpaired(fields: Mapping[str, Any]) -> Unpaired:
+    return Unpaired(_prompt_completion(fields), flag_of(fields["label"], "label"))
+
+
+def _messages(fields: Mapping[str, Any]) -> Chat:
+    turns = parse_turns(fields["messages"], "messages")
+    require_answer(turns, "messages")
+    return Chat(turns)
+
+
+def _sharegpt(fields: Mapping[str, Any]) -> Chat:
+    turns = parse_sharegpt(fields["conversations"], "conversations")
+    require_answer(turns, "conversations")
+    return Chat(turns)
+
+
+def _alpaca_fields(fields: Mapping[str, Any]) -> tuple[str, str, str]:
+    context = fields.get("input")
+    context = "" if context is None else text_of(context, "input", empty=True)
+    return text_of(fields["instruction"], "instruction"), context, text_of(fields["output"], "output")
+
+
+def _alpaca(fields: Mapping[str, Any]) -> PromptCompletion:
+    """The prompt word by word as Stanford's Alpaca was trained on it; the answer follows its last colon at once."""
+    instruction, context, output = _alpaca_fields(fields)
+    head = f"{ALPACA_WITH_INPUT if context else ALPACA}\n\n### Instruction:\n{instruction}"
+    return PromptCompletion(head + (f"\n\n### Input:\n{context}" if context else "") + "\n\n### Response:", output)
+
+
+def _alpaca_as_chat(fields: Mapping[str, Any]) -> PromptCompletion:
+    """A user's turn needs no frame: the instruction, and its input after an empty line."""
+    instruction, context, output = _alpaca_fields(fields)
+    return PromptCompletion(f"{instruction}\n\n{context}" if context else instruction, output)
+
+
+def _question_answer(fields: Mapping[str, Any]) -> PromptCompletion:
+    return PromptCompletion(text_of(fields["question"], "question"), text_of(fields["answer"], "answer"))
+
+
+def _text(fields: Mapping[str, Any]) -> Text:
+    return Text(text_of(fields["text"], "text"))
+
+
+FORMATS: dict[str, Format] = {
+    "preference": Format(frozenset({"prompt", "chosen", "rejected"}), "pairs", _preference),
+    "preference with implicit prompt": Format(frozenset({"chosen", "rejected"}), "pairs", _preference),
+    "unpaired": Format(frozenset({"prompt", "completion", "label"}), "unpaired", _unpaired),
+    "messages": Format(frozenset({"messages"}), "rows", _messages),
+    "prompt-completion": Format(frozenset({"prompt", "completion"}), "rows", _prompt_completion),
+    "question-answer": Format(frozenset({"question", "answer"}), "rows", _question_answer),
+    "alpaca": Format(frozenset({"instruction", "output"}), "rows", _alpaca, _alpaca_as_chat),
+    "sharegpt": Format(frozenset({"conversations"}), "rows", _sharegpt),
+    "text": Format(frozenset({"text"}), "rows", _text),
 }
-"""Formats by name, the first whose fields are all there: (fields needed, fields -> example)."""
+"""Formats by name, the first whose fields are all there."""

@@ -1,48 +1,96 @@
-"""A data file as examples of one kind; bad rows are named all at once, or left out and counted where that is asked."""
+"""Records as examples of one kind; bad rows are named all at once, or left out and counted where that is asked."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from workbench.data.formats import Example, PromptCompletion, kind_of, parse_example
-from workbench.data.sources import read_records
+from workbench.data.bad_rows import BadRows
+from workbench.data.formats import FORMATS, Example, Form, kind_of, parse_example
+from workbench.data.hub import dataset_files, dataset_records
+from workbench.data.settings import DatasetData, FileData, ReadData
+from workbench.data.sources import Record, read_records
 from workbench.errors import DataError
 
-MAX_SHOWN = 20
+WANTED: dict[Form, str] = {
+    "rows": "text; prompt, completion; messages",
+    "pairs": "prompt, chosen, rejected",
+    "unpaired": "prompt, completion, label",
+}
+NO_TRAINER = "no trainer here takes unpaired rows yet; to learn from every completion, remove the column label"
 
 
-def read_examples(path: Path, *, pairs: bool, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
-    """The examples, and a line for each bad row that was left out ("file:line: reason").
+def open_records(settings: ReadData) -> Iterator[Record]:
+    """The records that the settings name, at most settings.rows of them. DataError where there are none to read."""
+    if isinstance(settings, FileData):
+        return itertools.islice(read_records(Path(settings.path).expanduser()), settings.rows)
+    assert isinstance(settings, DatasetData), "rows are read from a file or a data set"
+    return itertools.islice(dataset_records(settings), settings.rows)
 
-    pairs: preference pairs are wanted, else anything but them. DataError, a line a bad row, unless skip_bad.
+
+def local_files(settings: ReadData) -> list[Path]:
+    """The data files that the settings name on this machine; none of a data set of the hub or one that was saved."""
+    if isinstance(settings, FileData):
+        return [Path(settings.path).expanduser()]
+    assert isinstance(settings, DatasetData)
+    return dataset_files(settings)
+
+
+@dataclass
+class Examples:
+    """The records as examples, one at a time, so that the text of all is never held at once.
+
+    form: what is wanted; a file of another kind is a DataError. columns: the file's column by the format's name.
     """
-    examples: list[Example] = []
-    problems: list[str] = []
+
+    records: Iterable[Record]
+    form: Form
+    bad: BadRows
+    as_chat: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
+    name: str = "the data"
+    """What is read, for a message about all of it."""
     kind: str | None = None
-    for record in read_records(path):
-        try:
-            if record.problem:
-                raise ValueError(record.problem)
-            if kind is None:
-                kind = kind_of(record.fields)
-                if (kind == "preference") != pairs:
-                    wanted = "prompt, chosen, rejected" if pairs else "text; prompt, completion; messages"
-                    raise DataError(f"{record.where}: found {kind} rows, this needs rows of {wanted}")
-            examples.append(parse_example(kind, record.fields))
-        except ValueError as error:
-            problems.append(f"{record.where}: {error}")
-    if problems and not skip_bad:
-        shown = "\n".join(problems[:MAX_SHOWN])
-        more = f"\n... and {len(problems) - MAX_SHOWN:,} more bad rows" if len(problems) > MAX_SHOWN else ""
-        raise DataError(f"{shown}{more}\nmend the rows, or set data.bad_rows=skip to leave them out, counted")
-    if not examples:
-        raise DataError(f"{path}: no row in it can be used" + (f"; the first: {problems[0]}" if problems else ""))
-    return examples, problems
+    """The format, known once a row was read."""
+
+    def __iter__(self) -> Iterator[Example]:
+        found = False
+        for record in self.records:
+            try:
+                if record.problem:
+                    raise ValueError(record.problem)
+                yield self._parse(record.where, self._renamed(record.fields))
+                found = True
+            except ValueError as error:
+                self.bad.add(record.where, error)
+        self.bad.check()
+        if not found:
+            first = f"; the first: {self.bad.first[0]}" if self.bad.first else ""
+            raise DataError(f"{self.name}: no row in it can be used{first}")
+
+    def _parse(self, where: str, fields: Mapping[str, Any]) -> Example:
+        if self.kind is None:
+            self.kind = kind_of(fields, self.form)
+            if FORMATS[self.kind].form != self.form:
+                needed = NO_TRAINER if self.kind == "unpaired" else f"this needs rows of {WANTED[self.form]}"
+                raise DataError(f"{where}: found {self.kind} rows, {needed}")
+        return parse_example(self.kind, fields, as_chat=self.as_chat, where=where)
+
+    def _renamed(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if not self.columns:
+            return fields
+        taken = {column: name for name, column in self.columns.items() if column in fields}
+        kept = {name: value for name, value in fields.items() if name not in taken}
+        return kept | {name: fields[column] for column, name in taken.items()}
 
 
-def read_held_out(path: Path) -> list[PromptCompletion]:
-    """The prompts and answers of a prompt-completion file. DataError where it is another kind."""
-    found = [example for example in read_examples(path, pairs=False)[0] if isinstance(example, PromptCompletion)]
-    if not found:
-        raise DataError(f"{path}: found no prompt and completion, which a held-out set of prompts needs")
-    return found
+def read_examples(path: Path, *, form: Form, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
+    """All examples of a file, and a line for each of the first bad rows that were left out ("file:line: reason").
+
+    DataError, a line a bad row, unless skip_bad.
+    """
+    bad = BadRows(skip_bad)
+    return list(Examples(read_records(path), form, bad, name=str(path))), bad.first

@@ -1,4 +1,4 @@
-"""What a run trains on: a built-in task, a file, or pairs collected from models' own samples."""
+"""What a run trains on: a built-in task, a file, a data set, or pairs collected from models' own samples."""
 
 from __future__ import annotations
 
@@ -29,17 +29,41 @@ class TaskData(TaskSettings):
     """Seed of the prompts."""
 
 
-class FileData(Settings):
-    """A data file: plain text, prompt and completion, preference pairs, or chat messages, told by its columns."""
+class ReadData(Settings):
+    """How rows are read, wherever they lie; their columns tell the format."""
 
-    path: str
-    """JSONL, JSON, Parquet or CSV."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """The data's own column by the name that the format gives it, such as {prompt: question, completion: answer}."""
+    rows: PositiveInt | None = None
+    """Rows read at most, from the beginning; none: all."""
     max_tokens: PositiveInt = 1024
     """Tokens a row at most; prompts lose their beginning, completions their end, and both are counted."""
     bad_rows: Literal["error", "skip"] = "error"
     """error: any bad row stops the run, named as file:line; skip: they are left out and counted."""
     chat_template: bool = False
     """Render plain prompts as a user's turn through the model's chat template."""
+
+
+class FileData(ReadData):
+    """A data file: plain text, prompt and completion, preference pairs, or chat messages, told by its columns."""
+
+    path: str
+    """JSONL, JSON, Parquet or CSV."""
+
+
+class DatasetData(ReadData):
+    """A data set of the hub, one that `datasets` saved, or a folder of data files."""
+
+    dataset: Annotated[str, Field(min_length=1)]
+    """owner/name on the hub, a folder that save_to_disk wrote, or a folder of JSONL, JSON, Parquet or CSV files."""
+    config: str | None = None
+    """The hub data set's configuration, where it has several."""
+    split: str = "train"
+    """Which part: of a folder of files, those whose name or folder bears it (all, where none bears any)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; a whole commit makes the run independent of what is uploaded later."""
+    streaming: bool = False
+    """Read from the hub row by row, instead of downloading all of it first."""
 
 
 class CollectSettings(TaskSettings):
@@ -70,4 +94,4 @@ class CollectData(Settings):
     """How they are collected."""
 
 
-DataSettings = TaskData | FileData | CollectData
+DataSettings = TaskData | FileData | DatasetData | CollectData

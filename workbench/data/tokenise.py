@@ -3,17 +3,22 @@
 The rule: a prompt loses its beginning, but keeps up to half of max_tokens where the completion is longer than the
 other half; a completion, a conversation or a text loses its end. What was cut and what was dropped is counted.
 Of 10 tokens at most: a prompt of 8 and a completion of 4 keep 6 and 4, of 8 and 9 they keep 5 and 5.
+Examples come and go a chunk at a time: only token ids are held of all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from workbench.data.chat import Segment, answer_segments, chat_segments, render_chat
-from workbench.data.formats import Chat, Example, Preference, PromptCompletion, Text
+import numpy as np
+
+from workbench.data.bad_rows import BadRows
+from workbench.data.chat import Segment, answer_segments, chat_segments, render_chat, reply_segments
+from workbench.data.conversations import Turns
+from workbench.data.counts import Counts
+from workbench.data.formats import Chat, Example, Preference, PromptCompletion, Text, Unpaired
 from workbench.data.ragged import Ragged
 from workbench.data.sets import PairSet, RowSet
 from workbench.data.sources import shown
@@ -23,118 +28,115 @@ from workbench.models.tokenizer import Tokenizer
 CHUNK = 4096
 
 
-@dataclass
-class Counts:
-    """What became of the rows."""
+@dataclass(frozen=True)
+class _Encoded:
+    """One example as pieces of (ids, learned). whole: a conversation or a text, which loses its end where it is cut."""
 
-    rows: int = 0
-    """Rows kept."""
-    tokens: int = 0
-    """Tokens of the rows kept."""
-    truncated: int = 0
-    """Rows kept that lost tokens."""
-    dropped: int = 0
-    """Rows left out because nothing to learn from was left after truncation; pairs whose sides are the same then."""
-    bad: int = 0
-    """Rows left out because they were not valid."""
-    bad_examples: list[str] = field(default_factory=list)
-    """The first few of them, file:line and reason."""
+    where: str
+    pieces: list[tuple[list[int], bool]]
+    is_chat: bool
+    whole: bool
 
-    def note(self) -> str | None:
-        """One sentence for a report, None when every row went in whole."""
-        parts = [
-            f"{number:,} {what}"
-            for number, what in (
-                (self.truncated, "truncated"),
-                (self.dropped, "dropped with nothing left to learn from"),
-                (self.bad, "skipped as invalid"),
-            )
-            if number
-        ]
-        return f"{self.rows:,} rows used; {', '.join(parts)}" if parts else None
+    @property
+    def side(self) -> str:
+        """What is cut of it."""
+        return "conversation" if self.is_chat else "text"
 
 
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], *, as_chat: bool) -> list[list[int]]:
-    """Token ids that a completion is sampled from; as_chat: the prompt is a user's turn in the model's template."""
-    if as_chat:
-        texts = []
-        for number, prompt in enumerate(prompts, start=1):
-            with _naming("prompt", number, prompt):
-                texts.append(render_chat(tokenizer, [("user", prompt)], generation_prompt=True))
-        encoded = tokenizer.encode_batch(texts)
-    else:
-        encoded = [[*tokenizer.prefix_ids, *ids] for ids in tokenizer.encode_batch(list(prompts))]
-    for number, ids in enumerate(encoded, start=1):
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str | Turns], *, as_chat: bool) -> list[list[int]]:
+    """Token ids that a completion is sampled from; turns go through the model's template, and with as_chat a text does
+    as a user's turn."""
+    texts: list[str] = []
+    for number, prompt in enumerate(prompts, start=1):
+        if isinstance(prompt, str) and not as_chat:
+            texts.append(prompt)
+            continue
+        turns = (("user", prompt),) if isinstance(prompt, str) else prompt
+        try:
+            texts.append(render_chat(tokenizer, turns, generation_prompt=True))
+        except ValueError as error:
+            raise DataError(f"prompt {number} ({shown(turns[-1][1])}): {error}") from error
+    encoded = tokenizer.encode_batch(texts)
+    for number, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True), start=1):
+        if isinstance(prompt, str) and not as_chat:
+            ids[:0] = tokenizer.prefix_ids
         if not ids:
             raise DataError(f"prompt {number} is empty, allowed at least one token to continue from")
     return encoded
 
 
 def tokenise_rows(
-    examples: Iterable[Example], tokenizer: Tokenizer, max_tokens: int, *, as_chat: bool, every_token: bool
+    examples: Iterable[Example],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    *,
+    as_chat: bool,
+    every_token: bool,
+    bad: BadRows | None = None,
 ) -> tuple[RowSet, Counts]:
     """Rows for SFT; for pretraining with every_token: all is learned, and what is longer than max_tokens is split into
     several rows instead of cut, each beginning with the token that the one before ended with: it is predicted there,
-    and predicts here. DataError names the row that a chat template refuses."""
+    and predicts here. Rows that a chat template refuses, and conversations of which nothing is learned, go to bad;
+    without one, or where it does not skip, they are a DataError that names them."""
     counts, ids, labelled = Counts(), [], []
-    for pieces, is_chat, is_text in _encoded(examples, tokenizer, as_chat):
-        tokens = list(itertools.chain.from_iterable(piece for piece, _ in pieces))
-        learned = list(itertools.chain.from_iterable([flag] * len(piece) for piece, flag in pieces))
-        if not is_chat:
-            tokens, learned = [*tokens, *tokenizer.eos_ids[:1]], [*learned, *[True] * len(tokenizer.eos_ids[:1])]
+    bad = bad or BadRows()
+    for row in _encoded(examples, tokenizer, as_chat, bad):
+        tokens = np.fromiter(itertools.chain.from_iterable(piece for piece, _ in row.pieces), np.int32)
+        learned = np.repeat([flag for _, flag in row.pieces], [len(piece) for piece, _ in row.pieces]).astype(bool)
         if every_token:
-            learned = [True] * len(tokens)
-            starts = range(0, max(1, len(tokens) - 1), max(1, max_tokens - 1))
-            blocks = [(tokens[i : i + max_tokens], learned[i : i + max_tokens]) for i in starts]
-        elif is_chat or is_text:
-            blocks = [(tokens[:max_tokens], learned[:max_tokens])]
+            learned = np.ones(len(tokens), bool)
+            step = max(1, max_tokens - 1)
+            spans = [(start, start + max_tokens) for start in range(0, max(1, len(tokens) - 1), step)]
+        elif row.whole:
+            spans = [(0, max_tokens)]
         else:
-            start, end = _kept(len(pieces[0][0]), len(tokens) - len(pieces[0][0]), max_tokens)
-            blocks = [(tokens[start:end], learned[start:end])]
-        for block, flags in blocks:
-            if not any(flags[1:]):
-                counts.dropped += 1
+            prompt = len(row.pieces[0][0])
+            spans = [_kept(prompt, len(tokens) - prompt, max_tokens)]
+        for start, end in spans:
+            if not learned[start:end][1:].any():
+                _nothing_learned(row, learned, max_tokens, counts, bad)
                 continue
-            counts.truncated += len(block) < len(tokens) and not every_token
-            ids.append(block)
-            labelled.append(flags)
+            if not every_token:
+                lost = len(tokens) - min(end, len(tokens))
+                counts.truncate(row.where, {row.side: lost} if row.whole else {"prompt": start, "completion": lost})
+            counts.keep(row.where)
+            ids.append(tokens[start:end])
+            labelled.append(learned[start:end])
+    bad.check()
     rows = RowSet(Ragged.from_rows(ids), Ragged.from_rows(labelled, bool).values)
-    counts.rows, counts.tokens = len(rows), len(rows.ids.values)
+    counts.tokens, counts.learned = len(rows.ids.values), int(rows.labelled.sum())
+    counts.bad, counts.bad_examples = bad.count, list(bad.first)
     return rows, counts
 
 
 def tokenise_pairs(
-    examples: Iterable[Preference], tokenizer: Tokenizer, max_tokens: int, *, as_chat: bool
+    examples: Iterable[Example], tokenizer: Tokenizer, max_tokens: int, *, as_chat: bool, bad: BadRows | None = None
 ) -> tuple[PairSet, Counts]:
-    """Pairs for preference optimisation; the completions without their prompt, end of sequence included. DataError
-    names the row that a chat template refuses."""
-    counts = Counts()
-    prompts: list[list[int]] = []
-    sides: tuple[list[list[int]], list[list[int]]] = ([], [])
-    for first, chunk in _chunks(examples):
-        texts: list[str] = []
-        for number, example in enumerate(chunk, start=first):
-            with _naming("row", number, example.prompt):
-                texts += _pair_texts(example, tokenizer, as_chat)
-        encoded = tokenizer.encode_batch(texts)
-        for index, example in enumerate(chunk):
-            prompt, chosen, rejected = encoded[3 * index : 3 * index + 3]
-            prompt = prompt if as_chat else [*tokenizer.prefix_ids, *prompt]
-            if not as_chat:
-                chosen = [*chosen, *tokenizer.eos_ids[: int(example.chosen_ended)]]
-                rejected = [*rejected, *tokenizer.eos_ids[: int(example.rejected_ended)]]
-            longest = max(len(chosen), len(rejected))
-            start, end = _kept(len(prompt), longest, max_tokens)
-            room = end - len(prompt)
-            cut = (prompt[start:], chosen[:room], rejected[:room])
-            if not all(cut) or cut[1] == cut[2]:
-                counts.dropped += 1
-                continue
-            counts.truncated += start > 0 or longest > room
-            for rows, tokens in zip((prompts, *sides), cut, strict=True):
-                rows.append(tokens)
-    pairs = PairSet(Ragged.from_rows(prompts), Ragged.from_rows(sides[0]), Ragged.from_rows(sides[1]))
-    counts.rows, counts.tokens = len(pairs), int(pairs.lengths.sum())
+    """Pairs for preference optimisation; the completions without their prompt, end of sequence included. Rows that a
+    chat template refuses go to bad, as in tokenise_rows."""
+    counts, bad = Counts(), bad or BadRows()
+    sides: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]] = ([], [], [])
+    for where, parts in _encoded_pairs(examples, tokenizer, as_chat, bad):
+        prompt, chosen, rejected = parts
+        start, end = _kept(len(prompt), max(len(chosen), len(rejected)), max_tokens)
+        room = end - len(prompt)
+        cut = (prompt[start:], chosen[:room], rejected[:room])
+        if not all(cut) or cut[1] == cut[2]:
+            empty = [name for name, part in zip(("prompt", "chosen", "rejected"), cut, strict=True) if not part]
+            same = f"chosen and rejected are the same in the {room:,} tokens that are left"
+            counts.drop(where, f"{empty[0]} has no token left" if empty else same)
+            continue
+        lost = {"chosen completion": len(chosen) - room, "rejected completion": len(rejected) - room}
+        counts.truncate(where, {"prompt": start, **lost})
+        counts.keep(where)
+        for side, tokens in zip(sides, cut, strict=True):
+            side.append(np.asarray(tokens, np.int32))
+    bad.check()
+    prompts, chosen_rows, rejected_rows = (Ragged.from_rows(side) for side in sides)
+    pairs = PairSet(prompts, chosen_rows, rejected_rows)
+    counts.learned = len(chosen_rows.values) + len(rejected_rows.values)
+    counts.tokens = counts.learned + 2 * len(prompts.values)
+    counts.bad, counts.bad_examples = bad.count, list(bad.first)
     return pairs, counts
 
 
@@ -147,62 +149,91 @@ def _kept(prompt: int, completion: int, max_tokens: int) -> tuple[int, int]:
     return start, min(prompt + completion, start + max_tokens)
 
 
-def _chunks(examples: Iterable[Example]) -> Iterator[tuple[int, list]]:
-    """The number of the first, from 1, and the examples."""
-    iterator, first = iter(examples), 1
-    while chunk := list(itertools.islice(iterator, CHUNK)):
-        yield first, chunk
-        first += len(chunk)
+def _nothing_learned(row: _Encoded, learned: np.ndarray, max_tokens: int, counts: Counts, bad: BadRows) -> None:
+    """A conversation without a learned token is a bad row unless such are skipped; other rows are counted."""
+    first = int(learned.argmax()) + 1 if learned.any() else 0
+    where_it_begins = f"begins at token {first:,} and max_tokens is {max_tokens:,}" if first else "has no token"
+    reason = f"nothing is learned: the part to learn {where_it_begins}"
+    if row.is_chat and not bad.skip:
+        bad.add(row.where, reason)
+    else:
+        counts.drop(row.where, reason)
 
 
-@contextlib.contextmanager
-def _naming(what: str, number: int, text: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise DataError(f"{what} {number} ({shown(text)}): {error}") from error
+def _chunks(examples: Iterable[Example], bad: BadRows) -> Iterator[list[tuple[str, Example]]]:
+    """Examples with their places; none once a bad row stops the reading, though it goes on to find them all."""
+    numbered = ((example.where or f"row {number}", example) for number, example in enumerate(examples, start=1))
+    while chunk := list(itertools.islice(numbered, CHUNK)):
+        if not bad.stops:
+            yield chunk
 
 
-def _encoded(
-    examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool
-) -> Iterator[tuple[list[tuple[list[int], bool]], bool, bool]]:
-    """Each example's pieces of (ids, learned), whether a chat template wrote them, and whether it is plain text."""
-    for first, chunk in _chunks(examples):
-        segments = []
-        for number, example in enumerate(chunk, start=first):
-            with _naming("row", number, _beginning(example)):
-                segments.append(_segments(example, tokenizer, as_chat))
-        encoded = iter(tokenizer.encode_batch([text for row in segments for text, _ in row]))
-        for example, row in zip(chunk, segments, strict=True):
+def _encoded(examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, bad: BadRows) -> Iterator[_Encoded]:
+    for chunk in _chunks(examples, bad):
+        rows: list[tuple[str, Example, list[Segment]]] = []
+        for where, example in chunk:
+            example = example.example if isinstance(example, Unpaired) else example
+            try:
+                rows.append((where, example, _segments(example, tokenizer, as_chat)))
+            except ValueError as error:
+                bad.add(where, error)
+        encoded = iter(tokenizer.encode_batch([text for _, _, segments in rows for text, _ in segments]))
+        for where, example, segments in rows:
             is_chat = isinstance(example, Chat) or (as_chat and isinstance(example, PromptCompletion))
-            pieces = [(next(encoded), learned) for _, learned in row]
-            if not is_chat and tokenizer.prefix_ids:
+            pieces = [(next(encoded), learned) for _, learned in segments]
+            if not is_chat:
                 pieces[0] = ([*tokenizer.prefix_ids, *pieces[0][0]], pieces[0][1])
-            yield pieces, is_chat, isinstance(example, Text)
-
-
-def _beginning(example: Example) -> str:
-    if isinstance(example, Chat):
-        return example.messages[0][1]
-    return example.text if isinstance(example, Text) else example.prompt
+                pieces.append((list(tokenizer.eos_ids[:1]), True))
+            yield _Encoded(where, pieces, is_chat, is_chat or isinstance(example, Text))
 
 
 def _segments(example: Example, tokenizer: Tokenizer, as_chat: bool) -> list[Segment]:
     if isinstance(example, Text):
         return [(example.text, True)]
     if isinstance(example, Chat):
-        return chat_segments(tokenizer, example.messages)
+        return chat_segments(tokenizer, example.messages, learn_from=example.learn_from)
     assert isinstance(example, PromptCompletion), "preference pairs go to tokenise_pairs"
     if as_chat:
         return chat_segments(tokenizer, [("user", example.prompt), ("assistant", example.completion)])
     return [(example.prompt, False), (example.completion, True)]
 
 
+def _encoded_pairs(
+    examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, bad: BadRows
+) -> Iterator[tuple[str, tuple[list[int], list[int], list[int]]]]:
+    """Each pair's place and the ids of its prompt, chosen and rejected completion, ends and beginning included."""
+    for chunk in _chunks(examples, bad):
+        rows: list[tuple[str, Preference]] = []
+        texts: list[str] = []
+        for where, example in chunk:
+            assert isinstance(example, Preference), "rows go to tokenise_rows"
+            try:
+                texts += _pair_texts(example, tokenizer, as_chat)
+                rows.append((where, example))
+            except ValueError as error:
+                bad.add(where, error)
+        encoded = iter(tokenizer.encode_batch(texts))
+        for where, example in rows:
+            prompt, chosen, rejected = next(encoded), next(encoded), next(encoded)
+            if isinstance(example.prompt, str) and not as_chat:
+                prompt = [*tokenizer.prefix_ids, *prompt]
+                chosen = [*chosen, *tokenizer.eos_ids[: int(example.chosen_ended)]]
+                rejected = [*rejected, *tokenizer.eos_ids[: int(example.rejected_ended)]]
+            yield where, (prompt, chosen, rejected)
+
+
 def _pair_texts(example: Preference, tokenizer: Tokenizer, as_chat: bool) -> tuple[str, str, str]:
+    prompt, chosen, rejected = example.prompt, example.chosen, example.rejected
+    if isinstance(prompt, tuple) and isinstance(chosen, tuple) and isinstance(rejected, tuple):
+        before, first = reply_segments(tokenizer, prompt, chosen)
+        return before, first, reply_segments(tokenizer, prompt, rejected)[1]
+    assert isinstance(prompt, str), "a preference is all turns or all text"
+    assert isinstance(chosen, str), "a preference is all turns or all text"
+    assert isinstance(rejected, str), "a preference is all turns or all text"
     if not as_chat:
-        return example.prompt, example.chosen, example.rejected
-    prompt, chosen = answer_segments(tokenizer, example.prompt, example.chosen, ended=example.chosen_ended)
-    again, rejected = answer_segments(tokenizer, example.prompt, example.rejected, ended=example.rejected_ended)
-    if again != prompt:
+        return prompt, chosen, rejected
+    before, first = answer_segments(tokenizer, prompt, chosen, ended=example.chosen_ended)
+    again, second = answer_segments(tokenizer, prompt, rejected, ended=example.rejected_ended)
+    if again != before:
         raise ValueError("the chat template writes the prompt differently before another answer")
-    return prompt, chosen, rejected
+    return before, first, second

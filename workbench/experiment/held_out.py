@@ -7,18 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workbench.data.bad_rows import BadRows
 from workbench.data.batches import HeldOutLoader
-from workbench.data.formats import Example, PromptCompletion
-from workbench.data.reading import read_examples
-from workbench.data.sets import PairSet
-from workbench.data.settings import FileData, TaskSettings
+from workbench.data.conversations import Turns
+from workbench.data.counts import Counts
+from workbench.data.formats import Chat, Example, PromptCompletion
+from workbench.data.reading import Examples, open_records
+from workbench.data.sets import PairSet, RowSet
+from workbench.data.settings import FileData, ReadData, TaskSettings
 from workbench.data.tasks import make_rows, prompt_id
 from workbench.data.tokenise import encode_prompts, tokenise_rows
 from workbench.evaluation.pairs import PairEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
-from workbench.evaluation.settings import EvaluateSettings
-from workbench.experiment.prepare import ROWS_FILE, PreparedRun
+from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.prepare import ROWS_FILE, PreparedRun, held_out_file
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.tokenizer import Tokenizer
@@ -45,16 +48,9 @@ def build_held_out(
     if spec.evaluate is None:
         return HeldOut()
     evaluators: list[Evaluator] = []
-    reading = spec.data if isinstance(spec.data, FileData) else FileData(path="-")
-    examples = _examples(spec.evaluate)
-    answers = [example for example in examples if isinstance(example, PromptCompletion)]
-    if answers:
-        encoded = encode_prompts(tokenizer, [row.prompt for row in answers], as_chat=reading.chat_template)
-        task = spec.evaluate.task or "file"
-        prompts = [
-            HeldOutPrompt(row.prompt, row.completion, prompt_id(task, row.prompt), tuple(ids))
-            for row, ids in zip(answers, encoded, strict=True)
-        ]
+    examples = held_out_examples(spec)
+    prompts = _prompts(spec, examples, tokenizer)
+    if prompts:
         evaluators.append(
             PromptEvaluator(
                 prompts,
@@ -73,24 +69,55 @@ def build_held_out(
                 pairs, lambda model, batch: completion_logprobs(model, batch)[0], records=output_dir / "pairs.jsonl"
             )
         )
-    form = spec.hyperparameters.data_form
     loader = None
-    if examples and form != "pairs":
-        rows, _ = tokenise_rows(
-            examples, tokenizer, reading.max_tokens, as_chat=reading.chat_template, every_token=form == "text"
-        )
+    if examples and spec.hyperparameters.data_form != "pairs":
+        rows, _ = held_out_rows(spec, examples, tokenizer)
         loader = HeldOutLoader(rows, LOSS_ROWS, rank=rank, world_size=world_size)
     return HeldOut(evaluators, loader)
 
 
-def _examples(settings: EvaluateSettings) -> list[Example]:
+def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> tuple[RowSet, Counts]:
+    """The held-out examples as the trainer takes its own rows."""
+    reading = _reading(spec)
+    text = spec.hyperparameters.data_form == "text"
+    return tokenise_rows(examples, tokenizer, reading.max_tokens, as_chat=reading.chat_template, every_token=text)
+
+
+def held_out_examples(spec: RunSpec) -> list[Example]:
+    """Of the task or the file that evaluate names, at most evaluate.prompts; bad rows are never left out here."""
+    settings = spec.evaluate
+    if settings is None:
+        return []
     if settings.task is not None:
         task = TaskSettings(task=settings.task, digits=settings.digits, numbers=settings.numbers)
         made = make_rows(task, "held_out", settings.prompts, settings.seed)
         return [PromptCompletion(row.prompt, row.completion) for row in made]
     if settings.path is not None:
-        return read_examples(Path(settings.path).expanduser(), pairs=False)[0][: settings.prompts]
+        file = held_out_file(spec, settings.path)
+        found = Examples(open_records(file), "rows", BadRows(), file.chat_template, file.columns, file.path)
+        return list(found)[: settings.prompts]
     return []
+
+
+def _reading(spec: RunSpec) -> ReadData:
+    return spec.data if isinstance(spec.data, ReadData) else FileData(path="-")
+
+
+def _prompts(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> list[HeldOutPrompt]:
+    """The examples that ask for one completion: prompt and completion as text, or as turns that one turn answers."""
+    asked: list[tuple[str | Turns, str, str]] = []
+    for example in examples:
+        if isinstance(example, PromptCompletion):
+            asked.append((example.prompt, example.prompt, example.completion))
+        elif isinstance(example, Chat) and example.learn_from == len(example.messages) - 1:
+            turns = example.messages[:-1]
+            asked.append((turns, "\n".join(content for _, content in turns), example.messages[-1][1]))
+    encoded = encode_prompts(tokenizer, [prompt for prompt, _, _ in asked], as_chat=_reading(spec).chat_template)
+    task = spec.evaluate.task if spec.evaluate is not None else None
+    return [
+        HeldOutPrompt(text, completion, prompt_id(task or "file", text), tuple(ids))
+        for (_, text, completion), ids in zip(asked, encoded, strict=True)
+    ]
 
 
 def _reference(prepared: PreparedRun) -> Reference | None:

@@ -6,24 +6,30 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from workbench.data import tasks
-from workbench.data.formats import Example, PromptCompletion
-from workbench.data.reading import read_examples
+from workbench.data.bad_rows import BadRows
+from workbench.data.counts import Counts
+from workbench.data.formats import Example, Form, PromptCompletion
+from workbench.data.reading import Examples, open_records
 from workbench.data.sets import PairSet, RowSet
-from workbench.data.settings import CollectData, FileData, TaskData
+from workbench.data.settings import CollectData, FileData, ReadData, TaskData
+from workbench.data.sources import read_records
 from workbench.data.tasks import Split, make_rows
-from workbench.data.tokenise import Counts, tokenise_pairs, tokenise_rows
+from workbench.data.tokenise import tokenise_pairs, tokenise_rows
 from workbench.errors import DataError
 from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.identity import (
     Identity,
     collect_identity,
+    data_files,
     file_identity,
     identify,
     model_identity,
+    reading_identity,
     samplers_of,
+    source_identity,
 )
 from workbench.experiment.launchers import fork_map
 from workbench.experiment.locks import hold
@@ -36,10 +42,9 @@ from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.distributed import training_device
 from workbench.trainer.precision import resolve_precision
 
-DATA_VERSION = 2
+DATA_VERSION = 3
 ROWS_FILE = "rows.safetensors"
 MAX_TASK_TOKENS = 2048
-MAX_BAD_SHOWN = 20
 
 
 class Reporter(Protocol):
@@ -53,27 +58,50 @@ class Reporter(Protocol):
 Progress = Callable[[int, int], None]
 
 
+DataForm = Literal["rows", "text", "pairs", "unpaired"]
+"""What a trainer takes, as TrainerSettings.data_form; unpaired rows can be looked at."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How examples are found and become token ids."""
 
-    read: Callable[[], tuple[Iterable[Example], list[str]]]
-    """Examples, and lines about those that were left out."""
-    pairs: bool = False
-    every_token: bool = False
+    read: Callable[[BadRows], Iterable[Example]]
+    """The examples; what cannot be used is added to the bad rows."""
+    form: DataForm = "rows"
     max_tokens: int = MAX_TASK_TOKENS
     as_chat: bool = False
+    skip_bad: bool = False
 
     @property
     def key(self) -> dict[str, Any]:
         """What it adds to the identity of the result."""
-        return {name: getattr(self, name) for name in ("pairs", "every_token", "max_tokens", "as_chat")}
+        return {name: getattr(self, name) for name in ("form", "max_tokens", "as_chat", "skip_bad")}
 
-    def tokenise(self, examples: Iterable[Any], tokenizer: Tokenizer) -> tuple[RowSet | PairSet, Counts]:
-        """Rows, or pairs."""
-        if self.pairs:
-            return tokenise_pairs(examples, tokenizer, self.max_tokens, as_chat=self.as_chat)
-        return tokenise_rows(examples, tokenizer, self.max_tokens, as_chat=self.as_chat, every_token=self.every_token)
+    def tokenise(self, tokenizer: Tokenizer) -> tuple[RowSet | PairSet, Counts, str]:
+        """Rows or pairs, what became of them, and the format that was found."""
+        bad = BadRows(self.skip_bad)
+        examples = self.read(bad)
+        rows: RowSet | PairSet
+        if self.form == "pairs":
+            rows, counts = tokenise_pairs(examples, tokenizer, self.max_tokens, as_chat=self.as_chat, bad=bad)
+        else:
+            rows, counts = tokenise_rows(
+                examples, tokenizer, self.max_tokens, as_chat=self.as_chat, every_token=self.form == "text", bad=bad
+            )
+        found = examples.kind if isinstance(examples, Examples) else None
+        return rows, counts, found or "prompt-completion"
+
+    @classmethod
+    def of(cls, settings: ReadData, form: DataForm) -> Reading:
+        """Of the records that the settings name."""
+        wanted: Form = "rows" if form == "text" else form
+
+        def read(bad: BadRows) -> Examples:
+            return Examples(open_records(settings), wanted, bad, settings.chat_template, settings.columns)
+
+        skip = settings.bad_rows == "skip"
+        return cls(read, form, settings.max_tokens, settings.chat_template, skip_bad=skip)
 
 
 @dataclass(frozen=True)
@@ -94,7 +122,9 @@ class PreparedRun:
     collected: StageResult | None = None
     notes: tuple[str, ...] = ()
     data_files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 by path."""
+    """SHA-256 by path; of a data set, what decides its rows."""
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What became of the rows of data and held_out_pairs, as Counts."""
 
     @property
     def stages(self) -> dict[str, str]:
@@ -128,8 +158,8 @@ class Preparer:
             source = self._collected(spec, "train", data.collect.pairs, worker)
             inherited["collect"] = source.made["costs"]
             notes.append(collect.pair_note(source.made))
-        elif isinstance(data, FileData):
-            files[data.path] = file_identity(data.path)
+        elif isinstance(data, ReadData):
+            files |= data_files(data)
         rows = self._tokenised(spec, tokenizer, source)
         notes += [f"training data: {note}" for note in [Counts(**rows.made["counts"]).note()] if note]
         reference = None
@@ -155,6 +185,11 @@ class Preparer:
             collected=source,
             notes=tuple(notes),
             data_files=files,
+            counts={
+                name: stage.made["counts"]
+                for name, stage in (("data", rows), ("held_out_pairs", held_out))
+                if stage is not None
+            },
         )
 
     def precision(self, spec: RunSpec) -> str:
@@ -213,44 +248,35 @@ class Preparer:
     def _tokenised(self, spec: RunSpec, tokenizer: Tokenizer, source: StageResult | None) -> StageResult:
         """The training data as token ids; source: the collected pairs it comes from, if any."""
         data = spec.data
-        if isinstance(data, FileData):
-            return self._file(data, spec.hyperparameters.data_form, tokenizer, data.path)
+        if isinstance(data, ReadData):
+            return self._read(data, spec.hyperparameters.data_form, tokenizer)
         if source is not None:
             path = source.folder / collect.PAIRS_FILE
-            reading = Reading(lambda: read_examples(path, pairs=True), pairs=True)
+            reading = Reading(lambda bad: Examples(read_records(path), "pairs", bad), "pairs")
             return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading)
         assert isinstance(data, TaskData)
-        reading = Reading(lambda: (_task_examples(data), []), every_token=spec.hyperparameters.data_form == "text")
+        reading = Reading(lambda _: _task_examples(data), spec.hyperparameters.data_form)
         return self._token_stage(tokenizer, {"task": dump(data), "version": tasks.VERSION}, reading)
 
-    def _file(self, settings: FileData, form: str, tokenizer: Tokenizer, path: str) -> StageResult:
-        """A data file in the form that is needed, read with the settings of the training data."""
-        pairs = form == "pairs"
-        reading = Reading(
-            lambda: read_examples(Path(path).expanduser(), pairs=pairs, skip_bad=settings.bad_rows == "skip"),
-            pairs=pairs,
-            every_token=form == "text",
-            max_tokens=settings.max_tokens,
-            as_chat=settings.chat_template,
-        )
-        return self._token_stage(tokenizer, {"file": file_identity(path), "bad_rows": settings.bad_rows}, reading)
+    def _read(self, settings: ReadData, form: DataForm, tokenizer: Tokenizer) -> StageResult:
+        """Rows from where the settings say, in the form that is needed."""
+        source = {**source_identity(settings), **reading_identity(settings)}
+        return self._token_stage(tokenizer, source, Reading.of(settings, form))
 
     def _token_stage(self, tokenizer: Tokenizer, source: dict[str, Any], reading: Reading) -> StageResult:
         def make(folder: Path, _progress: Progress) -> dict[str, Any]:
-            examples, bad = reading.read()
-            rows, counts = reading.tokenise(examples, tokenizer)
+            rows, counts, found = reading.tokenise(tokenizer)
             if not len(rows):
                 raise DataError("no row is left to train on: nothing to learn from was left after truncation")
             rows.save(folder / ROWS_FILE)
-            return {"counts": vars(counts) | {"bad": len(bad), "bad_examples": bad[:MAX_BAD_SHOWN]}}
+            return {"counts": vars(counts), "format": found}
 
         key = {**source, **reading.key, "tokenizer": tokenizer.fingerprint}
         return self._get(Stage("data", DATA_VERSION, key), make, "")
 
     def _held_out_pairs(self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker) -> StageResult | None:
-        reading = spec.data if isinstance(spec.data, FileData) else FileData(path="-")
         if spec.evaluate is not None and spec.evaluate.pairs is not None:
-            return self._file(reading, "pairs", tokenizer, spec.evaluate.pairs)
+            return self._read(held_out_file(spec, spec.evaluate.pairs), "pairs", tokenizer)
         if isinstance(spec.data, CollectData) and spec.data.collect.held_out_pairs and spec.evaluate is not None:
             source = self._collected(spec, "held_out", spec.data.collect.held_out_pairs, worker)
             return self._tokenised(spec, tokenizer, source)
@@ -290,3 +316,9 @@ class Preparer:
 def _task_examples(settings: TaskData) -> Iterator[Example]:
     for row in make_rows(settings, "train", settings.rows, settings.seed):
         yield PromptCompletion(row.prompt, row.completion)
+
+
+def held_out_file(spec: RunSpec, path: str) -> FileData:
+    """A held-out file, read as the training data is; all of its rows."""
+    kept = {name for name in ReadData.model_fields if name != "rows"} if isinstance(spec.data, ReadData) else set()
+    return FileData(path=path, **spec.data.model_dump(include=kept))

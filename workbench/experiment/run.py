@@ -95,6 +95,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
     if spec.start is not None:
         start = {"folder": spec.start, "model_sha256": RunFolder(folder.runs, spec.start).status().get("model_sha256")}
     own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
+    own["counts"] = prepared.counts
     folder.begin(
         spec,
         {**provenance, **own},

@@ -84,7 +84,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "steps: 10", "budget: {flops: 1}", ["6: hyperparameters.budget: found it under hyperparameters, allowed as budget"]),
     (SFT, "question: How well does it sort?\n", "", [f"1: question: {NO_DEFAULT}"]),
     (SFT, "trainer: sft\n", "", [f"1: trainer: found nothing, allowed a trainer: {TRAINERS}"]),
-    (SFT, "data: {task: sort, rows: 128}\n", "", ["1: data: found nothing, allowed one of task, path, collect"]),
+    (SFT, "data: {task: sort, rows: 128}\n", "", ["1: data: found nothing, allowed one of task, path, dataset, collect"]),
     (SFT, "model: {preset: tiny}\n", "", ["1: model: found nothing, allowed a model such as {preset: tiny}, or start_from: NAME"]),
     # types and ranges
     (SFT, "How well does it sort?", "", ["1: question: found nothing, allowed text"]),
@@ -107,8 +107,8 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "steps: 10", "early_stopping: {metric: eval/x}", ["6: hyperparameters.early_stopping: found without evaluate, allowed with a held-out evaluation"]),
     (SFT, "model: {preset: tiny}", "model: tiny", ["3: model: found 'tiny', allowed a mapping"]),
     (SFT, "data: {task: sort, rows: 128}", "data: [sort]", ["4: data: found a list, allowed a mapping"]),
-    (SFT, "data: {task: sort", "data: {task: sort, path: x", ["4: data: found task and path, allowed one of task, path, collect"]),
-    (SFT, "data: {task: sort", "data: {tsk: sort", ["4: data: found tsk, rows, allowed one of task, path, collect, did you mean task?"]),
+    (SFT, "data: {task: sort", "data: {task: sort, path: x", ["4: data: found task and path, allowed one of task, path, dataset, collect"]),
+    (SFT, "data: {task: sort", "data: {tsk: sort", ["4: data: found tsk, rows, allowed one of task, path, dataset, collect, did you mean task?"]),
     (SFT, "", "budget: {flop: 3}\n", ["9: budget.flop: found an unknown key, allowed flops, tokens, seconds, did you mean flops?"]),
     (SFT, "", "budget: {tokens: -3}\n", ["9: budget.tokens: found -3, allowed numbers > 0"]),
     (SFT, "", "track: wandb\n", ["9: track: found 'wandb', allowed a list"]),
@@ -155,7 +155,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "", "arms: {a: }\n", ["9: arms.a: found nothing, allowed a mapping"]),
     (SFT, "", "arms: {../a: {}}\n", ["9: arms.../a: found the name '../a', allowed letters, digits, - and _, at most 100"]),
     (SFT, "", "arms: {a: {question: x}}\n", [f"9: arms.a.question: found an unknown key, allowed {ARM_KEYS}"]),
-    (SFT, "", "arms:\n  a: {trainer: dpo}\n", ["10: arms.a.data: found nothing, allowed one of task, path, collect"]),
+    (SFT, "", "arms:\n  a: {trainer: dpo}\n", ["10: arms.a.data: found nothing, allowed one of task, path, dataset, collect"]),
     (SFT, "", "arms:\n  a: {hyperparameters: {stesp: 3}}\n", [f"10: arms.a.hyperparameters.stesp: found an unknown key, allowed {MANY}, did you mean steps?"]),
     # several at once, in the order of the file
     (SFT.replace("threads: 1", "threads: 0").replace("1e-3", "fast"), "trainer: sft", "trainer: sf", [f"2: trainer: found 'sf', allowed {TRAINERS}, did you mean sft?", "7: hyperparameters.learning_rate: found 'fast', allowed a number", "8: threads: found 0, allowed numbers >= 1"]),

@@ -9,7 +9,7 @@ from workbench.experiment.definition.source import Node, join_field
 REPLACED_WITH_TRAINER = ("hyperparameters", "data")
 # Of these keys a section holds one; naming another drops it.
 KINDS = {
-    "data": ("task", "path", "collect"),
+    "data": ("task", "path", "dataset", "collect"),
     "model": ("preset", "path", "name"),
     "evaluate": ("task", "path"),
 }

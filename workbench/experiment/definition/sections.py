@@ -76,7 +76,7 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     start, lora_node, evaluate_node = _given(tree, "start_from"), _given(tree, "lora"), _given(tree, "evaluate")
     data = _data(data_node, problems) if data_node else None
     if data_node is None:
-        _missing(tree, "data", "one of task, path, collect", problems, sound)
+        _missing(tree, "data", "one of task, path, dataset, collect", problems, sound)
     model = validate(ModelSettings, model_node, problems) if model_node else None
     if model_node is None and start is None:
         _missing(tree, "model", "a model such as {preset: tiny}, or start_from: NAME", problems, sound)

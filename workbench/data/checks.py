@@ -1,0 +1,44 @@
+"""What a field of a row may hold, in words for the one who wrote it: a ValueError is the rest of "file:line: ..."."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+def text_of(value: Any, name: str, *, empty: bool = False) -> str:
+    """The value where it is text; empty: it may hold nothing."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {describe(value)}, allowed text")
+    if not empty and not value.strip():
+        raise ValueError(f"{name} is empty, allowed text")
+    check_characters(value, name)
+    return value
+
+
+def flag_of(value: Any, name: str) -> bool:
+    """The value where it is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {describe(value)}, allowed true or false")
+    return value
+
+
+def check_characters(text: str, name: str) -> None:
+    """JSON can write half of a surrogate pair, which no encoding has."""
+    if not text.isascii() and _HALF_PAIR.search(text):
+        raise ValueError(f"{name} holds half of a surrogate pair, allowed whole characters")
+
+
+def is_not_finite(value: Any) -> bool:
+    """Of a number, or of one as CSV writes it."""
+    if isinstance(value, str):
+        return value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def describe(value: Any) -> str:
+    """What kind of value was found."""
+    return "null" if value is None else type(value).__name__

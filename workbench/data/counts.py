@@ -1,0 +1,80 @@
+"""What became of the rows on their way to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MAX_LISTED = 20
+MAX_PLACES = 200
+
+
+@dataclass
+class Counts:
+    """Of one tokenised set; plain values, stored beside it."""
+
+    rows: int = 0
+    """Rows kept."""
+    tokens: int = 0
+    """Tokens of the rows kept."""
+    learned: int = 0
+    """Of these, the tokens that are learned; of pairs, those of both completions."""
+    truncated: int = 0
+    """Rows kept that lost tokens."""
+    tokens_lost: int = 0
+    """Tokens that they lost."""
+    cut: dict[str, dict[str, int]] = field(default_factory=dict)
+    """{rows, tokens} lost by side: prompt, completion, text, conversation, chosen or rejected completion."""
+    truncated_examples: list[str] = field(default_factory=list)
+    """The first few of them, file:line and what they lost."""
+    dropped: int = 0
+    """Rows left out because nothing to learn from was left after truncation; pairs whose sides are the same then."""
+    dropped_examples: list[str] = field(default_factory=list)
+    """The first few of them, file:line and reason."""
+    bad: int = 0
+    """Rows left out because they were not valid."""
+    bad_examples: list[str] = field(default_factory=list)
+    """The first few of them, file:line and reason."""
+    places: list[str] = field(default_factory=list)
+    """Where the first rows kept come from."""
+
+    def keep(self, where: str) -> None:
+        """One more row is kept."""
+        self.rows += 1
+        if len(self.places) < MAX_PLACES:
+            self.places.append(where)
+
+    def drop(self, where: str, reason: str) -> None:
+        """One more row has nothing left to learn from."""
+        self.dropped += 1
+        if len(self.dropped_examples) < MAX_LISTED:
+            self.dropped_examples.append(f"{where}: {reason}")
+
+    def truncate(self, where: str, lost: Mapping[str, int]) -> None:
+        """A row that is kept lost so many tokens by side; nothing where all are 0."""
+        sides = {side: tokens for side, tokens in lost.items() if tokens > 0}
+        if not sides:
+            return
+        self.truncated += 1
+        self.tokens_lost += sum(sides.values())
+        for side, tokens in sides.items():
+            total = self.cut.setdefault(side, {"rows": 0, "tokens": 0})
+            total["rows"] += 1
+            total["tokens"] += tokens
+        if len(self.truncated_examples) < MAX_LISTED:
+            told = ", ".join(f"{tokens:,} tokens of the {side}" for side, tokens in sides.items())
+            self.truncated_examples.append(f"{where}: lost {told}")
+
+    def note(self) -> str | None:
+        """One sentence for a report, None when every row went in whole."""
+        sides = ", ".join(f"{cut['tokens']:,} tokens of {cut['rows']:,} {side}s" for side, cut in self.cut.items())
+        parts = [
+            f"{number:,} {what}"
+            for number, what in (
+                (self.truncated, f"truncated ({sides} lost)" if sides else "truncated"),
+                (self.dropped, "dropped with nothing left to learn from"),
+                (self.bad, "skipped as invalid"),
+            )
+            if number
+        ]
+        return f"{self.rows:,} rows used; {', '.join(parts)}" if parts else None
