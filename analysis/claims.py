@@ -103,7 +103,7 @@ def at_the_edge(study: Study, best: Variant) -> str | None:
 def answer(study: Study) -> Answer:
     """The question's answer by the deciding measure, at the certainty that the seeds allow."""
     measure = study.deciding
-    flags = _states(study) + _refusals(study)
+    flags = unfinished(study) + _refusals(study)
     if measure is None or not study.compared(measure.column):
         reason = "no finished run has a held-out measure"
         return Answer(f"There is no answer yet: {reason}.", "Nothing can be claimed.", [], flags)
@@ -273,7 +273,8 @@ def _with_interval(interval: stats.Interval, measure: Measure) -> str:
     return f"{measure.text(interval.mean)} (95 % interval {measure.text(low)} to {measure.text(high)})"
 
 
-def _states(study: Study) -> list[str]:
+def unfinished(study: Study) -> list[str]:
+    """A sentence on the runs that did not finish; none where all did."""
     counts = study.loaded.runs["state"].value_counts(sort=False)
     total = int(counts.sum())
     finished = int(counts.get("finished", 0))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import accounts, checkpoints, claims, tables
+from analysis import accounts, checkpoints, claims, range_test, tables
 from analysis.figures import all_figures
 from analysis.measures import BY_COLUMN, DECIDING
 from analysis.plots import Canvas
@@ -81,9 +81,13 @@ def describe(study: Study) -> dict[str, Any]:
     differ = bool(claims.differences_in_evaluation(study))
     single_seed = checkpoints.one_seed(study)
     best = claims.best_of(study, measure) if measure and not differ and not single_seed else None
-    optional = ("comparisons", "checkpoints", "paired_checkpoints")
+    optional = ("comparisons", "checkpoints", "paired_checkpoints", "results", "range_test")
     shown: dict[str, Table | None] = dict.fromkeys(optional)
-    shown["results"] = tables.results(study, best if len(study.variants) > 1 else None)
+    ranging = range_test.is_range_test(study)
+    if ranging:
+        shown["range_test"] = range_test.suggestions(study)
+    else:
+        shown["results"] = tables.results(study, best if len(study.variants) > 1 else None)
     if measure is not None:
         pairs = claims.compare_all(study, measure)
         if pairs:
@@ -102,11 +106,11 @@ def describe(study: Study) -> dict[str, Any]:
     runs = study.loaded.runs
     return {
         "study": study,
-        "answer": claims.answer(study),
+        "answer": range_test.answer(study) if ranging else claims.answer(study),
         "deciding": measure,
         "deciding_order": [BY_COLUMN[column].label for column in DECIDING],
         "tables": shown,
-        "figures": all_figures(study, canvas),
+        "figures": [range_test.figure(study, canvas)] if ranging else all_figures(study, canvas),
         "samples": side_by_side(study),
         "legend": [(variant.label, canvas.styles[variant.name]) for variant in study.variants],
         "styles": canvas.styles,
