@@ -54,6 +54,29 @@ def test_greedy_and_sampled_are_told_apart(speaker, tokenizer):
     assert metrics["eval/completion_tokens"] == pytest.approx(2 + metrics["eval/exact_match_sampled"])
 
 
+def test_without_sampling_greedy_alone_is_measured_and_recorded(speaker, tokenizer, tmp_path):
+    model, prompts = speaker(SAYS_12), _prompts(tokenizer, "sort 21: ", "sort 3: ")
+    settings = EvaluateSettings(task="sort", max_new_tokens=4, sampling=None)
+    records = tmp_path / "completions.jsonl"
+    assert _evaluator(tokenizer, prompts, settings, records=records)(model, 0) == {
+        "eval/exact_match_greedy": 1 / 2, "eval/completion_tokens": 3.0, "eval/ended": 1.0, "eval/num_prompts": 2.0
+    }  # fmt: skip
+    assert [json.loads(line)["split"] for line in records.read_text().splitlines()] == ["greedy", "greedy"]
+    reference = frozen_reference(speaker({" ": {"1": 0.5, "2": 0.5}, "1": {"2": 1.0}}))
+    metrics = _evaluator(tokenizer, prompts, settings, reference=reference)(model, 0)
+    assert metrics["eval/kl_start"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [({"task": "sort"}, 64), ({"path": "a.jsonl"}, 256), ({"path": "a.jsonl", "max_new_tokens": 9}, 9),
+     ({"pairs": "a.jsonl"}, 64), ({"path": None, "pairs": "a.jsonl"}, 64)],
+)  # fmt: skip
+def test_answers_of_a_file_may_be_longer_than_a_tasks(settings, tokens):
+    assert EvaluateSettings(**settings).max_new_tokens == tokens
+    assert EvaluateSettings.model_validate_json(json.dumps(settings), strict=True).max_new_tokens == tokens
+
+
 def test_sampling_settings_shape_the_sampled_answers_alone(speaker, tokenizer):
     prompts = _prompts(tokenizer, *(f"sort {index}: " for index in range(10, 40)))
     model = speaker({" ": {"1": 0.6, "2": 0.4}, "1": {"2": 0.9, "<eos>": 0.1}})

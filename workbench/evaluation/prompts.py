@@ -1,4 +1,4 @@
-"""Held-out prompts: exact match, greedy and sampled; completion length; divergence from the start."""
+"""Held-out prompts: exact match, greedy and sampled; the completions' length; divergence from the start."""
 
 from __future__ import annotations
 
@@ -54,23 +54,25 @@ class PromptEvaluator:
 
     def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
         sampling = self.settings.sampling
-        greedy = self._complete(model, None)
-        sampled = self._complete(model, sampling)
-        scores = {"greedy": self._scores(greedy), "sampled": self._scores(sampled)}
+        completions = {"greedy": self._complete(model, None)}
+        if sampling is not None:
+            completions["sampled"] = self._complete(model, sampling)
+        scores = {split: self._scores(found) for split, found in completions.items()}
+        last = completions[list(completions)[-1]]
         metrics = {
-            "eval/exact_match_greedy": statistics.fmean(scores["greedy"]),
-            "eval/exact_match_sampled": statistics.fmean(scores["sampled"]),
-            "eval/completion_tokens": statistics.fmean(len(completion.token_ids) for completion in sampled),
-            "eval/ended": statistics.fmean(completion.ended for completion in sampled),
+            **{f"eval/exact_match_{split}": statistics.fmean(found) for split, found in scores.items()},
+            # Of the sampled ones, where there are any.
+            "eval/completion_tokens": statistics.fmean(len(completion.token_ids) for completion in last),
+            "eval/ended": statistics.fmean(completion.ended for completion in last),
             "eval/num_prompts": float(len(self.prompts)),
         }
         if self.reference is not None:
-            whole = sampled if sampling == WHOLE else self._complete(model, WHOLE)
+            whole = completions["sampled"] if sampling == WHOLE else self._complete(model, WHOLE)
             prompt_ids = [prompt.token_ids for prompt in self.prompts]
             divergences = sequence_kl(model, self.reference, prompt_ids, [c.token_ids for c in whole])
             metrics["eval/kl_start"] = statistics.fmean(divergences)
         if self.records is not None:
-            self._record(step, {"greedy": greedy, "sampled": sampled}, scores)
+            self._record(step, completions, scores)
         return metrics
 
     def _complete(self, model: torch.nn.Module, sampling: SamplingSettings | None) -> list[Completion]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from workbench.config import Settings
 from workbench.generation.sampling import SamplingSettings
+
+FILE_NEW_TOKENS = 256
 
 
 class EvaluateSettings(Settings):
@@ -22,21 +24,29 @@ class EvaluateSettings(Settings):
     path: str | None = None
     """A prompt-completion file as the held-out set."""
     verifier: Literal["exact", "number"] = "exact"
-    """How completions are checked against the file's: as text, or by their last number."""
+    """How completions are checked against the file's: as text, or by the number that they give as their answer."""
     pairs: str | None = None
     """A preference file for pair accuracy and margins."""
     prompts: PositiveInt = 256
     """Held-out prompts at most."""
     every: NonNegativeInt = 0
     """Steps between evaluations; 0: only before the first and after the last step."""
-    sampling: SamplingSettings = SamplingSettings()
-    """Of the sampled exact match; eval/kl_start is always measured at temperature 1."""
+    sampling: SamplingSettings | None = SamplingSettings()
+    """Of the sampled exact match, null: greedy alone; eval/kl_start is always measured at temperature 1."""
     max_new_tokens: PositiveInt = 64
-    """Completions end here at the latest."""
+    """Completions end here at the latest; 64, and 256 for a file, unless said."""
     kl: bool = True
     """Measure eval/kl_start where the run has a start."""
     seed: NonNegativeInt = 0
     """Seed of held-out prompts and samples."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _longer_for_files(cls, values: Any) -> Any:
+        """A task's answers are short; a file's are as long as its owner's."""
+        if isinstance(values, dict) and values.get("path") is not None and "max_new_tokens" not in values:
+            return {**values, "max_new_tokens": FILE_NEW_TOKENS}
+        return values
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> EvaluateSettings:
