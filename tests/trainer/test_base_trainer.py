@@ -73,14 +73,14 @@ def test_a_rollback_without_regular_checkpoints_is_refused(sft):
 
 
 class Full:
-    """A forward hook that runs out of memory above so many rows."""
+    """A forward hook that runs out of memory above so many rows, or texts laid end to end in one."""
 
     def __init__(self, torch, rows):
         self.torch, self.rows, self.seen = torch, rows, []
 
-    def __call__(self, module, arguments):
-        self.seen.append(len(arguments[0]))
-        if len(arguments[0]) > self.rows:
+    def __call__(self, module, arguments, keywords):
+        self.seen.append(len(keywords.get("text_lengths") or arguments[0]))
+        if self.seen[-1] > self.rows:
             raise self.torch.OutOfMemoryError("CUDA out of memory")
 
 
@@ -88,7 +88,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_no_number(torch, sft, 
     batches = [collate("sft", make_rows(7, seed=index)) for index in range(2)]
     whole, small = (sft(steps=2, batches=batches, arguments={"output_dir": tmp_path / n}) for n in ("whole", "small"))
     full = Full(torch, 2)
-    small.model.register_forward_pre_hook(full)
+    small.model.register_forward_pre_hook(full, with_kwargs=True)
     expected, row = whole.train(), small.train()
     # ceil(7 / 2) = 4 is still too much, 2 fits; the second step begins with 2.
     assert full.seen == [7, 4, 2, 2, 2, 1, 2, 2, 2, 1]
@@ -100,7 +100,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_no_number(torch, sft, 
 
 def test_out_of_memory_at_one_row_ends_with_a_remedy(torch, sft):
     trainer = sft()
-    trainer.model.register_forward_pre_hook(Full(torch, 0))
+    trainer.model.register_forward_pre_hook(Full(torch, 0), with_kwargs=True)
     with pytest.raises(DivergenceError, match="out of memory at micro_batch_rows 1: shorten the rows"):
         trainer.train()
 
