@@ -8,11 +8,20 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.benchmarks import start_up, sweep
-from tests.benchmarks.measure import BenchmarkError, machine
-from tests.benchmarks.page import write
+from tests.benchmarks import dpo, generation, memory, scaling, sft, start_up, sweep
+from tests.benchmarks.measure import ROOT, BenchmarkError, machine
+from tests.benchmarks.page import paste_table, write
 
-BENCHMARKS = {"start_up": start_up.run, "sweep": sweep.run}
+BENCHMARKS = {
+    "start_up": start_up.run,
+    "sft_padded": sft.run_padded,
+    "sft_ragged": sft.run_ragged,
+    "dpo": dpo.run,
+    "generation": generation.run,
+    "memory": memory.run,
+    "scaling": scaling.run,
+    "sweep": sweep.run,
+}
 
 
 def main() -> int:
@@ -20,11 +29,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure, side by side with TRL.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="smaller settings on both sides, for trying it out")
-    parser.add_argument("--repeats", type=int, default=1, help="times each side of a comparison is run (default 1)")
+    parser.add_argument("--repeats", type=int, help="times each side of a comparison is run (default: its own)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the results")
+    parser.add_argument(
+        "--readme", action="store_true", help="paste the results that --out holds into README.md, alone"
+    )
     parsed = parser.parse_args()
+    if parsed.readme:
+        paste_table(ROOT / "README.md", (parsed.out / "table.md").read_text(encoding="utf-8"))
+        return 0
     unknown = [name for name in parsed.names if name not in BENCHMARKS]
-    if unknown or parsed.repeats < 1:
+    if unknown or (parsed.repeats is not None and parsed.repeats < 1):
         parser.error(f"found {' '.join(unknown) or parsed.repeats}, allowed {', '.join(BENCHMARKS)}, repeats >= 1")
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
     missed = False

@@ -12,7 +12,10 @@ _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem 
 div{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0 1.5rem}caption{text-align:left;font-weight:600}
 td,th{padding:.25rem .8rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}
-@media(prefers-color-scheme:dark){body{background:#16181c;color:#e6e6e6}td,th{border-color:#444}}"""
+.note{color:#666;font-size:.85rem;margin:.4rem 0}.chart svg{max-width:100%;height:auto}.chart{background:#fff}
+@media(prefers-color-scheme:dark){body{background:#16181c;color:#e6e6e6}td,th{border-color:#444}.note{color:#aaa}}"""
+SUMMARY_HEAD = ["", "workbench", "TRL", "plain loop", "workbench / other (goal)", "reached"]
+TABLE_BEGIN, TABLE_END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 
 
 @dataclass
@@ -55,6 +58,12 @@ class Result:
     tables: list[Table]
     values: dict[str, Any]
     """Every measured number, for the JSON file."""
+    notes: list[str] = field(default_factory=list)
+    """What each side does, a paragraph each."""
+    charts: list[str] = field(default_factory=list)
+    """SVG elements."""
+    summary: list[list[str]] = field(default_factory=list)
+    """Rows of the README's table, under SUMMARY_HEAD."""
 
     def text(self) -> str:
         """For the terminal."""
@@ -64,12 +73,17 @@ class Result:
     def html(self) -> str:
         """A section of the page, kept beside the JSON so that benchmarks run apart share one page."""
         verdict = "reached" if self.reached else "not reached"
-        tables = "".join(table.html() for table in self.tables)
-        return f"<h2>{html.escape(self.name)}</h2><p>Goal: {html.escape(self.goal)}. <b>{verdict}</b></p>{tables}"
+        parts = [
+            f"<h2 id={self.name}>{html.escape(self.name)}</h2><p>Goal: {html.escape(self.goal)}. <b>{verdict}</b></p>",
+            *(f"<div class=chart>{chart}</div>" for chart in self.charts),
+            *(table.html() for table in self.tables),
+            *(f"<p class=note>{html.escape(note)}</p>" for note in self.notes),
+        ]
+        return "".join(parts)
 
 
 def write(folder: Path, result: Result, facts: dict[str, str]) -> Path:
-    """Write <name>.json, and index.html over all benchmarks that have one; returns the page."""
+    """Write <name>.json, and over all benchmarks that have one index.html and table.md; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     facts_table = Table("Measured on", ["", ""], [[name, value] for name, value in facts.items()])
     record = {
@@ -78,14 +92,35 @@ def write(folder: Path, result: Result, facts: dict[str, str]) -> Path:
         "reached": result.reached,
         "facts": facts,
         "values": result.values,
+        "summary": result.summary,
         "html": result.html() + facts_table.html(),
     }
     (folder / f"{result.name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    sections = [json.loads(path.read_text(encoding="utf-8"))["html"] for path in sorted(folder.glob("*.json"))]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    links = " ".join(f"<a href=#{one['name']}>{one['name']}</a>" for one in records)
     page = folder / "index.html"
     page.write_text(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Benchmarks</title><style>{_STYLE}</style><h1>Benchmarks</h1>{''.join(sections)}</html>\n",
+        f"<title>Benchmarks</title><style>{_STYLE}</style><h1>Benchmarks</h1><p>{links}</p>"
+        f"{''.join(one['html'] for one in records)}</html>\n",
         encoding="utf-8",
     )
+    (folder / "table.md").write_text(_markdown(records), encoding="utf-8")
     return page
+
+
+def _markdown(records: list[dict[str, Any]]) -> str:
+    """The README's table."""
+    rows = [row for record in records for row in record.get("summary", [])]
+    lines = [SUMMARY_HEAD, ["---"] * len(SUMMARY_HEAD), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def paste_table(readme: Path, table: str) -> None:
+    """Replace what stands between the README's two marks with the table. ValueError where it lacks them."""
+    text = readme.read_text(encoding="utf-8")
+    before, begun, rest = text.partition(TABLE_BEGIN)
+    _, ended, after = rest.partition(TABLE_END)
+    if not (begun and ended):
+        raise ValueError(f"{readme}: found no {TABLE_BEGIN} ... {TABLE_END}; put both where the table belongs")
+    readme.write_text(f"{before}{TABLE_BEGIN}\n\n{table}\n{TABLE_END}{after}", encoding="utf-8")

@@ -21,7 +21,7 @@ FEW_RUNS = (*SHORT_RUNS, "seeds=1", "beta=[0.3,3]")
 DEFINITION_ERROR = 2
 
 
-def run(*, quick: bool, repeats: int) -> Result:
+def run(*, quick: bool, repeats: int | None) -> Result:
     """Medians. quick: fewer repeats, and the second call is of two runs, not fifteen."""
     del repeats  # medians of five by the figures' own definition
     times = 2 if quick else REPEATS

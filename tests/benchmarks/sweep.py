@@ -53,7 +53,7 @@ class Side:
     versions: dict[str, str]
 
 
-def run(*, quick: bool, repeats: int) -> Result:
+def run(*, quick: bool, repeats: int | None) -> Result:
     """Both sides, one after the other. BenchmarkError where they did not do the same work."""
     overrides = QUICK if quick else ()
     experiment = load_experiment(NAME, overrides)
@@ -62,7 +62,7 @@ def run(*, quick: bool, repeats: int) -> Result:
     probed = _probe(experiment)
     fastest, threads, variables = min(PEER_THREADS, key=lambda choice: probed[choice[0]])
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(repeats):
+        for repeat in range(repeats or 1):
             runs = Path(folder) / str(repeat)
             order = [
                 (ours, lambda: _run_ours(experiment, runs)),  # noqa: B023 - called within this repeat

@@ -28,6 +28,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 import trl  # noqa: E402
 
+from tests.benchmarks.trl_parts import COMMON, PreparedDPOTrainer, load_model  # noqa: E402
 from workbench.data.settings import CollectSettings, TaskSettings  # noqa: E402
 from workbench.data.tasks import TaskRow, completion_limit, iterate_rows, make_rows  # noqa: E402
 from workbench.models.presets import make_preset  # noqa: E402
@@ -35,18 +36,6 @@ from workbench.rewards import get_verifier  # noqa: E402
 
 BLOCK_PROMPTS = 512
 """Prompts of one call of model.generate while collecting: 2,048 rows with 4 samples each."""
-COMMON = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "lr_scheduler_type": "constant",
-    "max_length": None,
-    "dataloader_pin_memory": False,
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-}
 
 
 class Clock:
@@ -61,24 +50,6 @@ class Clock:
         yield
         within = sum(self.seconds.values()) - before
         self.seconds[name] += time.perf_counter() - started - within
-
-
-class PreparedDPOTrainer(trl.DPOTrainer):
-    """DPOTrainer on token ids, with the reference's log-probabilities where the dataset holds them already: TRL 1.16
-    would tokenise and score anew for every run."""
-
-    def _prepare_dataset(self, dataset: datasets.Dataset, *_: Any) -> datasets.Dataset:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: datasets.Dataset, name: str, batch_size: int) -> datasets.Dataset:
-        if "ref_chosen_logps" in dataset.column_names:
-            return dataset
-        return super()._precompute_ref_logps(dataset, name, batch_size)
-
-
-def load_model(folder: Path) -> Any:
-    """The model of a folder, in float32."""
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 @torch.inference_mode()

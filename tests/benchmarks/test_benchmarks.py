@@ -1,0 +1,72 @@
+"""What the benchmarks compute of what they measured, and sides that take turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.comparison import Comparison
+from tests.benchmarks.measure import BenchmarkError
+from tests.benchmarks.page import TABLE_BEGIN, TABLE_END, Result, Table, paste_table, write
+from tests.benchmarks.turns import LOOP, OURS, TRL, Measured, check_agree, take_turns
+from tests.benchmarks.workload import LONGEST, SHORTEST, Shape, Workload, gsm8k_lengths
+
+TINY = Workload("sft", rows=2, length=8, shape=Shape(16, 1, 2, 32, 32), warm_up=2, num_batches=8)
+
+
+def test_lengths_are_those_of_the_answers() -> None:
+    lengths = gsm8k_lengths(20_000, np.random.default_rng(0))
+    assert lengths.min() >= SHORTEST
+    assert lengths.max() <= LONGEST
+    # Of the answers themselves: mean 125.6, median 114.
+    assert lengths.mean() == pytest.approx(125.6, abs=1)
+    assert np.median(lengths) == pytest.approx(114, abs=2)
+
+
+def test_flops_of_a_token_by_hand() -> None:
+    # One layer: 4 x 4 x 4 + 3 x 4 x 8 = 160, head 4 x 10 = 40; attention 12 x 1 x 4 x (3 + 1) / 2 = 96.
+    assert Shape(4, 1, 2, 8, 10).training_flops(3) == 6 * 200 + 96
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    ours = Measured([], units=[10, 10, 30], seconds=[1, 2, 1])  # 10, 5, 30 a second
+    theirs = Measured([], units=[10, 10, 10], seconds=[2, 1, 1])  # 5, 10, 10
+    compared = Comparison("case", TINY, {OURS.name: ours, TRL.name: theirs}, {TRL.name: 2.5})
+    assert ours.rate == 10
+    assert compared.ratio(TRL.name) == 2
+    assert not compared.reached
+    assert compared.summary() == ["case", "10", "10", "", "2.00 TRL (2.5)", "no"]
+
+
+def test_sides_with_other_losses_do_other_work() -> None:
+    measured = {"a": Measured([1.0, 2.0]), "b": Measured([1.0, 2.01])}
+    check_agree(measured, ("a", "b"), 0.1)
+    with pytest.raises(BenchmarkError, match=r"a and b have losses .*2\.00000 and 2\.01000"):
+        check_agree(measured, ("a", "b"), 1e-3)
+
+
+def test_the_table_replaces_what_stood_between_the_marks(tmp_path: Path) -> None:
+    result = Result("one", "none", True, [Table("t", ["", "x"])], {}, summary=[["a", "1", "2", "3", "4", "yes"]])
+    write(tmp_path / "bench", result, {})
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{TABLE_BEGIN}\nold\n{TABLE_END}\nafter\n")
+    paste_table(readme, (tmp_path / "bench" / "table.md").read_text())
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "| a | 1 | 2 | 3 | 4 | yes |" in text
+    assert "old" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_sides_take_turns_at_the_same_work() -> None:
+    pytest.importorskip("trl")
+    measured = take_turns((OURS, TRL, LOOP), TINY, rounds=2, turn_seconds=0.0)
+    check_agree(measured, list(measured), 1e-5)
+    for side in measured.values():
+        assert len(side.first) == TINY.warm_up
+        assert side.units == [16.0, 16.0]
+        assert side.peak_mib > 100
