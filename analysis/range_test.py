@@ -65,7 +65,8 @@ def read_curves(study: Study) -> list[Curve]:
             rates, losses = table["learning_rate"].to_numpy(), table["loss"].to_numpy()
             smoothed = stats.smooth(list(losses), SPAN * steps)
             steepest, lowest = read_rates(rates, smoothed, SPAN * steps)
-            ending = str(row.get("stopped_by") or "the highest rate was reached")
+            stopped = row.get("stopped_by")  # NaN where another run has one and this has none
+            ending = stopped if isinstance(stopped, str) else "the highest rate was reached"
             finished = row["state"] == "finished"
             found.append(
                 Curve(row["variant"], row["seed"], finished, rates, losses, smoothed, steepest, lowest, ending)
@@ -77,18 +78,17 @@ def read_curves(study: Study) -> list[Curve]:
 def read_rates(rates: np.ndarray, smoothed: np.ndarray, span: float) -> tuple[float, float]:
     """(where the smoothed loss falls fastest on its way to the lowest point, where it is lowest); NaN without a fall.
 
-    The slope at a rate is over `span` steps around it, against the logarithm of the rate.
+    The slope at a rate is from `span` steps before it to as many after it, against the logarithm of the rate.
     """
-    bottom = int(np.nanargmin(smoothed))
-    reach = max(1, round(span / 2))
-    middle = np.arange(reach, min(bottom, len(rates) - 1 - reach) + 1)
-    if bottom == 0 or not len(middle):
-        return math.nan, math.nan
-    slopes = (smoothed[middle + reach] - smoothed[middle - reach]) / np.log(
-        rates[middle + reach] / rates[middle - reach]
-    )
+    bottom, reach = int(np.nanargmin(smoothed)), max(1, round(span))
+    lowest = float(rates[bottom]) if bottom else math.nan
+    middle = np.arange(reach, bottom - reach + 1)
+    if not len(middle):
+        return math.nan, lowest
+    before, after = middle - reach, middle + reach
+    slopes = (smoothed[after] - smoothed[before]) / np.log(rates[after] / rates[before])
     steepest = int(np.nanargmin(slopes))
-    return (float(rates[middle[steepest]]) if slopes[steepest] < 0 else math.nan), float(rates[bottom])
+    return (float(rates[middle[steepest]]) if slopes[steepest] < 0 else math.nan), lowest
 
 
 def pooled(values: Sequence[float]) -> tuple[float, float, float]:
@@ -193,8 +193,8 @@ def figure(study: Study, canvas: Canvas) -> Figure:
     how = (
         f"Faint: every step's raw loss, on that step's batch before its update. Bold: a line for each seed, an "
         f"exponential moving average over {SPAN * 100:g} % of the planned steps; both rates are read from it, and by "
-        "it the run ends (range_test_stop). It lags, so rates are read a little high. The slope is against the "
-        "logarithm of the rate. Raw values beyond the frame are not drawn."
+        "it the run ends (range_test_stop). It lags, so rates are read a little high. The slope is over "
+        f"{2 * SPAN * 100:g} % of the steps, against the logarithm of the rate. Raw values beyond the frame are cut."
     )
     return Figure("Loss against learning rate", panels, see, how)
 

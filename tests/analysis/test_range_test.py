@@ -20,7 +20,7 @@ Make = Callable[..., Path]
 
 def test_rates_are_read_at_the_steepest_fall_and_the_lowest_point() -> None:
     rates = np.array([1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
-    # Over two steps, one before and one after: falls of 0.5, 2.5 and 3 before the lowest point, at 1e-1.
+    # From one step before to one after: falls of 0.5, 2.5 and 3 on the way to the lowest point, at 1e-1.
     smoothed = np.array([4.5, 4.0, 4.0, 1.5, 1.0, 2.0])
     assert range_test.read_rates(rates, smoothed, span=1) == (1e-2, 1e-1)
 
@@ -28,6 +28,12 @@ def test_rates_are_read_at_the_steepest_fall_and_the_lowest_point() -> None:
 def test_a_loss_that_never_falls_suggests_nothing() -> None:
     found = range_test.read_rates(np.array([1e-3, 1e-2, 1e-1]), np.array([1.0, 2.0, 3.0]), span=1)
     assert all(math.isnan(rate) for rate in found)
+
+
+def test_a_fall_too_short_to_have_a_slope_still_has_a_lowest_point() -> None:
+    steepest, lowest = range_test.read_rates(np.array([1e-3, 1e-2, 1e-1]), np.array([2.0, 1.0, 3.0]), span=2)
+    assert math.isnan(steepest)
+    assert lowest == 1e-2
 
 
 def test_seeds_are_pooled_by_the_geometric_mean_and_gaps_left_out() -> None:
@@ -44,7 +50,7 @@ def test_rates_are_written_as_definitions_write_them(rate: float, text: str) -> 
 def ranged(make_experiment: Make) -> Callable[..., Path]:
     """ranged(bottom=..., states=...) -> an experiment of three range tests whose loss is lowest at that rate."""
 
-    def make(bottom: float = 1e-2, top: float = 1.0, seeds: int = 3, **settings: object) -> Path:
+    def make(bottom: float = 1e-2, top: float = 1.0, seeds: int = 3, stopped: str = "", **settings: object) -> Path:
         folder = make_experiment("lr_finder", betas=(), seeds=seeds, prompts=4, steps=50, every=50, **settings)
         for path in sorted(folder.glob("main/seed*")):
             rows = []
@@ -57,6 +63,10 @@ def ranged(make_experiment: Make) -> Callable[..., Path]:
                 rows.append(kept)
             (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             (path / "completions.jsonl").unlink(missing_ok=True)
+            status = json.loads((path / "status.json").read_text())
+            if stopped and path.name == "seed0":
+                status["stopped_by"] = stopped
+            (path / "status.json").write_text(json.dumps(status))
             definition = yaml.safe_load((path / "definition.yaml").read_text())
             definition["hyperparameters"] |= {"schedule": "range_test", "steps": 50}
             (path / "definition.yaml").write_text(yaml.safe_dump(definition))
@@ -66,10 +76,12 @@ def ranged(make_experiment: Make) -> Callable[..., Path]:
 
 
 def test_the_report_suggests_rates_and_claims_nothing(ranged: Callable[..., Path]) -> None:
-    folder = ranged()
+    folder = ranged(stopped="range_test: the loss is not finite at learning rate 1")
     page = write_report(folder).read_text()
     curves = range_test.read_curves(open_study(folder))
     assert [curve.seed for curve in curves] == [0, 1, 2]
+    assert "the highest rate was reached" in page
+    assert ">nan<" not in page
     # The average lags by about one of the steps, a quarter more each.
     assert curves[0].lowest == pytest.approx(1e-2, rel=0.5)
     assert f"{range_test.rate_text(curves[0].tenth)} to" in page
