@@ -201,3 +201,9 @@ def _start(provenance: Mapping[str, Any]) -> str | None:
     if not isinstance(start, Mapping) or not start.get("folder"):
         return None
     return f"{start['folder']} (sha256 {str(start.get('model_sha256') or '')[:12]})"
+
+
+def checked_by_number(study: Study) -> bool:
+    """Whether completions were compared with a file's answers by their number."""
+    evaluated = [record["definition"].get("evaluate") or {} for record in study.loaded.records.values()]
+    return any(evaluate.get("path") and evaluate.get("verifier") == "number" for evaluate in evaluated)

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis import stats
+from analysis import before_after, stats
 from analysis.checkpoints import interval_of
 from analysis.measures import Measure, format_number, format_p, join, plain
 from analysis.study import Study, Variant, differences_in_evaluation, starts_of
@@ -240,7 +240,7 @@ def _single(study: Study, measure: Measure, variant: Variant, flags: list[str]) 
             "This describes one checkpoint from one seed: the interval is over its held-out items, and nothing is "
             "claimed about what the method would give again."
         )
-        return Answer(result, certainty, [], flags)
+        return Answer(result, certainty, before_after.in_words(before_after.changes(study)), flags)
     certainty = f"The interval is Student's t over {len(values)} seeds; it speaks of this start only."
     return Answer(result, certainty, _gain_grounds(study, measure), flags)
 

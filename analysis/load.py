@@ -1,4 +1,4 @@
-"""Run folders to tidy tables: one row a run, one a step, one a completion, one a pair.
+"""Run folders to tidy tables: one row a run, one a step, one a completion, one a pair, one a held-out row's loss.
 
 A run that a plan names and nobody made is a row too, with the state "missing": what did not happen is part of the
 result.
@@ -37,6 +37,7 @@ class Loaded:
     metrics: pd.DataFrame
     completions: pd.DataFrame
     pairs: pd.DataFrame
+    losses: pd.DataFrame
     records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -64,7 +65,7 @@ def load_folders(root: Path, planned: Iterable[Mapping[str, Any]], where: Where 
         records[row["run"]] = record
     rows = _admitted(rows, where)
     runs = pd.DataFrame(rows)
-    tables = {name: _stack(root, rows, f"{name}.jsonl") for name in ("metrics", "completions", "pairs")}
+    tables = {name: _stack(root, rows, f"{name}.jsonl") for name in ("metrics", "completions", "pairs", "losses")}
     return Loaded(runs, **tables, records={row["run"]: records[row["run"]] for row in rows})
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import accounts, checkpoints, claims, range_test, tables
+from analysis import accounts, before_after, checkpoints, claims, range_test, tables
 from analysis.figures import all_figures
 from analysis.measures import BY_COLUMN, DECIDING
 from analysis.plots import Canvas
@@ -81,7 +81,7 @@ def describe(study: Study) -> dict[str, Any]:
     differ = bool(claims.differences_in_evaluation(study))
     single_seed = checkpoints.one_seed(study)
     best = claims.best_of(study, measure) if measure and not differ and not single_seed else None
-    optional = ("comparisons", "checkpoints", "paired_checkpoints", "results", "range_test")
+    optional = ("comparisons", "checkpoints", "paired_checkpoints", "results", "range_test", "before_after")
     shown: dict[str, Table | None] = dict.fromkeys(optional)
     ranging = range_test.is_range_test(study)
     if ranging:
@@ -97,6 +97,8 @@ def describe(study: Study) -> dict[str, Any]:
         scores = checkpoints.pair_scores(study)
         counted, tests = checkpoints.paired_tests(study)
         apart = not checkpoints.cannot_tell_apart(tests)
+        if changes := before_after.changes(study):
+            shown["before_after"] = tables.before_after(changes)
         if scores:
             shown["checkpoints"] = tables.pair_scores(scores)
         if tests:
@@ -115,6 +117,7 @@ def describe(study: Study) -> dict[str, Any]:
         "legend": [(variant.label, canvas.styles[variant.name]) for variant in study.variants],
         "styles": canvas.styles,
         "counted": counted,
+        "by_number": accounts.checked_by_number(study),
         "inherits": any(accounts.inherited_costs(study, variant) for variant in study.variants),
         "told_apart": apart,
         "single_seed": single_seed,

@@ -60,6 +60,25 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def ratio_interval(sums: Sequence[float], sizes: Sequence[float], level: float = 0.95) -> Interval:
+    """Sum over sum, such as nats a token, with a t interval over clusters: sums and sizes of each, such as each row's.
+
+    The error is that of the residuals, sqrt(sum of (sum - ratio size)^2) / total x sqrt(C / (C - 1)), t with C - 1
+    degrees of freedom; NaN limits with fewer than two clusters.
+    """
+    total, counts = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
+    clusters = len(total)
+    if clusters == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    ratio = float(total.sum() / counts.sum())
+    if clusters == 1:
+        return Interval(ratio, math.nan, math.nan, 1)
+    residuals = total - ratio * counts
+    error = math.sqrt(float(residuals @ residuals) * clusters / (clusters - 1)) / float(counts.sum())
+    half = float(special.stdtrit(clusters - 1, 0.5 + level / 2)) * error
+    return Interval(ratio, ratio - half, ratio + half, clusters)
+
+
 def one_sample_p(values: Sequence[float], null: float = 0.0) -> float:
     """Two-sided p of Student's one-sample t test; NaN with fewer than two values or no spread."""
     data = np.asarray(values, dtype=float)

@@ -103,7 +103,7 @@ def open_studies(folders: Sequence[Path]) -> Study:
             variants.append(Variant(f"{plan['experiment']}/{name}", label, label, None))
     experiments = loaded.runs["run"].str.split("/").str[0]
     loaded.runs["variant"] = experiments + "/" + loaded.runs["variant"]
-    for table in (loaded.metrics, loaded.completions, loaded.pairs):
+    for table in (loaded.metrics, loaded.completions, loaded.pairs, loaded.losses):
         if len(table):
             table["variant"] = table["run"].str.split("/").str[0] + "/" + table["variant"]
     names = [str(plan["experiment"]) for plan in plans]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.before_after import Change
 from analysis.checkpoints import PairedTest, PairScore, interval_of
 from analysis.claims import Comparison
 from analysis.measures import COSTS, OUTCOMES, TRAINING, Measure, format_number, format_p
@@ -235,3 +236,31 @@ def paired_tests(tests: Sequence[PairedTest]) -> Table:
     ]
     names = ["first", "second", "only first right", "only second right", "items", "McNemar", f"Holm, m = {len(tests)}"]
     return Table("paired_checkpoints", [(name, "") for name in names], rows, plain=flat)
+
+
+def before_after(found: Sequence[Change]) -> Table:
+    """Each checkpoint's held-out measures before training and after it."""
+    rows, flat = [], []
+    for c in found:
+        text = c.measure.text
+        ends = [Cell(text(i.mean), i.mean, (f"{text(i.low)} to {text(i.high)}",)) for i in (c.before, c.after)]
+        rows.append([setting(c.variant), Cell(c.measure.axis_label), *ends, Cell(c.amount, c.change.mean), Cell(c.how)])
+        flat.append(
+            {
+                "variant": c.variant.name,
+                "measure": c.measure.column,
+                "items": c.after.n,
+                "before": c.before.mean,
+                "before_low": c.before.low,
+                "before_high": c.before.high,
+                "after": c.after.mean,
+                "after_low": c.after.low,
+                "after_high": c.after.high,
+                "change": c.change.mean,
+                "change_low": c.change.low,
+                "change_high": c.change.high,
+                "p_mcnemar": c.p,
+            }
+        )
+    names = ["checkpoint", "measure", "before", "after", "change", "how it was compared"]
+    return Table("before_after", [(name, "") for name in names], rows, plain=flat)

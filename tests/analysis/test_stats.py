@@ -30,6 +30,21 @@ def test_t_interval_equals_scipy() -> None:
     assert (ours.low, ours.high) == (pytest.approx(low), pytest.approx(high))
 
 
+def test_ratio_interval_by_hand() -> None:
+    # 6 nats in 3 tokens, 2 in 1: ratio 2, no residual; 3 in 3, 5 in 1: residuals -3 and 3, error sqrt(18 * 2) / 4 = 1.5
+    exact = stats.ratio_interval([6.0, 2.0], [3, 1])
+    assert (exact.mean, exact.low, exact.high, exact.n) == (2.0, 2.0, 2.0, 2)
+    interval = stats.ratio_interval([3.0, 5.0], [3, 1])
+    assert (interval.mean, interval.high - 2) == (2.0, pytest.approx(1.5 * 12.706205, abs=1e-5))
+    assert math.isnan(stats.ratio_interval([3.0], [2]).low)
+
+
+def test_ratio_of_equal_sizes_is_the_mean_with_its_t_interval() -> None:
+    values = np.random.default_rng(3).normal(size=9)
+    ratio, mean = stats.ratio_interval(4 * values, [4] * 9), stats.t_interval(values)
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((mean.mean, mean.low, mean.high))
+
+
 def test_one_seed_has_a_mean_and_no_interval() -> None:
     interval = stats.t_interval([0.7])
     assert interval.mean == 0.7
