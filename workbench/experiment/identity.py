@@ -20,8 +20,8 @@ from workbench.errors import DataError
 from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.run_folder import RunFolder
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
+from workbench.models.folder import settings_identity
 from workbench.models.settings import ModelSettings
-from workbench.models.smollm2 import SMOLLM2_NAME
 from workbench.rewards import verifier_version
 
 VERSION = 1
@@ -72,17 +72,11 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
 
 
 def model_identity(settings: ModelSettings | None, start: str | None, runs: Path) -> Any:
-    """Fingerprint of the weights a run begins with; a preset's are decided by its name, seed and maker's version."""
+    """What decides the weights a run begins with."""
     if start is not None:
         return RunFolder(runs, start).status()["model_fingerprint"]
     assert settings is not None, "a run has a start or a model"
-    if settings.preset is not None:
-        return {"preset": settings.preset, "seed": settings.seed, "version": 1}
-    if settings.name is not None and settings.name.lower() == SMOLLM2_NAME:
-        return {"name": SMOLLM2_NAME, "version": 1}
-    from workbench.models.folder import find_model_folder, model_fingerprint
-
-    return model_fingerprint(find_model_folder(settings))
+    return settings_identity(settings)
 
 
 def data_identity(spec: RunSpec, model: Any, runs: Path) -> dict[str, Any]:

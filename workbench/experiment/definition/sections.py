@@ -84,6 +84,9 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
         validate(StartFrom, start, problems)
     if model_node is not None and start is not None:
         problems.add(start, "found together with model, allowed one of them: a start brings its own model")
+    if model is not None and model.add_tokens and lora_node is not None and model_node is not None:
+        at = model_node.get("add_tokens") or model_node
+        problems.add(at, "found together with lora, which would leave their rows untaught; allowed in a run without it")
     arm = validate(Arm, _only(tree, "threads"), problems)
     lora = validate(LoraSettings, lora_node, problems) if lora_node else None
     evaluate = validate(EvaluateSettings, evaluate_node, problems) if evaluate_node else None

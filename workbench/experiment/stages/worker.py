@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.models.settings import LoraSettings
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,13 +22,15 @@ class Worker:
     threads: int
     device: str | None = None
     """As in a trainer's settings: None takes a GPU where there is one."""
+    lora: LoraSettings | None = None
+    """Of the run whose frozen weights the model stands for: they are held as that run holds them."""
 
     def load(self, folder: Path) -> torch.nn.Module:
         """The folder's model, frozen, on the device."""
         from workbench.models.load import load_model
         from workbench.trainer.distributed import training_device
 
-        model = load_model(folder, device=str(training_device(self.device)))
+        model = load_model(folder, device=str(training_device(self.device)), lora=self.lora)
         return model.eval().requires_grad_(False)
 
     def autocast(self) -> contextlib.AbstractContextManager:

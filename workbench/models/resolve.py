@@ -1,0 +1,75 @@
+"""From what a definition calls a model to a folder that load_model reads; what must be made is made once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from workbench.config import file_sha256, fingerprint
+from workbench.models import adapters, gguf, vocabulary
+from workbench.models.folder import (
+    adapter_base,
+    adapter_fingerprint,
+    find_gguf,
+    find_model_folder,
+    is_adapter,
+    model_fingerprint,
+)
+from workbench.models.presets import make_preset
+from workbench.models.settings import ModelSettings
+from workbench.models.smollm2 import SMOLLM2_NAME, convert_smollm2
+
+
+def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
+    """The folder of the model named; presets, conversions and additions are made once under `cache`. ModelError."""
+    folder = _named_folder(settings, cache)
+    if settings.adapter is not None:
+        folder = _with_adapter(folder, Path(settings.adapter).expanduser(), cache)
+    if settings.add_tokens:
+        key = fingerprint([model_fingerprint(folder), settings.add_tokens, vocabulary.VERSION])
+        return _make_once(
+            cache, f"tokens-{key}", lambda partial: vocabulary.add_tokens(folder, partial, settings.add_tokens)
+        )
+    return folder
+
+
+def _named_folder(settings: ModelSettings, cache: Path) -> Path:
+    preset = settings.preset
+    if preset is not None:
+        return _make_once(
+            cache, f"{preset}-seed{settings.seed}", lambda partial: make_preset(preset, partial, settings.seed)
+        )
+    if settings.name is not None and settings.name.lower() == SMOLLM2_NAME:
+        return _make_once(cache, SMOLLM2_NAME, convert_smollm2)
+    file = find_gguf(settings)
+    if file is not None:
+        key = fingerprint([file_sha256(file), gguf.VERSION])
+        return _make_once(cache, f"gguf-{key}", lambda partial: gguf.convert_gguf(file, partial))
+    if settings.path is not None and is_adapter(folder := Path(settings.path).expanduser()):
+        return _with_adapter(adapter_base(folder), folder, cache)
+    return find_model_folder(settings)
+
+
+def _with_adapter(base: Path, adapter: Path, cache: Path) -> Path:
+    """A folder that names its base and holds the adapter and all else that a model's folder does: it costs no disk."""
+    key = fingerprint([model_fingerprint(base), adapter_fingerprint(adapter)])
+    return _make_once(cache, f"adapted-{key}", lambda partial: adapters.lay_over(base, adapter, partial))
+
+
+def _make_once(cache: Path, label: str, make: Callable[[Path], None]) -> Path:
+    folder = cache / f"model-v1-{label}"
+    if not folder.exists():
+        # Runs side by side may make the same model: each its own, and the first to finish is kept.
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            make(partial)
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
