@@ -1,14 +1,11 @@
-"""What a run is measured on: evaluators of prompts and pairs, and rows for the held-out loss, from its definition."""
+"""What a run is measured on: evaluators of prompts, pairs and rows, from its definition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from workbench.data.bad_rows import BadRows
-from workbench.data.batches import HeldOutLoader
 from workbench.data.conversations import Turns
 from workbench.data.counts import Counts
 from workbench.data.formats import Chat, Example, PromptCompletion
@@ -20,6 +17,7 @@ from workbench.data.tokenise import encode_prompts, tokenise_rows
 from workbench.evaluation.pairs import PairEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
+from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun, held_out_file
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
@@ -28,25 +26,12 @@ from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.base_trainer import Evaluator
 from workbench.trainer.dpo_trainer import completion_logprobs
 
-LOSS_ROWS = 64
-"""Rows at a time of the held-out loss; about memory only."""
 
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Handed to the trainer."""
-
-    evaluators: list[Evaluator] = field(default_factory=list)
-    val_loader: Iterable[Any] | None = None
-
-
-def build_held_out(
-    prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Path, *, rank: int = 0, world_size: int = 1
-) -> HeldOut:
+def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Path) -> list[Evaluator]:
     """The held-out evaluation of a run; its records go to output_dir."""
     spec = prepared.spec
     if spec.evaluate is None:
-        return HeldOut()
+        return []
     evaluators: list[Evaluator] = []
     examples = held_out_examples(spec)
     prompts = _prompts(spec, examples, tokenizer)
@@ -69,11 +54,10 @@ def build_held_out(
                 pairs, lambda model, batch: completion_logprobs(model, batch)[0], records=output_dir / "pairs.jsonl"
             )
         )
-    loader = None
     if examples and spec.hyperparameters.data_form != "pairs":
         rows, _ = held_out_rows(spec, examples, tokenizer)
-        loader = HeldOutLoader(rows, LOSS_ROWS, rank=rank, world_size=world_size)
-    return HeldOut(evaluators, loader)
+        evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
+    return evaluators
 
 
 def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> tuple[RowSet, Counts]:
@@ -93,7 +77,7 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
         made = make_rows(task, "held_out", settings.prompts, settings.seed)
         return [PromptCompletion(row.prompt, row.completion) for row in made]
     if settings.path is not None:
-        file = held_out_file(spec, settings.path)
+        file = held_out_file(spec, settings.path, "rows")
         found = Examples(open_records(file), "rows", BadRows(), file.chat_template, file.columns, file.path)
         return list(found)[: settings.prompts]
     return []

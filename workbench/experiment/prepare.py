@@ -277,7 +277,7 @@ class Preparer:
 
     def _held_out_pairs(self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker) -> StageResult | None:
         if spec.evaluate is not None and spec.evaluate.pairs is not None:
-            return self._read(held_out_file(spec, spec.evaluate.pairs), "pairs", tokenizer)
+            return self._read(held_out_file(spec, spec.evaluate.pairs, "pairs"), "pairs", tokenizer)
         if isinstance(spec.data, CollectData) and spec.data.collect.held_out_pairs and spec.evaluate is not None:
             source = self._collected(spec, "held_out", spec.data.collect.held_out_pairs, worker)
             return self._tokenised(spec, tokenizer, source)
@@ -322,7 +322,9 @@ def _task_examples(settings: TaskData) -> Iterator[Example]:
         yield PromptCompletion(row.prompt, row.completion)
 
 
-def held_out_file(spec: RunSpec, path: str) -> FileData:
-    """A held-out file, read as the training data is; all of its rows."""
+def held_out_file(spec: RunSpec, path: str, form: Literal["rows", "pairs"]) -> FileData:
+    """A held-out file, all of its rows read as the training data is; its columns too, where both are of one form."""
     kept = {name for name in ReadData.model_fields if name != "rows"} if isinstance(spec.data, ReadData) else set()
+    if (spec.hyperparameters.data_form == "pairs") != (form == "pairs"):
+        kept.discard("columns")
     return FileData(path=path, **spec.data.model_dump(include=kept))

@@ -14,7 +14,7 @@ from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
 from workbench.data.sets import Dataset, PairSet, RowSet
 from workbench.errors import Interrupted, WorkbenchError
-from workbench.experiment.held_out import build_held_out
+from workbench.experiment.held_out import build_evaluators
 from workbench.experiment.locks import hold
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
@@ -63,14 +63,12 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
     loader = BatchLoader(
         _dataset(prepared), settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size
     )
-    held_out = build_held_out(prepared, tokenizer, output_dir, rank=rank, world_size=world_size)
     trainer = create_trainer(
         spec.trainer,
         model=model,
         train_loader=loader,
         settings=settings,
-        val_loader=held_out.val_loader,
-        evaluators=held_out.evaluators,
+        evaluators=build_evaluators(prepared, tokenizer, output_dir),
         output_dir=output_dir,
         tokenizer=tokenizer,
     )

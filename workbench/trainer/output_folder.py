@@ -12,7 +12,7 @@ from workbench.tracking.store import MetricStore
 from workbench.trainer import checkpoint
 from workbench.trainer.settings import TrainerSettings
 
-RECORDS = ("metrics.jsonl", "completions.jsonl", "pairs.jsonl")
+RECORDS = ("metrics.jsonl", "completions.jsonl", "pairs.jsonl", "losses.jsonl")
 
 
 class OutputFolder:
