@@ -30,7 +30,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --compile-bytecode --no-deps --editable .
 	touch $@
 
-.PHONY: help setup exp plan report compare dashboard sync test check fix bench lock clean
+.PHONY: help setup exp plan data report compare dashboard sync test check fix bench lock clean
 
 setup: $(READY)  ## create .venv with everything that is needed
 
@@ -39,6 +39,9 @@ exp: $(READY)  ## run an experiment and what it depends on: NAME=... [SET="beta=
 
 plan: $(READY)  ## what would run, what is cached, what changed, and what it will take: NAME=...
 	@$(BIN)/workbench plan "$(NAME)" $(RUN_OPTIONS)
+
+data: $(READY)  ## what the model will see, token by token: NAME=... [SET=...] [ROWS=n] [SPLIT=held_out]
+	@$(BIN)/workbench data "$(NAME)" --runs "$(RUNS)" $(if $(SET),--set $(SET)) $(if $(ROWS),--rows "$(ROWS)") $(if $(SPLIT),--split "$(SPLIT)")
 
 report: $(READY)  ## write the report of one experiment again: NAME=...
 	@$(BIN)/workbench report "$(NAME)" --runs "$(RUNS)" $(if $(SET),--set $(SET))

@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, command, text)
         sub.add_argument("--jobs", type=_positive, help="runs side by side (default: cores / threads)")
         sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
+    data = add("data", _data, "what the model will see: tokens, what is learned of them, lengths, rows cut or left out")
+    data.add_argument("--rows", type=_positive, default=3, help="rows shown here; the page shows more")
+    data.add_argument("--split", choices=("train", "held_out"), default="train", help="what is trained or measured on")
     add("report", _report, "write the report again")
     add("status", _status, "how the runs stand")
     add("explain", _explain, "every resolved value with its origin, and every convention")
@@ -100,6 +103,14 @@ def _plan(parsed: argparse.Namespace) -> int:
     from workbench.experiment.plan_text import describe_plan
 
     print(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh))
+    return 0
+
+
+def _data(parsed: argparse.Namespace) -> int:
+    experiment = _load(parsed)
+    from workbench.experiment.look.page import show_data
+
+    show_data(experiment, parsed.runs, parsed.split, parsed.rows)
     return 0
 
 

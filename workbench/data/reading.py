@@ -39,6 +39,23 @@ def local_files(settings: ReadData) -> list[Path]:
     return dataset_files(settings)
 
 
+def find_form(settings: ReadData, form: Form) -> Form:
+    """The form of the first row that has one, that which is wanted where it has several; the wanted where none has."""
+    for record in open_records(settings):
+        try:
+            return FORMATS[kind_of(renamed(record.fields, settings.columns), form)].form
+        except ValueError:
+            continue
+    return form
+
+
+def renamed(fields: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The fields under the names that the format gives them. columns: the data's own name by the format's."""
+    taken = {column: name for name, column in columns.items() if column in fields}
+    kept = {name: value for name, value in fields.items() if name not in taken}
+    return kept | {name: fields[column] for column, name in taken.items()}
+
+
 @dataclass
 class Examples:
     """The records as examples, one at a time, so that the text of all is never held at once.
@@ -62,7 +79,7 @@ class Examples:
             try:
                 if record.problem:
                     raise ValueError(record.problem)
-                yield self._parse(record.where, self._renamed(record.fields))
+                yield self._parse(record.where, renamed(record.fields, self.columns))
                 found = True
             except ValueError as error:
                 self.bad.add(record.where, error)
@@ -78,13 +95,6 @@ class Examples:
                 needed = NO_TRAINER if self.kind == "unpaired" else f"this needs rows of {WANTED[self.form]}"
                 raise DataError(f"{where}: found {self.kind} rows, {needed}")
         return parse_example(self.kind, fields, as_chat=self.as_chat, where=where)
-
-    def _renamed(self, fields: dict[str, Any]) -> dict[str, Any]:
-        if not self.columns:
-            return fields
-        taken = {column: name for name, column in self.columns.items() if column in fields}
-        kept = {name: value for name, value in fields.items() if name not in taken}
-        return kept | {name: fields[column] for column, name in taken.items()}
 
 
 def read_examples(path: Path, *, form: Form, skip_bad: bool = False) -> tuple[list[Example], list[str]]:

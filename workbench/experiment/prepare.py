@@ -221,6 +221,23 @@ class Preparer:
         with hold(self.runs, "models", on_wait=lambda holder: self.reporter.say(f"waiting for a model: {holder}")):
             return resolve_model_folder(spec.model, stages)
 
+    def training_data(self, spec: RunSpec, form: DataForm) -> StageResult:
+        """The training data as token ids, alone. form: what the trainer takes, or another to look at a file in."""
+        tokenizer = Tokenizer.load(self.model_folder(spec))
+        if isinstance(spec.data, ReadData):
+            return self._read(spec.data, form, tokenizer)
+        source = None
+        if isinstance(spec.data, CollectData):
+            source = self._collected(spec, "train", spec.data.collect.pairs, self._worker(spec))
+        return self._tokenised(spec, tokenizer, source)
+
+    def held_out_pairs(self, spec: RunSpec) -> StageResult | None:
+        """The held-out pairs as token ids, None where evaluate asks for none."""
+        return self._held_out_pairs(spec, Tokenizer.load(self.model_folder(spec)), self._worker(spec))
+
+    def _worker(self, spec: RunSpec) -> Worker:
+        return Worker(self.precision(spec), spec.threads, spec.hyperparameters.device)
+
     def _collected(self, spec: RunSpec, split: Split, num_pairs: int, worker: Worker) -> StageResult:
         assert isinstance(spec.data, CollectData)
         settings = spec.data.collect

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.experiment.definition.files import SECTIONS
-from workbench.experiment.definition.merge import merge_sections, nest
+from workbench.experiment.definition.merge import KINDS, merge_sections, nest
 from workbench.experiment.definition.overrides import Override, file_safe, value_text
 from workbench.experiment.definition.schema import Arm
 from workbench.experiment.definition.sections import hyperparameter_names, unknown_hyperparameter
@@ -118,7 +118,9 @@ def apply_overrides(
 ) -> dict[str | None, Node]:
     """Each arm with the overrides laid over it; a bare hyperparameter goes to the arms whose trainer has it."""
     changed = dict(arms)
-    for override in overrides:
+    # Those that choose a kind of data or model first: they drop what was said of another kind.
+    choosing = {f"{section}.{kind}" for section, kinds in KINDS.items() for kind in kinds}
+    for override in sorted(overrides, key=lambda item: item.key not in choosing):
         key = override.key
         path: tuple[str, ...] | None = (
             (key,) if key == "trainer" else setting_path(key, override.value, classes, problems)

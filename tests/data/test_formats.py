@@ -1,0 +1,193 @@
+"""Formats told by their fields: TRL's as TRL reads them, Alpaca's words, ShareGPT's roles; nothing dropped in silence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from workbench.data.bad_rows import BadRows
+from workbench.data.conversations import split_prompt
+from workbench.data.formats import Chat, Preference, PromptCompletion, Text, Unpaired, kind_of, parse_example
+from workbench.data.reading import Examples
+from workbench.data.sources import Record
+from workbench.data.tokenise import tokenise_pairs, tokenise_rows
+from workbench.errors import DataError
+
+USER, ANSWER, WORSE = ("user", "u"), ("assistant", "a"), ("assistant", "b")
+
+
+def _turns(*turns: tuple[str, str]) -> list[dict]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def _parsed(fields: dict, form: str = "rows", **kwargs):
+    return parse_example(kind_of(fields, form), fields, **kwargs)
+
+
+FORMATS = [
+    ("rows", {"text": "t"}, Text("t")),
+    ("rows", {"messages": _turns(USER, ANSWER)}, Chat((USER, ANSWER))),
+    ("rows", {"prompt": "p", "completion": "c"}, PromptCompletion("p", "c")),
+    ("rows", {"prompt": _turns(USER), "completion": _turns(ANSWER)}, Chat((USER, ANSWER), learn_from=1)),
+    ("pairs", {"prompt": "p", "chosen": "c", "rejected": "r"}, Preference("p", "c", "r")),
+    ("pairs", {"chosen": "p: c", "rejected": "p: r"}, Preference("p:", " c", " r")),
+    ("pairs", {"prompt": _turns(USER), "chosen": _turns(ANSWER), "rejected": _turns(WORSE)},
+     Preference((USER,), (ANSWER,), (WORSE,))),
+    ("pairs", {"chosen": _turns(USER, ANSWER), "rejected": _turns(USER, WORSE)},
+     Preference((USER,), (ANSWER,), (WORSE,))),
+    ("pairs", {"prompt": "u", "chosen": _turns(USER, ANSWER), "rejected": _turns(USER, WORSE), "messages": []},
+     Preference((USER,), (ANSWER,), (WORSE,))),
+    ("rows", {"prompt": "p", "completion": "c", "label": True}, Unpaired(PromptCompletion("p", "c"), True)),
+    ("unpaired", {"prompt": _turns(USER), "completion": _turns(ANSWER), "label": False},
+     Unpaired(Chat((USER, ANSWER), learn_from=1), False)),
+    ("rows", {"prompt": "p", "completion": "c", "label": "algebra"}, PromptCompletion("p", "c")),
+    ("rows", {"messages": _turns(USER, ANSWER), "chosen": "c", "rejected": "r"}, Chat((USER, ANSWER))),
+    ("rows", {"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "u"},
+                                {"from": "gpt", "value": "a"}]}, Chat((("system", "s"), USER, ANSWER))),
+    ("rows", {"messages": [{**_turns(USER)[0], "tool_calls": None}, *_turns(ANSWER)]}, Chat((USER, ANSWER))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "fields", "expected"), FORMATS, ids=range(len(FORMATS)))
+def test_a_row_is_read_by_its_fields(form, fields, expected):
+    assert _parsed(fields, form) == expected
+
+
+def test_alpaca_is_written_word_by_word_as_it_was_trained():
+    head = "Below is an instruction that describes a task"
+    end = "Write a response that appropriately completes the request.\n\n### Instruction:\n"
+    assert _parsed({"instruction": "Add.", "input": "", "output": "3"}) == PromptCompletion(
+        f"{head}. {end}Add.\n\n### Response:", "3"
+    )
+    context = (
+        f"{head}, paired with an input that provides further context. {end}Add.\n\n### Input:\n1 2\n\n### Response:"
+    )
+    fields = {"instruction": "Add.", "input": "1 2", "output": "3"}
+    assert _parsed(fields) == PromptCompletion(context, "3")
+    assert _parsed(fields, as_chat=True) == PromptCompletion("Add.\n\n1 2", "3")
+
+
+IMPLICIT = [
+    ("The sky is blue.", "The sky is green."),
+    ("a b c", "a b d"),
+    ("blue", "bluish"),
+    ("ab", "abc"),
+    ("x", "y"),
+    ("a\n\nAssistant: yes", "a\n\nAssistant: no"),
+]
+
+
+@pytest.mark.parametrize(("chosen", "rejected"), IMPLICIT)
+def test_an_implicit_prompt_is_split_off_as_trl_does(chosen, rejected):
+    from trl.data_utils import extract_prompt
+
+    theirs = extract_prompt({"chosen": chosen, "rejected": rejected})
+    assert split_prompt(chosen, rejected) == tuple(theirs[name] for name in ("prompt", "chosen", "rejected"))
+
+
+NONSENSE = [
+    ("rows", {"messages": [{"role": "user", "content": "u", "tool_calls": [{}]}]}, "messages[0].tool_calls is given, "
+     "which is not read here; write it out in the content, or remove it"),
+    ("rows", {"messages": _turns(USER, ANSWER), "tools": [{}]},
+     "tools is given, which is not read here; write it out in the content, or remove it"),
+    ("rows", {"conversations": [{"from": "function_call", "value": "f"}]},
+     "conversations[0].from is 'function_call', allowed system, human, user, gpt, assistant, tool, observation"),
+    ("rows", {"conversations": []}, "conversations is empty, allowed a list of turns"),
+    ("rows", {"prompt": _turns(USER), "completion": _turns(USER)}, "completion has no assistant turn to learn from"),
+    ("rows", {"prompt": _turns(USER), "completion": "c"}, "prompt is list, allowed text"),
+    ("rows", {"prompt": [], "completion": _turns(ANSWER)}, "prompt is empty, allowed a list of turns"),
+    ("rows", {"instruction": "i", "input": 5, "output": "o"}, "input is int, allowed text"),
+    ("pairs", {"chosen": _turns(ANSWER), "rejected": _turns(WORSE)},
+     "chosen and rejected differ in their first turn, allowed ones that begin with the prompt"),
+    ("pairs", {"chosen": _turns(USER, ANSWER), "rejected": _turns(USER, ANSWER)},
+     "chosen and rejected are the same turns, so there is nothing to prefer"),
+    ("pairs", {"chosen": _turns(USER, ANSWER, USER, ANSWER), "rejected": _turns(USER, ANSWER, ("user", "v"), ANSWER)},
+     "the prompt ends with an assistant turn, allowed one that an assistant turn answers"),
+    ("pairs", {"prompt": _turns(USER), "chosen": _turns(USER), "rejected": _turns(ANSWER)},
+     "chosen has a user turn after the prompt, allowed an assistant turn"),
+    ("pairs", {"prompt": "p", "chosen": _turns(ANSWER), "rejected": "r"}, "chosen is list, allowed text"),
+    ("unpaired", {"prompt": "p", "completion": "", "label": True}, "completion is empty, allowed text"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "fields", "reason"), NONSENSE, ids=range(len(NONSENSE)))
+def test_nonsense_is_one_line_that_says_what_is_allowed(form, fields, reason):
+    with pytest.raises(ValueError) as error:
+        _parsed(fields, form)
+    assert str(error.value) == reason
+
+
+def test_unpaired_rows_are_refused_where_they_would_train():
+    records = [Record("a:1", {"prompt": "p", "completion": "c", "label": False})]
+    with pytest.raises(DataError, match="a:1: found unpaired rows, no trainer here takes unpaired rows yet"):
+        list(Examples(records, "rows", BadRows()))
+    assert len(list(Examples(records, "unpaired", BadRows()))) == 1
+
+
+def test_columns_are_read_under_the_names_they_are_given():
+    records = [Record("a:1", {"problem": "p", "prompt": "not this", "solution": "s"})]
+    columns = {"prompt": "problem", "completion": "solution"}
+    assert list(Examples(records, "rows", BadRows(), columns=columns)) == [PromptCompletion("p", "s")]
+
+
+def test_only_the_completion_of_a_chat_is_learned(make_tokenizer, chatml):
+    tokenizer = make_tokenizer(chatml)
+    example = Chat((USER, ("assistant", "old"), ("user", "v"), ANSWER), learn_from=3)
+    rows, counts = tokenise_rows([example], tokenizer, 1000, as_chat=False, every_token=False)
+    learned = rows.ids[0][rows.labelled]
+    assert tokenizer.decode(learned.tolist(), skip_special_tokens=False) == "a<|im_end|>\n"
+    assert counts.learned == 3
+
+
+def test_a_pair_of_turns_parts_after_the_prompt(make_tokenizer, chatml):
+    tokenizer = make_tokenizer(chatml)
+    pairs, _ = tokenise_pairs([Preference((USER,), (ANSWER,), (WORSE,))], tokenizer, 1000, as_chat=False)
+    texts = [tokenizer.decode(part[0].tolist(), False) for part in (pairs.prompts, pairs.chosen, pairs.rejected)]
+    assert texts == ["<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>\n", "b<|im_end|>\n"]
+
+
+def test_a_conversation_that_loses_all_it_teaches_is_named_or_counted(make_tokenizer, chatml):
+    tokenizer = make_tokenizer(chatml)
+    rows = [Chat((("user", "u" * 40), ANSWER), where="a.jsonl:1"), Chat((USER, ANSWER), where="a.jsonl:2")]
+    with pytest.raises(DataError) as error:
+        tokenise_rows(rows, tokenizer, 40, as_chat=False, every_token=False)
+    reason = "a.jsonl:1: nothing is learned: the part to learn begins at token 60 and max_tokens is 40"
+    assert str(error.value).splitlines()[0] == reason
+    kept, counts = tokenise_rows(rows, tokenizer, 40, as_chat=False, every_token=False, bad=BadRows(skip=True))
+    assert (len(kept), counts.dropped, counts.dropped_examples) == (1, 1, [reason])
+
+
+def test_rows_that_a_template_refuses_are_all_named_or_skipped_and_counted(make_tokenizer, chatml):
+    template = "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}" + chatml
+    texts = ("bad", "good", "bad")
+    rows = [Chat((("user", text), ANSWER), where=f"a.jsonl:{line}") for line, text in enumerate(texts, start=1)]
+    with pytest.raises(DataError) as error:
+        tokenise_rows(rows, make_tokenizer(template), 99, as_chat=False, every_token=False)
+    named = [f"a.jsonl:{line}: the chat template refuses it: no" for line in (1, 3)]
+    assert str(error.value).splitlines()[:2] == named
+    kept, counts = tokenise_rows(
+        rows, make_tokenizer(template), 99, as_chat=False, every_token=False, bad=BadRows(skip=True)
+    )
+    assert (len(kept), counts.bad, counts.bad_examples, counts.places) == (1, 2, named, ["a.jsonl:2"])
+
+
+def test_what_is_cut_is_counted_by_side(tokenizer):
+    rows = [PromptCompletion("abcdef", "x", where="a:1"), PromptCompletion("ab", "stuvw", where="a:2")]
+    _, counts = tokenise_rows(rows, tokenizer, 4, as_chat=False, every_token=False)
+    assert (counts.truncated, counts.tokens_lost) == (2, 8)
+    assert counts.cut == {"prompt": {"rows": 1, "tokens": 4}, "completion": {"rows": 1, "tokens": 4}}
+    assert counts.truncated_examples == ["a:1: lost 4 tokens of the prompt", "a:2: lost 4 tokens of the completion"]
+    assert counts.note() == "2 rows used; 2 truncated (4 tokens of 1 prompts, 4 tokens of 1 completions lost)"
+
+
+def test_a_file_of_mixed_formats_names_the_rows_that_differ(tmp_path):
+    from workbench.data.reading import read_examples
+
+    path = tmp_path / "a.jsonl"
+    rows = [{"messages": _turns(USER, ANSWER)}, {"text": "t"}, {"conversations": []}]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(DataError) as error:
+        read_examples(path, form="rows")
+    missing = "has no messages, though earlier rows are of the format messages"
+    assert str(error.value).splitlines()[:2] == [f"{path}:2: {missing}", f"{path}:3: {missing}"]

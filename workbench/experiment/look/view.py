@@ -1,0 +1,209 @@
+"""What the model will see of an experiment's data: counts, lengths, rows; decoded from the ids that training reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.data.counts import Counts
+from workbench.data.reading import find_form
+from workbench.data.sets import PairSet, RowSet
+from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
+from workbench.data.tasks import Split
+from workbench.errors import DataError, DefinitionError
+from workbench.experiment.definition.schema import START, Experiment, RunSpec
+from workbench.experiment.held_out import held_out_examples, held_out_rows
+from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter
+from workbench.experiment.provenance import num_cores
+from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.stages.cache import StageResult
+from workbench.models.tokenizer import Tokenizer
+
+MAX_BINS = 24
+MAX_PENDING = 6
+"""Tokens that one character may be spread over."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """Its text, empty where the character that it begins is ended by a later one."""
+
+    text: str
+    learned: bool
+    special: bool
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row, or a pair in its three parts."""
+
+    where: str
+    parts: tuple[tuple[str, tuple[Token, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """counts of the lengths from edges[i] up to, but not including, edges[i + 1]."""
+
+    edges: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass
+class Section:
+    """One source of data, with the variants that use it."""
+
+    title: str
+    source: str
+    form: str
+    format: str
+    max_tokens: int
+    counts: Counts
+    lengths: np.ndarray
+    """Tokens of each row; of a pair, of its prompt with the longer completion."""
+    rows: tuple[ShownRow, ...]
+    stage: str | None
+    """The folder under runs/stages/ that training reads."""
+    variants: list[str] = field(default_factory=list)
+
+    @property
+    def unit(self) -> str:
+        """What a row is called."""
+        return "pairs" if self.form == "pairs" else "rows"
+
+    @property
+    def histogram(self) -> Histogram:
+        """Of the lengths, in at most MAX_BINS bins of a round width."""
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        width = next(w for w in _round_numbers() if longest // w - shortest // w < MAX_BINS)
+        edges = tuple(range(shortest // width * width, longest // width * width + width + 1, width))
+        counts, _ = np.histogram(self.lengths, edges)
+        counts[-1] -= int((self.lengths == edges[-1]).sum())  # numpy closes the last bin on the right
+        return Histogram(edges, tuple(int(count) for count in counts))
+
+
+def look_at_data(experiment: Experiment, runs: Path, split: Split, num_rows: int, reporter: Reporter) -> list[Section]:
+    """A section for each distinct source of the experiment's runs. What is missing of the stages is made.
+
+    DataError, DefinitionError: the data cannot be read, or rests on a run that is not finished.
+    """
+    preparer = Preparer(runs, reporter, num_cores())
+    sections: dict[str, Section] = {}
+    for spec in experiment.runs:
+        for key, section in _sections(preparer, spec, split, num_rows):
+            found = sections.setdefault(key, section)
+            if spec.variant not in found.variants:
+                found.variants.append(spec.variant)
+    if not sections:
+        raise DataError(f"{experiment.file}: evaluate names no held-out data, allowed task, path or pairs")
+    return list(sections.values())
+
+
+def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) -> Iterator[tuple[str, Section]]:
+    for key in (spec.start, *spec.sources):
+        if key not in (None, START) and not RunFolder(preparer.runs, key).is_finished():
+            name = key.split("/")[0]
+            raise DefinitionError(f"{spec.key}: its data rests on {key}, which is not finished; make exp NAME={name}")
+    tokenizer = Tokenizer.load(preparer.model_folder(spec))
+    read = spec.data if isinstance(spec.data, ReadData) else None
+    if split == "train":
+        form: DataForm = spec.hyperparameters.data_form
+        if read is not None and find_form(read, "pairs" if form == "pairs" else "rows") == "unpaired":
+            form = "unpaired"
+        stage = preparer.training_data(spec, form)
+        yield stage.stage.fingerprint, _of_stage(stage, tokenizer, spec, form, _source(spec.data), num_rows)
+        return
+    pairs = preparer.held_out_pairs(spec)
+    if pairs is not None:
+        source = (spec.evaluate.pairs if spec.evaluate else None) or f"held out: {_source(spec.data)}"
+        yield pairs.stage.fingerprint, _of_stage(pairs, tokenizer, spec, "pairs", source, num_rows)
+    examples = held_out_examples(spec)
+    if examples and spec.evaluate is not None:
+        rows, counts = held_out_rows(spec, examples, tokenizer)
+        shown = tuple(_rows(rows, counts, tokenizer, num_rows))
+        source = spec.evaluate.path or f"the task {spec.evaluate.task}, held out"
+        section = Section(
+            "held-out prompts", source, "rows", _kind(counts), _max_tokens(spec), counts, rows.lengths, shown, None
+        )
+        yield f"{spec.evaluate}{_max_tokens(spec)}{tokenizer.fingerprint}", section
+
+
+def _of_stage(
+    stage: StageResult, tokenizer: Tokenizer, spec: RunSpec, form: DataForm, source: str, num_rows: int
+) -> Section:
+    counts = Counts(**stage.made["counts"])
+    path = stage.folder / ROWS_FILE
+    rows: RowSet | PairSet
+    if form == "pairs":
+        rows = pairs = PairSet.load(path)
+        lengths = pairs.prompts.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
+    else:
+        rows = RowSet.load(path)
+        lengths = rows.lengths
+    shown = tuple(_rows(rows, counts, tokenizer, num_rows))
+    title = "held-out pairs" if source != _source(spec.data) else "training data"
+    max_tokens = _max_tokens(spec)
+    return Section(title, source, form, stage.made["format"], max_tokens, counts, lengths, shown, stage.folder.name)
+
+
+def _kind(counts: Counts) -> str:
+    return "rows with a loss" if counts.rows else "nothing"
+
+
+def _max_tokens(spec: RunSpec) -> int:
+    return spec.data.max_tokens if isinstance(spec.data, ReadData) else MAX_TASK_TOKENS
+
+
+def _source(data: Any) -> str:
+    """Where the rows come from, in words."""
+    if isinstance(data, FileData):
+        return data.path
+    if isinstance(data, DatasetData):
+        parts = [data.dataset, *([f"configuration {data.config}"] if data.config else []), f"split {data.split}"]
+        return ", ".join(parts)
+    if isinstance(data, CollectData):
+        return f"pairs collected from models' own samples of the task {data.collect.task}"
+    assert isinstance(data, TaskData), "every kind of data has a name"
+    return f"the task {data.task}"
+
+
+def _rows(rows: RowSet | PairSet, counts: Counts, tokenizer: Tokenizer, num_rows: int) -> Iterator[ShownRow]:
+    """The first rows of a set, decoded."""
+    for row in range(min(len(rows), num_rows)):
+        where = counts.places[row] if row < len(counts.places) else f"row {row + 1}"
+        if isinstance(rows, PairSet):
+            parts = {"prompt": rows.prompts, "chosen": rows.chosen, "rejected": rows.rejected}
+            shown = [
+                (name, tuple(_tokens(tokenizer, part[row], np.full(len(part[row]), name != "prompt"))))
+                for name, part in parts.items()
+            ]
+        else:
+            flags = rows.labelled[rows.ids.offsets[row] : rows.ids.offsets[row + 1]]
+            shown = [("", tuple(_tokens(tokenizer, rows.ids[row], flags)))]
+        yield ShownRow(where, tuple(shown))
+
+
+def _tokens(tokenizer: Tokenizer, row: np.ndarray, learned: np.ndarray) -> Iterator[Token]:
+    """Each token with the text that it adds to those before it (a token's own text may lack its space, or be a part of
+    a character)."""
+    ids = [int(index) for index in row]
+    first, done = 0, 0
+    for end in range(1, len(ids) + 1):
+        before = tokenizer.decode(ids[first:done], skip_special_tokens=False)
+        whole = tokenizer.decode(ids[first:end], skip_special_tokens=False)
+        text = ""
+        if not whole.endswith("\ufffd") or end - done >= MAX_PENDING or end == len(ids):
+            text, first, done = whole[len(before) :], done, end
+        special = not tokenizer.decode([ids[end - 1]]) and bool(tokenizer.decode([ids[end - 1]], False))
+        yield Token(text, bool(learned[end - 1]), special)
+
+
+def _round_numbers() -> Iterator[int]:
+    size = 1
+    while True:
+        yield from (size, 2 * size, 5 * size)
+        size *= 10
