@@ -1,4 +1,4 @@
-"""Small Llamas with a character tokenizer, saved as Hugging Face folders without transformers."""
+"""Small Llamas with a tokenizer of characters or bytes, saved as Hugging Face folders without transformers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.models.byte_tokenizer import NUM_BYTES, make_byte_tokenizer
+
 if TYPE_CHECKING:
+    import tokenizers
     import torch
 
 # hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, vocab_size (0: the characters'), tied
 _SHAPES = {
     "tiny": (64, 2, 4, 256, 0, True),
     "mini": (128, 4, 4, 512, 0, True),
+    "bytes": (128, 4, 4, 512, 2 + NUM_BYTES, True),
     "bench": (256, 4, 4, 1024, 512, False),
 }
 SPECIAL_TOKENS = ("<pad>", "<eos>")
@@ -63,7 +67,7 @@ def make_preset(preset: str, folder: Path, seed: int) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", {"eos_token_id": 1, "pad_token_id": 0})
-    _write_tokenizer(folder)
+    _write_tokenizer(make_byte_tokenizer(SPECIAL_TOKENS) if preset == "bytes" else _character_tokenizer(), folder)
 
 
 def _initialise(model: torch.nn.Module, deviation: float, seed: int) -> None:
@@ -77,14 +81,20 @@ def _initialise(model: torch.nn.Module, deviation: float, seed: int) -> None:
                 parameter.normal_(0.0, deviation, generator=generator)
 
 
-def _write_tokenizer(folder: Path) -> None:
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+def _character_tokenizer() -> tokenizers.Tokenizer:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     tokens = [*SPECIAL_TOKENS, *CHARACTERS]
     # No unknown token: a character that has none is an error, not a hole in the data.
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<none>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _write_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+    from tokenizers import AddedToken
+
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "<eos>"}

@@ -12,8 +12,9 @@ from workbench.config import Settings
 class ModelSettings(Settings):
     """Exactly one of preset, path, name."""
 
-    preset: Literal["tiny", "mini", "bench"] | None = None
-    """A small Llama made at random with a character tokenizer: tiny 0.13M, mini 1M, bench 4.3M parameters."""
+    preset: Literal["tiny", "mini", "bench", "bytes"] | None = None
+    """A small Llama made at random: tiny 0.13M, mini 1M, bench 4.3M parameters, with a token for each ASCII character;
+    bytes: as mini, with one for each byte, for any text."""
     path: str | None = None
     """A Hugging Face folder of a causal language model, as safetensors; a .gguf file, or a folder with one; or a peft
     adapter's folder, which names its base."""
