@@ -1,4 +1,4 @@
-"""Formats told by their fields: TRL's as TRL reads them, Alpaca's words, ShareGPT's roles; nothing dropped in silence."""
+"""Formats told by their fields: TRL's as TRL reads them, Alpaca's words, ShareGPT's roles; nothing lost in silence."""
 
 from __future__ import annotations
 

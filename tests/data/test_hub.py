@@ -1,4 +1,4 @@
-"""Data sets of several files: splits told by names, saved data sets, and one clear line where the hub is out of reach."""
+"""Data sets of several files: splits told by names, saved data sets, one clear line where the hub is out of reach."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_rows_end_where_the_limit_is(tmp_path):
 
 
 def test_an_empty_folder_says_what_it_should_hold(tmp_path):
-    with pytest.raises(DataError, match="found no data file for data.split=train, allowed files of .jsonl"):
+    with pytest.raises(DataError, match=r"found no data file for data\.split=train, allowed files of \.jsonl"):
         split_files(tmp_path, "train")
 
 

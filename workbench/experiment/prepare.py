@@ -187,7 +187,7 @@ class Preparer:
             notes=tuple(notes),
             data_files=files,
             counts={
-                name: stage.made["counts"]
+                name: {key: value for key, value in stage.made["counts"].items() if key != "places"}
                 for name, stage in (("data", rows), ("held_out_pairs", held_out))
                 if stage is not None
             },

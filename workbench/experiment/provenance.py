@@ -21,6 +21,7 @@ PACKAGES = (
     "safetensors",
     "numpy",
     "peft",
+    "datasets",
     "pandas",
     "scipy",
     "wandb",
