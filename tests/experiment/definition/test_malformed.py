@@ -34,8 +34,8 @@ sweep:
   seeds: 2
 """
 TRAINERS = "dpo, pretrain, sft"
-MANY = "the 21 names that schema.json lists"
-MANY_DPO = "the 25 names that schema.json lists"
+MANY = "the 25 names that schema.json lists"
+MANY_DPO = "the 29 names that schema.json lists"
 NO_DEFAULT = "found nothing, allowed a value: it has no default"
 A_NAME = "the name of a file in experiments/ (letters, digits, - and _, at most 100)"
 ARM_KEYS = "trainer, start_from, model, lora, data, hyperparameters, evaluate, budget, threads"
@@ -99,7 +99,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "threads: 1", "threads: 0", ["8: threads: found 0, allowed numbers >= 1"]),
     (SFT, "threads: 1", "threads: 2000", ["8: threads: found 2000, allowed numbers <= 1024"]),
     (SFT, "threads: 1", "threads: two", ["8: threads: found 'two', allowed a whole number"]),
-    (SFT, "steps: 10", "schedule: cosin", ["6: hyperparameters.schedule: found 'cosin', allowed constant, linear, cosine or warmup_stable_decay, did you mean cosine?"]),
+    (SFT, "steps: 10", "schedule: cosin", ["6: hyperparameters.schedule: found 'cosin', allowed constant, linear, cosine, warmup_stable_decay or range_test, did you mean cosine?"]),
     (SFT, "steps: 10", "adam_betas: [0.9, 1.5]", ["6: hyperparameters.adam_betas[1]: found 1.5, allowed numbers <= 1"]),
     (SFT, "steps: 10", "adam_betas: [0.9]", [f"6: hyperparameters.adam_betas[1]: {NO_DEFAULT}"]),
     (SFT, "steps: 10", "adam_betas: [0.9, 0.9, 0.9]", ["6: hyperparameters.adam_betas: found a list, allowed at most 2 values"]),
