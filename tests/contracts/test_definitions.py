@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,28 @@ import yaml
 from workbench.data.settings import TaskData
 from workbench.data.tasks import make_rows
 from workbench.experiment.definition.resolve import load_experiment
+from workbench.models.presets import make_preset
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 SMALL = {"evaluate": {"prompts": 16, "every": 1}, "data": {"rows": 512}, "collect": {"pairs": 32, "held_out_pairs": 16}}
 MAX_BATCH = 16
+# Rows of the files that definitions name, <kind>_train.jsonl and <kind>_test.jsonl.
+STAND_INS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "preferences": lambda i: {"prompt": f"add {i}: ", "chosen": f"{i + 1}", "rejected": f"{i}x"},
+    "gsm8k": lambda i: {"question": f"What is {i}+1?", "answer": f"{i}+1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"},
+    "messages": lambda i: {
+        "messages": [{"role": "user", "content": f"add {i}"}, {"role": "assistant", "content": f"{i + 1}"}]
+    },
+}
+TEMPLATE = (
+    "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 def shrink(definition: dict[str, Any]) -> dict[str, Any]:
-    """The same experiment of two steps on few rows; a model or file that is not at hand is replaced."""
+    """The same experiment of two steps on few rows; a model that is not at hand is replaced."""
     for part in (definition, *definition.get("arms", {}).values()):
         settings = part.get("hyperparameters")
         if settings is not None:
@@ -34,13 +48,10 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
         if "collect" in data:
             # Two steps leave a start that is never right: its answers come from the task.
             data["collect"] |= SMALL["collect"] | {"no_correct": "reference"}
-        if "path" in data:
-            data["path"] = "train.jsonl"
         if "evaluate" in part:
             part["evaluate"] |= {k: v for k, v in SMALL["evaluate"].items() if k in part["evaluate"] or k == "every"}
-            part["evaluate"] |= {"pairs": "test.jsonl"} if "pairs" in part["evaluate"] else {}
         if "name" in part.get("model", {}):
-            part["model"] = {"preset": "tiny"}
+            part["model"] = {"path": "model"}
     definition.setdefault("hyperparameters", {})["steps"] = 2
     return definition
 
@@ -63,9 +74,11 @@ def test_every_shipped_definition_trains_two_steps(tmp_path, name):
     for other in NAMES:
         definition = yaml.safe_load((ROOT / f"experiments/{other}.yaml").read_text())
         (tmp_path / f"experiments/{other}.yaml").write_text(yaml.safe_dump(shrink(definition), sort_keys=False))
-    pairs = [{"prompt": f"add {i}: ", "chosen": f"{i + 1}", "rejected": f"{i}x"} for i in range(40)]
-    for file in ("train.jsonl", "test.jsonl"):
-        (tmp_path / file).write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    for kind, row in STAND_INS.items():
+        for file in (f"{kind}_train.jsonl", f"{kind}_test.jsonl"):
+            (tmp_path / file).write_text("".join(json.dumps(row(i)) + "\n" for i in range(40)))
+    make_preset("tiny", tmp_path / "model", seed=0)
+    (tmp_path / "model/chat_template.jinja").write_text(TEMPLATE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     for command in ("plan", "explain", "run"):
         done = subprocess.run(
