@@ -209,3 +209,22 @@ def test_quantised_folders_are_refused(copied):
     edit(copied / "config.json", quantization_config={"quant_method": "gptq"})
     with pytest.raises(ModelError, match=r"quantised \(gptq\); name the full ones"):
         load_model(copied)
+
+
+@pytest.mark.filterwarnings(PEFT_WARNING)
+def test_an_adapter_that_peft_saved_is_laid_over_its_base(copied, tmp_path):
+    import peft
+    import transformers
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(copied, dtype=torch.float32, local_files_only=True)
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    theirs = peft.get_peft_model(base, config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    with torch.no_grad():
+        expected = theirs(IDS).logits
+    for settings in (
+        ModelSettings(path=str(tmp_path / "theirs")),
+        ModelSettings(path=str(copied), adapter=str(tmp_path / "theirs")),
+    ):
+        folder = resolve_model_folder(settings, tmp_path)
+        torch.testing.assert_close(logits(folder), expected, rtol=0, atol=1e-5)
