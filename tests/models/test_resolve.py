@@ -193,7 +193,7 @@ def test_what_is_added_counts_in_the_identity(copied, adapter):
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda f: None, "no such folder"),
+        (lambda f: None, "no such file or folder"),
         (lambda f: f.write_text("x"), "a file that is no .gguf"),
         (lambda f: f.mkdir(), "no config.json"),
         (lambda f: (f.mkdir(), [(f / f"{n}.gguf").touch() for n in "ab"]), "2 GGUF files; name one of them: a.gguf"),

@@ -121,7 +121,7 @@ def check_folder(folder: Path) -> None:
         adapter_fingerprint(folder)
         return
     if not (folder / "config.json").is_file():
-        found = "no config.json" if folder.is_dir() else "no such file" if folder.suffix == ".gguf" else "no such folder"
+        found = "no config.json" if folder.is_dir() else "no such file or folder"
         raise ModelError(f"{folder}: {found}; a model is a Hugging Face folder of a causal language model")
     if not list(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.glob("*.bin"))
