@@ -191,3 +191,11 @@ def test_a_file_of_mixed_formats_names_the_rows_that_differ(tmp_path):
         read_examples(path, form="rows")
     missing = "has no messages, though earlier rows are of the format messages"
     assert str(error.value).splitlines()[:2] == [f"{path}:2: {missing}", f"{path}:3: {missing}"]
+
+
+def test_held_out_rows_are_never_left_out_and_say_so():
+    bad = BadRows(remedy="mend the rows: none of a held-out set is left out")
+    records = [Record("a:1", {"text": "t"}), Record("a:2", {"text": ""})]
+    with pytest.raises(DataError) as error:
+        list(Examples(records, "rows", bad))
+    assert str(error.value) == "a:2: text is empty, allowed text\nmend the rows: none of a held-out set is left out"

@@ -15,6 +15,8 @@ class BadRows:
 
     skip: bool = False
     """They are left out and counted."""
+    remedy: str = "mend the rows, or set data.bad_rows=skip to leave them out, counted"
+    """What to do, the last line of the message."""
     count: int = 0
     first: list[str] = field(default_factory=list)
     """The first few, "file:line: reason"."""
@@ -35,5 +37,4 @@ class BadRows:
         if not self.stops:
             return
         more = f"\n... and {self.count - MAX_SHOWN:,} more bad rows" if self.count > MAX_SHOWN else ""
-        remedy = "mend the rows, or set data.bad_rows=skip to leave them out, counted"
-        raise DataError("\n".join(self.first) + f"{more}\n{remedy}")
+        raise DataError("\n".join(self.first) + f"{more}\n{self.remedy}")

@@ -26,6 +26,8 @@ from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.base_trainer import Evaluator
 from workbench.trainer.dpo_trainer import completion_logprobs
 
+REMEDY = "mend the rows: none of a held-out set is left out"
+
 
 def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Path) -> list[Evaluator]:
     """The held-out evaluation of a run; its records go to output_dir."""
@@ -64,7 +66,10 @@ def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokeniz
     """The held-out examples as the trainer takes its own rows."""
     reading = _reading(spec)
     text = spec.hyperparameters.data_form == "text"
-    return tokenise_rows(examples, tokenizer, reading.max_tokens, as_chat=reading.chat_template, every_token=text)
+    bad = BadRows(remedy=REMEDY)
+    return tokenise_rows(
+        examples, tokenizer, reading.max_tokens, as_chat=reading.chat_template, every_token=text, bad=bad
+    )
 
 
 def held_out_examples(spec: RunSpec) -> list[Example]:
@@ -78,7 +83,9 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
         return [PromptCompletion(row.prompt, row.completion) for row in made]
     if settings.path is not None:
         file = held_out_file(spec, settings.path, "rows")
-        found = Examples(open_records(file), "rows", BadRows(), file.chat_template, file.columns, file.path)
+        found = Examples(
+            open_records(file), "rows", BadRows(remedy=REMEDY), file.chat_template, file.columns, file.path
+        )
         return list(found)[: settings.prompts]
     return []
 
