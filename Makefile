@@ -69,7 +69,7 @@ bench: $(READY)  ## measure against TRL, side by side [BENCH="sweep --quick"]
 
 # Resolved without find-links, so that the lock names no local build.
 lock: $(READY)  ## resolve requirements.lock anew
-	@env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras --no-annotate \
+	@env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra gguf --extra test --extra check --no-annotate \
 	    --custom-compile-command "make lock" pyproject.toml \
 	    | grep -vE '^(nvidia-|cuda-|triton=)' > requirements.lock.partial
 	mv requirements.lock.partial requirements.lock
