@@ -23,7 +23,7 @@ def line_charts(panels: Mapping[str, Sequence[Line]], y_label: str) -> str:
     import matplotlib
 
     matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), sharey=True, layout="constrained")
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
@@ -34,6 +34,8 @@ def line_charts(panels: Mapping[str, Sequence[Line]], y_label: str) -> str:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xticks(lines[0].x, [_short(x) for x in lines[0].x])
         axis.minorticks_off()
+    axes[0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes[0].set_ylabel(y_label)
     axes[0].legend(frameon=False)
     written = io.StringIO()
