@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.data.batches import BatchLoader, HeldOutLoader
+from workbench.data.batches import BatchLoader
 from workbench.data.ragged import Ragged
 from workbench.data.sets import PairSet, RowSet, save_reference
 from workbench.errors import DataError
@@ -151,18 +151,3 @@ def test_fewer_rows_than_processes_and_no_rows_at_all_are_refused():
         BatchLoader(_row_set(), 2, seed=0, world_size=3)
     with pytest.raises(DataError, match="there are no rows to train on"):
         BatchLoader(_row_set([]), 2, seed=0)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("batch_rows", [1, 2, 3, 8])
-def test_a_held_out_row_is_seen_once_by_one_process(batch_rows, world_size):
-    data = _row_set([1] * 7)
-    batches = [
-        batch["input_ids"][:, 0].tolist()
-        for rank in range(world_size)
-        for batch in HeldOutLoader(data, batch_rows, rank=rank, world_size=world_size)
-    ]
-    assert sorted(first for batch in batches for first in batch) == [10 * row for row in range(1, 8)]
-    assert max(map(len, batches)) <= batch_rows
-    again = HeldOutLoader(data, batch_rows)
-    assert len(list(again)) == len(list(again)) == -(-7 // batch_rows)

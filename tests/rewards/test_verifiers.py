@@ -174,9 +174,9 @@ def test_numbers_match_by_value(completion, answer, right):
              "\\frac{" * 10**5, "#### " * 10**5, "111," * 10**5 + "1"]
 )  # fmt: skip
 def test_no_text_takes_long_to_read(text):
-    begun = time.monotonic()
+    begun = time.process_time()
     number_match("p", text, text)
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize(

@@ -64,16 +64,3 @@ class BatchLoader:
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.data))
             self._epoch = epoch
         return self._order
-
-
-class HeldOutLoader:
-    """Every row once, in order; each process takes its share."""
-
-    def __init__(self, data: Dataset, batch_rows: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.data, self.batch_rows = data, batch_rows
-        self._rank, self._world_size = rank, world_size
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        rows = np.arange(len(self.data))[self._rank :: self._world_size]
-        for start in range(0, len(rows), self.batch_rows):
-            yield self.data.batch(rows[start : start + self.batch_rows])
