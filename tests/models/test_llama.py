@@ -124,7 +124,7 @@ def test_the_familys_other_members_equal_transformers(small_config, kind):
 @pytest.mark.parametrize("lengths", [[3, 4], [2, 2, 1, 2], [7]])
 def test_texts_end_to_end_equal_each_alone(small_llama, lengths):
     own = small_llama(num_key_value_heads=2)
-    packed = own(IDS[:1], text_lengths=lengths).logits[0]
+    packed = own(IDS[:1], texts=[(length,) for length in lengths]).logits[0]
     for text, found in zip(IDS[0].split(lengths), packed.split(lengths), strict=True):
         close(found, own(text[None]).logits[0])
 
@@ -276,3 +276,25 @@ def test_config_is_kept_as_it_was_read(small_config):
     config = LlamaConfig.from_dict(small_config | {"something": 1})
     assert config.to_dict() == small_config | {"something": 1}
     assert config.get("something") == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("texts", [[(2, 3, 2)], [(1, 2, 1, 3)], [(1, 1, 1), (1, 1, 1), (1,)], [(2, 1), (1, 2, 1)]])
+def test_each_branch_sees_its_stem_and_itself(small_llama, texts, dtype):
+    """A stem computed once for its branches gives what each gives behind a stem of its own."""
+    own = small_llama(num_key_value_heads=2).to(getattr(torch, dtype))
+    found = own(IDS[:1], texts=texts).logits[0]
+    start = 0
+    for stem, *branches in texts:
+        end = start + stem
+        for branch in branches:
+            alone = own(torch.cat((IDS[:1, start : start + stem], IDS[:1, end : end + branch]), 1)).logits[0, stem:]
+            atol = 1e-5 if dtype == "float32" else 0.03
+            torch.testing.assert_close(found[end : end + branch], alone, rtol=0, atol=atol)
+            end += branch
+        start = end
+
+
+def test_positions_of_branches_go_on_from_their_stem():
+    assert attention.positions_of([(2, 3, 1), (2,)]).tolist() == [0, 1, 2, 3, 4, 2, 0, 1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workbench.errors import ModelError
-from workbench.models.outputs import forward_to_head
+from workbench.models.outputs import forward_completions, forward_to_head
 from workbench.models.packing import pack_rows
 
 IDS = torch.tensor([[3, 5, 2, 7, 1, 9, 4], [8, 8, 1, 0, 6, 2, 2], [4, 1, 0, 0, 0, 0, 0], [6, 2, 3, 0, 0, 0, 0]])
@@ -85,3 +85,32 @@ def test_every_token_of_a_packing_comes_back_to_its_place():
     assert packing.source.shape == (2, 8)
     assert (IDS.flatten()[packing.source].flatten()[packing.taken][MASK] == IDS[MASK]).all()
     assert packing.positions.flatten()[packing.taken][MASK].tolist() == [i for n in LENGTHS for i in range(n)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["own", "gpt2"])
+def test_completions_are_predicted_as_behind_a_prompt_of_their_own(make_model, kind):
+    """Prompts padded on the left, completions on the right, rows in an order that sorting changes."""
+    model = make_model(kind)
+    prompts = torch.tensor([[0, 3, 5], [8, 8, 1], [0, 0, 4]])
+    prompt_mask = torch.tensor([[0, 1, 1], [1, 1, 1], [0, 0, 1]])
+    sides = [
+        (torch.tensor([[7, 2, 9], [4, 0, 0], [6, 2, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]])),
+        (torch.tensor([[1, 0], [2, 3], [5, 0]]), torch.tensor([[1, 0], [1, 1], [1, 0]])),
+    ]
+    found = logits(forward_completions(model, prompts, prompt_mask, sides))
+    expected = []
+    for ids, mask in sides:
+        for row in range(3):
+            prompt, completion = prompts[row][prompt_mask[row] == 1], ids[row][mask[row] == 1]
+            alone = model(torch.cat((prompt, completion))[None]).logits[0]
+            expected.append(alone[len(prompt) - 1 : -1])
+    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-5)
+
+
+def test_a_prompt_is_computed_once_for_its_completions(make_model):
+    model, seen = make_model("own"), []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
+    side = (IDS[:, :2], torch.ones(4, 2))
+    forward_completions(model, IDS, MASK, [side, side])
+    assert seen == [sum(LENGTHS) + 16]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from workbench.models.attention import attend, attend_texts
+from workbench.models.attention import Text, attend, attend_texts, positions_of
 from workbench.models.llama_config import LlamaConfig, rope_frequencies
 
 
@@ -93,8 +93,8 @@ class AttentionPlan:
     is_causal: bool
     cache: KVCache | None
     num_layers: int
-    text_lengths: Sequence[int] | None = None
-    """Of texts laid end to end in one row, which do not see one another."""
+    texts: Sequence[Text] | None = None
+    """Laid end to end in one row; they do not see one another."""
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -142,8 +142,8 @@ class Attention(nn.Module):
             if self.layer == 0:
                 plan.cache.reserve(plan.num_layers, keys, x.shape[1])
             keys, values = plan.cache.append(self.layer, keys, values)
-        if plan.text_lengths is not None:
-            mixed = attend_texts(queries, keys, values, plan.text_lengths)
+        if plan.texts is not None:
+            mixed = attend_texts(queries, keys, values, plan.texts)
         else:
             mixed = attend(queries, keys, values, plan.mask, is_causal=plan.is_causal)
         return self.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))
@@ -240,21 +240,21 @@ class Llama(nn.Module):
         past_key_values: KVCache | None = None,
         use_cache: bool = False,
         project: bool = True,
-        text_lengths: Sequence[int] | None = None,
+        texts: Sequence[Text] | None = None,
     ) -> CausalLMOutput:
         """One pass over input_ids (B, T).
 
         attention_mask: None = plain causal, the fast path, right for right-padded rows too (their padding is never
         looked at by a real token); (B, S) true at real tokens, cached ones included; or (B, 1, T, S) bool, as it
-        is. position_ids: (B, T), by default counted along attention_mask. text_lengths: of texts laid end to end in one
-        row (1, T), whose positions restart and which do not see one another; without attention_mask. project=False
-        leaves logits None: the caller projects hidden_states itself with output_weight (this way round DDP still sees
-        the call). Outputs at padding are finite and mean nothing.
+        is. position_ids: (B, T), by default counted along attention_mask. texts: laid end to end in one row (1, T);
+        their positions restart, they do not see one another, and the branches of one see its stem; without
+        attention_mask. project=False leaves logits None: the caller projects hidden_states itself with output_weight
+        (this way round DDP still sees the call). Outputs at padding are finite and mean nothing.
         """
         if use_cache and past_key_values is None:
             past_key_values = KVCache()
-        if text_lengths is not None:
-            plan = self._plan_texts(text_lengths, input_ids.device)
+        if texts is not None:
+            plan = self._plan_texts(texts, input_ids.device)
         else:
             plan = self._plan(input_ids, attention_mask, position_ids, past_key_values)
         hidden = self.model(input_ids, plan)
@@ -276,14 +276,11 @@ class Llama(nn.Module):
         cos, sin = self._rotation(past, new, position_ids, input_ids.device)
         return AttentionPlan(cos, sin, mask, mask is None and new > 1, cache, self.config.num_hidden_layers)
 
-    def _plan_texts(self, text_lengths: Sequence[int], device: torch.device) -> AttentionPlan:
-        lengths = torch.tensor(text_lengths)
-        positions = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        cos, sin = self._rotation(0, max(text_lengths), None, device)
+    def _plan_texts(self, texts: Sequence[Text], device: torch.device) -> AttentionPlan:
+        positions = positions_of(texts)
+        cos, sin = self._rotation(0, int(positions.max()) + 1, None, device)
         positions = positions.to(device)
-        return AttentionPlan(
-            cos[positions], sin[positions], None, False, None, self.config.num_hidden_layers, text_lengths
-        )
+        return AttentionPlan(cos[positions], sin[positions], None, False, None, self.config.num_hidden_layers, texts)
 
     def _rotation(
         self, past: int, new: int, position_ids: Tensor | None, device: torch.device

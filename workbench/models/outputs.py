@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 from workbench.errors import ModelError
 from workbench.models.llama import Llama
 from workbench.models.packing import pack_rows
-from workbench.objectives.masking import packed_mask
+from workbench.objectives.masking import join_prompt_completion, length_mask, packed_mask
 from workbench.objectives.masking import position_ids as counted_positions
 
 PACKABLE = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
@@ -56,9 +57,13 @@ def forward_to_head(
     if sum(lengths) == input_ids.numel():
         return _whole(model, inner, input_ids)
     if isinstance(inner, Llama):
-        found = _whole(model, inner, input_ids[real][None], text_lengths=lengths)
+        # Rows of one length side by side are attended to in one call.
+        order = torch.tensor(sorted(range(len(lengths)), key=lengths.__getitem__), device=real.device)
+        rows, columns = real[order].nonzero(as_tuple=True)
+        places = (order[rows], columns)
+        found = _whole(model, inner, input_ids[places][None], texts=[(lengths[row],) for row in order.tolist()])
         hidden = found.hidden.new_zeros(*input_ids.shape, found.hidden.shape[-1])
-        return replace(found, hidden=hidden.index_put((real,), found.hidden[0]))
+        return replace(found, hidden=hidden.index_put(places, found.hidden[0]))
     if _can_be_packed(inner, max(lengths)):
         packing = pack_rows(lengths, input_ids.shape[1])
         found = _packed(
@@ -69,6 +74,57 @@ def forward_to_head(
     width = max(lengths)  # causality hides padding on the right from every real token
     found = _whole(model, inner, input_ids[:, :width])
     return replace(found, hidden=functional.pad(found.hidden, (0, 0, 0, input_ids.shape[1] - width)))
+
+
+def forward_completions(
+    model: torch.nn.Module,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    completions: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> HeadInputs:
+    """What predicts each token of several completions of every prompt: the first of all rows, then the second, ...
+
+    prompt_ids, prompt_mask: (B, P); completions: (ids, mask), each (B, C), without the prompt. hidden: (N, H), a vector
+    for each real completion token, row by row. Our own forward computes a prompt once for all of its completions.
+    """
+    inner = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+    if isinstance(inner, Llama):
+        return _branched(model, inner, prompt_ids, prompt_mask, completions)
+    joined = [join_prompt_completion(prompt_ids, prompt_mask, ids, mask) for ids, mask in completions]
+    width = max(ids.shape[1] for ids, _, _ in joined)
+    input_ids, scored = (
+        torch.cat([functional.pad(part[index], (0, width - part[index].shape[1])) for part in joined])
+        for index in (0, 2)
+    )
+    lengths = torch.cat([lengths for _, lengths, _ in joined])
+    found = forward_to_head(model, input_ids, length_mask(lengths, width))
+    return replace(found, hidden=found.hidden[:, :-1][scored[:, 1:]])
+
+
+def _branched(
+    model: torch.nn.Module,
+    inner: Llama,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    completions: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> HeadInputs:
+    masks = [prompt_mask.bool(), *(mask.bool() for _, mask in completions)]
+    texts = list(zip(*(mask.sum(1).tolist() for mask in masks), strict=True))
+    order = torch.tensor(sorted(range(len(texts)), key=texts.__getitem__), device=prompt_ids.device)
+    real = torch.cat(masks, 1)
+    rows, columns = real[order].nonzero(as_tuple=True)
+    input_ids = torch.cat([prompt_ids, *(ids for ids, _ in completions)], 1)[order[rows], columns]
+    found = _whole(model, inner, input_ids[None], texts=[texts[row] for row in order.tolist()])
+    places = torch.zeros(real.shape, dtype=torch.long, device=real.device)
+    places[order[rows], columns] = torch.arange(len(rows), device=real.device)
+    prompt_places, *branch_places = places.split([mask.shape[1] for mask in masks], dim=1)
+    prompt_ends = prompt_places.amax(1, keepdim=True)
+    # A completion's first token is predicted at the prompt's end, every other one by the token before it.
+    predictors = [
+        torch.where(mask.cumsum(1) == 1, prompt_ends, branch - 1)[mask]
+        for mask, branch in zip(masks[1:], branch_places, strict=True)
+    ]
+    return replace(found, hidden=found.hidden[0, torch.cat(predictors)])
 
 
 def _packed(
@@ -82,7 +138,7 @@ def _packed(
         return _whole(model, inner, input_ids, attention_mask=mask, position_ids=position_ids)
     starts = (position_ids.flatten() == 0).nonzero().flatten().tolist()
     lengths = [end - start for start, end in itertools.pairwise([*starts, input_ids.numel()])]
-    found = _whole(model, inner, input_ids.view(1, -1), text_lengths=lengths)
+    found = _whole(model, inner, input_ids.view(1, -1), texts=[(length,) for length in lengths])
     return replace(found, hidden=found.hidden.view(*input_ids.shape, -1))
 
 

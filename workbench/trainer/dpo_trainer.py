@@ -10,9 +10,8 @@ import torch
 
 from workbench.errors import CheckpointError, DataError, DivergenceError
 from workbench.models.adapters import adapters_off, has_adapter
-from workbench.models.outputs import HeadInputs, forward_to_head
+from workbench.models.outputs import forward_completions
 from workbench.objectives.logprobs import projected_logprobs
-from workbench.objectives.masking import join_prompt_completion, length_mask
 from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios
 from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer.base_trainer import BaseTrainer
@@ -145,34 +144,18 @@ class DPOTrainer(BaseTrainer):
 
 def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Chosen and rejected in one forward: sums (2B,), and per token (B, Lc) and (B, Lr), 0 at padding; float32."""
-    joined = [
-        join_prompt_completion(
-            batch["prompt_input_ids"],
-            batch["prompt_attention_mask"],
-            batch[f"{side}_input_ids"],
-            batch[f"{side}_attention_mask"],
-        )
-        for side in ("chosen", "rejected")
+    completions = [
+        (batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"].bool()) for side in ("chosen", "rejected")
     ]
-    width = max(ids.shape[1] for ids, _, _ in joined)
-    input_ids, completion = (
-        torch.cat([torch.nn.functional.pad(part[index], (0, width - part[index].shape[1])) for part in joined])
-        for index in (0, 2)
+    outputs = forward_completions(model, batch["prompt_input_ids"], batch["prompt_attention_mask"], completions)
+    targets = torch.cat([ids[mask] for ids, mask in completions])
+    logprobs = projected_logprobs(outputs.hidden, outputs.weight, targets, bias=outputs.bias)
+    masks = [mask for _, mask in completions]
+    chosen, rejected = (
+        logprobs.new_zeros(mask.shape).masked_scatter(mask, part)
+        for mask, part in zip(masks, logprobs.split([int(mask.sum()) for mask in masks]), strict=True)
     )
-    lengths = torch.cat([lengths for _, lengths, _ in joined])
-    outputs: HeadInputs = forward_to_head(model, input_ids, length_mask(lengths, width))
-    scored = completion[:, 1:]
-    logprobs = projected_logprobs(
-        outputs.hidden[:, :-1][scored], outputs.weight, input_ids[:, 1:][scored], bias=outputs.bias
-    )
-    rows = scored.nonzero()[:, 0]
-    sums = logprobs.new_zeros(len(input_ids)).index_add(0, rows, logprobs)
-    num_chosen = int(batch["chosen_attention_mask"].sum())
-    per_token = []
-    for side, part in (("chosen", logprobs[:num_chosen]), ("rejected", logprobs[num_chosen:])):
-        mask = batch[f"{side}_attention_mask"].bool()
-        per_token.append(logprobs.new_zeros(mask.shape).masked_scatter(mask, part))
-    return sums, per_token[0], per_token[1]
+    return torch.cat((chosen.sum(1), rejected.sum(1))), chosen, rejected
 
 
 def _masked_sum(batch: Batch, side: str) -> torch.Tensor:
