@@ -79,7 +79,7 @@ class Full:
         self.torch, self.rows, self.seen = torch, rows, []
 
     def __call__(self, module, arguments, keywords):
-        self.seen.append(len(keywords.get("text_lengths") or arguments[0]))
+        self.seen.append(len(keywords.get("texts") or arguments[0]))
         if self.seen[-1] > self.rows:
             raise self.torch.OutOfMemoryError("CUDA out of memory")
 

@@ -17,7 +17,7 @@ from workbench.generation.sampling import SamplingSettings
 from workbench.models.llama import Llama
 from workbench.models.tokenizer import Tokenizer
 
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 512 << 20
 LOGITS_ELEMENTS = 1 << 23
 MAX_ROWS = 256
 DROP_BELOW = 0.75

@@ -12,7 +12,7 @@ from workbench.models.quantised import num_weights
 FLOPS_FORMULA = (
     "forward 2 (N_frozen + N_trained) a token, backward 2 N_frozen + 4 N_trained, attention "
     "4 x layers x width x context forward and twice that backward; input embedding excluded, output head included; "
-    "gradient checkpointing adds the forward of all but the head"
+    "gradient checkpointing adds the forward of all but the head; a prompt counts with each of its completions"
 )
 
 

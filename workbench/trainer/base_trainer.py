@@ -33,6 +33,7 @@ from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.output_folder import OutputFolder
 from workbench.trainer.precision import Precision, resolve_precision
 from workbench.trainer.progress import Progress
+from workbench.trainer.randomness import seed_step
 from workbench.trainer.range_test import RangeTest
 from workbench.trainer.recompute import Recompute
 from workbench.trainer.schedule import configure_scheduler
@@ -395,4 +396,4 @@ class BaseTrainer(TrainerHooks):
         return math.ceil(self.settings.epochs * len(self.train_loader))
 
     def _seed(self, phase: int) -> None:
-        torch.manual_seed(((self.settings.seed * 1_000_003 + self.step) * 2 + phase) * self.world_size + self.rank)
+        seed_step(self.device, self.settings.seed, self.step, phase, self.rank, self.world_size)
