@@ -137,7 +137,7 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
     start = study.start_value(measure.column)
     against = f", against {measure.text(start)} at the start" if not math.isnan(start) else ""
     result = (
-        f"Held-out {measure.label} is best at {best.label}{where}: {_with_interval(interval, measure)} "
+        f"{measure.subject} is best at {best.label}{where}: {_with_interval(interval, measure)} "
         f"over {interval.n} seeds{against}."
     )
     ours = [c for c in comparisons if best in (c.first, c.second)]
@@ -234,7 +234,7 @@ def _single(study: Study, measure: Measure, variant: Variant, flags: list[str]) 
     interval = interval_of(study, variant, measure)
     start = study.start_value(measure.column)
     before = f", from {measure.text(start)} before training" if not math.isnan(start) else ""
-    result = f"Held-out {measure.label} is {_with_interval(interval, measure)} after training{before}."
+    result = f"{measure.subject} is {_with_interval(interval, measure)} after training{before}."
     if len(values) == 1:
         certainty = (
             "This describes one checkpoint from one seed: the interval is over its held-out items, and nothing is "

@@ -24,6 +24,11 @@ class Measure:
         """Name and unit, as on a plot's axis."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
+    @property
+    def subject(self) -> str:
+        """The name at the beginning of a sentence about held-out items."""
+        return "Held-out " + self.label.removeprefix("held-out ")
+
     def text(self, value: float) -> str:
         """The value as written in a table; an en dash for none."""
         return format_number(value, self.kind)

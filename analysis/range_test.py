@@ -49,8 +49,9 @@ class Curve:
 
 def is_range_test(study: Study) -> bool:
     """Whether every run is one."""
-    runs, column = study.loaded.runs, "hyperparameters/schedule"
-    return column in runs and bool((runs[column] == "range_test").all()) and len(study.loaded.metrics) > 0
+    begun = study.loaded.runs.get("hyperparameters/schedule")
+    schedules = [] if begun is None else list(begun.dropna())  # a run that never began has none
+    return bool(schedules) and set(schedules) == {"range_test"} and len(study.loaded.metrics) > 0
 
 
 def read_curves(study: Study) -> list[Curve]:

@@ -108,5 +108,12 @@ def test_unfinished_runs_enter_no_reading_and_one_seed_is_said_to_be_one(ranged:
     assert range_test.answer(open_study(ranged(seeds=1))).grounds[-1].startswith("With one seed")
 
 
+def test_a_run_that_never_began_leaves_it_a_range_test(ranged: Callable[..., Path]) -> None:
+    study = open_study(ranged())
+    runs = study.loaded.runs
+    runs.loc[runs.index[-1], "hyperparameters/schedule"] = float("nan")
+    assert range_test.is_range_test(study)
+
+
 def test_an_ordinary_study_is_no_range_test(make_experiment: Make) -> None:
     assert not range_test.is_range_test(open_study(make_experiment(prompts=4, steps=6, every=3)))

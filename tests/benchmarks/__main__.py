@@ -30,13 +30,14 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="smaller settings on both sides, for trying it out")
     parser.add_argument("--repeats", type=int, help="times each side of a comparison is run (default: its own)")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the results")
+    parser.add_argument("--out", type=Path, help="folder of the results (default runs/bench; quick: runs/bench-quick)")
     parser.add_argument(
         "--readme", action="store_true", help="paste the results that --out holds into README.md, alone"
     )
     parsed = parser.parse_args()
+    out = parsed.out or Path("runs/bench-quick" if parsed.quick else "runs/bench")
     if parsed.readme:
-        paste_table(ROOT / "README.md", (parsed.out / "table.md").read_text(encoding="utf-8"))
+        paste_table(ROOT / "README.md", (out / "table.md").read_text(encoding="utf-8"))
         return 0
     unknown = [name for name in parsed.names if name not in BENCHMARKS]
     if unknown or (parsed.repeats is not None and parsed.repeats < 1):
@@ -52,7 +53,7 @@ def main() -> int:
             missed = True
             continue
         facts |= {"load after": f"{os.getloadavg()[0]:.2f}"} | result.values.get("versions", {})
-        print(f"\n{result.text()}\n{write(parsed.out, result, facts)}\n", flush=True)
+        print(f"\n{result.text()}\n{write(out, result, facts)}\n", flush=True)
         missed |= not result.reached
     return int(missed)
 

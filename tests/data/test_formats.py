@@ -125,10 +125,28 @@ def test_unpaired_rows_are_refused_where_they_would_train():
     assert len(list(Examples(records, "unpaired", BadRows()))) == 1
 
 
+@pytest.mark.parametrize(("label", "wanted"), [(1, True), (0, False), ("True", True), ("false", False)])
+def test_a_label_may_be_written_as_csv_and_numbers_write_it(label, wanted):
+    records = [Record("a:1", {"prompt": "p", "completion": "c", "label": label})]
+    assert [example.label for example in Examples(records, "unpaired", BadRows())] == [wanted]
+
+
+def test_a_label_of_another_sort_leaves_rows_plain():
+    records = [Record("a:1", {"prompt": "p", "completion": "c", "label": "algebra"})]
+    assert list(Examples(records, "rows", BadRows())) == [PromptCompletion("p", "c")]
+
+
 def test_columns_are_read_under_the_names_they_are_given():
     records = [Record("a:1", {"problem": "p", "prompt": "not this", "solution": "s"})]
     columns = {"prompt": "problem", "completion": "solution"}
     assert list(Examples(records, "rows", BadRows(), columns=columns)) == [PromptCompletion("p", "s")]
+
+
+def test_a_named_column_that_is_not_there_is_a_bad_row():
+    """Though the row has a field of the format's own name, which would be read in silence."""
+    records = [Record("a:1", {"prompt": "p", "completion": "not this", "solution": "s"})]
+    with pytest.raises(DataError, match=r"a:1: has no column soluton, which data.columns names"):
+        list(Examples(records, "rows", BadRows(), columns={"completion": "soluton"}))
 
 
 def test_only_the_completion_of_a_chat_is_learned(make_tokenizer, chatml):

@@ -37,6 +37,20 @@ def test_the_files_of_a_split_are_those_whose_name_or_folder_bears_it(tmp_path):
         split_files(tmp_path, "validation")
 
 
+def test_the_files_of_a_configuration_are_those_that_bear_its_name(tmp_path):
+    main = _write(tmp_path / "main/train-0.jsonl", "a")
+    _write(tmp_path / "socratic/train-0.jsonl", "b")
+    assert _texts(dataset=str(tmp_path), config="main") == [(f"{main}:1", "a")]
+    with pytest.raises(DataError, match=r"found no data file for data\.config=other"):
+        _texts(dataset=str(tmp_path), config="other")
+
+
+def test_a_folder_has_no_revision(tmp_path):
+    _write(tmp_path / "train.jsonl", "a")
+    with pytest.raises(DataError, match=r"data\.revision: found main, but .* is a folder"):
+        _texts(dataset=str(tmp_path), revision="main")
+
+
 def test_files_that_bear_no_split_are_all_train(tmp_path):
     files = [_write(tmp_path / name, "a") for name in ("a.jsonl", "b.jsonl")]
     assert split_files(tmp_path, "train") == files

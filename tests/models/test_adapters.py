@@ -113,3 +113,8 @@ def test_a_target_that_cannot_be_adapted_is_refused_with_those_that_can(adapted,
         ModelError, match=rf"{target} is no linear layer that can be adapted; there are down_proj, gate"
     ):
         adapted(targets=["v_proj", target])
+
+
+def test_an_adapter_alone_would_not_be_the_model_that_was_trained_in_4_bits():
+    with pytest.raises(ValueError, match="use save: merged"):
+        LoraSettings(quantise="nf4", save="adapter")

@@ -65,6 +65,15 @@ def test_packed_texts_do_not_see_one_another(make_model, kind):
         torch.testing.assert_close(found[row, start:end], alone, rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_window_as_wide_as_the_rows_allows_bins_that_are_wider(make_model):
+    model = make_model("mistral")
+    assert model.config._attn_implementation == "sdpa"
+    model.config.sliding_window = max(LENGTHS)
+    found = logits(forward_to_head(model, IDS, MASK))
+    torch.testing.assert_close(found[1, :5], model(IDS[1:2, :5]).logits[0], rtol=0, atol=1e-5)
+
+
 def test_a_model_that_may_mix_packed_texts_is_refused(make_model):
     with pytest.raises(ModelError, match="gemma2 is not known to keep their texts apart"):
         forward_to_head(make_model("gemma2"), IDS, None, torch.arange(7).repeat(4, 1))

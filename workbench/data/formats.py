@@ -96,8 +96,8 @@ def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
     """The name of the format that these fields are, one of that form where they are several. ValueError says what was
     found and what is allowed."""
     kinds = [kind for kind, known in FORMATS.items() if known.needed <= fields.keys()]
-    if "unpaired" in kinds and not isinstance(fields["label"], bool):
-        kinds.remove("unpaired")
+    if "unpaired" in kinds and _wanted(fields["label"]) is None:
+        kinds.remove("unpaired")  # a label of another sort, such as a topic
     if not kinds:
         allowed = "; ".join(", ".join(sorted(known.needed)) for known in FORMATS.values())
         names = ", ".join(shown(name)[1:-1] for name in list(fields)[:8]) + (", ..." if len(fields) > 8 else "")
@@ -168,7 +168,13 @@ def _preference_of_turns(fields: Mapping[str, Any]) -> Preference:
 
 
 def _unpaired(fields: Mapping[str, Any]) -> Unpaired:
-    return Unpaired(_prompt_completion(fields), flag_of(fields["label"], "label"))
+    label = _wanted(fields["label"])
+    return Unpaired(_prompt_completion(fields), flag_of(fields["label"] if label is None else label, "label"))
+
+
+def _wanted(label: Any) -> bool | None:
+    """A label as true or false, also where a file writes it as 0 and 1 or as text; None where it is neither."""
+    return {"0": False, "false": False, "1": True, "true": True}.get(str(label).strip().lower())
 
 
 def _messages(fields: Mapping[str, Any]) -> Chat:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +29,9 @@ OFFLINE = (
 
 def dataset_records(settings: DatasetData) -> Iterator[Record]:
     """Its rows in order; of a folder of files as file:line, else as name:row N. DataError where it cannot be read."""
-    folder = find_folder(settings.dataset)
+    folder = _local_folder(settings)
     if folder is not None and not _is_saved(folder):
-        for path in split_files(folder, settings.split):
+        for path in split_files(folder, settings.split, settings.config):
             yield from read_records(path)
         return
     rows = _load_saved(folder, settings.split) if folder is not None else _load_from_hub(settings)
@@ -49,20 +50,32 @@ def dataset_records(settings: DatasetData) -> Iterator[Record]:
 
 def dataset_files(settings: DatasetData) -> list[Path]:
     """The data files of a folder of them, none of any other data set."""
-    folder = find_folder(settings.dataset)
-    return split_files(folder, settings.split) if folder is not None and not _is_saved(folder) else []
+    folder = _local_folder(settings)
+    if folder is None or _is_saved(folder):
+        return []
+    return split_files(folder, settings.split, settings.config)
 
 
 def dataset_identity(settings: DatasetData) -> dict[str, Any]:
     """What decides its rows: a folder's contents, or the commit on the hub, with the split and the configuration."""
-    folder = find_folder(settings.dataset)
+    folder = _local_folder(settings)
     if folder is None:
-        revision = hub_revision(settings)
+        revision = hub_revision(settings.dataset, settings.config, settings.revision)
         return {"dataset": settings.dataset, "config": settings.config, "split": settings.split, "revision": revision}
     if _is_saved(folder):
         inside = _saved_split(folder, settings.split)
         return {"files": [file_sha256(path) for path in sorted(inside.glob("*.arrow"))], "split": settings.split}
-    return {"files": [file_sha256(path) for path in split_files(folder, settings.split)]}
+    return {"files": [file_sha256(path) for path in split_files(folder, settings.split, settings.config)]}
+
+
+def _local_folder(settings: DatasetData) -> Path | None:
+    """The folder, None for a name on the hub. DataError where the settings ask of a folder what it has not."""
+    folder = find_folder(settings.dataset)
+    if folder is not None and settings.revision is not None:
+        raise DataError(f"data.revision: found {settings.revision}, but {folder} is a folder; leave it out")
+    if folder is not None and settings.config is not None and _is_saved(folder):
+        raise DataError(f"data.config: found {settings.config}, but {folder} was saved of one; leave it out")
+    return folder
 
 
 def find_folder(name: str) -> Path | None:
@@ -77,14 +90,18 @@ def find_folder(name: str) -> Path | None:
     return None
 
 
-def split_files(folder: Path, split: str) -> list[Path]:
-    """The data files of a folder that belong to a split, by name. DataError where there are none.
+def split_files(folder: Path, split: str, config: str | None = None) -> list[Path]:
+    """The data files of a folder that belong to a split, and to a configuration, by name. DataError where none do.
 
     A file belongs to it when its name or a folder on the way bears the split as a word (data/test-00000.parquet);
-    where no file bears any split, all are the split train.
+    where no file bears any split, all are the split train. To a configuration belong those that bear all its words.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    words = {path: set(re.split(r"[^a-z0-9]+", str(path.relative_to(folder)).lower())) for path in files}
+    words = {path: _words(str(path.relative_to(folder))) for path in files}
+    if config is not None:
+        files = [path for path in files if _words(config) <= words[path]]
+        if not files:
+            raise DataError(f"{folder}: found no data file for data.config={config}, allowed a word of its names")
     wanted = set(SPLITS.get(split, (split.lower(),)))
     found = [path for path in files if words[path] & wanted]
     if found:
@@ -99,30 +116,36 @@ def split_files(folder: Path, split: str) -> list[Path]:
     )
 
 
-def hub_revision(settings: DatasetData) -> str:
-    """The commit that the name means now; a whole commit given as data.revision is taken as it is."""
-    if settings.revision is not None and COMMIT.fullmatch(settings.revision):
-        return settings.revision
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower()))
+
+
+@functools.lru_cache
+def hub_revision(dataset: str, config: str | None, revision: str | None) -> str:
+    """The commit that the name means, asked once: what is read is what bears its fingerprint. A whole commit is taken
+    as it is."""
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
-        found = HfApi().dataset_info(settings.dataset, revision=settings.revision, timeout=HUB_SECONDS).sha
+        found = HfApi().dataset_info(dataset, revision=revision, timeout=HUB_SECONDS).sha
     except OfflineModeIsEnabled:
         try:  # the copy in the cache bears its commit
-            found = datasets.load_dataset_builder(settings.dataset, settings.config, revision=settings.revision).hash
+            found = datasets.load_dataset_builder(dataset, config, revision=revision).hash
         except Exception as error:
-            raise _failed(settings.dataset, error) from error
+            raise _failed(dataset, error) from error
     except Exception as error:  # connection, name, permission: huggingface_hub has a class for each
-        raise _failed(settings.dataset, error) from error
+        raise _failed(dataset, error) from error
     if not found:
-        raise DataError(f"data.dataset: the hub names no commit of {settings.dataset}; set data.revision")
+        raise DataError(f"data.dataset: the hub names no commit of {dataset}; set data.revision")
     return found
 
 
 def _load_from_hub(settings: DatasetData) -> Any:
-    revision = hub_revision(settings)
+    revision = hub_revision(settings.dataset, settings.config, settings.revision)
     import datasets
 
     offline = datasets.config.HF_HUB_OFFLINE

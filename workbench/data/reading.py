@@ -79,6 +79,9 @@ class Examples:
             try:
                 if record.problem:
                     raise ValueError(record.problem)
+                absent = [column for column in self.columns.values() if column not in record.fields]
+                if absent:
+                    raise ValueError(f"has no column {absent[0]}, which data.columns names")
                 yield self._parse(record.where, renamed(record.fields, self.columns))
                 found = True
             except ValueError as error:

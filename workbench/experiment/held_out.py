@@ -72,6 +72,15 @@ def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokeniz
     )
 
 
+def held_out_notes(prepared: PreparedRun) -> list[str]:
+    """What was cut of the rows whose held-out loss is measured."""
+    spec = prepared.spec
+    if spec.evaluate is None or spec.evaluate.path is None or spec.hyperparameters.data_form == "pairs":
+        return []
+    _, counts = held_out_rows(spec, held_out_examples(spec), Tokenizer.load(prepared.model_folder))
+    return [f"held-out rows: {note}" for note in [counts.note()] if note]
+
+
 def held_out_examples(spec: RunSpec) -> list[Example]:
     """Of the task or the file that evaluate names, at most evaluate.prompts; bad rows are never left out here."""
     settings = spec.evaluate
@@ -100,7 +109,7 @@ def _prompts(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -
     for example in examples:
         if isinstance(example, PromptCompletion):
             asked.append((example.prompt, example.prompt, example.completion))
-        elif isinstance(example, Chat) and example.learn_from == len(example.messages) - 1:
+        elif isinstance(example, Chat) and 0 < len(example.messages) - 1 == example.learn_from:
             turns = example.messages[:-1]
             asked.append((turns, "\n".join(content for _, content in turns), example.messages[-1][1]))
     encoded = encode_prompts(tokenizer, [prompt for prompt, _, _ in asked], as_chat=_reading(spec).chat_template)

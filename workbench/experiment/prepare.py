@@ -340,8 +340,12 @@ def _task_examples(settings: TaskData) -> Iterator[Example]:
 
 
 def held_out_file(spec: RunSpec, path: str, form: Literal["rows", "pairs"]) -> FileData:
-    """A held-out file, all of its rows read as the training data is; its columns too, where both are of one form."""
+    """A held-out file, all of its rows read as the training data is; its columns too, where both are of one form and
+    the file's first row has them."""
     kept = {name for name in ReadData.model_fields if name != "rows"} if isinstance(spec.data, ReadData) else set()
     if (spec.hyperparameters.data_form == "pairs") != (form == "pairs"):
+        kept.discard("columns")
+    first = next(iter(open_records(FileData(path=path))), None)
+    if first is None or not set(getattr(spec.data, "columns", {}).values()) <= first.fields.keys():
         kept.discard("columns")
     return FileData(path=path, **spec.data.model_dump(include=kept))

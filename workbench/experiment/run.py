@@ -14,7 +14,7 @@ from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
 from workbench.data.sets import Dataset, PairSet, RowSet
 from workbench.errors import Interrupted, WorkbenchError
-from workbench.experiment.held_out import build_evaluators
+from workbench.experiment.held_out import build_evaluators, held_out_notes
 from workbench.experiment.locks import hold
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
@@ -41,6 +41,7 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
         before = float(folder.status().get("seconds") or 0.0)
         try:
             trainer = build_trainer(prepared, folder.path)
+            folder.write_status(notes=[*prepared.notes, *held_out_notes(prepared)])
             trainer.resume()
             trainer.train()
             _finish(folder, prepared, trainer, before + time.monotonic() - started)

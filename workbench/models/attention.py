@@ -6,6 +6,7 @@ D head size.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -54,7 +55,7 @@ def attend_texts(queries: Tensor, keys: Tensor, values: Tensor, texts: Sequence[
     queries: (1, N, M, D); keys, values: (1, K, M, D); texts lie end to end, a stem before its branches, M tokens in
     all. Returns (1, N, M, D).
     """
-    if queries.is_cuda and queries.dtype in (torch.bfloat16, torch.float16):
+    if queries.dtype in (torch.bfloat16, torch.float16) and _has_flash(queries.device):
         return _varlen(queries, keys, values, texts)
     # Neighbours of one shape go together: rows that need no padding are one call.
     runs = [(text, len(list(same))) for text, same in itertools.groupby(texts)]
@@ -81,6 +82,12 @@ def _attend_branches(queries: Tensor, keys: Tensor, values: Tensor, text: Text) 
     for q, k, v in zip(later_q, later_k, later_v, strict=True):
         mixed.append(attend(q, torch.cat((stem_k, k), 2), torch.cat((stem_v, v), 2), None, is_causal=True))
     return torch.cat(mixed, 2)
+
+
+@functools.lru_cache
+def _has_flash(device: torch.device) -> bool:
+    """Whether torch's flash attention runs there: from Ampere on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _varlen(queries: Tensor, keys: Tensor, values: Tensor, texts: Sequence[Text]) -> Tensor:

@@ -16,6 +16,8 @@ from workbench.models.tokenizer import Tokenizer, read_json
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_FILE = "base.json"
+ADDED_TOKENS_VERSION = 1
+"""Raised where vocabulary.add_tokens makes other weights."""
 """Beside an adapter that is a model of its own: its base's folder and fingerprint."""
 
 
@@ -70,7 +72,7 @@ def settings_identity(settings: ModelSettings) -> Any:
     if settings.adapter is not None:
         identity = {"model": identity, "adapter": adapter_fingerprint(Path(settings.adapter).expanduser())}
     if settings.add_tokens:
-        identity = {"model": identity, "add_tokens": settings.add_tokens, "version": 1}
+        identity = {"model": identity, "add_tokens": settings.add_tokens, "version": ADDED_TOKENS_VERSION}
     return identity
 
 

@@ -131,7 +131,7 @@ def _packed(
     model: torch.nn.Module, inner: torch.nn.Module, input_ids: torch.Tensor, position_ids: torch.Tensor
 ) -> HeadInputs:
     if not isinstance(inner, Llama):
-        if not _can_be_packed(inner, input_ids.shape[1]):
+        if not _can_be_packed(inner, int(position_ids.max()) + 1):
             kind = getattr(getattr(inner, "config", None), "model_type", type(inner).__name__)
             raise ModelError(f"packed rows: {kind} is not known to keep their texts apart; give rows with a mask")
         mask = packed_mask(position_ids)

@@ -10,6 +10,7 @@ from pathlib import Path
 from workbench.config import file_sha256, fingerprint
 from workbench.models import adapters, gguf, vocabulary
 from workbench.models.folder import (
+    ADDED_TOKENS_VERSION,
     adapter_base,
     adapter_fingerprint,
     find_gguf,
@@ -28,7 +29,7 @@ def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
     if settings.adapter is not None:
         folder = _with_adapter(folder, Path(settings.adapter).expanduser(), cache)
     if settings.add_tokens:
-        key = fingerprint([model_fingerprint(folder), settings.add_tokens, vocabulary.VERSION])
+        key = fingerprint([model_fingerprint(folder), settings.add_tokens, ADDED_TOKENS_VERSION])
         return _make_once(
             cache, f"tokens-{key}", lambda partial: vocabulary.add_tokens(folder, partial, settings.add_tokens)
         )
@@ -54,7 +55,8 @@ def _named_folder(settings: ModelSettings, cache: Path) -> Path:
 
 def _with_adapter(base: Path, adapter: Path, cache: Path) -> Path:
     """A folder that names its base and holds the adapter and all else that a model's folder does: it costs no disk."""
-    key = fingerprint([model_fingerprint(base), adapter_fingerprint(adapter)])
+    # The folder holds the base's path: a base that moved is laid under anew.
+    key = fingerprint([model_fingerprint(base), adapter_fingerprint(adapter), str(base.resolve())])
     return _make_once(cache, f"adapted-{key}", lambda partial: adapters.lay_over(base, adapter, partial))
 
 

@@ -53,3 +53,11 @@ class LoraSettings(Settings):
     dequantised weights with the adapter added, in float32. Needs the extra "quantise" (bitsandbytes)."""
     save: Literal["merged", "adapter"] = "merged"
     """merged: model/ is a whole model, the adapter beside it. adapter: it is the adapter alone and names its base."""
+
+    @model_validator(mode="after")
+    def _saves_what_was_measured(self) -> LoraSettings:
+        if self.quantise and self.save == "adapter":
+            raise ValueError(
+                "save: adapter with quantise would name a base that is not the one it was trained on; use save: merged"
+            )
+        return self

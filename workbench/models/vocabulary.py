@@ -14,8 +14,6 @@ from workbench.models.outputs import input_embedding, output_head
 from workbench.models.tokenizer import Tokenizer
 from workbench.models.weights import write_model
 
-VERSION = 1
-
 
 def add_tokens(source: Path, folder: Path, tokens: Sequence[str]) -> None:
     """Write source's model to `folder` with the tokens added; tokens that it knows already stay as they are.
