@@ -13,7 +13,7 @@ FILE_NEW_TOKENS = 256
 
 
 class EvaluateSettings(Settings):
-    """A task's held-out prompts, a prompt-completion file, a preference file, or several of them."""
+    """A task's held-out prompts, a prompt-completion file, a preference file, a split, or several of them."""
 
     task: Literal["sort", "countdown"] | None = None
     """Held-out prompts of a built-in task."""
@@ -27,6 +27,8 @@ class EvaluateSettings(Settings):
     """How completions are checked against the file's: as text, or by the number that they give as their answer."""
     pairs: str | None = None
     """A preference file for pair accuracy and margins."""
+    split: str | None = None
+    """Another split of the data set that data.dataset names: preference pairs for a trainer of pairs, else as path."""
     prompts: PositiveInt = 256
     """Held-out prompts at most."""
     every: NonNegativeInt = 0
@@ -44,14 +46,13 @@ class EvaluateSettings(Settings):
     @classmethod
     def _longer_for_files(cls, values: Any) -> Any:
         """A task's answers are short; a file's are as long as its owner's."""
-        if isinstance(values, dict) and values.get("path") is not None and "max_new_tokens" not in values:
-            return {**values, "max_new_tokens": FILE_NEW_TOKENS}
-        return values
+        given = isinstance(values, dict) and any(values.get(name) is not None for name in ("path", "split"))
+        return {"max_new_tokens": FILE_NEW_TOKENS, **values} if given else values
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> EvaluateSettings:
-        if self.task is None and self.path is None and self.pairs is None:
-            raise ValueError("evaluate needs one of task, path, pairs")
-        if self.task is not None and self.path is not None:
-            raise ValueError("evaluate takes task or path, not both")
+        if all(value is None for value in (self.task, self.path, self.pairs, self.split)):
+            raise ValueError("evaluate needs one of task, path, pairs, split")
+        if sum(value is not None for value in (self.task, self.path, self.split)) > 1:
+            raise ValueError("evaluate takes one of task, path, split")
         return self

@@ -11,7 +11,7 @@ from workbench.data.counts import Counts
 from workbench.data.formats import Chat, Example, PromptCompletion
 from workbench.data.reading import Examples, open_records
 from workbench.data.sets import PairSet, RowSet
-from workbench.data.settings import FileData, ReadData, TaskSettings
+from workbench.data.settings import DatasetData, FileData, ReadData, TaskSettings
 from workbench.data.tasks import make_rows, prompt_id
 from workbench.data.tokenise import encode_prompts, tokenise_rows
 from workbench.evaluation.pairs import PairEvaluator
@@ -19,7 +19,7 @@ from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.prepare import ROWS_FILE, PreparedRun, held_out_file
+from workbench.experiment.prepare import ROWS_FILE, PreparedRun, held_out_source
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.tokenizer import Tokenizer
@@ -75,14 +75,14 @@ def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokeniz
 def held_out_notes(prepared: PreparedRun) -> list[str]:
     """What was cut of the rows whose held-out loss is measured."""
     spec = prepared.spec
-    if spec.evaluate is None or spec.evaluate.path is None or spec.hyperparameters.data_form == "pairs":
+    if spec.hyperparameters.data_form == "pairs" or held_out_source(spec, "rows") is None:
         return []
     _, counts = held_out_rows(spec, held_out_examples(spec), Tokenizer.load(prepared.model_folder))
     return [f"held-out rows: {note}" for note in [counts.note()] if note]
 
 
 def held_out_examples(spec: RunSpec) -> list[Example]:
-    """Of the task or the file that evaluate names, at most evaluate.prompts; bad rows are never left out here."""
+    """Of the task, file or split that evaluate names, at most evaluate.prompts; bad rows are never left out here."""
     settings = spec.evaluate
     if settings is None:
         return []
@@ -90,13 +90,15 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
         task = TaskSettings(task=settings.task, digits=settings.digits, numbers=settings.numbers)
         made = make_rows(task, "held_out", settings.prompts, settings.seed)
         return [PromptCompletion(row.prompt, row.completion) for row in made]
-    if settings.path is not None:
-        file = held_out_file(spec, settings.path, "rows")
-        found = Examples(
-            open_records(file), "rows", BadRows(remedy=REMEDY), file.chat_template, file.columns, file.path
-        )
-        return list(found)[: settings.prompts]
-    return []
+    source = held_out_source(spec, "rows")
+    if source is None:
+        return []
+    if isinstance(source, DatasetData):  # which may be large: no more is read than is asked for
+        source = source.model_copy(update={"rows": settings.prompts})
+    bad = BadRows(remedy=REMEDY)
+    name = source.path if isinstance(source, FileData) else "the held-out data"
+    found = Examples(open_records(source), "rows", bad, source.chat_template, source.columns, name)
+    return list(found)[: settings.prompts]
 
 
 def _reading(spec: RunSpec) -> ReadData:

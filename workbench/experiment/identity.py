@@ -110,7 +110,15 @@ def data_files(data: ReadData) -> dict[str, str]:
     if isinstance(data, FileData):
         return {data.path: identity["file"]}
     assert isinstance(data, DatasetData)
-    return {data.dataset: identity.get("revision") or fingerprint(identity)}
+    return {f"{data.dataset} ({data.split})": identity.get("revision") or fingerprint(identity)}
+
+
+def held_out_split(spec: RunSpec) -> DatasetData | None:
+    """The split of its own data set that a run is evaluated on, whole."""
+    if spec.evaluate is None or spec.evaluate.split is None:
+        return None
+    assert isinstance(spec.data, DatasetData), "definition/sections.py allows a split with data.dataset alone"
+    return spec.data.model_copy(update={"split": spec.evaluate.split, "rows": None})
 
 
 def collect_identity(spec: RunSpec, data: CollectData, model: Any, runs: Path) -> dict[str, Any]:
@@ -144,9 +152,12 @@ def _evaluate_identity(spec: RunSpec) -> dict[str, Any] | None:
     for name in ("path", "pairs"):
         if fields[name] is not None:
             fields[name] = file_identity(fields[name])
+    split = held_out_split(spec)
+    if split is not None:
+        fields["split"] = source_identity(split)
     if evaluate.task is not None:
         fields["versions"] = [tasks.VERSION, verifier_version(evaluate.task), SAMPLING_VERSION]
-    elif evaluate.path is not None:
+    elif evaluate.path is not None or split is not None:
         fields["versions"] = [verifier_version(evaluate.verifier), SAMPLING_VERSION]
     return fields
 

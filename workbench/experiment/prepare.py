@@ -25,6 +25,7 @@ from workbench.experiment.identity import (
     collect_identity,
     data_files,
     file_identity,
+    held_out_split,
     identify,
     model_identity,
     reading_identity,
@@ -171,6 +172,8 @@ class Preparer:
         held_out_reference = self._scored(spec, held_out, folder, worker) if held_out is not None else None
         if spec.evaluate is not None:
             files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
+            split = held_out_split(spec)
+            files |= data_files(split) if split is not None else {}
         if held_out is not None and (note := Counts(**held_out.made["counts"]).note()):
             notes.append(f"held-out pairs: {note}")
         return PreparedRun(
@@ -293,8 +296,9 @@ class Preparer:
         return self._get(Stage("data", DATA_VERSION, key), make, "")
 
     def _held_out_pairs(self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker) -> StageResult | None:
-        if spec.evaluate is not None and spec.evaluate.pairs is not None:
-            return self._read(held_out_file(spec, spec.evaluate.pairs, "pairs"), "pairs", tokenizer)
+        held_out = held_out_source(spec, "pairs")
+        if held_out is not None:
+            return self._read(held_out, "pairs", tokenizer)
         if isinstance(spec.data, CollectData) and spec.data.collect.held_out_pairs and spec.evaluate is not None:
             source = self._collected(spec, "held_out", spec.data.collect.held_out_pairs, worker)
             return self._tokenised(spec, tokenizer, source)
@@ -339,7 +343,17 @@ def _task_examples(settings: TaskData) -> Iterator[Example]:
         yield PromptCompletion(row.prompt, row.completion)
 
 
-def held_out_file(spec: RunSpec, path: str, form: Literal["rows", "pairs"]) -> FileData:
+def held_out_source(spec: RunSpec, form: Literal["rows", "pairs"]) -> ReadData | None:
+    """Where the held-out rows or pairs are: a file, or another split of the training data's set; None for neither."""
+    if spec.evaluate is None:
+        return None
+    path = spec.evaluate.pairs if form == "pairs" else spec.evaluate.path
+    if path is not None:
+        return _held_out_file(spec, path, form)
+    return held_out_split(spec) if (spec.hyperparameters.data_form == "pairs") == (form == "pairs") else None
+
+
+def _held_out_file(spec: RunSpec, path: str, form: Literal["rows", "pairs"]) -> FileData:
     """A held-out file, all of its rows read as the training data is; its columns too, where both are of one form and
     the file's first row has them."""
     kept = {name for name in ReadData.model_fields if name != "rows"} if isinstance(spec.data, ReadData) else set()

@@ -11,7 +11,7 @@ REPLACED_WITH_TRAINER = ("hyperparameters", "data")
 KINDS = {
     "data": ("task", "path", "dataset", "collect"),
     "model": ("preset", "path", "name"),
-    "evaluate": ("task", "path"),
+    "evaluate": ("task", "path", "split"),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from workbench.config import Settings
-from workbench.data.settings import DataSettings
+from workbench.data.settings import DatasetData, DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.merge import KINDS
 from workbench.experiment.definition.schema import Arm, StartFrom
@@ -90,6 +90,8 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     arm = validate(Arm, _only(tree, "threads"), problems)
     lora = validate(LoraSettings, lora_node, problems) if lora_node else None
     evaluate = validate(EvaluateSettings, evaluate_node, problems) if evaluate_node else None
+    if evaluate is not None and evaluate_node is not None and evaluate.split is not None and data is not None:
+        _check_split(evaluate.split, data, evaluate_node.get("split") or evaluate_node, problems)
     hyperparameters = _hyperparameters(cls, tree, evaluate, problems) if cls else None
     if cls is not None and data is not None and data_node is not None:
         _check_fit(cls, str(trainer.value if trainer else ""), data_node, problems)
@@ -118,6 +120,13 @@ def _only(tree: Node, name: str) -> Node:
 def _missing(tree: Node, name: str, allowed: str, problems: Problems, sound: bool) -> None:
     if sound:
         problems.add(tree, f"found nothing, allowed {allowed}", f"{tree.field}.{name}".lstrip("."))
+
+
+def _check_split(split: str, data: DataSettings, node: Node, problems: Problems) -> None:
+    if not isinstance(data, DatasetData):
+        problems.add(node, "found without data.dataset, allowed with one: it is another split of that data set")
+    elif split == data.split:
+        problems.add(node, f"found {split}, the split that is trained on, allowed another one")
 
 
 def _hyperparameters(

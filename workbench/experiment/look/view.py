@@ -17,7 +17,7 @@ from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.held_out import held_out_examples, held_out_rows
-from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter
+from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter, held_out_source
 from workbench.experiment.provenance import num_cores
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages.cache import StageResult
@@ -99,7 +99,7 @@ def look_at_data(experiment: Experiment, runs: Path, split: Split, num_rows: int
             if spec.variant not in found.variants:
                 found.variants.append(spec.variant)
     if not sections:
-        raise DataError(f"{experiment.file}: evaluate names no held-out data, allowed task, path or pairs")
+        raise DataError(f"{experiment.file}: evaluate names no held-out data, allowed task, path, pairs or split")
     return list(sections.values())
 
 
@@ -119,13 +119,15 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
         return
     pairs = preparer.held_out_pairs(spec)
     if pairs is not None:
-        source = (spec.evaluate.pairs if spec.evaluate else None) or f"held out: {_source(spec.data)}"
+        held_out = held_out_source(spec, "pairs")
+        source = _source(held_out) if held_out is not None else f"held out: {_source(spec.data)}"
         yield pairs.stage.fingerprint, _of_stage(pairs, tokenizer, spec, "pairs", source, num_rows)
     examples = held_out_examples(spec)
     if examples and spec.evaluate is not None:
         rows, counts = held_out_rows(spec, examples, tokenizer)
         shown = tuple(_rows(rows, counts, tokenizer, num_rows))
-        source = spec.evaluate.path or f"the task {spec.evaluate.task}, held out"
+        held_out = held_out_source(spec, "rows")
+        source = _source(held_out) if held_out is not None else f"the task {spec.evaluate.task}, held out"
         section = Section(
             "held-out prompts", source, "rows", _kind(counts), _max_tokens(spec), counts, rows.lengths, shown, None
         )
