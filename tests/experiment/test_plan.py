@@ -11,7 +11,7 @@ import pytest
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import Speed, estimate
 from workbench.experiment.identity import differences, identify
-from workbench.experiment.plan import plan_runs, waves
+from workbench.experiment.plan import describe_change, plan_runs, waves
 from workbench.experiment.run_folder import RunFolder
 
 
@@ -127,6 +127,10 @@ def test_superseding_moves_the_folder_aside_and_keeps_it(lab):
     assert moved is not None
     assert (moved / "model/model.safetensors").read_bytes() == b"weights"
     assert moved.is_relative_to(lab / "runs/.superseded/start/main")
+
+
+def test_a_setting_that_is_new_and_has_no_value_is_a_reason_too():
+    assert describe_change({"a": 1}, {"a": 1, "new": None}).startswith("made by an older version of the workbench")
 
 
 def test_differences_name_the_path_of_every_change():

@@ -93,7 +93,8 @@ def describe_change(old: Any, new: Mapping[str, Any]) -> str:
         return "made by an older version of the workbench"
     changes = [f"{name} was {_short(before)}, is {_short(after)}" for name, before, after in differences(old, new)]
     more = f", and {len(changes) - 2} more" if len(changes) > 2 else ""
-    return "; ".join(changes[:2]) + more
+    # Nothing differs but settings that have no value and that did not exist then.
+    return "; ".join(changes[:2]) + more or "made by an older version of the workbench, which had fewer settings"
 
 
 def _short(value: Any) -> str:
