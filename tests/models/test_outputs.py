@@ -96,30 +96,47 @@ def test_every_token_of_a_packing_comes_back_to_its_place():
     assert packing.positions.flatten()[packing.taken][MASK].tolist() == [i for n in LENGTHS for i in range(n)]
 
 
+PROMPTS = [[3, 5], [8, 8, 1], [4], [6, 6, 6]]
+COMPLETIONS = [(0, [7, 2, 9]), (1, [4]), (2, [6, 2]), (0, [1]), (1, [2, 3]), (0, []), (2, [5]), (0, [7, 1, 1, 9])]
+
+
+def padded(rows, left):
+    """ids, mask (B, longest + 1)."""
+    width = max(map(len, rows)) + 1
+    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, place], mask[index, place] = torch.tensor(row, dtype=torch.long), 1
+    return ids, mask
+
+
+def completion_inputs(prompts, completions, left=True):
+    """What forward_completions takes, of lists."""
+    owners = torch.tensor([owner for owner, _ in completions])
+    return *padded(prompts, left), *padded([row for _, row in completions], False), owners
+
+
 @torch.no_grad()
+@pytest.mark.parametrize("left", [True, False])
 @pytest.mark.parametrize("kind", ["own", "gpt2"])
-def test_completions_are_predicted_as_behind_a_prompt_of_their_own(make_model, kind):
-    """Prompts padded on the left, completions on the right, rows in an order that sorting changes."""
+def test_completions_are_predicted_as_behind_a_prompt_of_their_own(make_model, kind, left):
+    """Prompts with 4, 2, 2 and no completions, in an order that sorting changes; one completion is empty."""
     model = make_model(kind)
-    prompts = torch.tensor([[0, 3, 5], [8, 8, 1], [0, 0, 4]])
-    prompt_mask = torch.tensor([[0, 1, 1], [1, 1, 1], [0, 0, 1]])
-    sides = [
-        (torch.tensor([[7, 2, 9], [4, 0, 0], [6, 2, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]])),
-        (torch.tensor([[1, 0], [2, 3], [5, 0]]), torch.tensor([[1, 0], [1, 1], [1, 0]])),
-    ]
-    found = logits(forward_completions(model, prompts, prompt_mask, sides))
+    found = logits(forward_completions(model, *completion_inputs(PROMPTS, COMPLETIONS, left)))
     expected = []
-    for ids, mask in sides:
-        for row in range(3):
-            prompt, completion = prompts[row][prompt_mask[row] == 1], ids[row][mask[row] == 1]
-            alone = model(torch.cat((prompt, completion))[None]).logits[0]
-            expected.append(alone[len(prompt) - 1 : -1])
+    for owner, row in COMPLETIONS:
+        alone = model(torch.tensor([PROMPTS[owner] + row])).logits[0]
+        expected.append(alone[len(PROMPTS[owner]) - 1 : -1])
     torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-5)
 
 
-def test_a_prompt_is_computed_once_for_its_completions(make_model):
+def test_a_prompt_is_computed_once_for_its_completions_and_not_at_all_without(make_model):
     model, seen = make_model("own"), []
     model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
-    side = (IDS[:, :2], torch.ones(4, 2))
-    forward_completions(model, IDS, MASK, [side, side])
-    assert seen == [sum(LENGTHS) + 16]
+    forward_completions(model, *completion_inputs(PROMPTS, COMPLETIONS))
+    assert seen == [sum(map(len, PROMPTS[:3])) + sum(len(row) for _, row in COMPLETIONS)]
+
+
+def test_a_completion_of_an_empty_prompt_is_refused(make_model):
+    with pytest.raises(ModelError, match="completion 1: its prompt 1 is empty"):
+        forward_completions(make_model("own"), *completion_inputs([[3], []], [(0, [1]), (1, [2])]))

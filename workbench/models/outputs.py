@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.nn import functional
 
 from workbench.errors import ModelError
 from workbench.models.llama import Llama
-from workbench.models.packing import pack_rows
+from workbench.models.packing import lay_out, pack_rows
 from workbench.objectives.masking import join_prompt_completion, length_mask, packed_mask
 from workbench.objectives.masking import position_ids as counted_positions
 
@@ -80,51 +79,34 @@ def forward_completions(
     model: torch.nn.Module,
     prompt_ids: torch.Tensor,
     prompt_mask: torch.Tensor,
-    completions: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+    prompt_of: torch.Tensor,
 ) -> HeadInputs:
-    """What predicts each token of several completions of every prompt: the first of all rows, then the second, ...
+    """What predicts each token of the completions: hidden (M, H), completion by completion in the order given.
 
-    prompt_ids, prompt_mask: (B, P); completions: (ids, mask), each (B, C), without the prompt. hidden: (N, H), a vector
-    for each real completion token, row by row. Our own forward computes a prompt once for all of its completions.
+    prompt_ids, prompt_mask: (P, Lp); completion_ids, completion_mask: (N, Lc) without the prompt; padding anywhere.
+    prompt_of: (N,), which prompt each continues, in any order. A completion without a token gives no vector. Our own
+    forward computes a prompt once for all of its completions. Raises ModelError for a completion of an empty prompt.
     """
     inner = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+    prompt_mask, completion_mask = prompt_mask.bool(), completion_mask.bool()
+    prompt_lengths: list[int] = prompt_mask.sum(1).tolist()
+    lengths: list[int] = completion_mask.sum(1).tolist()
+    owners: list[int] = prompt_of.tolist()
+    for row, (length, owner) in enumerate(zip(lengths, owners, strict=True)):
+        if length and not prompt_lengths[owner]:
+            raise ModelError(f"completion {row}: its prompt {owner} is empty, so nothing predicts its first token")
     if isinstance(inner, Llama):
-        return _branched(model, inner, prompt_ids, prompt_mask, completions)
-    joined = [join_prompt_completion(prompt_ids, prompt_mask, ids, mask) for ids, mask in completions]
-    width = max(ids.shape[1] for ids, _, _ in joined)
-    input_ids, scored = (
-        torch.cat([functional.pad(part[index], (0, width - part[index].shape[1])) for part in joined])
-        for index in (0, 2)
+        layout = lay_out(prompt_lengths, lengths, owners)
+        tokens = torch.cat((prompt_ids[prompt_mask], completion_ids[completion_mask]))
+        found = _whole(model, inner, tokens[layout.source.to(tokens.device)][None], texts=layout.texts)
+        return replace(found, hidden=found.hidden[0, layout.predictors.to(tokens.device)])
+    input_ids, row_lengths, scored = join_prompt_completion(
+        prompt_ids[prompt_of], prompt_mask[prompt_of], completion_ids, completion_mask
     )
-    lengths = torch.cat([lengths for _, lengths, _ in joined])
-    found = forward_to_head(model, input_ids, length_mask(lengths, width))
+    found = forward_to_head(model, input_ids, length_mask(row_lengths, input_ids.shape[1]))
     return replace(found, hidden=found.hidden[:, :-1][scored[:, 1:]])
-
-
-def _branched(
-    model: torch.nn.Module,
-    inner: Llama,
-    prompt_ids: torch.Tensor,
-    prompt_mask: torch.Tensor,
-    completions: Sequence[tuple[torch.Tensor, torch.Tensor]],
-) -> HeadInputs:
-    masks = [prompt_mask.bool(), *(mask.bool() for _, mask in completions)]
-    texts = list(zip(*(mask.sum(1).tolist() for mask in masks), strict=True))
-    order = torch.tensor(sorted(range(len(texts)), key=texts.__getitem__), device=prompt_ids.device)
-    real = torch.cat(masks, 1)
-    rows, columns = real[order].nonzero(as_tuple=True)
-    input_ids = torch.cat([prompt_ids, *(ids for ids, _ in completions)], 1)[order[rows], columns]
-    found = _whole(model, inner, input_ids[None], texts=[texts[row] for row in order.tolist()])
-    places = torch.zeros(real.shape, dtype=torch.long, device=real.device)
-    places[order[rows], columns] = torch.arange(len(rows), device=real.device)
-    prompt_places, *branch_places = places.split([mask.shape[1] for mask in masks], dim=1)
-    prompt_ends = prompt_places.amax(1, keepdim=True)
-    # A completion's first token is predicted at the prompt's end, every other one by the token before it.
-    predictors = [
-        torch.where(mask.cumsum(1) == 1, prompt_ends, branch - 1)[mask]
-        for mask, branch in zip(masks[1:], branch_places, strict=True)
-    ]
-    return replace(found, hidden=found.hidden[0, torch.cat(predictors)])
 
 
 def _packed(

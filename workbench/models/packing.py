@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from workbench.models.attention import Text
+
 BIN_ROWS = 2
 """A bin holds about as much as this many of the longest rows: attention within a bin costs its length squared, and
 larger bins would leave less unfilled."""
@@ -50,3 +52,46 @@ def pack_rows(lengths: Sequence[int], width: int) -> Packing:
             taken[row, : lengths[row]] = places + number * size + start
             start = end
     return Packing(source, positions, taken)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Prompts and the completions that branch off them, end to end."""
+
+    texts: list[Text]
+    source: torch.Tensor
+    """Where each token laid out stands among all prompts' tokens followed by all completions'."""
+    predictors: torch.Tensor
+    """For each completion token in the order given, where what predicts it is laid out."""
+
+
+def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]) -> Layout:
+    """Each prompt once, before its completions; by their lengths. Prompts without a completion token are left out."""
+    branches: list[list[int]] = [[] for _ in prompts]
+    for row, (length, owner) in enumerate(zip(completions, prompt_of, strict=True)):
+        if length:
+            branches[owner].append(row)
+    used = [owner for owner, rows in enumerate(branches) if rows] or [0]
+    # Texts of one shape side by side are attended to in one call.
+    texts = {owner: (prompts[owner], *(completions[row] for row in branches[owner])) for owner in used}
+    used.sort(key=texts.__getitem__)
+    lengths = torch.tensor([*prompts, *completions])
+    pieces = torch.tensor(
+        [piece for owner in used for piece in (owner, *(len(prompts) + row for row in branches[owner]))]
+    )
+    starts = torch.zeros_like(lengths)
+    starts[pieces] = lengths[pieces].cumsum(0) - lengths[pieces]
+    before = lengths.cumsum(0) - lengths
+    source = _spans(before[pieces], lengths[pieces])
+    ends = (starts + lengths - 1)[torch.tensor(prompt_of, dtype=torch.long)]
+    # A completion's first token is predicted at the prompt's end, every other one by the token before it.
+    rows = lengths[len(prompts) :]
+    predictors = _spans(starts[len(prompts) :] - 1, rows)
+    firsts = (rows.cumsum(0) - rows)[rows > 0]
+    predictors[firsts] = ends[rows > 0]
+    return Layout([texts[owner] for owner in used], source, predictors)
+
+
+def _spans(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """start, start + 1, ... of each span, one after another."""
+    return torch.arange(int(lengths.sum())) + (starts - lengths.cumsum(0) + lengths).repeat_interleave(lengths)

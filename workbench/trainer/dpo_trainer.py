@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
+from torch.nn import functional
 
 from workbench.errors import CheckpointError, DataError, DivergenceError
 from workbench.models.adapters import adapters_off, has_adapter
@@ -144,18 +145,22 @@ class DPOTrainer(BaseTrainer):
 
 def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Chosen and rejected in one forward: sums (2B,), and per token (B, Lc) and (B, Lr), 0 at padding; float32."""
-    completions = [
-        (batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"].bool()) for side in ("chosen", "rejected")
-    ]
-    outputs = forward_completions(model, batch["prompt_input_ids"], batch["prompt_attention_mask"], completions)
-    targets = torch.cat([ids[mask] for ids, mask in completions])
-    logprobs = projected_logprobs(outputs.hidden, outputs.weight, targets, bias=outputs.bias)
-    masks = [mask for _, mask in completions]
-    chosen, rejected = (
-        logprobs.new_zeros(mask.shape).masked_scatter(mask, part)
-        for mask, part in zip(masks, logprobs.split([int(mask.sum()) for mask in masks]), strict=True)
+    ids, masks = (
+        [batch[f"{side}_{part}"] for side in ("chosen", "rejected")] for part in ("input_ids", "attention_mask")
     )
-    return torch.cat((chosen.sum(1), rejected.sum(1))), chosen, rejected
+    widths = [part.shape[1] for part in ids]
+    padded_ids, padded_masks = (
+        torch.cat([functional.pad(part, (0, max(widths) - part.shape[1])) for part in parts]) for parts in (ids, masks)
+    )
+    mask = padded_masks.bool()
+    prompt_of = torch.arange(len(ids[0]), device=mask.device).repeat(2)
+    outputs = forward_completions(
+        model, batch["prompt_input_ids"], batch["prompt_attention_mask"], padded_ids, mask, prompt_of
+    )
+    found = projected_logprobs(outputs.hidden, outputs.weight, padded_ids[mask], bias=outputs.bias)
+    logprobs = found.new_zeros(mask.shape).masked_scatter(mask, found)
+    chosen, rejected = (part[:, :width] for part, width in zip(logprobs.chunk(2), widths, strict=True))
+    return logprobs.sum(1), chosen, rejected
 
 
 def _masked_sum(batch: Batch, side: str) -> torch.Tensor:
