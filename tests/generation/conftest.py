@@ -44,3 +44,31 @@ def bigram_model(torch) -> Callable[[Sequence[Sequence[float]]], Any]:
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def own(small_llama):
+    return small_llama().eval()
+
+
+@pytest.fixture(scope="session")
+def theirs(torch, own, small_config):
+    """transformers' Llama with the same weights."""
+    import transformers
+
+    settings = {name: value for name, value in small_config.items() if name not in ("architectures", "model_type")}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
+    model.load_state_dict(own.state_dict())
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def gpt2(torch):
+    """Learned positions: a left-padded row is wrong unless its positions are given."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=17, n_positions=40, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5
+    )
+    return transformers.GPT2LMHeadModel(config).eval()

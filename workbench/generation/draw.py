@@ -6,6 +6,8 @@ other rows could move. R rows, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from workbench.errors import NonFiniteError
@@ -32,20 +34,56 @@ def uniforms(seeds: torch.Tensor, position: int) -> torch.Tensor:
     return ((_shift(mix(seeds, position), 11).double() + 0.5) * 2.0**-53).clamp(max=1 - 2.0**-53)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Of R tokens that were drawn, (R,) float32, nats.
+
+    logprobs: of each token under the distribution it was drawn from. entropies: of the whole distribution at the
+    sampling temperature, before top_k and top_p.
+    """
+
+    logprobs: torch.Tensor
+    entropies: torch.Tensor
+
+
 def draw(logits: torch.Tensor, settings: SamplingSettings | None, seeds: torch.Tensor, position: int) -> torch.Tensor:
     """Token ids (R,). logits: (R, V); settings None takes the likeliest token. NonFiniteError where there is none."""
+    if settings is None:
+        _highest(logits)
+        return logits.argmax(-1)
+    return _inverse(_kept(_scaled(logits, settings), settings).softmax(-1), seeds, position)
+
+
+def draw_scored(
+    logits: torch.Tensor, settings: SamplingSettings, seeds: torch.Tensor, position: int
+) -> tuple[torch.Tensor, Scored]:
+    """The tokens of draw, and what is known of each."""
+    scaled = _scaled(logits, settings)
+    kept = _kept(scaled, settings)
+    probabilities = kept.softmax(-1)
+    tokens = _inverse(probabilities, seeds, position)
+    logprobs = probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
+    whole = probabilities if kept is scaled else scaled.softmax(-1)
+    return tokens, Scored(logprobs, torch.special.entr(whole).sum(-1))
+
+
+def _scaled(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
+    # Less the highest first: divided by a small temperature, it would be infinite.
+    return (logits.float() - _highest(logits)) / max(settings.temperature, MIN_TEMPERATURE)
+
+
+def _highest(logits: torch.Tensor) -> torch.Tensor:
     highest = logits.amax(-1, keepdim=True).float()
     if not bool(highest.isfinite().all()):
         raise NonFiniteError("sampling: the model's logits are not finite; its weights have diverged or are damaged")
-    if settings is None:
-        return logits.argmax(-1)
-    # Less the highest first: divided by a small temperature, it would be infinite.
-    scaled = (logits.float() - highest) / max(settings.temperature, MIN_TEMPERATURE)
-    probabilities = _kept(scaled, settings).softmax(-1)
-    # The inverse of the cumulative distribution; float64, for float32 sums drift over a large vocabulary.
+    return highest
+
+
+def _inverse(probabilities: torch.Tensor, seeds: torch.Tensor, position: int) -> torch.Tensor:
+    """Where the cumulative distribution (R, V) reaches each row's number; float64, for float32 sums drift."""
     cumulative = probabilities.double().cumsum(-1)
     threshold = uniforms(seeds, position)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    return torch.searchsorted(cumulative, threshold).squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
 
 
 def _kept(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from workbench.errors import DataError
 from workbench.generation.decoding import Decoder
-from workbench.generation.draw import draw, mix
+from workbench.generation.draw import draw, draw_scored, mix
 from workbench.generation.mode import evaluation_mode
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.llama import Llama
@@ -32,6 +34,25 @@ class Completion:
     ended: bool
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Completions as tensors on the model's device, with what training asks of them.
+
+    N rows, a prompt's samples side by side; L tokens of the longest completion. An entry after a row's end is 0.
+    """
+
+    token_ids: torch.Tensor
+    """(N, L) int64."""
+    lengths: torch.Tensor
+    """(N,) int64: tokens of each, its end-of-sequence token included."""
+    ended: torch.Tensor
+    """(N,) bool: an end-of-sequence token was sampled, else it was cut at max_new_tokens."""
+    logprobs: torch.Tensor
+    """(N, L) float32, nats: of each token under the distribution it was drawn from, temperature, top_k and top_p in."""
+    entropies: torch.Tensor
+    """(N, L) float32, nats: of the whole distribution at the sampling temperature, before top_k and top_p."""
+
+
 def completion_texts(tokenizer: Tokenizer, completions: Sequence[Completion]) -> list[str]:
     """Text of each without its end-of-sequence token; any other special token is shown: it is part of the answer."""
     rows = [c.token_ids[:-1] if c.ended else c.token_ids for c in completions]
@@ -42,6 +63,17 @@ def row_seed(seed: int, identity: str) -> int:
     """The seed of one prompt's samples, from its identity alone: wherever it is met, it is answered the same."""
     digest = hashlib.sha256(f"{seed} {identity}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is asked of every batch."""
+
+    settings: SamplingSettings | None
+    max_new_tokens: int
+    eos_ids: Sequence[int]
+    num_samples: int
+    scored: bool
 
 
 @torch.no_grad()
@@ -60,24 +92,69 @@ def generate(
 
     seeds: one a prompt (see row_seed). settings: None decodes greedily. on_progress: called with prompts done and all.
     """
-    assert all(len(prompt) for prompt in prompts), "a prompt needs at least one token to be continued"
-    _check_room(model, max((len(prompt) for prompt in prompts), default=0), max_new_tokens)
+    task = _Task(settings, max_new_tokens, eos_ids, num_samples, scored=False)
     found: list[list[Completion]] = [[] for _ in prompts]
+    for batch, rows in _rollouts(model, prompts, seeds, task, on_progress):
+        told = zip(rows.token_ids.tolist(), rows.lengths.tolist(), rows.ended.tolist(), strict=True)
+        completions = [Completion(ids[:length], ended) for ids, length, ended in told]
+        for position, index in enumerate(batch):
+            found[index] = completions[position * num_samples : (position + 1) * num_samples]
+    return found
+
+
+@torch.no_grad()
+def sample(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    settings: SamplingSettings,
+    max_new_tokens: int,
+    eos_ids: Sequence[int],
+    num_samples: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """The completions of generate (the same tokens) as tensors, with each token's log-probability and entropy."""
+    assert len(prompts), "there is nothing to sample from"
+    task = _Task(settings, max_new_tokens, eos_ids, num_samples, scored=True)
+    batches, parts = [], []
+    for batch, rows in _rollouts(model, prompts, seeds, task, on_progress):
+        batches += batch
+        parts.append(rows)
+    device = next(model.parameters()).device
+    longest = max(part.token_ids.shape[1] for part in parts)
+    # Batches hold prompts in order of length; back to the order they were given in.
+    places = torch.tensor(batches, dtype=torch.int64, device=device).argsort()[:, None] * num_samples
+    places = (places + torch.arange(num_samples, device=device)).flatten()
+
+    def joined(name: str) -> torch.Tensor:
+        tensors = [getattr(part, name) for part in parts]
+        if tensors[0].ndim == 2:
+            tensors = [functional.pad(tensor, (0, longest - tensor.shape[1])) for tensor in tensors]
+        return torch.cat(tensors)[places]
+
+    return Samples(*(joined(field.name) for field in dataclasses.fields(Samples)))
+
+
+def _rollouts(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    task: _Task,
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[list[int], Samples]]:
+    """Batches of prompts, named by their places, and their samples."""
+    assert all(len(prompt) for prompt in prompts), "a prompt needs at least one token to be continued"
+    _check_room(model, max((len(prompt) for prompt in prompts), default=0), task.max_new_tokens)
     done = 0
     with evaluation_mode(model):
         # By length, so that rows that are batched together need little padding.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        for batch in _batches(model, order, prompts, max_new_tokens, num_samples):
-            chosen = [prompts[index] for index in batch]
-            completions = _generate_batch(
-                model, chosen, [seeds[index] for index in batch], settings, max_new_tokens, eos_ids, num_samples
-            )
-            for position, index in enumerate(batch):
-                found[index] = completions[position * num_samples : (position + 1) * num_samples]
+        for batch in _batches(model, order, prompts, task.max_new_tokens, task.num_samples):
+            yield batch, _rollout(model, [prompts[index] for index in batch], [seeds[index] for index in batch], task)
             done += len(batch)
             if on_progress:
                 on_progress(done, len(prompts))
-    return found
 
 
 def _check_room(model: Any, longest: int, max_new_tokens: int) -> None:
@@ -112,49 +189,50 @@ def _batches(
         start += width
 
 
-def _generate_batch(
-    model: torch.nn.Module,
-    prompts: list[Sequence[int]],
-    seeds: list[int],
-    settings: SamplingSettings | None,
-    max_new_tokens: int,
-    eos_ids: Sequence[int],
-    num_samples: int,
-) -> list[Completion]:
+def _rollout(model: torch.nn.Module, prompts: list[Sequence[int]], seeds: list[int], task: _Task) -> Samples:
     """The samples of each prompt side by side."""
-    device = next(model.parameters()).device
+    device, num_samples, limit = next(model.parameters()).device, task.num_samples, task.max_new_tokens
     input_ids, mask = _left_padded(prompts, device)
-    decoder = Decoder(model, input_ids.shape[1] + max_new_tokens)
+    decoder = Decoder(model, input_ids.shape[1] + limit)
     logits = decoder.prefill(input_ids, mask).repeat_interleave(num_samples, 0)
     decoder.repeat_rows(num_samples)
     row_seeds = torch.tensor(seeds, dtype=torch.int64, device=device).repeat_interleave(num_samples)
     row_seeds = mix(row_seeds, torch.arange(num_samples, device=device).repeat(len(prompts)))
-    ends = torch.tensor(list(eos_ids), dtype=torch.int64, device=device)
+    ends = torch.tensor(list(task.eos_ids), dtype=torch.int64, device=device)
     num_rows = len(prompts) * num_samples
-    tokens_out = torch.zeros(num_rows, max_new_tokens, dtype=torch.int64, device=device)
-    lengths = torch.full((num_rows,), max_new_tokens, device=device)
-    ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
+    out = Samples(
+        torch.zeros(num_rows, limit, dtype=torch.int64, device=device),
+        torch.full((num_rows,), limit, device=device),
+        torch.zeros(num_rows, dtype=torch.bool, device=device),
+        torch.zeros(num_rows, limit if task.scored else 0, device=device),
+        torch.zeros(num_rows, limit if task.scored else 0, device=device),
+    )
     active = torch.arange(num_rows, device=device)  # the output row of each row of the batch
-    for position in range(max_new_tokens):
-        tokens = draw(logits, settings, row_seeds[active], position)
-        running = ~ended[active]
-        tokens_out[active[running], position] = tokens[running]
+    for position in range(limit):
+        running = ~out.ended[active]
+        rows = active[running]
+        if task.scored:
+            assert task.settings is not None
+            tokens, scored = draw_scored(logits, task.settings, row_seeds[active], position)
+            out.logprobs[rows, position] = scored.logprobs[running]
+            out.entropies[rows, position] = scored.entropies[running]
+        else:
+            tokens = draw(logits, task.settings, row_seeds[active], position)
+        out.token_ids[rows, position] = tokens[running]
         finished = active[torch.isin(tokens, ends) & running]
-        ended[finished] = True
-        lengths[finished] = position + 1
-        running = ~ended[active]
+        out.ended[finished] = True
+        out.lengths[finished] = position + 1
+        running = ~out.ended[active]
         count = int(running.sum())
-        if not count or position + 1 == max_new_tokens:
+        if not count or position + 1 == limit:
             break
         if count < DROP_BELOW * len(active):
             kept = running.nonzero().flatten()
             decoder.select_rows(kept)
             active, tokens = active[kept], tokens[kept]
         logits = decoder.step(tokens)
-    return [
-        Completion(row[:length], end)
-        for row, length, end in zip(tokens_out.tolist(), lengths.tolist(), ended.tolist(), strict=True)
-    ]
+    longest = int(out.lengths.max())
+    return replace(out, **{name: getattr(out, name)[:, :longest] for name in ("token_ids", "logprobs", "entropies")})
 
 
 def _left_padded(prompts: list[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
