@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -41,9 +43,42 @@ def projected_logprobs(
     """
 
     def score(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = hidden if weight is None else functional.linear(hidden, weight, bias)
-        return token_logprobs(at_least_float32(logits) / temperature if temperature != 1.0 else logits, targets)
+        return token_logprobs(_logits(hidden, weight, bias, temperature), targets)
 
+    return _in_chunks(score, hidden, weight, targets, chunk)
+
+
+def projected_entropies(
+    hidden: torch.Tensor,
+    weight: torch.Tensor | None,
+    *,
+    bias: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """Entropy of the whole distribution at each position, nats, with its gradient; as projected_logprobs. (N,)."""
+
+    def score(hidden: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        logprobs = at_least_float32(_logits(hidden, weight, bias, temperature)).log_softmax(-1)
+        return -(logprobs.exp() * logprobs).sum(-1)
+
+    return _in_chunks(score, hidden, weight, hidden.new_zeros(len(hidden)), chunk)
+
+
+def _logits(
+    hidden: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, temperature: float
+) -> torch.Tensor:
+    logits = hidden if weight is None else functional.linear(hidden, weight, bias)
+    return at_least_float32(logits) / temperature if temperature != 1.0 else logits
+
+
+def _in_chunks(
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    weight: torch.Tensor | None,
+    targets: torch.Tensor,
+    chunk: int | None,
+) -> torch.Tensor:
     vocabulary = hidden.shape[1] if weight is None else weight.shape[0]
     rows = chunk or max(1, CHUNK_ELEMENTS // vocabulary)
     if len(hidden) <= rows:

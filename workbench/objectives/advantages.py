@@ -1,0 +1,114 @@
+"""Advantages of whole completions from their rewards, as pure functions looked up by name once; GAE for critics.
+
+Letters: N completions, B rows, T positions. A group is the completions of one prompt; groups: (N,) int64, any numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+EPSILON = 1e-4
+"""Added to a standard deviation before it divides, as in TRL."""
+
+AdvantageFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""fn(rewards, groups) -> advantages, all (N,); the whole step's, over all processes."""
+
+
+def group_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(r - mean_g) / (std_g + 1e-4), Bessel-corrected (Shao et al. 2024, arXiv 2402.03300, sec. 4.1.2)."""
+    centred, index, sizes = _centred(rewards, groups)
+    squares = torch.zeros_like(sizes).index_add_(0, index, centred.square())
+    return centred / ((squares / (sizes - 1).clamp(min=1)).sqrt()[index] + EPSILON)
+
+
+def batch_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(r - mean_g) / (std of all rewards + 1e-4) (Hu et al. 2025, arXiv 2508.08221)."""
+    centred, _, _ = _centred(rewards, groups)
+    return centred / (_std(rewards.to(centred.dtype)) + EPSILON)
+
+
+def mean_only(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """r - mean_g: Dr. GRPO's, without the difficulty bias of a division (Liu et al. 2025, arXiv 2503.20783)."""
+    return _centred(rewards, groups)[0]
+
+
+def rloo(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """r minus the mean of the *other* rewards of its group: G/(G-1) (r - mean_g) (Ahmadian et al. 2024, 2402.14740)."""
+    centred, index, sizes = _centred(rewards, groups)
+    return centred * (sizes / (sizes - 1).clamp(min=1))[index]
+
+
+def reinforce_plus_plus(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """(r - mean) / (std + 1e-4) over the whole batch, no baseline of the group (Hu 2025, arXiv 2501.03262)."""
+    values = rewards.double()
+    if bool(values.max() == values.min()):
+        return torch.zeros_like(values)
+    return (values - values.mean()) / (_std(values) + EPSILON)
+
+
+ADVANTAGES: dict[str, AdvantageFunction] = {
+    "group_std": group_std,
+    "batch_std": batch_std,
+    "mean_only": mean_only,
+    "rloo": rloo,
+    "reinforce_plus_plus": reinforce_plus_plus,
+}
+
+
+def group_spread(rewards: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each group: the Bessel-corrected standard deviation (0 for a group of one), and whether all are equal."""
+    centred, index, sizes = _centred(rewards, groups)
+    squares = torch.zeros_like(sizes).index_add_(0, index, centred.square())
+    return (squares / (sizes - 1).clamp(min=1)).sqrt(), ~_differs(rewards, index, len(sizes))
+
+
+def generalised_advantages(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    gamma: float,
+    lambda_: float,
+    bootstrap: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """GAE: delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lambda A_{t+1} (Schulman 2016, arXiv 1506.02438).
+
+    rewards, values: (B, T), V_t the value of the state *before* token t. mask: (B, T), real tokens, from the left.
+    bootstrap: (B,) value after each row's last token; None: 0. Returns (B, T), 0 at padding.
+    """
+    rows, width = rewards.shape
+    lasts = mask.sum(1) - 1
+    advantages = torch.zeros_like(rewards)
+    following, next_value = rewards.new_zeros(rows), rewards.new_zeros(rows)
+    for position in reversed(range(width)):
+        if bootstrap is not None:
+            next_value = torch.where(lasts == position, bootstrap, next_value)
+        delta = rewards[:, position] + gamma * next_value - values[:, position]
+        real = mask[:, position].bool()
+        following = torch.where(real, delta + gamma * lambda_ * following, 0.0)
+        next_value = torch.where(real, values[:, position], 0.0)
+        advantages[:, position] = following
+    return advantages
+
+
+def _centred(rewards: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """r - mean_g, exactly 0 where a group's rewards are all equal: float noise over a tiny std would be a signal. Then
+    each completion's group as 0, 1, ... and the groups' sizes, float64."""
+    values = rewards.double()
+    _, index = groups.unique(return_inverse=True)
+    sizes = torch.bincount(index).to(values)
+    means = torch.zeros_like(sizes).index_add_(0, index, values) / sizes
+    differs = _differs(values, index, len(sizes))
+    return torch.where(differs[index], values - means[index], 0.0), index, sizes
+
+
+def _differs(values: torch.Tensor, index: torch.Tensor, num_groups: int) -> torch.Tensor:
+    highest = values.new_full((num_groups,), -torch.inf).scatter_reduce(0, index, values, "amax")
+    lowest = values.new_full((num_groups,), torch.inf).scatter_reduce(0, index, values, "amin")
+    return highest != lowest
+
+
+def _std(values: torch.Tensor) -> torch.Tensor:
+    return values.std() if len(values) > 1 else values.new_zeros(())

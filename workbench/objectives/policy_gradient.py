@@ -1,0 +1,165 @@
+"""Losses of sampled tokens by their advantages (GRPO and relatives, PPO), as pure functions looked up by name once.
+
+Letters: B completions, T positions. Losses are per token and *not* reduced: `weights` says how much a token counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+MAX_LOG_RATIO = 20.0
+"""Log ratios are held within +-20: beyond it exp overflows, and the token is clipped anyway."""
+
+
+@dataclass(frozen=True)
+class SampledTokens:
+    """What an update knows of each sampled token. All (B, T); advantages also (B, 1). mask: tokens that count."""
+
+    logprobs: torch.Tensor
+    old_logprobs: torch.Tensor
+    advantages: torch.Tensor
+    mask: torch.Tensor
+
+    @property
+    def log_ratio(self) -> torch.Tensor:
+        """log(pi / pi_old) of each token, nats, 0 where masked."""
+        difference = torch.where(self.mask, self.logprobs - self.old_logprobs, 0.0)
+        return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+    @property
+    def mean_log_ratio(self) -> torch.Tensor:
+        """The mean of a completion's log ratios, (B, 1)."""
+        return self.log_ratio.sum(1, keepdim=True) / self.mask.sum(1, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """low, high: the ratio is held within [1 - low, 1 + high]. ceiling: CISPO's absolute bound of the ratio."""
+
+    low: float = 0.2
+    high: float = 0.2
+    ceiling: float = 5.0
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """losses: (B, T). low_clipped, high_clipped: (B, T) bool, tokens without gradient for being outside the clip."""
+
+    losses: torch.Tensor
+    low_clipped: torch.Tensor
+    high_clipped: torch.Tensor
+
+
+def clipped_tokens(tokens: SampledTokens, clip: Clip) -> Surrogate:
+    """-min(ratio A, clip(ratio) A), token by token (Schulman 2017, arXiv 1707.06347, eq. 7; clips apart: DAPO's)."""
+    return _clipped(tokens.log_ratio.exp(), tokens.advantages, clip)
+
+
+def clipped_sequences(tokens: SampledTokens, clip: Clip) -> Surrogate:
+    """The same with one ratio a completion, exp(mean log ratio) (GSPO, Zheng et al. 2025, arXiv 2507.18071, eq. 5-7)."""
+    return _clipped(tokens.mean_log_ratio.exp().expand(tokens.mask.shape), tokens.advantages, clip)
+
+
+def clipped_weights(tokens: SampledTokens, clip: Clip) -> Surrogate:
+    """-sg(min(ratio, ceiling)) A logp (CISPO, MiniMax-M1 2025, arXiv 2506.13585, eq. 4-5): no token loses its gradient.
+
+    high_clipped: tokens whose weight is held at the ceiling, of positive advantage.
+    """
+    ratio = tokens.log_ratio.detach().exp()
+    losses = -ratio.clamp(max=clip.ceiling) * tokens.advantages * tokens.logprobs
+    held = (ratio > clip.ceiling) & (tokens.advantages > 0)
+    return Surrogate(losses, torch.zeros_like(held), held)
+
+
+def _clipped(ratio: torch.Tensor, advantages: torch.Tensor, clip: Clip) -> Surrogate:
+    losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip.low, 1 + clip.high) * advantages)
+    return Surrogate(losses, (ratio < 1 - clip.low) & (advantages < 0), (ratio > 1 + clip.high) & (advantages > 0))
+
+
+# How much each token counts, and how many units a step has: the loss is sum(weights x losses) / units.
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """weights: (lengths (B,)) -> (B,) weight of each token of a completion. units: (lengths (B,), limit) -> (B,)."""
+
+    weights: Callable[[torch.Tensor], torch.Tensor]
+    units: Callable[[torch.Tensor, int], torch.Tensor]
+
+
+PER_SEQUENCE = Reduction(lambda lengths: 1.0 / lengths.clamp(min=1), lambda lengths, _: (lengths > 0).double())
+"""Mean over each completion's tokens, then over completions (GRPO's)."""
+PER_TOKEN = Reduction(
+    lambda lengths: torch.ones_like(lengths, dtype=torch.float32), lambda lengths, _: lengths.double()
+)
+"""Mean over all tokens (DAPO's, arXiv 2503.14476)."""
+CONSTANT = Reduction(PER_TOKEN.weights, lambda lengths, limit: (lengths > 0).double() * limit)
+"""Sum over tokens, divided by completions x their maximal length (Dr. GRPO's): no bias by length."""
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """A loss by name: what each token's is, and how they are put together."""
+
+    surrogate: Callable[[SampledTokens, Clip], Surrogate]
+    reduction: Reduction
+
+
+POLICY_LOSSES: dict[str, PolicyLoss] = {
+    "grpo": PolicyLoss(clipped_tokens, PER_SEQUENCE),
+    "dapo": PolicyLoss(clipped_tokens, PER_TOKEN),
+    "dr_grpo": PolicyLoss(clipped_tokens, CONSTANT),
+    "gspo": PolicyLoss(clipped_sequences, PER_SEQUENCE),
+    "cispo": PolicyLoss(clipped_weights, PER_TOKEN),
+}
+
+
+# The gap between the sampler and the trainer, corrected by importance weights (B, T), without gradient.
+
+Correction = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""fn(log ratio of trainer to sampler (B, T), mask, cap) -> weights (B, T)."""
+
+
+def token_truncate(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> torch.Tensor:
+    """min(ratio, cap) of each token (Yao et al. 2025, truncated importance sampling)."""
+    return log_ratio.clamp(max=MAX_LOG_RATIO).exp().clamp(max=cap)
+
+
+def token_mask(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> torch.Tensor:
+    """The ratio of each token, 0 where it exceeds the cap."""
+    ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
+    return torch.where(ratio > cap, 0.0, ratio)
+
+
+def sequence_truncate(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> torch.Tensor:
+    """min(ratio, cap) of the whole completion, at each of its tokens."""
+    return token_truncate(_summed(log_ratio, mask), mask, cap)
+
+
+def sequence_mask(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> torch.Tensor:
+    """The ratio of the whole completion, 0 where it exceeds the cap."""
+    return token_mask(_summed(log_ratio, mask), mask, cap)
+
+
+def _summed(log_ratio: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return torch.where(mask, log_ratio, 0.0).sum(1, keepdim=True).expand(mask.shape)
+
+
+CORRECTIONS: dict[str, Correction] = {
+    "token_truncate": token_truncate,
+    "token_mask": token_mask,
+    "sequence_truncate": sequence_truncate,
+    "sequence_mask": sequence_mask,
+}
+
+
+def clipped_value_losses(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """0.5 max((V - R)^2, (V_old + clamp(V - V_old, -eps, eps) - R)^2), and where the clipped one is larger; (B, T)."""
+    held = old_values + (values - old_values).clamp(-clip, clip)
+    plain, clipped = (values - returns).square(), (held - returns).square()
+    return 0.5 * torch.maximum(plain, clipped), clipped > plain
