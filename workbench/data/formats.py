@@ -1,4 +1,5 @@
-"""What a row is, told by its fields: text, prompt and completion, preference, conversation; TRL's formats and more.
+"""What a row is, told by its fields: text, prompt and completion, preference, conversation, prompt alone; TRL's formats
+and more.
 
 A prompt, a completion and the sides of a preference are text or turns; text is written as it stands unless the data
 asks for the chat template, turns always go through it.
@@ -22,7 +23,7 @@ from workbench.data.conversations import (
 )
 from workbench.data.sources import shown
 
-Form = Literal["rows", "pairs", "unpaired"]
+Form = Literal["rows", "pairs", "unpaired", "prompts"]
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -45,10 +46,11 @@ class Text(_Row):
 
 @dataclass(frozen=True, slots=True)
 class PromptCompletion(_Row):
-    """A prompt and what should follow it."""
+    """A prompt and what should follow it. reference: what a verifier compares with, where it is not the completion."""
 
     prompt: str
     completion: str
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,14 @@ class Chat(_Row):
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt(_Row):
+    """A prompt that a model completes itself, and the answer that its completions may be checked against."""
+
+    prompt: str | Turns
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Unpaired(_Row):
     """A completion that is wanted (label true) or not, as KTO takes it."""
 
@@ -79,7 +89,7 @@ class Unpaired(_Row):
     label: bool
 
 
-Example = Text | PromptCompletion | Preference | Chat | Unpaired
+Example = Text | PromptCompletion | Preference | Chat | Prompt | Unpaired
 
 
 @dataclass(frozen=True)
@@ -99,12 +109,20 @@ def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
     if "unpaired" in kinds and _wanted(fields["label"]) is None:
         kinds.remove("unpaired")  # a label of another sort, such as a topic
     if not kinds:
-        allowed = "; ".join(", ".join(sorted(known.needed)) for known in FORMATS.values())
+        useful = [
+            k for kind, k in FORMATS.items() if (serves(kind, form) if form == "prompts" else k.form != "prompts")
+        ]
+        allowed = "; ".join(", ".join(sorted(known.needed)) for known in useful)
         names = ", ".join(shown(name)[1:-1] for name in list(fields)[:8]) + (", ..." if len(fields) > 8 else "")
         raise ValueError(f"has the fields {names or '(none)'}, allowed {allowed}")
     if "unpaired" in kinds:  # its completions are not all to be learned from
         return "unpaired"
-    return next((kind for kind in kinds if FORMATS[kind].form == form), kinds[0])
+    return next((kind for kind in kinds if serves(kind, form)), kinds[0])
+
+
+def serves(kind: str, form: Form) -> bool:
+    """Whether rows of a format give what is wanted: prompts stand in all rows but plain text."""
+    return FORMATS[kind].form == form or (form == "prompts" and FORMATS[kind].form == "rows" and kind != "text")
 
 
 def parse_example(kind: str, fields: Mapping[str, Any], *, as_chat: bool = False, where: str = "") -> Example:
@@ -212,11 +230,23 @@ def _question_answer(fields: Mapping[str, Any]) -> PromptCompletion:
     return PromptCompletion(text_of(fields["question"], "question"), text_of(fields["answer"], "answer"))
 
 
+def _prompt(fields: Mapping[str, Any]) -> Prompt:
+    prompt, answer = fields["prompt"], fields.get("answer")
+    answer = None if answer is None else text_of(answer, "answer")
+    if not isinstance(prompt, list):
+        return Prompt(text_of(prompt, "prompt"), answer)
+    turns = parse_turns(prompt, "prompt")
+    if turns[-1][0] == "assistant":
+        raise ValueError("the prompt ends with an assistant turn, allowed one that an assistant turn answers")
+    return Prompt(turns, answer)
+
+
 def _text(fields: Mapping[str, Any]) -> Text:
     return Text(text_of(fields["text"], "text"))
 
 
 FORMATS: dict[str, Format] = {
+    "prompt-answer": Format(frozenset({"prompt", "answer"}), "prompts", _prompt),
     "preference": Format(frozenset({"prompt", "chosen", "rejected"}), "pairs", _preference),
     "preference with implicit prompt": Format(frozenset({"chosen", "rejected"}), "pairs", _preference),
     "unpaired": Format(frozenset({"prompt", "completion", "label"}), "unpaired", _unpaired),
@@ -226,5 +256,6 @@ FORMATS: dict[str, Format] = {
     "alpaca": Format(frozenset({"instruction", "output"}), "rows", _alpaca, _alpaca_as_chat),
     "sharegpt": Format(frozenset({"conversations"}), "rows", _sharegpt),
     "text": Format(frozenset({"text"}), "rows", _text),
+    "prompt-only": Format(frozenset({"prompt"}), "prompts", _prompt),
 }
 """Formats by name, the first whose fields are all there."""

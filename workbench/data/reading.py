@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.bad_rows import BadRows
-from workbench.data.formats import FORMATS, Example, Form, kind_of, parse_example
+from workbench.data.formats import FORMATS, Example, Form, kind_of, parse_example, serves
 from workbench.data.hub import dataset_files, dataset_records
 from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.sources import Record, read_records
@@ -19,6 +19,7 @@ WANTED: dict[Form, str] = {
     "rows": "text; prompt, completion; messages",
     "pairs": "prompt, chosen, rejected",
     "unpaired": "prompt, completion, label",
+    "prompts": "prompt; prompt, answer; prompt, completion; messages",
 }
 NO_TRAINER = "no trainer here takes unpaired rows yet; to learn from every completion, remove the column label"
 
@@ -94,7 +95,7 @@ class Examples:
     def _parse(self, where: str, fields: Mapping[str, Any]) -> Example:
         if self.kind is None:
             self.kind = kind_of(fields, self.form)
-            if FORMATS[self.kind].form != self.form:
+            if not serves(self.kind, self.form):
                 needed = NO_TRAINER if self.kind == "unpaired" else f"this needs rows of {WANTED[self.form]}"
                 raise DataError(f"{where}: found {self.kind} rows, {needed}")
         return parse_example(self.kind, fields, as_chat=self.as_chat, where=where)

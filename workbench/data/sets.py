@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -26,8 +27,8 @@ class Dataset(Protocol):
         """Tokens of each row."""
         ...
 
-    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """The rows named, padded."""
+    def batch(self, rows: np.ndarray) -> dict[str, Any]:
+        """The rows named, padded; of a set of prompts also lists of text."""
         ...
 
 
@@ -118,6 +119,71 @@ class PairSet:
             Ragged(arrays[name], arrays[f"{name}_offsets"]) for name in ("prompts", "chosen", "rejected")
         )
         return cls(prompts, chosen, rejected)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts in one flat array, some of which may be absent. utf8: (sum of bytes,) uint8; present: (texts,) bool."""
+
+    utf8: Ragged
+    present: np.ndarray
+
+    @classmethod
+    def of(cls, texts: Sequence[str | None]) -> Texts:
+        """The texts one behind the other."""
+        encoded = [np.frombuffer((text or "").encode(), np.uint8) for text in texts]
+        return cls(Ragged.from_rows(encoded, np.uint8), np.array([text is not None for text in texts], bool))
+
+    def __len__(self) -> int:
+        return len(self.utf8)
+
+    def __getitem__(self, row: int) -> str | None:
+        return self.utf8[row].tobytes().decode() if self.present[row] else None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts that are completed while training, as token ids and as verifiers see them."""
+
+    prompts: Ragged
+    texts: Texts
+    answers: Texts
+    """What completions are checked against; absent where a row has none."""
+    prompt_ids: Texts
+    """Hash of task and prompt, which completions.jsonl names a prompt by."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each prompt."""
+        return self.prompts.lengths
+
+    def batch(self, rows: np.ndarray) -> dict[str, Any]:
+        """{prompts (B, L) padded on the left, prompt_mask (B, L), texts, answers (None: the row has none), prompt_ids},
+        the last three lists of B texts."""
+        ids, mask = self.prompts.padded(rows, 0, left=True)
+        parts = {"texts": self.texts, "answers": self.answers, "prompt_ids": self.prompt_ids}
+        lists = {name: [part[int(row)] for row in rows] for name, part in parts.items()}
+        return {**_tensors(prompts=ids, prompt_mask=mask), **lists}
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        arrays = {"prompts": self.prompts.values, "prompts_offsets": self.prompts.offsets}
+        for name, part in (("texts", self.texts), ("answers", self.answers), ("prompt_ids", self.prompt_ids)):
+            arrays |= {name: part.utf8.values, f"{name}_offsets": part.utf8.offsets, f"{name}_present": part.present}
+        _save(path, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> PromptSet:
+        """The mirror of save."""
+        arrays = load_arrays(path)
+        texts, answers, prompt_ids = (
+            Texts(Ragged(arrays[name], arrays[f"{name}_offsets"]), arrays[f"{name}_present"])
+            for name in ("texts", "answers", "prompt_ids")
+        )
+        return cls(Ragged(arrays["prompts"], arrays["prompts_offsets"]), texts, answers, prompt_ids)
 
 
 def save_reference(path: Path, chosen: np.ndarray, rejected: np.ndarray) -> None:

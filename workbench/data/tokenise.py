@@ -18,10 +18,11 @@ from workbench.data.bad_rows import BadRows
 from workbench.data.chat import Segment, answer_segments, chat_segments, render_chat, reply_segments
 from workbench.data.conversations import Turns
 from workbench.data.counts import Counts
-from workbench.data.formats import Chat, Example, Preference, PromptCompletion, Text, Unpaired
+from workbench.data.formats import Chat, Example, Preference, Prompt, PromptCompletion, Text, Unpaired
 from workbench.data.ragged import Ragged
-from workbench.data.sets import PairSet, RowSet
+from workbench.data.sets import PairSet, PromptSet, RowSet, Texts
 from workbench.data.sources import shown
+from workbench.data.tasks import prompt_id
 from workbench.errors import DataError
 from workbench.models.tokenizer import Tokenizer
 
@@ -48,21 +49,106 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str | Turns], *, as_c
     as a user's turn."""
     texts: list[str] = []
     for number, prompt in enumerate(prompts, start=1):
-        if isinstance(prompt, str) and not as_chat:
-            texts.append(prompt)
-            continue
-        turns = (("user", prompt),) if isinstance(prompt, str) else prompt
         try:
-            texts.append(render_chat(tokenizer, turns, generation_prompt=True))
+            texts.append(_prompt_text(tokenizer, prompt, as_chat))
         except ValueError as error:
-            raise DataError(f"prompt {number} ({shown(turns[-1][1])}): {error}") from error
+            last = prompt if isinstance(prompt, str) else prompt[-1][1]
+            raise DataError(f"prompt {number} ({shown(last)}): {error}") from error
+    encoded = _prompt_ids(tokenizer, prompts, texts, as_chat)
+    if not all(encoded):
+        raise DataError(f"prompt {encoded.index([]) + 1} is empty, allowed at least one token to continue from")
+    return encoded
+
+
+def _prompt_ids(
+    tokenizer: Tokenizer, prompts: Sequence[str | Turns], texts: list[str], as_chat: bool
+) -> list[list[int]]:
+    """Token ids of prompts whose texts are known; what comes from a template brings its own beginning."""
     encoded = tokenizer.encode_batch(texts)
-    for number, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True), start=1):
+    for prompt, ids in zip(prompts, encoded, strict=True):
         if isinstance(prompt, str) and not as_chat:
             ids[:0] = tokenizer.prefix_ids
-        if not ids:
-            raise DataError(f"prompt {number} is empty, allowed at least one token to continue from")
     return encoded
+
+
+def _prompt_text(tokenizer: Tokenizer, prompt: str | Turns, as_chat: bool) -> str:
+    """What the model reads. ValueError when its template refuses the turns."""
+    if isinstance(prompt, str) and not as_chat:
+        return prompt
+    turns = (("user", prompt),) if isinstance(prompt, str) else prompt
+    return render_chat(tokenizer, turns, generation_prompt=True)
+
+
+@dataclass(frozen=True)
+class AskedPrompt:
+    """A prompt to complete. text: what verifiers and records see of it, the contents of turns a line each."""
+
+    prompt: str | Turns
+    answer: str | None
+
+    @property
+    def text(self) -> str:
+        """As one text."""
+        return self.prompt if isinstance(self.prompt, str) else "\n".join(content for _, content in self.prompt)
+
+
+def asked_prompt(example: Example) -> AskedPrompt:
+    """The prompt that an example asks, and its answer. ValueError says why it asks none."""
+    if isinstance(example, PromptCompletion):
+        return AskedPrompt(example.prompt, example.completion if example.reference is None else example.reference)
+    if isinstance(example, Prompt):
+        return AskedPrompt(example.prompt, example.answer)
+    assert isinstance(example, Chat), "texts and preference pairs ask nothing"
+    *before, (role, answer) = example.messages
+    if role != "assistant":
+        raise ValueError(f"it ends with a {role} turn, allowed an assistant turn, which is the answer")
+    if not before:
+        raise ValueError("it has one turn, allowed a prompt before the answer")
+    return AskedPrompt(tuple(before), answer)
+
+
+def tokenise_prompts(
+    examples: Iterable[Example],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    *,
+    as_chat: bool,
+    task: str | None = None,
+    bad: BadRows | None = None,
+) -> tuple[PromptSet, Counts]:
+    """Prompts for training on own samples, the same token ids as encode_prompts gives. task: what prompt ids belong to.
+    A prompt longer than max_tokens loses its beginning. Rows that ask nothing go to bad, as in tokenise_rows."""
+    counts, bad = Counts(), bad or BadRows()
+    kept: list[AskedPrompt] = []
+    prompts: list[np.ndarray] = []
+    for chunk in _chunks(examples, bad):
+        rows: list[tuple[str, AskedPrompt, str]] = []
+        for where, example in chunk:
+            try:
+                asked = asked_prompt(example)
+                rows.append((where, asked, _prompt_text(tokenizer, asked.prompt, as_chat)))
+            except ValueError as error:
+                bad.add(where, error)
+        encoded = _prompt_ids(tokenizer, [row[1].prompt for row in rows], [row[2] for row in rows], as_chat)
+        for (where, asked, _), ids in zip(rows, encoded, strict=True):
+            if not ids:
+                bad.add(where, "prompt is empty, allowed at least one token to continue from")
+                continue
+            counts.truncate(where, {"prompt": len(ids) - max_tokens})
+            counts.keep(where)
+            kept.append(asked)
+            prompts.append(np.asarray(ids[-max_tokens:], np.int32))
+    bad.check()
+    texts = [asked.text for asked in kept]
+    found = PromptSet(
+        Ragged.from_rows(prompts),
+        Texts.of(texts),
+        Texts.of([asked.answer for asked in kept]),
+        Texts.of([prompt_id(task or "file", text) for text in texts]),
+    )
+    counts.tokens = len(found.prompts.values)
+    counts.bad, counts.bad_examples = bad.count, list(bad.first)
+    return found, counts
 
 
 def tokenise_rows(

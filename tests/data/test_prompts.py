@@ -1,0 +1,106 @@
+"""Prompts that are completed while training: the ids that evaluation uses, the answers that verifiers compare with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from workbench.data.bad_rows import BadRows
+from workbench.data.formats import Chat, Prompt, PromptCompletion, kind_of, parse_example
+from workbench.data.reading import Examples
+from workbench.data.sets import PromptSet
+from workbench.data.sources import Record
+from workbench.data.tasks import prompt_id
+from workbench.data.tokenise import encode_prompts, tokenise_prompts
+from workbench.errors import DataError
+
+USER, ANSWER = ("user", "u"), ("assistant", "a")
+TURNS = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+
+
+def _prompts(tokenizer, *examples, max_tokens=100, as_chat=False, task=None):
+    return tokenise_prompts(examples, tokenizer, max_tokens, as_chat=as_chat, task=task)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"prompt": "p"}, Prompt("p")),
+        ({"prompt": "p", "answer": "a"}, Prompt("p", "a")),
+        ({"prompt": "p", "answer": None}, Prompt("p")),
+        ({"prompt": TURNS[:1], "answer": "a"}, Prompt((USER,), "a")),
+        ({"prompt": "p", "completion": "c"}, PromptCompletion("p", "c")),
+        ({"prompt": "p", "completion": "c", "answer": "a"}, Prompt("p", "a")),
+        ({"question": "q", "answer": "a"}, PromptCompletion("q", "a")),
+        ({"messages": TURNS}, Chat((USER, ANSWER))),
+        ({"prompt": "p", "text": "t"}, Prompt("p")),
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, Prompt("p")),
+    ],
+)
+def test_a_row_that_holds_a_prompt_is_read_by_its_fields(fields, expected):
+    assert parse_example(kind_of(fields, "prompts"), fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text": "t"}, "found text rows, this needs rows of prompt; prompt, answer; prompt, completion; messages"),
+        ({"chosen": "ab", "rejected": "ac"}, "found preference with implicit prompt rows, this needs rows of prompt;"),
+        ({"prompt": "p", "completion": "c", "label": True}, "found unpaired rows, no trainer here takes unpaired rows"),
+        ({"prompt": ""}, "prompt is empty, allowed text"),
+        ({"prompt": "p", "answer": 3}, "answer is int, allowed text"),
+        ({"prompt": TURNS}, "the prompt ends with an assistant turn, allowed one that an assistant turn answers"),
+        ({"prompt": []}, "prompt is empty, allowed a list of turns"),
+    ],
+)
+def test_a_row_that_asks_nothing_is_named(fields, message):
+    with pytest.raises(DataError, match=f"f:1: {message}"):
+        list(Examples([Record("f:1", fields)], "prompts", BadRows()))
+
+
+def test_rows_are_not_learned_from_prompts_alone():
+    with pytest.raises(DataError, match="f:1: found prompt-only rows, this needs rows of text; prompt, completion"):
+        list(Examples([Record("f:1", {"prompt": "p"})], "rows", BadRows()))
+
+
+def test_prompt_ids_are_those_that_evaluation_uses(make_tokenizer, chatml):
+    tokenizer = make_tokenizer(chatml, bos=True)
+    examples = PromptCompletion("ab", "c"), Chat((("system", "s"), USER, ANSWER)), Prompt((USER,)), Prompt("abc")
+    asked = ["ab", (("system", "s"), USER), (USER,), "abc"]
+    for as_chat in (False, True):
+        found, _ = _prompts(tokenizer, *examples, as_chat=as_chat)
+        assert [found.prompts[row].tolist() for row in range(4)] == encode_prompts(tokenizer, asked, as_chat=as_chat)
+
+
+def test_a_batch_holds_prompts_padded_left_with_text_answer_and_id(tokenizer, tmp_path):
+    reasoned = PromptCompletion("d", "so é", reference="é")
+    found, counts = _prompts(tokenizer, PromptCompletion("ab", "c"), Prompt("a"), reasoned, task="sort")
+    found.save(tmp_path / "rows.safetensors")
+    batch = PromptSet.load(tmp_path / "rows.safetensors").batch(np.array([1, 0, 2]))
+    [[a, b], [d]] = tokenizer.encode_batch(["ab", "d"])
+    assert batch["prompts"].tolist() == [[0, a], [a, b], [0, d]]
+    assert batch["prompt_mask"].tolist() == [[False, True], [True, True], [False, True]]
+    assert batch["texts"] == ["a", "ab", "d"]
+    assert batch["answers"] == [None, "c", "é"]
+    assert batch["prompt_ids"] == [prompt_id("sort", text) for text in ("a", "ab", "d")]
+    assert (counts.rows, counts.tokens, counts.learned) == (3, 4, 0)
+
+
+def test_a_long_prompt_loses_its_beginning_and_is_counted(tokenizer):
+    found, counts = _prompts(tokenizer, Prompt("abcde"), Prompt("ab"), max_tokens=3)
+    assert [tokenizer.decode(found.prompts[row].tolist()) for row in range(2)] == ["cde", "ab"]
+    assert counts.cut == {"prompt": {"rows": 1, "tokens": 2}}
+    assert found.texts[0] == "abcde"
+
+
+def test_prompts_that_cannot_be_asked_are_bad_rows(make_tokenizer, chatml):
+    tokenizer = make_tokenizer(chatml)
+    bad = BadRows(skip=True)
+    examples = Chat((ANSWER,)), Chat((USER, ANSWER, USER)), PromptCompletion("", "c"), Prompt("a")
+    found, counts = tokenise_prompts(examples, tokenizer, 9, as_chat=False, bad=bad)
+    assert len(found) == counts.rows == 1
+    assert counts.bad_examples == [
+        "row 1: it has one turn, allowed a prompt before the answer",
+        "row 2: it ends with a user turn, allowed an assistant turn, which is the answer",
+        "row 3: prompt is empty, allowed at least one token to continue from",
+    ]
