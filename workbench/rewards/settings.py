@@ -1,0 +1,109 @@
+"""The rewards that a definition may name: hyperparameters.rewards, a list of these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from workbench.config import Settings
+
+KINDS = ("reward", "format", "regex", "length", "model", "file")
+_OPTIONS = {
+    "graded": "format",
+    "match": "regex",
+    "label": "model",
+    "chat_template": "model",
+    "max_tokens": "model",
+    "batch_rows": "model",
+    "function": "file",
+    "workers": "file",
+    "timeout_seconds": "file",
+}
+"""Fields that only one kind has."""
+
+
+class LengthSettings(Settings):
+    """A reward of the completion's length. Exactly one of target, buffer."""
+
+    target: PositiveInt | None = None
+    """Tokens wished for: 1 there, declining linearly to 0 at no tokens and at `maximum`."""
+    buffer: PositiveInt | None = None
+    """DAPO's soft overlong punishment (Yu et al. 2025, arXiv 2503.14476, eq. 13): 0 up to maximum - buffer tokens,
+    declining linearly to -1 at maximum and beyond."""
+    maximum: PositiveInt | None = None
+    """Where the decline ends; none: twice the target, and max_new_tokens with a buffer."""
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> LengthSettings:
+        if (self.target is None) == (self.buffer is None):
+            raise ValueError("length needs exactly one of target, buffer")
+        if self.maximum is not None and self.target is not None and self.maximum <= self.target:
+            raise ValueError(f"maximum is {self.maximum}; it must be > target ({self.target})")
+        if self.maximum is not None and self.buffer is not None and self.maximum < self.buffer:
+            raise ValueError(f"maximum is {self.maximum}; it must be >= buffer ({self.buffer})")
+        return self
+
+
+class RewardSettings(Settings):
+    """One reward. Exactly one of reward, format, regex, length, model, file."""
+
+    reward: Literal["exact", "number", "countdown", "sort", "reasoning_gym"] | None = None
+    """A built-in check against the prompt's answer: 1 or 0. Those of tasks also ask that the completion ended."""
+    format: Literal["gsm8k", "boxed", "think_answer"] | None = None
+    """The completion's form, whatever it says. gsm8k: the last line is #### and a number; boxed: it ends in
+    \\boxed{...}; think_answer: it is <think>...</think><answer>...</answer>. 1 or 0."""
+    graded: bool = False
+    """format: the share of the form's parts that are there, instead of 1 or 0."""
+    regex: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    """A pattern that the completion matches: 1 or 0. Its \\d, \\w, \\s are ASCII's."""
+    match: Literal["whole", "search"] = "whole"
+    """regex: whole: all of the completion; search: anywhere in it."""
+    length: LengthSettings | None = None
+    """Of the number of tokens."""
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """Folder of a sequence classifier as safetensors; the reward is its logit for prompt and completion."""
+    label: str | None = None
+    """model: whose logit, where the classifier has several labels."""
+    chat_template: bool = False
+    """model: render prompt and completion as turns through the classifier's chat template, else one after the other."""
+    max_tokens: PositiveInt | None = None
+    """model: tokens read at most, the beginning is left out; none: as many as its positions."""
+    batch_rows: PositiveInt = 16
+    """model: completions scored at once."""
+    file: Annotated[str, Field(min_length=1)] | None = None
+    """Own Python, run only with --allow-reward-code."""
+    function: str = "reward"
+    """file: the function called with the lists prompts, completions, answers, num_tokens, ended, of these the ones
+    that it takes; it gives a number for each."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """file: processes that the completions are divided over, each called with one at a time; 1: this process."""
+    timeout_seconds: PositiveFloat | None = None
+    """file: of one completion, in a process of its own; over it the run stops. none: no limit."""
+    weight: float = 1.0
+    """Factor in the sum; 0: reported only."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    """In metrics, where its kind does not tell it apart."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> RewardSettings:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"found {' and '.join(given) or 'none of them'}, allowed exactly one of {', '.join(KINDS)}"
+            )
+        for option, kind in _OPTIONS.items():
+            if kind != given[0] and getattr(self, option) != type(self).model_fields[option].default:
+                raise ValueError(f"{option} belongs to {kind}, found it with {given[0]}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of KINDS it is."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def label_in_metrics(self) -> str:
+        """Its name, else what tells it best: the check, the form, the function, or the kind."""
+        told = {"reward": self.reward, "format": self.format, "file": self.function}
+        return self.name or told.get(self.kind) or self.kind
