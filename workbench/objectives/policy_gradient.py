@@ -59,7 +59,7 @@ def clipped_tokens(tokens: SampledTokens, clip: Clip) -> Surrogate:
 
 
 def clipped_sequences(tokens: SampledTokens, clip: Clip) -> Surrogate:
-    """The same with one ratio a completion, exp(mean log ratio) (GSPO, Zheng et al. 2025, arXiv 2507.18071, eq. 5-7)."""
+    """The same with one ratio a completion, exp(mean log ratio) (GSPO, Zheng 2025, arXiv 2507.18071, eq. 5-7)."""
     return _clipped(tokens.mean_log_ratio.exp().expand(tokens.mask.shape), tokens.advantages, clip)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from workbench.errors import DataError, DefinitionError, DivergenceError, Interrupted, NonFiniteError
+from workbench.errors import DataError, DefinitionError, DivergenceError, Interrupted
 from workbench.models.flops import ModelFlops
 from workbench.trainer import checkpoint, distributed
 from workbench.trainer.accumulation import StepLoss
@@ -40,9 +39,9 @@ from workbench.trainer.schedule import configure_scheduler
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.snapshot import restore_snapshot, take_snapshot
 from workbench.trainer.training_state import load_model_tensors, model_tensors
+from workbench.trainer.update import apply_update
 
 Evaluator = Callable[[torch.nn.Module, int], dict[str, float]]
-MAX_ROLLBACKS = 3
 
 
 class BaseTrainer(TrainerHooks):
@@ -81,7 +80,7 @@ class BaseTrainer(TrainerHooks):
         self.ref_model, self.reward_fn, self.reward_model = ref_model, reward_fn, reward_model
         self.tokenizer = tokenizer
         model.to(self.device)
-        self._set_up_model(model)
+        model = self._set_up_model(model)
         self._recomputing = Recompute(model).active if self.settings.gradient_checkpointing else nullcontext
         self.optimizer = optimizer if optimizer is not None else configure_optimizer(model, self.settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -109,8 +108,11 @@ class BaseTrainer(TrainerHooks):
         # The row of a step whose evaluation is not done yet; step 0 has an evaluation and no training.
         self.pending_row: dict[str, Any] | None = {"step": 0}
         self.pending_batches: list[Batch] = []
-        # Of this process alone, and dropped with the attempt it was spent on: see _charge.
-        self._spent = Costs()
+        # What the step's completions are recorded as, and what was warned of so far.
+        self.pending_completions: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        # Of this process alone, and dropped with the attempt it was spent on: see _charge and _next_batch.
+        self._spent, self._num_taken = Costs(), 0
         self._batches: Iterator[Any] | None = None
         self._interrupts = Interrupts()
         self._best_weights: dict[str, torch.Tensor] = {}
@@ -124,7 +126,13 @@ class BaseTrainer(TrainerHooks):
 
     @property
     def unwrapped_model(self) -> torch.nn.Module:
+        """All that is trained: the policy, and a critic where there is one."""
         return distributed.unwrap_model(self.model)
+
+    @property
+    def policy(self) -> torch.nn.Module:
+        """The language model: what is evaluated, sampled from and saved."""
+        return self._policy_of(self.unwrapped_model)
 
     def train(self) -> dict[str, Any]:
         """Run to the last step, the budget's end or an early stop; the last metrics row."""
@@ -169,7 +177,7 @@ class BaseTrainer(TrainerHooks):
                     metrics |= {f"eval/{name}": value for name, value in self._validate(self.val_loader).items()}
                 for evaluator in self.evaluators if self.is_main else ():
                     with self.precision.autocast():
-                        metrics |= evaluator(model, self.step)
+                        metrics |= evaluator(self._policy_of(model), self.step)
         finally:
             model.train(was_training)
             self.model = wrapped
@@ -211,33 +219,42 @@ class BaseTrainer(TrainerHooks):
         seconds = time.perf_counter() - started
         flops = self.flops.training(tokens, context, recomputed=self.settings.gradient_checkpointing)
         self.costs.add(Costs(trained_tokens=int(tokens), flops=flops, seconds=seconds))
-        if not self._update(row):
+        if not apply_update(self, row):
             return
         self.step += 1
         self.pending_batches.pop(0)
-        self.batches_taken += not self.pending_batches
         row["time/step_seconds"] = time.perf_counter() - started
         self.pending_row = {"step": self.step, **row}
+        self.pending_completions = self._take_completions()
         self._log_info = self._get_extra_log_info(batch)
 
     def _take_batch(self) -> None:
         """The loader's next batch made into update batches, and what that cost charged: both or neither."""
         with self._interrupts.interruptible():
             self._seed(0)
-            self._spent = Costs()
-            if self._batches is None:
-                self._batches = batches_from(self.train_loader, self.batches_taken)
-            taken = next(self._batches)
-            if is_empty(taken):
-                raise DataError(
-                    f"batch {self.batches_taken + 1} has no row for process {self.rank}; take larger batches"
-                )
-            made = list(self._make_update_batches(self._prepare_batch(taken)))
+            self._spent, self._num_taken = Costs(), 0
+            made = list(self._make_update_batches(self._next_batch()))
             assert made, "_make_update_batches gave no batch"
             spent = distributed.gather_objects(self._spent)
         self.pending_batches = made
+        self.batches_taken += self._num_taken
         for costs in spent:
             self.costs.add(costs)
+
+    def _next_batch(self) -> Batch:
+        """One more of the loader's batches, prepared; for hooks that need several for one step."""
+        if self._batches is None:
+            self._batches = batches_from(self.train_loader, self.batches_taken + self._num_taken)
+        taken = next(self._batches)
+        self._num_taken += 1
+        if is_empty(taken):
+            raise DataError(f"batch {self._batch_number} has no row for process {self.rank}; take larger batches")
+        return self._prepare_batch(taken)
+
+    @property
+    def _batch_number(self) -> int:
+        """Of the loader's batch that is being prepared, counted from 1, for messages."""
+        return self.batches_taken + self._num_taken
 
     def _compute_gradient(self, batch: Batch) -> dict[str, float]:
         """The whole step's gradients, clipped; its loss, metrics and gradient norm over all processes.
@@ -279,47 +296,10 @@ class BaseTrainer(TrainerHooks):
     def _validate(self, loader: Iterable[Any]) -> dict[str, float]:
         loss = StepLoss()
         for batch in loader:
-            for micro_batch in split_rows(self._prepare_batch(batch), self.micro_batch_rows):
-                loss.add(self._loss_result(micro_batch))
+            for prepared in self._make_validation_batches(self._prepare_batch(batch)):
+                for micro_batch in split_rows(prepared, self.micro_batch_rows):
+                    loss.add(self._loss_result(micro_batch))
         return loss.finish()
-
-    def _update(self, row: dict[str, float]) -> bool:
-        """Step optimiser and schedule, or do what `non_finite` says; False when the run was rolled back."""
-        finite = math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
-        sound = finite or (math.isfinite(row["loss"]) and self.precision.expects_overflow)
-        if self.range_test:
-            self.stopped_by = self.range_test.observe(row["loss"] if sound else math.nan, row["learning_rate"])
-        if sound:
-            self.precision.step(self.optimizer)
-            if finite and self.ema:
-                self.ema.update(self.step + 1)
-        elif self.settings.non_finite == "skip" or self.range_test:
-            self.precision.skip()
-        else:
-            found = f"step {self.step + 1}: loss is {row['loss']}, gradient norm {row['grad_norm']}"
-            if self.settings.non_finite == "rollback":
-                self._roll_back(found)
-                return False
-            raise NonFiniteError(f"{found}; lower learning_rate, or set non_finite to skip or rollback")
-        self.optimizer.zero_grad(set_to_none=True)
-        with nullcontext() if finite else warnings.catch_warnings():
-            if not finite:
-                row["skipped"] = 1.0
-                # torch warns when the schedule moves before the optimiser has; a skipped step counts as a step.
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            self.scheduler.step()
-        return True
-
-    def _roll_back(self, found: str) -> None:
-        """Back to the last regular checkpoint, past the batches since: the same ones would diverge the same way."""
-        folder = self._folder.checkpoint_of(self._folder.rollback_step(self.step))
-        if self.rollbacks >= MAX_ROLLBACKS or folder is None:
-            why = f"rolled back {self.rollbacks} times" if folder else "no valid checkpoint to roll back to"
-            raise NonFiniteError(f"{found}; {why}: lower learning_rate")
-        taken, rollbacks, costs = self.batches_taken + 1, self.rollbacks + 1, self.costs
-        self.load_checkpoint(folder)
-        self.batches_taken, self.rollbacks, self.costs, self.pending_batches = taken, rollbacks, costs, []
-        self._open_records()
 
     def _abandon_step(self) -> None:
         """Forget a step that was interrupted, so that it can begin again, here or from the checkpoint."""
@@ -338,10 +318,14 @@ class BaseTrainer(TrainerHooks):
         if self.step == 0 or is_last or (every and self.step % every == 0):
             row = row | self.evaluate()
         row = row | self.costs.row()
+        self._folder.append_completions(self.step, self.pending_completions)
         self._folder.append(row)
-        self.last_row, self.pending_row = row, None
+        self.last_row, self.pending_row, self.pending_completions = row, None, []
         improved = self._observe({name: value for name, value in row.items() if name.startswith("eval/")})
         self._progress.report(self.step, row, self._log_info)
+        for warning in self._watch(row):
+            self.warnings.append(f"step {self.step}: {warning}")
+            self._progress.warn(self.warnings[-1])
         if improved or self._folder.is_due(self.step) or distributed.any_process(self._folder.is_overdue()):
             self._save()
         self._stop_if_interrupted()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional
 
 from workbench.errors import CheckpointError, DataError, DivergenceError
-from workbench.models.adapters import adapters_off, has_adapter
 from workbench.models.outputs import forward_completions
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios
@@ -20,6 +17,7 @@ from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
 from workbench.trainer.dpo_settings import DPOSettings
 from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.reference import FrozenReference
 from workbench.trainer.settings import TrainerSettings
 
 # |h| per completion token that rounding alone may give while policy and reference are the same model.
@@ -36,12 +34,10 @@ class DPOTrainer(BaseTrainer):
 
     settings_class: ClassVar[type[TrainerSettings]] = DPOSettings
 
-    def _set_up_model(self, model: torch.nn.Module) -> None:
-        super()._set_up_model(model)
+    def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._loss_fn = PREFERENCE_LOSSES[self.settings.loss]
-        self._copied_reference = False
-        if self.ref_model is not None:
-            self.ref_model.to(self.device).eval().requires_grad_(False)
+        self._reference = FrozenReference(self.ref_model, self.device)
+        return super()._set_up_model(model)
 
     def _prepare_batch(self, batch: Any) -> Batch:
         prepared = {key: value.to(self.device) for key, value in batch.items()}
@@ -49,7 +45,7 @@ class DPOTrainer(BaseTrainer):
             empty = ~prepared[f"{part}_attention_mask"].bool().any(1)
             if bool(empty.any()):
                 rows = empty.nonzero().flatten().tolist()
-                raise DataError(f"batch {self.batches_taken + 1}: rows {rows[:10]} have an empty {part}; drop them")
+                raise DataError(f"batch {self._batch_number}: rows {rows[:10]} have an empty {part}; drop them")
         if "ref_chosen_logprobs" not in prepared:
             prepared |= self._score_reference(prepared)
         return prepared
@@ -113,14 +109,8 @@ class DPOTrainer(BaseTrainer):
 
     # The reference.
 
-    @torch.no_grad()
     def _score_reference(self, batch: Batch) -> Batch:
-        model = self.unwrapped_model
-        if self.ref_model is None and not has_adapter(model):
-            self._copy_reference()
-        reference = model if self.ref_model is None else self.ref_model
-        off = adapters_off(model) if self.ref_model is None else nullcontext()
-        with off, self.precision.autocast():
+        with self._reference.of(self.policy) as reference, self.precision.autocast():
             _, chosen, rejected = completion_logprobs(reference, batch)
         lengths = self._sequence_lengths(batch).double()
         tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
@@ -128,19 +118,14 @@ class DPOTrainer(BaseTrainer):
         return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
 
     def _get_extra_checkpoint_state(self) -> dict[str, Any]:
-        return {"copied_reference": self._copied_reference}
+        return self._reference.state()
 
     def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
-        unknown = sorted(state.keys() - {"copied_reference"})
+        unknown = sorted(state.keys() - self._reference.state().keys())
         if unknown:
             raise CheckpointError(f"the checkpoint holds state that DPO does not know: {', '.join(unknown)}")
-        if state["copied_reference"] and self.ref_model is None:
-            # The checkpoint's weights are not loaded yet: the model still is the start.
-            self._copy_reference()
-
-    def _copy_reference(self) -> None:
-        self.ref_model = copy.deepcopy(self.unwrapped_model).eval().requires_grad_(False)
-        self._copied_reference = True
+        # The checkpoint's weights are not loaded yet: the policy still is the start.
+        self._reference.restore(state, self.policy)
 
 
 def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -29,9 +29,16 @@ class TrainerHooks(abc.ABC):
     def _compute_loss(self, outputs: Any, batch: Batch) -> LossResult | torch.Tensor:
         """Summed terms with their units and metrics; a bare scalar is the mean over the micro-batch's rows."""
 
-    def _set_up_model(self, model: torch.nn.Module) -> None:
-        """Dropout and references, before the optimiser is made; by default dropout is off (eval mode)."""
-        model.eval()
+    def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Dropout, references and what is trained, before the optimiser is made; by default dropout is off (eval mode).
+
+        Returns the module to train: the model itself, or one that holds it (see _policy_of).
+        """
+        return model.eval()
+
+    def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:
+        """The language model within what _set_up_model returned."""
+        return trained
 
     def _count_units(self, batch: Batch) -> dict[str, float] | None:
         """Each term's units in this process's whole step; None when they are known only after the forward."""
@@ -52,9 +59,21 @@ class TrainerHooks(abc.ABC):
         """The batches of the optimiser steps that one loader batch gives: rollouts, passes, minibatches."""
         return [batch]
 
+    def _make_validation_batches(self, batch: Batch) -> Iterable[Batch]:
+        """The same for a batch of val_loader, whose loss alone is wanted; must leave the trainer as it is."""
+        return [batch]
+
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
         """The whole step's row (the same in every process) as it is to be recorded; may raise before the update."""
         return row
+
+    def _take_completions(self) -> list[dict[str, Any]]:
+        """Rows of completions.jsonl that the committed step learned from first, without their step; JSON values."""
+        return []
+
+    def _watch(self, row: dict[str, Any]) -> Iterable[str]:
+        """Warnings, each with its remedy, that the recorded row gives rise to; raises DivergenceError to stop."""
+        return ()
 
     def _get_extra_config_info(self) -> dict[str, Any]:
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from workbench.tracking.store import MetricStore
 from workbench.trainer import checkpoint
 from workbench.trainer.settings import TrainerSettings
 
-RECORDS = ("metrics.jsonl", "completions.jsonl", "pairs.jsonl", "losses.jsonl")
+COMPLETIONS = "completions.jsonl"
+RECORDS = ("metrics.jsonl", COMPLETIONS, "pairs.jsonl", "losses.jsonl")
 
 
 class OutputFolder:
@@ -44,6 +46,15 @@ class OutputFolder:
         """Record one step's metrics."""
         if self._metrics:
             self._metrics.append(row)
+
+    def append_completions(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Record what a step learned from, beside what evaluators record."""
+        if self._writes and self.path is not None and rows:
+            store = MetricStore(self.path / COMPLETIONS)
+            try:
+                store.append_many([{"step": step, **row} for row in rows])
+            finally:
+                store.close()
 
     def close(self) -> None:
         """Let go of metrics.jsonl."""

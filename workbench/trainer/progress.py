@@ -24,6 +24,11 @@ class Progress:
         if self.enabled:
             print(f"{what} ({', '.join(f'{name} {value}' for name, value in choices.items())})", file=sys.stderr)
 
+    def warn(self, text: str) -> None:
+        """One line at once."""
+        if self.enabled:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
     def report(self, step: int, row: dict[str, float], extra: str = "") -> None:
         """Say where the run is: step, loss, held-out metrics, rate, time left."""
         now = time.monotonic()

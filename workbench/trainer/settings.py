@@ -52,8 +52,8 @@ class Budget(Settings):
 class TrainerSettings(Settings):
     """The hyperparameters that every trainer shares. A step is an optimiser step; batches are global per step."""
 
-    data_form: ClassVar[Literal["rows", "text", "pairs"]] = "rows"
-    """What the trainer learns from: rows with a prompt masked, text learned token by token, or preference pairs."""
+    data_form: ClassVar[Literal["rows", "text", "pairs", "prompts"]] = "rows"
+    """What the trainer learns from: rows with a masked prompt, text token by token, pairs, or prompts that it completes."""
 
     steps: PositiveInt | None = None
     """Optimiser steps; when absent, `epochs` decides."""

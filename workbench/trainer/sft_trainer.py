@@ -26,19 +26,19 @@ class SFTTrainer(BaseTrainer):
 
     settings_class: ClassVar[type[TrainerSettings]] = SFTSettings
 
-    def _set_up_model(self, model: torch.nn.Module) -> None:
+    def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         named = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)]
         for name, module in named:
             if "lora_dropout" not in name:  # an adapter's dropout is a setting of its own
                 module.p = self.settings.dropout
-        model.train(any(module.p > 0 for _, module in named))
+        return model.train(any(module.p > 0 for _, module in named))
 
     def _prepare_batch(self, batch: Any) -> Batch:
         prepared = {key: value.to(self.device) for key, value in batch.items()}
         unlabelled = (_wanted(prepared) == IGNORED).all(1)
         if bool(unlabelled.any()):
             rows = unlabelled.nonzero().flatten().tolist()
-            raise DataError(f"batch {self.batches_taken + 1}: rows {rows[:10]} have no label to learn from (all -100)")
+            raise DataError(f"batch {self._batch_number}: rows {rows[:10]} have no label to learn from (all -100)")
         return prepared
 
     def _count_units(self, batch: Batch) -> dict[str, float]:

@@ -15,7 +15,7 @@ from workbench.trainer.costs import Costs
 if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
-VERSION = 2
+VERSION = 3
 # What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
 FREE_SETTINGS = {
     *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
@@ -31,6 +31,8 @@ PROGRESS = (
     "micro_batch_rows",
     "last_row",
     "pending_row",
+    "pending_completions",
+    "warnings",
 )
 
 

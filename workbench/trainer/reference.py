@@ -1,0 +1,53 @@
+"""The frozen model that a trainer stays close to: one that was given, the adapter switched off, or a copy of the start.
+
+The copy is made when it is first asked for, before any update; a resumed trainer copies its start again before the
+checkpoint's weights are loaded (`state`, `restore`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from workbench.models.adapters import adapters_off, has_adapter
+
+COPIED = "copied_reference"
+
+
+class FrozenReference:
+    """given: the caller's model, frozen here and moved to the policy's device; None takes the policy's own start."""
+
+    def __init__(self, given: torch.nn.Module | None, device: torch.device) -> None:
+        self.model = given
+        self._copied = False
+        if given is not None:
+            given.to(device).eval().requires_grad_(False)
+
+    @contextlib.contextmanager
+    def of(self, policy: torch.nn.Module) -> Iterator[torch.nn.Module]:
+        """The reference of a policy, for as long as it is scored; without gradients."""
+        if self.model is None and not has_adapter(policy):
+            self._copy(policy)
+        with torch.no_grad():
+            if self.model is not None:
+                yield self.model
+                return
+            with adapters_off(policy):
+                yield policy
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: whether the start was copied."""
+        return {COPIED: self._copied}
+
+    def restore(self, state: dict[str, Any], policy: torch.nn.Module) -> None:
+        """The mirror of state. policy: as it was at the start."""
+        if state[COPIED] and self.model is None:
+            self._copy(policy)
+
+    def _copy(self, policy: torch.nn.Module) -> None:
+        self.model = copy.deepcopy(policy).eval().requires_grad_(False)
+        self._copied = True
