@@ -6,7 +6,16 @@ import json
 
 import pytest
 
-from workbench.tracking.reader import Tail, find_runs, read_json, read_metrics, read_rows, read_run
+from workbench.tracking.reader import (
+    Tail,
+    find_runs,
+    read_completions,
+    read_held_out,
+    read_json,
+    read_metrics,
+    read_rows,
+    read_run,
+)
 from workbench.tracking.store import MetricStore
 
 
@@ -105,3 +114,21 @@ def test_a_tail_restarts_when_the_file_was_replaced(tmp_path):
     path.write_bytes(lines({"step": 5}))
     assert tail.new_rows() == [{"step": 5}]
     assert tail.restarted
+
+
+def test_rollouts_of_training_are_never_among_held_out_completions(tmp_path):
+    path = tmp_path / "completions.jsonl"
+    said = {"step": 0, "split": "greedy", "completion": '{"split": "train"}', "exact_match": 1.0}
+    rollouts = [{"step": 1, "split": "train", "completion": "x", "reward": 1.0}]
+    path.write_bytes(lines(said, *rollouts) + b'{"split":"train","written":"by another hand"}\n' + b'{"step": 2, "spl')
+    assert read_held_out(path) == [said]
+    assert read_completions(tmp_path)["completion"].tolist() == ['{"split": "train"}']
+    assert read_completions(tmp_path, rollouts=True)["split"].tolist() == ["train", "train"]
+    assert read_held_out(tmp_path / "no.jsonl") == []
+
+
+def test_a_tail_keeps_only_what_is_asked_for(tmp_path):
+    path, tail = tmp_path / "m.jsonl", Tail(tmp_path / "m.jsonl")
+    path.write_bytes(lines({"step": 0}, {"step": 1}, {"step": 2}))
+    assert tail.new_rows(lambda row: row["step"] != 1) == [{"step": 0}, {"step": 2}]
+    assert tail.new_rows() == []

@@ -25,8 +25,9 @@ def test_rows_come_back_as_they_were_written(tmp_path):
 
 
 def test_what_json_cannot_hold_becomes_null(tmp_path):
-    write(tmp_path / "m.jsonl", [{"step": 0, "a": math.nan, "b": math.inf, "c": -math.inf, "d": 1e308}])
-    assert read_rows(tmp_path / "m.jsonl") == [{"step": 0, "a": None, "b": None, "c": None, "d": 1e308}]
+    row = {"step": 0, "a": math.nan, "b": math.inf, "c": -math.inf, "d": {"e": math.nan, "f": 1e308}}
+    write(tmp_path / "m.jsonl", [row])
+    assert read_rows(tmp_path / "m.jsonl") == [row | {"a": None, "b": None, "c": None, "d": {"e": None, "f": 1e308}}]
 
 
 def test_a_tail_torn_at_any_byte_of_the_last_two_lines_never_survives_an_opening(tmp_path):

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Row = dict[str, Any]
+
+ROLLOUTS = "train"
+"""The split that training's own completions bear in completions.jsonl; every other split is held out."""
+_ROLLOUT_MARK = json.dumps({"split": ROLLOUTS})[1:-1].encode()
+"""How the store writes it. Inside a string the quotes would be escaped, so no completion can hold this."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,8 @@ class Tail:
         self._offset = 0
         self._last_line = b""
 
-    def new_rows(self) -> list[dict[str, Any]]:
-        """Whole rows since the last call."""
+    def new_rows(self, keep: Callable[[Row], bool] | None = None) -> list[Row]:
+        """Whole rows since the last call; with `keep`, those of them that it admits, which alone stay in memory."""
         self.restarted = False
         try:
             with open(self.path, "rb") as file:
@@ -48,16 +57,32 @@ class Tail:
         if whole:
             self._offset += len(whole)
             self._last_line = whole[whole.rfind(b"\n", 0, -1) + 1 :]
-        return _parse(whole)
+        return _parse(whole.splitlines(), keep)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Row]:
     """Every whole line of a JSONL file; none when it is absent."""
     try:
         data = path.read_bytes()
     except OSError:
         return []
-    return _parse(data[: data.rfind(b"\n") + 1])
+    return _parse(data[: data.rfind(b"\n") + 1].splitlines())
+
+
+def read_held_out(path: Path) -> list[Row]:
+    """The rows of a completions.jsonl without training's own, which may outnumber them a hundredfold: those are neither
+    parsed nor kept."""
+    try:
+        with open(path, "rb") as file:
+            lines = (line for line in file if line.endswith(b"\n") and _ROLLOUT_MARK not in line)
+            return _parse(lines, is_held_out)
+    except OSError:
+        return []
+
+
+def is_held_out(completion: Row) -> bool:
+    """Whether a row of completions.jsonl is an evaluation's."""
+    return completion.get("split") != ROLLOUTS
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -76,11 +101,12 @@ def read_metrics(run: Path) -> pd.DataFrame:
     return pd.DataFrame(read_rows(run / "metrics.jsonl"))
 
 
-def read_completions(run: Path) -> pd.DataFrame:
-    """completions.jsonl, one row a completion."""
+def read_completions(run: Path, *, rollouts: bool = False) -> pd.DataFrame:
+    """completions.jsonl, one row a completion: of held-out prompts, or training's own rollouts, never both."""
     import pandas as pd
 
-    return pd.DataFrame(read_rows(run / "completions.jsonl"))
+    path = run / "completions.jsonl"
+    return pd.DataFrame([row for row in read_rows(path) if not is_held_out(row)] if rollouts else read_held_out(path))
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -104,13 +130,13 @@ def find_runs(root: Path) -> list[Path]:
     return sorted(path.parent for path in root.glob("*/*/seed*/definition.yaml"))
 
 
-def _parse(data: bytes) -> list[dict[str, Any]]:
+def _parse(lines: Iterable[bytes], keep: Callable[[Row], bool] | None = None) -> list[Row]:
     rows = []
-    for line in data.splitlines():
+    for line in lines:
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and (keep is None or keep(row)):
             rows.append(row)
     return rows

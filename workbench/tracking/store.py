@@ -52,7 +52,8 @@ class MetricStore:
         try:
             end = 0
             for line in self.path.read_bytes().splitlines(keepends=True):
-                if _is_row(line) and json.loads(line).get("step", 0) > step:
+                row = _row(line)
+                if row is not None and row.get("step", 0) > step:
                     break
                 end += len(line)
             os.truncate(self.path, end)
@@ -71,21 +72,24 @@ def _drop_torn_tail(path: Path) -> None:
     end = len(data)
     while end:
         start = data.rfind(b"\n", 0, end - 1) + 1
-        if data[end - 1 : end] == b"\n" and _is_row(data[start:end]):
+        if data[end - 1 : end] == b"\n" and _row(data[start:end]) is not None:
             break
         end = start
     if end < len(data):
         os.truncate(path, end)
 
 
-def _is_row(line: bytes) -> bool:
+def _row(line: bytes) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(line), dict)
+        row = json.loads(line)
     except ValueError:
-        return False
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -17,6 +17,8 @@ from workbench.tracking.store import MetricStore
 
 Row = dict[str, Any]
 EVERY = 5
+NASTY = ("12", "a | b\n\n| --- |", "<script>alert(1)</script>", "![x](javascript:1) [y](http://z) `c` ~~~")
+"""Completions that could break a table or a page."""
 
 
 class GrowingRun:
@@ -47,6 +49,7 @@ class GrowingRun:
         self._metrics = MetricStore(self.folder / "metrics.jsonl")
         self._completions = MetricStore(self.folder / "completions.jsonl")
         self.step = -1
+        self.online: Row = {}
 
     def status(self, state: str, **fields: Any) -> None:
         (self.folder / "status.json").write_text(json.dumps({"state": state, "step": 0, "exit_code": 0, **fields}))
@@ -63,7 +66,7 @@ class GrowingRun:
                     "eval/kl_start": 0.1,
                 }
             costs = {"cost/trained_tokens": 2304 * step, "cost/flops": 2.1e12 * step, "time/seconds": 0.1 * step}
-            self._metrics.append(row | costs)
+            self._metrics.append(row | costs | self.online)
         self.step = until
         return self
 
@@ -83,6 +86,32 @@ class GrowingRun:
                     "exact_match": float(completion == "12"),
                 }
             )
+
+    def train_online(self, until: int, group_size: int = 8, num_prompts: int = 6) -> GrowingRun:
+        """As train, each step led by its rollouts, as the online trainers write them."""
+        for step in range(self.step + 1, until + 1):
+            rows = [
+                {
+                    "step": step,
+                    "split": "train",
+                    "prompt_id": f"p{prompt}",
+                    "sample_index": index,
+                    "prompt": f"sort {step}{prompt}: ",
+                    "completion": NASTY[index % len(NASTY)],
+                    "num_tokens": 4 + index,
+                    "ended": index > 0,
+                    "rewards": {"sort": float(index % 2), "length": -0.25},
+                    "reward": index % 2 - 0.025,
+                    "advantage": 1.5 - index,
+                }
+                for prompt in range(num_prompts)
+                for index in range(group_size)
+            ]
+            self._completions.append_many(rows if step else [])
+            self.online = {"reward": step / 20, "frac_reward_zero_std": 0.25, "kl": 0.01}
+            self.online["completions/mean_length"] = 7.5
+            self.train(step)
+        return self
 
     def cut(self, step: int) -> GrowingRun:
         """Rows after a checkpoint go, as when a run resumes from it."""

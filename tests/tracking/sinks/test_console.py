@@ -94,6 +94,24 @@ def test_running_runs_have_a_live_line_each_and_ended_ones_leave_one(
     assert "\x1b[?25l" not in terminal.getvalue(), "the cursor is never hidden"
 
 
+def test_an_online_run_shows_its_reward_and_not_its_loss(
+    make_run: Callable[..., Any], terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    clock = Clock()
+    run = make_run()
+    console = Console(terminal, clock)
+    console.started(run.key, run.folder, 20)
+    clock.now += 1
+    run.train_online(10)
+    console.refresh()
+    shown = r"10/20  1 s left  reward 0\.5  match 0\.2\d*  no signal 0\.25  length 7\.5  kl 0\.01  10 steps"
+    assert re.search(shown, terminal.screen()[0]), terminal.screen()[0]
+    console.ended(run.key)
+    assert "length 7.5  kl 0.01  in 1 s" in terminal.screen()[0]
+    assert "loss" not in terminal.getvalue()
+
+
 def test_it_redraws_at_most_five_times_a_second(make_run: Callable[..., Any], terminal: Terminal) -> None:
     clock = Clock()
     run = make_run()

@@ -153,15 +153,6 @@ def test_a_sink_that_raises_is_dropped_with_one_line(make_run: Callable[..., Any
     assert line.endswith("tensorboard dropped after 4 rows: RuntimeError: tracker broke")
 
 
-def test_rollouts_of_training_are_not_shown(make_run: Callable[..., Any], sink: type[ListSink]) -> None:
-    run = make_run()
-    run._completions.append({"step": 1, "split": "train", "completion": "x"})
-    run.train(5).end()
-    _follow_to_the_end(run, sink)
-    assert {step for step, _ in sink.opened[0].completions} == {0, 5}
-    assert {step for _, step in sink.opened[0].completions} == {0, 5}
-
-
 def test_a_hanging_tracker_is_killed_in_time_and_the_other_finishes(make_run: Callable[..., Any]) -> None:
     run = make_run().train(5)
     followers = Followers(poll_seconds=0.1)

@@ -37,7 +37,7 @@ def _history(records: list[Row]) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for item in (record["history"]["item"] for record in records if record["type"] == "history"):
         for name, value in item.items():
-            if not name.startswith(("_", "completions")):
+            if not name.startswith(("_", "completions.", "completions/train.")):
                 series = found.setdefault(name, {})
                 assert item["_step"] not in series, "a step comes once"
                 series[item["_step"]] = value
@@ -76,6 +76,19 @@ def test_a_resume_that_cut_rows_leaves_each_step_once(make_run: Callable[..., An
     run.cut(10).train(20).end()
     assert followers.finish(60.0) == ()
     assert _history(_records(run)) == run.series(exact=True)
+
+
+def test_rollouts_have_a_table_of_their_own_at_each_shown_step_of_a_resumed_run(make_run: Callable[..., Any]) -> None:
+    run = make_run().train_online(9).end("interrupted")
+    replay([run.folder], 60.0)
+    run.cut(7).train_online(12).end()
+    replay([run.folder], 60.0)
+    records = _records(run)
+    assert _history(records) == run.series(exact=True)
+    items = [record["history"]["item"] for record in records if record["type"] == "history"]
+    sizes = {item["_step"]: item["completions/train.nrows"] for item in items if "completions/train.nrows" in item}
+    assert sizes == dict.fromkeys(range(1, 13), 16)
+    assert [item["_step"] for item in items if "completions.nrows" in item] == [0, 5, 10]
 
 
 def test_a_rebuild_takes_the_former_runs_place(make_run: Callable[..., Any]) -> None:

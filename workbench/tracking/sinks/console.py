@@ -25,6 +25,13 @@ _SHORT_NAMES = {
 }
 """The held-out metrics that matter, in this order, as they fit a terminal."""
 _METRICS_SHOWN = 2
+_ROLLOUT_NAMES = {
+    "reward": ("reward", "objective/scores"),
+    "no signal": ("frac_reward_zero_std",),
+    "length": ("completions/mean_length",),
+    "kl": ("kl", "objective/kl"),
+}
+"""What an online run shows instead of its loss, which says little of it: the first name that it has."""
 _BAR_CELLS = 12
 
 
@@ -39,6 +46,8 @@ class _Run:
     """Where it stood when this command took it up."""
     started_at: float = 0.0
     loss: float | None = None
+    rollouts: dict[str, float] = field(default_factory=dict)
+    """The latest of _ROLLOUT_NAMES; empty unless the run trains on its own completions."""
     held_out: dict[str, float] = field(default_factory=dict)
     first_time: tuple[int, float] | None = None
     last_time: tuple[int, float] | None = None
@@ -49,6 +58,10 @@ class _Run:
         self.step = row["step"] if isinstance(row.get("step"), int) else self.step
         metrics = numbers(row)
         self.loss = metrics.get("loss", self.loss)
+        for short, columns in _ROLLOUT_NAMES.items():
+            known = next((name for name in columns if name in metrics), None)
+            if known is not None and ("reward" in self.rollouts or short == "reward"):
+                self.rollouts[short] = metrics[known]
         self.held_out |= {name: value for name, value in metrics.items() if name.startswith("eval/")}
         if "time/seconds" in metrics:
             self.last_time = self.step, metrics["time/seconds"]
@@ -72,11 +85,16 @@ class _Run:
         return done / (now - self.started_at) if done > 0 and now > self.started_at else None
 
     def metrics(self) -> Iterator[str]:
-        if self.loss is not None:
+        if self.loss is not None and not self.rollouts:
             yield f"loss {self.loss:.3g}"
         names = [name for name in _SHORT_NAMES if name in self.held_out] or sorted(self.held_out)
-        for name in names[:_METRICS_SHOWN]:
-            yield f"{_SHORT_NAMES.get(name, name.removeprefix('eval/'))} {self.held_out[name]:.3g}"
+        shown = [
+            f"{_SHORT_NAMES.get(name, name.removeprefix('eval/'))} {self.held_out[name]:.3g}"
+            for name in names[: 1 if self.rollouts else _METRICS_SHOWN]
+        ]
+        # What a narrow terminal may cut stands last.
+        rollouts = [f"{name} {value:.3g}" for name, value in self.rollouts.items()]
+        yield from [*rollouts[:1], *shown, *rollouts[1:]]
 
 
 class Console:

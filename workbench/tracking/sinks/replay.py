@@ -9,7 +9,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from workbench.tracking.reader import RunRecord, Tail, read_json, read_run
+from workbench.tracking.reader import RunRecord, Tail, is_held_out, read_json, read_run
+from workbench.tracking.sinks.rollouts import RolloutFilter
 from workbench.tracking.sinks.sink import ENDED, Row, Sink, log_line
 
 KINDS = {"tensorboard": "TensorBoardSink", "wandb": "WandbSink"}
@@ -118,7 +119,7 @@ class Replay:
     def _start(self, ended: bool) -> None:
         """Open the sink when there is a row to write, or when the run ended without any."""
         self._tails = self._fresh_tails()
-        rows, completions = (tail.new_rows() for tail in self._tails)
+        rows, completions = self._new_rows()
         run = read_run(self.folder)
         if not (rows or ended) or self.kind not in tracked(run):
             return
@@ -129,7 +130,7 @@ class Replay:
         self._write(rows, completions)
 
     def _continue(self) -> None:
-        rows, completions = (tail.new_rows() for tail in self._tails)
+        rows, completions = self._new_rows()
         if any(tail.restarted for tail in self._tails):
             assert self._sink is not None, "only an open replay goes on"
             self._sink.abandon()
@@ -139,10 +140,11 @@ class Replay:
             self._write(rows, completions)
 
     def _write(self, rows: Sequence[Row], completions: Sequence[Row]) -> None:
-        """Each row; an evaluation's with its completions, which are on the disk before it (late ones join the next)."""
+        """Each row with its completions, which are on the disk before it (late ones join the next)."""
         assert self._sink is not None, "rows are written to an open replay"
         for completion in completions:
-            self._waiting.setdefault(completion.get("step", 0), []).append(completion)
+            step = completion.get("step", 0)
+            self._waiting.setdefault(step if isinstance(step, int) else 0, []).append(completion)
         for row in rows:
             if not isinstance(row.get("step"), int):
                 continue
@@ -153,12 +155,17 @@ class Replay:
             self._rows_written += 1
 
     def _completions_until(self, step: int) -> list[Row]:
-        """Waiting completions of evaluations so far; those of training (rollouts) are not shown."""
+        """Waiting completions so far: rollouts, and those of evaluations that have their row."""
         due: list[Row] = []
         for waiting in sorted(waiting for waiting in self._waiting if waiting <= step):
-            found = self._waiting.pop(waiting)
-            due += found if waiting in self._evaluated else []
+            evaluated = waiting in self._evaluated
+            due += [row for row in self._waiting.pop(waiting) if evaluated or not is_held_out(row)]
         return due
+
+    def _new_rows(self) -> tuple[list[Row], list[Row]]:
+        """Metrics first: whatever was written before a row of them is then surely among the completions."""
+        metrics, completions = self._tails
+        return metrics.new_rows(), completions.new_rows(self._shown)
 
     def _finish(self, fingerprint: Row | None) -> None:
         """Close the replay; with what it was to hold, mark it complete if that is still what there is."""
@@ -171,6 +178,7 @@ class Replay:
             _mark(self.folder, self.kind).write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
 
     def _fresh_tails(self) -> tuple[Tail, Tail]:
+        self._shown = RolloutFilter()
         return Tail(self.folder / "metrics.jsonl"), Tail(self.folder / "completions.jsonl")
 
 

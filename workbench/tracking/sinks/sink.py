@@ -35,7 +35,7 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, row: Row, completions: Sequence[Row]) -> None:
-        """A row of metrics.jsonl, and the completions that belong to it (evaluations only)."""
+        """A row of metrics.jsonl, and the completions that belong to it: evaluations' and some of training's own."""
 
     @abstractmethod
     def flush(self) -> None:
@@ -68,6 +68,13 @@ def created_seconds(run: RunRecord) -> float:
 def numbers(row: Row) -> dict[str, float]:
     """The row's metrics: no step, no nulls (they stand for NaN), no text."""
     return {name: float(value) for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+
+
+def rewards_of(completion: Row) -> dict[str, float]:
+    """The numbers among a completion's rewards, by name."""
+    rewards = completion.get("rewards")
+    found = rewards if isinstance(rewards, dict) else {}
+    return {str(name): float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def verdict(completion: Row) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import string
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.tracking.reader import RunRecord, find_runs
+from workbench.tracking.reader import ROLLOUTS, RunRecord, find_runs
 from workbench.tracking.sinks.hparams import declaration, session_end, session_start
-from workbench.tracking.sinks.sink import Row, Sink, created_seconds, numbers, verdict
+from workbench.tracking.sinks.rollouts import split_off
+from workbench.tracking.sinks.sink import Row, Sink, created_seconds, numbers, rewards_of, verdict
 
 TEXTS_PER_SPLIT = 8
-"""Completions of each split shown at an evaluation: the same prompts every time."""
+"""Completions of each held-out split shown at an evaluation: the same prompts every time."""
+_PUNCTUATION = {ord(mark): f"&#{ord(mark)};" for mark in string.punctuation}
+"""Every mark that Markdown or HTML could take for its own."""
 
 
 class TensorBoardSink(Sink):
@@ -39,7 +43,10 @@ class TensorBoardSink(Sink):
         step = int(row["step"])
         self._wall_time = self._started + float(row.get("time/seconds") or self._wall_time - self._started)
         values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(row).items()]
-        values += [_text(f"completions/{split}", text) for split, text in completion_texts(completions).items()]
+        held_out, rollouts = split_off(list(completions))
+        values += [_text(f"completions/{split}", text) for split, text in completion_texts(held_out).items()]
+        if rollouts:
+            values.append(_text(f"completions/{ROLLOUTS}", rollout_table(rollouts)))
         if values:
             self._file.write(Summary(value=values), self._wall_time, step)
 
@@ -118,9 +125,39 @@ def completion_texts(completions: Iterable[Row]) -> dict[str, str]:
     return {split: "\n\n".join(map(_markdown, rows)) for split, rows in shown.items() if rows}
 
 
+def rollout_table(rollouts: Sequence[Row]) -> str:
+    """A Markdown table of one step's rollouts, a prompt's samples below it: what it was rewarded with and why.
+
+    No text in it can be markup: every mark of punctuation is written as its number.
+    """
+    names = sorted({name for rollout in rollouts for name in rewards_of(rollout)})
+    head = ["prompt", "completion", "reward", *(name for name in names if len(names) > 1), "advantage", "tokens"]
+    lines = [" | ".join(map(_cell, head)), " | ".join("---" for _ in head)]
+    former = None
+    for rollout in rollouts:
+        prompt = str(rollout.get("prompt", ""))
+        rewards = rewards_of(rollout)
+        total = rollout.get("reward", next(iter(rewards.values()), None) if len(rewards) == 1 else None)
+        values = [total, *(rewards.get(name) for name in names if len(names) > 1), rollout.get("advantage")]
+        tokens = f"{rollout.get('num_tokens', '')}{'' if rollout.get('ended', True) else ' (cut off)'}"
+        texts = ["" if prompt == former else prompt, str(rollout.get("completion", "")) or "(empty)"]
+        lines.append(" | ".join(map(_cell, [*texts, *map(_number, values), tokens])))
+        former = prompt
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else "–"
+
+
+def _cell(text: str) -> str:
+    """Text as a cell shows it, its line breaks and spaces kept."""
+    shown = text.translate(_PUNCTUATION).replace("  ", " &#160;")
+    return "<br>".join(shown.splitlines())
+
+
 def _markdown(completion: Row) -> str:
-    rewards = completion.get("rewards") or {}
-    facts = [f"{name} {value:g}" for name, value in rewards.items() if isinstance(value, int | float)]
+    facts = [f"{name} {value:g}" for name, value in rewards_of(completion).items()]
     facts += [f"{completion['num_tokens']} tokens"] if "num_tokens" in completion else []
     facts += [] if completion.get("ended", True) else ["cut off"]
     text = f"{completion.get('prompt', '')}{completion.get('completion', '')}"

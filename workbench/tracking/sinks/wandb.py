@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.redaction import redact
-from workbench.tracking.reader import RunRecord, find_runs
+from workbench.tracking.reader import ROLLOUTS, RunRecord, find_runs, is_held_out
 from workbench.tracking.sinks.replay import is_complete
-from workbench.tracking.sinks.sink import RestartTracker, Row, Sink, created_seconds, log_line, verdict
+from workbench.tracking.sinks.rollouts import split_off
+from workbench.tracking.sinks.sink import RestartTracker, Row, Sink, created_seconds, log_line, rewards_of, verdict
 
 PROJECT = "workbench"
 INIT_TIMEOUT_SECONDS = 6.0
@@ -58,8 +59,12 @@ class WandbSink(Sink):
         if completions:
             # Tables are staged below this folder: by default it is the home directory.
             os.environ["WANDB_DATA_DIR"] = str(self.folder)
-            columns, rows = completion_table(completions)
-            values["completions"] = wandb.Table(columns=columns, data=rows)
+            for name, shown in zip(
+                ("completions", f"completions/{ROLLOUTS}"), split_off(list(completions)), strict=True
+            ):
+                if shown:
+                    columns, rows = completion_table(shown)
+                    values[name] = wandb.Table(columns=columns, data=rows)
         self._run.log(values, step=row["step"])
 
     def flush(self) -> None:
@@ -157,8 +162,13 @@ def has_credentials() -> bool:
 
 
 def completion_table(completions: Sequence[Row]) -> tuple[list[Any], list[Any]]:
-    """Columns and rows: the first completions of each split, one column a reward."""
-    rewards = sorted({name for completion in completions for name in completion.get("rewards") or {}})
+    """Columns and rows: the first completions of each split, one column a reward, and a rollout's total and advantage.
+
+    A verdict is an evaluation's; training has rewards instead.
+    """
+    rewards = sorted({name for completion in completions for name in rewards_of(completion)})
+    training = any(not is_held_out(completion) for completion in completions)
+    names = [*(name for name in _COLUMNS if name != "verdict" or not training), *(("reward", "advantage") * training)]
     counts: dict[Any, int] = {}
     rows: list[Any] = []
     for completion in completions:
@@ -166,9 +176,9 @@ def completion_table(completions: Sequence[Row]) -> tuple[list[Any], list[Any]]:
         counts[split] = counts.get(split, 0) + 1
         if counts[split] <= ROWS_PER_SPLIT:
             shown = {**completion, "verdict": verdict(completion)}
-            found = completion.get("rewards") or {}
-            rows.append([*(shown.get(name) for name in _COLUMNS), *(found.get(name) for name in rewards)])
-    return [*_COLUMNS, *(f"reward/{name}" for name in rewards)], rows
+            found = rewards_of(completion)
+            rows.append([*(shown.get(name) for name in names), *(found.get(name) for name in rewards)])
+    return [*names, *(f"reward/{name}" for name in rewards)], rows
 
 
 def unsent(root: Path) -> list[Path]:
