@@ -36,5 +36,11 @@ def test_the_formula_by_hand():
     assert with_head.training(3, 6, recomputed=True) - flops.training(3, 6) == 2 * 80 * 3 + 4 * 2 * 8 * 6
 
 
+def test_a_prompts_completions_share_its_prefill_and_their_last_tokens_are_not_read():
+    flops = ModelFlops(num_trained=100, num_frozen=10, num_layers=2, width=8)
+    # Two tokens of the prompt attend to 1 and 2 positions; of a completion of 3 the first two are read, at 3 and 4.
+    assert flops.generation(2, [1, 3]) == flops.forward(2 + 2, 1 + 2 + 3 + 4)
+
+
 def test_a_model_that_is_no_language_model_is_counted_too():
     assert ModelFlops.of_model(torch.nn.Linear(3, 4)) == ModelFlops(16, 0)

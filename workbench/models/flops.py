@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,14 @@ class ModelFlops:
     def forward(self, tokens: float, context: float) -> float:
         """context: positions attended to, summed over the tokens."""
         return 2 * (self.num_trained + self.num_frozen) * tokens + 4 * self.num_layers * self.width * context
+
+    def generation(self, prompt_tokens: int, lengths: Sequence[int]) -> float:
+        """Sampling completions of these lengths from one prompt: its prefill, which they share, then a forward for every
+        sampled token but the last."""
+        tokens = prompt_tokens + sum(length - 1 for length in lengths)
+        context = prompt_tokens * (prompt_tokens + 1) / 2
+        context += sum((length - 1) * (prompt_tokens + length / 2) for length in lengths)
+        return self.forward(tokens, context)
 
     def backward(self, tokens: float, context: float) -> float:
         """Of the same tokens."""

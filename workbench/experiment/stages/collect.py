@@ -130,18 +130,11 @@ class _Sampler:
             )
         generated = sum(len(sample.token_ids) for samples in completions for sample in samples)
         spent = sum(
-            _generation_flops(self.flops, len(prompt), [len(sample.token_ids) for sample in samples])
+            self.flops.generation(len(prompt), [len(sample.token_ids) for sample in samples])
             for prompt, samples in zip(prompts, completions, strict=True)
         )
         texts = iter(completion_texts(self.tokenizer, [sample for samples in completions for sample in samples]))
         return [[(next(texts), sample.ended) for sample in samples] for samples in completions], generated, spent
-
-
-def _generation_flops(flops: Any, prompt: int, lengths: list[int]) -> float:
-    """One prefill, then a forward for every sampled token but the last."""
-    tokens = prompt + sum(length - 1 for length in lengths)
-    context = prompt * (prompt + 1) / 2 + sum((length - 1) * (prompt + length / 2) for length in lengths)
-    return flops.forward(tokens, context)
 
 
 def _sample_block(samplers: list[_Sampler], rows: list[TaskRow], settings: CollectSettings) -> Block:
