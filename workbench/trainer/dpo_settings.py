@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.settings import DataForm, TrainerSettings
 
 SMOOTHED_LOSSES = ("cdpo", "robust")
 
@@ -14,7 +14,7 @@ SMOOTHED_LOSSES = ("cdpo", "robust")
 class DPOSettings(TrainerSettings):
     """Preference optimisation on pairs of completions against a frozen reference."""
 
-    data_form: ClassVar[Literal["rows", "text", "pairs"]] = "pairs"
+    data_form: ClassVar[DataForm] = "pairs"
 
     batch_pairs: PositiveInt = 32
     """Pairs per optimiser step, over all processes."""

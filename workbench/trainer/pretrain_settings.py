@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from workbench.trainer.settings import DataForm
 from workbench.trainer.sft_settings import SFTSettings
 
 
 class PretrainSettings(SFTSettings):
     """Next-token prediction on blocks of plain text."""
 
-    data_form: ClassVar[Literal["rows", "text", "pairs"]] = "text"
+    data_form: ClassVar[DataForm] = "text"

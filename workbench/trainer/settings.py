@@ -11,6 +11,9 @@ from workbench.config import Settings
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+DataForm = Literal["rows", "text", "pairs", "prompts"]
+"""What a trainer learns from: rows with a prompt masked, text learned token by token, preference pairs, or prompts that
+it completes itself."""
 
 
 class EarlyStopping(Settings):
@@ -52,8 +55,8 @@ class Budget(Settings):
 class TrainerSettings(Settings):
     """The hyperparameters that every trainer shares. A step is an optimiser step; batches are global per step."""
 
-    data_form: ClassVar[Literal["rows", "text", "pairs", "prompts"]] = "rows"
-    """What the trainer learns from: rows with a masked prompt, text token by token, pairs, or prompts that it completes."""
+    data_form: ClassVar[DataForm] = "rows"
+    """What the trainer learns from."""
 
     steps: PositiveInt | None = None
     """Optimiser steps; when absent, `epochs` decides."""

@@ -1,0 +1,54 @@
+"""Settings of group relative policy optimisation and its relatives."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+
+from workbench.trainer.rollout_settings import RolloutSettings
+
+GSPO_LARGEST_CLIP = 0.05
+
+
+class GRPOSettings(RolloutSettings):
+    """Completions are compared within the group of one prompt; no critic."""
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Completions sampled of each prompt and compared with one another."""
+    advantage: Literal["group_std", "batch_std", "mean_only", "rloo", "reinforce_plus_plus"] = "group_std"
+    """How rewards become advantages, by name (workbench/objectives/advantages.py has the formulas)."""
+    loss: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo"] = "dapo"
+    """Loss and its reduction, by name (workbench/objectives/policy_gradient.py has the formulas)."""
+    clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """The ratio counts down to 1 - clip_low; gspo takes about 3e-4."""
+    clip_high: NonNegativeFloat = 0.2
+    """The ratio counts up to 1 + clip_high; gspo takes about 4e-4."""
+    ratio_ceiling: PositiveFloat = 5.0
+    """cispo: the largest weight of a token."""
+    beta: NonNegativeFloat = 0.0
+    """Strength of the KL tie to the start; 0: none, and no reference is kept."""
+    kl: Literal["k1", "k2", "k3", "k3_ratio"] = "k3_ratio"
+    """Estimator of that KL; in the loss k3_ratio and k2 have the reverse KL's gradient, k3 the forward one's."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where it acts; k1 in the reward alone: as a loss its expected gradient is zero."""
+    entropy_bonus: NonNegativeFloat = 0.0
+    """Weight of the mean entropy per token, added to the objective."""
+    dynamic_sampling: NonNegativeInt = 0
+    """Further batches of prompts that a rollout may sample to replace groups without signal; 0: none (DAPO)."""
+    importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        "none"
+    )
+    """Weights for the gap between sampler and trainer, by token or whole completion; beyond the cap cut or left out."""
+    importance_cap: PositiveFloat = 2.0
+    """The largest weight of that correction."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GRPOSettings:
+        if self.loss == "gspo" and max(self.clip_low, self.clip_high) > GSPO_LARGEST_CLIP:
+            raise ValueError("gspo clips ratios of whole completions: set clip_low: 3.0e-4 and clip_high: 4.0e-4")
+        if self.beta and self.kl_in == "loss" and self.kl == "k1":
+            raise ValueError("kl: k1 has no expected gradient as a loss; use k3_ratio or k2, or kl_in: reward")
+        if self.beta and self.kl_in == "reward" and self.kl == "k3_ratio":
+            raise ValueError("kl: k3_ratio is a loss; with kl_in: reward use k1, k2 or k3")
+        return self

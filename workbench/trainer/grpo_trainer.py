@@ -1,0 +1,197 @@
+"""Group relative policy optimisation and its relatives (Shao et al. 2024, arXiv 2402.03300)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from workbench.errors import DivergenceError
+from workbench.objectives.advantages import ADVANTAGES, group_spread
+from workbench.objectives.kl import KL_LOSSES, KL_PENALTIES
+from workbench.objectives.policy_gradient import CORRECTIONS, POLICY_LOSSES, Clip, SampledTokens
+from workbench.tracking.values import Max, Mean, Value
+from workbench.trainer import distributed
+from workbench.trainer.batches import Batch
+from workbench.trainer.grpo_settings import GRPOSettings
+from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.online import OnlineTrainer
+from workbench.trainer.rollouts import Rollout, join_rollouts
+from workbench.trainer.scoring import predicting_states, response_entropies, response_logprobs
+from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.updates import cut_rollout
+
+GAP = "sampling/sampling_logp_difference/mean"
+GAP_TOLERANCE = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}
+"""Nats per token between sampler and trainer that rounding alone may give while their weights are the same."""
+
+
+class GRPOTrainer(OnlineTrainer):
+    """Completions of one prompt are compared with one another: see OnlineTrainer for the batches."""
+
+    settings_class: ClassVar[type[TrainerSettings]] = GRPOSettings
+
+    def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        settings = self.settings
+        self._advantage_fn = ADVANTAGES[settings.advantage]
+        self._loss = POLICY_LOSSES[settings.loss]
+        self._clip = Clip(settings.clip_low, settings.clip_high, settings.ratio_ceiling)
+        self._kl_loss = KL_LOSSES[settings.kl] if settings.beta and settings.kl_in == "loss" else None
+        self._kl_penalty = KL_PENALTIES[settings.kl] if settings.beta and settings.kl_in == "reward" else None
+        self._correct = CORRECTIONS.get(settings.importance_correction)
+        return super()._set_up_model(model)
+
+    # From prompts to updates.
+
+    def _make_update_batches(self, batch: Batch) -> list[Batch]:
+        rollout, rounds = self._with_signal(self._roll_out(batch))
+        rollout, advantages = self._judged(rollout)
+        self._report(rollout, advantages, {"sampling/rounds": float(rounds)} if self.settings.dynamic_sampling else {})
+        return self._updates(rollout, advantages, self.settings.passes, self.settings.minibatches)
+
+    def _make_validation_batches(self, batch: Batch) -> list[Batch]:
+        rollout, advantages = self._judged(self._roll_out(batch))
+        return self._updates(rollout, advantages, 1, 1)
+
+    def _with_signal(self, rollout: Rollout) -> tuple[Rollout, int]:
+        """Dynamic sampling: groups without signal replaced by others, and the rounds that it took."""
+        wanted, rounds = len(rollout.prompts), 1
+        parts = [rollout]
+        if not self.settings.dynamic_sampling:
+            return rollout, rounds
+        kept = [_signal_prompts(rollout)]
+        # Every process takes as many batches as the neediest: they share one loader.
+        while rounds <= self.settings.dynamic_sampling and distributed.any_process(sum(map(len, kept)) < wanted):
+            parts.append(self._roll_out(self._next_batch(), rounds))
+            kept.append(_signal_prompts(parts[-1]))
+            rounds += 1
+        found = [part.of_prompts(prompts) for part, prompts in zip(parts, kept, strict=True) if prompts]
+        if not found:
+            return rollout, rounds  # nothing has a signal: learn nothing, and let the metrics say so
+        joined = join_rollouts(found)
+        return joined.of_prompts(range(min(wanted, len(joined.prompts)))), rounds
+
+    def _judged(self, rollout: Rollout) -> tuple[Rollout, torch.Tensor]:
+        """With reference and KL penalty where they are asked for; advantages (N,) float32, over the whole step."""
+        if self.settings.beta:
+            rollout = self._reference_logprobs(rollout)
+        rewards = rollout.rewards
+        if self._kl_penalty is not None:
+            old = rollout.old_logprobs if rollout.old_logprobs is not None else self._own_logprobs(rollout)
+            rollout = replace(rollout, old_logprobs=old)
+            penalty = torch.where(rollout.response_mask, self._kl_penalty(old, rollout.ref_logprobs), 0.0)  # type: ignore[arg-type]
+            rewards = rewards - self.settings.beta * penalty.sum(1).double()
+        found = distributed.gather_objects((rewards.tolist(), rollout.groups.tolist()))
+        everyone = torch.tensor([value for part, _ in found for value in part], dtype=torch.float64)
+        groups = torch.tensor([value for _, part in found for value in part])
+        start = sum(len(part) for part, _ in found[: self.rank])
+        advantages = self._advantage_fn(everyone, groups)[start : start + len(rewards)]
+        return rollout, advantages.to(self.device, torch.promote_types(self._dtype, torch.float32))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.policy.parameters()).dtype
+
+    def _own_logprobs(self, rollout: Rollout) -> torch.Tensor:
+        return self._logprobs_under(self.policy, rollout)
+
+    def _updates(self, rollout: Rollout, advantages: torch.Tensor, passes: int, minibatches: int) -> list[Batch]:
+        settings = self.settings
+        rows = rollout.row_batch() | {"advantages": advantages}
+        if rollout.ref_logprobs is not None and self._kl_loss is not None:
+            rows["ref_logprobs"] = rollout.ref_logprobs
+        if rollout.old_logprobs is not None and rollout.sampled_here:
+            rows["sampler_logprobs"] = rollout.old_logprobs
+        old = self._old_logprobs(rollout, passes * minibatches)
+        if old is not None:
+            rows["old_logprobs"] = old
+        lengths = rollout.lengths * (rollout.ended | (settings.overlong == "keep"))
+        rows["units"] = self._loss.reduction.units(lengths, settings.max_new_tokens)
+        rows["tokens"] = lengths.double()
+        counted = lengths > 0
+        # A completion without advantage has no gradient unless a further term gives it one; it is not computed.
+        learned = counted if self._kl_loss is not None or settings.entropy_bonus else counted & (advantages != 0)
+        order = np.random.default_rng([settings.seed, self.step, 1])
+        return cut_rollout(rows, learned, counted, passes, minibatches, order)
+
+    def _old_logprobs(self, rollout: Rollout, num_updates: int) -> torch.Tensor | None:
+        """(N, T) that ratios are taken to, fixed before the first update. None where the only update of a rollout can
+        take its own: then the ratio is 1, and nothing need be computed."""
+        if num_updates == 1 and (rollout.sampled_here or rollout.old_logprobs is None):
+            return None
+        # A correction takes the ratio to the trainer's own log-probabilities, and the sampler's gap apart from it.
+        if rollout.old_logprobs is None or (rollout.sampled_here and self._correct is not None):
+            return self._own_logprobs(rollout)
+        return rollout.old_logprobs
+
+    # One update.
+
+    def _count_units(self, batch: Batch) -> dict[str, float]:
+        units = {"policy": float(batch["units"].sum())}
+        if self._kl_loss is not None:
+            units["kl"] = units["policy"]
+        if self.settings.entropy_bonus:
+            units["entropy"] = float(batch["tokens"].sum())
+        return units
+
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities of the responses (B, T), and their entropies where a bonus is asked for."""
+        states = predicting_states(self.model, batch)
+        temperature = self.settings.temperature
+        logprobs = response_logprobs(states, batch, temperature)
+        return logprobs, response_entropies(states, batch, temperature) if self.settings.entropy_bonus else None
+
+    def _compute_loss(self, outputs: tuple[torch.Tensor, torch.Tensor | None], batch: Batch) -> LossResult:
+        logprobs, entropies = outputs
+        mask, old = batch["response_mask"], batch.get("old_logprobs", logprobs.detach())
+        tokens = SampledTokens(logprobs, old, batch["advantages"][:, None], mask)
+        surrogate = self._loss.surrogate(tokens, self._clip)
+        losses = surrogate.losses
+        if self._correct is not None and "sampler_logprobs" in batch:
+            losses = losses * self._correct(old - batch["sampler_logprobs"], mask, self.settings.importance_cap)
+        weights = torch.where(mask, self._loss.reduction.weights(mask.sum(1))[:, None], 0.0)
+        units, num_tokens = float(batch["units"].sum()), float(batch["tokens"].sum())
+        terms = {"policy": LossTerm((losses * weights).sum(), units)}
+        metrics: dict[str, Value] = {
+            "clip_ratio/low_mean": _per_token(surrogate.low_clipped, mask, num_tokens),
+            "clip_ratio/high_mean": _per_token(surrogate.high_clipped, mask, num_tokens),
+            "clip_ratio/region_mean": _per_token(surrogate.low_clipped | surrogate.high_clipped, mask, num_tokens),
+        }
+        if self._kl_loss is not None:
+            divergence = self._kl_loss(logprobs, batch["ref_logprobs"], tokens.log_ratio.exp())
+            terms["kl"] = LossTerm((divergence * weights).sum(), units, self.settings.beta)
+            metrics["kl"] = _per_token(divergence.detach(), mask, num_tokens)
+        if entropies is not None:
+            terms["entropy"] = LossTerm(-entropies.sum(), num_tokens, self.settings.entropy_bonus)
+        if "sampler_logprobs" in batch and bool(batch["fresh"].any()):
+            gaps = torch.where(mask, (logprobs.detach() - batch["sampler_logprobs"]).abs(), 0.0)
+            metrics[GAP] = Mean(gaps.sum().double(), float(mask.sum()))
+            metrics["sampling/sampling_logp_difference/max"] = Max(gaps.max())
+        return LossResult(terms, metrics)
+
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        """Sampler and trainer must agree while their weights are the same."""
+        gap, allowed = row.get(GAP, 0.0), GAP_TOLERANCE[self.precision.name]
+        if self.settings.samples_whole_distribution and not gap <= allowed:
+            raise DivergenceError(
+                f"step {self.step + 1}: sampler and trainer differ by {gap:.3g} nats a token (allowed {allowed:g}), "
+                "though no update lies between them: the sampler holds other weights, another temperature or precision"
+            )
+        return super()._check_gradient(row)
+
+    def _get_extra_config_info(self) -> dict[str, Any]:
+        rewards = self.reward_set().rewards if self.reward_fn is not None else ()
+        return {"rewards": ", ".join(f"{reward.weight:g} {reward.name}" for reward in rewards)} if rewards else {}
+
+
+def _signal_prompts(rollout: Rollout) -> list[int]:
+    """Prompts whose completions' rewards are not all equal."""
+    _, equal = group_spread(rollout.rewards, rollout.prompt_of)
+    return (~equal).nonzero().flatten().tolist()
+
+
+def _per_token(values: torch.Tensor, mask: torch.Tensor, num_tokens: float) -> Mean:
+    """The mean over all tokens, those of completions that were not computed among them."""
+    return Mean(torch.where(mask, values.double(), 0.0).sum(), num_tokens)

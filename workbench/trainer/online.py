@@ -1,0 +1,255 @@
+"""What every trainer that samples its own data has in common: rollouts, rewards, their record, warnings, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+
+from workbench.errors import CheckpointError, DataError, DefinitionError
+from workbench.generation.generate import row_seed, sample
+from workbench.objectives.masking import length_mask
+from workbench.rewards.build import build_rewards
+from workbench.rewards.reward import Reward, RewardSet, Sample, as_reward_set
+from workbench.trainer.base_trainer import BaseTrainer
+from workbench.trainer.batches import Batch
+from workbench.trainer.costs import Costs
+from workbench.trainer.reference import FrozenReference
+from workbench.trainer.rollout_metrics import completion_rows, rollout_metrics
+from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.rollouts import RANK_STRIDE, Rollout, rollout_made_elsewhere
+from workbench.trainer.scoring import predicting_states, response_logprobs
+from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.signals import SignalWatch
+
+STATE = ("rollout_row", "rollout_completions", "signals")
+
+
+class OnlineTrainer(BaseTrainer):
+    """Abstract. Batches {prompts (B, L) padded on the left, prompt_mask}, with texts, answers and prompt_ids (lists)
+    where rewards need them; or completions made elsewhere: responses (B, L) without the prompt, rewards (B,), and
+    optionally response_mask, old_logprobs (B, L) or (B,), ref_logprobs (B, L), group_ids (B,), ended (B,).
+
+    reward_fn: a RewardSet, or a function called as TRL calls its own. Absent, settings.rewards are built.
+    """
+
+    settings_class: ClassVar[type[TrainerSettings]] = RolloutSettings
+
+    def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        self._reference = FrozenReference(self.ref_model, self.device)
+        self._reward_set: RewardSet | None = None
+        self._rollout_row: dict[str, Any] = {}
+        self._rollout_completions: list[dict[str, Any]] = []
+        self._signals = SignalWatch(self.settings.dead_signal_patience)
+        return super()._set_up_model(model)
+
+    # Rollouts.
+
+    def _prepare_batch(self, batch: Any) -> Batch:
+        """Tensors on this device; lists of texts, answers and prompt_ids as they are."""
+        prepared = {key: v.to(self.device) if isinstance(v, torch.Tensor) else v for key, v in batch.items()}
+        prompts = prepared["prompts"]
+        prepared["prompt_mask"] = prepared.get("prompt_mask", torch.ones_like(prompts, dtype=torch.bool)).bool()
+        empty = ~prepared["prompt_mask"].any(1)
+        if bool(empty.any()):
+            rows = empty.nonzero().flatten().tolist()
+            raise DataError(f"batch {self._batch_number}: rows {rows[:10]} have an empty prompt; drop them")
+        if "responses" in prepared and "rewards" not in prepared:
+            raise DataError(f"batch {self._batch_number}: responses without rewards; allowed both, or prompts alone")
+        return prepared
+
+    def _roll_out(self, batch: Batch, round_number: int = 0) -> Rollout:
+        """The batch's completions with their rewards: sampled and scored here, or as they were made elsewhere."""
+        if "responses" in batch:
+            return rollout_made_elsewhere(batch, self._batch_number, self.rank)
+        started = time.perf_counter()
+        prompts, prompt_mask = batch["prompts"], batch["prompt_mask"]
+        ids = [row[mask].tolist() for row, mask in zip(prompts, prompt_mask, strict=True)]
+        names: list[str] = batch.get("prompt_ids", [])  # type: ignore[assignment]
+        settings = self.settings
+        with self.precision.autocast():
+            sampled = sample(
+                self.policy,
+                ids,
+                self._sampling_seeds(names or [str(row) for row in ids], round_number),
+                settings=settings.sampling,
+                max_new_tokens=settings.max_new_tokens,
+                eos_ids=self._eos_ids(),
+                num_samples=settings.group_size,
+            )
+        self._charge_sampling(ids, sampled.lengths)
+        prompt_of = torch.arange(len(ids), device=self.device).repeat_interleave(settings.group_size)
+        rollout = Rollout(
+            prompts=prompts,
+            prompt_mask=prompt_mask,
+            prompt_of=prompt_of,
+            groups=prompt_of + self.rank * RANK_STRIDE,
+            responses=sampled.token_ids,
+            response_mask=length_mask(sampled.lengths, sampled.token_ids.shape[1]),
+            ended=sampled.ended,
+            rewards=torch.zeros(len(prompt_of), dtype=torch.float64, device=self.device),
+            sampled_here=True,
+            old_logprobs=sampled.logprobs,
+            entropies=sampled.entropies,
+            texts=batch.get("texts") or self._decoded(ids),  # type: ignore[arg-type]
+            prompt_ids=names or [f"batch{self._batch_number}-{row}" for row in range(len(ids))],
+            completions=self._decoded(self._response_ids(sampled.token_ids, sampled.lengths, sampled.ended)),
+        )
+        self._spend("time/sample_seconds", started)
+        started = time.perf_counter()
+        rollout = self._scored(rollout, batch.get("answers"))  # type: ignore[arg-type]
+        self._spend("time/reward_seconds", started)
+        return rollout
+
+    def _sampling_seeds(self, names: list[str], round_number: int) -> list[int]:
+        """One a prompt: other ones at every step, and for a prompt that is met twice in a batch."""
+        met: dict[str, int] = {}
+        seeds = []
+        for name in names:
+            met[name] = met.get(name, 0) + 1
+            seeds.append(row_seed(self.settings.seed, f"step {self.step} round {round_number} {met[name]} {name}"))
+        return seeds
+
+    def _scored(self, rollout: Rollout, answers: list[str | None] | None) -> Rollout:
+        """With rewards. RewardError where a reward does not give one finite number a completion."""
+        lengths, ended = rollout.lengths.tolist(), rollout.ended.tolist()
+        samples = [
+            Sample(
+                rollout.texts[prompt],
+                rollout.completions[row],
+                answers[prompt] if answers is not None else None,
+                lengths[row],
+                ended[row],
+                self.settings.max_new_tokens,
+            )
+            for row, prompt in enumerate(rollout.prompt_of.tolist())
+        ]
+        scores = self.reward_set(rollout).score(samples)
+        rewards = torch.tensor(scores.total, dtype=torch.float64, device=self.device)
+        return replace(rollout, rewards=rewards, by_name=scores.by_name)
+
+    def reward_set(self, rollout: Rollout | None = None) -> RewardSet:
+        """reward_fn, else what settings.rewards name; and reward_model, which scores the rollout's token ids."""
+        if self._reward_set is None and (self.reward_fn is not None or self.reward_model is None):
+            given = self.reward_fn or build_rewards(self.settings.rewards, task=None, device=str(self.device))
+            self._reward_set = as_reward_set(given)
+        if self.reward_model is None or rollout is None:
+            assert self._reward_set is not None, "a reward model scores a rollout"
+            return self._reward_set
+        model = self.reward_model.to(self.device).eval()
+        scored = Reward("reward_model", lambda _: sequence_scores(model, rollout))
+        return RewardSet([*(self._reward_set.rewards if self._reward_set else ()), scored])
+
+    def _reference_logprobs(self, rollout: Rollout) -> Rollout:
+        """With the reference's log-probabilities, where the batch did not bring them."""
+        if rollout.ref_logprobs is not None:
+            return rollout
+        started = time.perf_counter()
+        with self._reference.of(self.policy) as reference:
+            rollout = replace(rollout, ref_logprobs=self._logprobs_under(reference, rollout))
+        self._spend("time/reference_seconds", started)
+        return rollout
+
+    @torch.no_grad()
+    def _logprobs_under(self, model: torch.nn.Module, rollout: Rollout) -> torch.Tensor:
+        """(N, T) of the rollout's completions, in micro-batches, charged."""
+        rows = rollout.row_batch()
+        size = self.micro_batch_rows or len(rows["responses"])
+        parts = []
+        with self.precision.autocast():
+            for start in range(0, len(rows["responses"]), size):
+                part = {key: value[start : start + size] for key, value in rows.items()}
+                parts.append(response_logprobs(predicting_states(model, part), part, self.settings.temperature))
+        lengths = self._sequence_lengths(rows).double()
+        tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
+        self._charge(Costs(scored_tokens=int(tokens), flops=self.flops.forward(tokens, context)))
+        return torch.cat(parts)
+
+    def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
+        return batch["prompt_mask"].sum(1) + batch["response_mask"].sum(1)
+
+    def _report(self, rollout: Rollout, advantages: torch.Tensor, more: dict[str, float] | None = None) -> None:
+        """Keep the rollout's metrics and completions until the first step that learns from it is committed."""
+        self._rollout_row |= rollout_metrics(rollout, self.settings.max_new_tokens) | (more or {})
+        if self.is_main:
+            self._rollout_completions = completion_rows(rollout, advantages, self.settings.logged_prompts)
+
+    def _spend(self, phase: str, started: float) -> None:
+        self._rollout_row[phase] = self._rollout_row.get(phase, 0.0) + time.perf_counter() - started
+
+    def _take_batch(self) -> None:
+        self._rollout_row, self._rollout_completions = {}, []
+        super()._take_batch()
+
+    # Hooks.
+
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        return super()._check_gradient(row) | self._rollout_row
+
+    def _take_completions(self) -> list[dict[str, Any]]:
+        taken = self._rollout_completions
+        self._rollout_row, self._rollout_completions = {}, []
+        return taken
+
+    def _watch(self, row: dict[str, Any]) -> Iterable[str]:
+        return self._signals.observe(row, self._reward_set.maximum if self._reward_set else None)
+
+    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
+        own = {
+            "rollout_row": self._rollout_row,
+            "rollout_completions": self._rollout_completions,
+            "signals": self._signals.state_dict(),
+        }
+        return super()._get_extra_checkpoint_state() | self._reference.state() | own
+
+    def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
+        rest = dict(state)
+        missing = sorted(name for name in (*STATE, *self._reference.state()) if name not in rest)
+        if missing:
+            raise CheckpointError(f"the checkpoint lacks {', '.join(missing)}; it is of another trainer")
+        self._rollout_row, self._rollout_completions = rest.pop("rollout_row"), rest.pop("rollout_completions")
+        self._signals.load_state_dict(rest.pop("signals"))
+        # The checkpoint's weights are not loaded yet: the policy still is the start.
+        reference = {name: rest.pop(name) for name in self._reference.state()}
+        self._reference.restore(reference, self.policy)
+        super()._load_extra_checkpoint_state(rest)
+
+    # Small parts.
+
+    def _charge_sampling(self, prompts: list[list[int]], lengths: torch.Tensor) -> None:
+        size = self.settings.group_size
+        own = lengths.view(len(prompts), size).tolist()
+        flops = sum(self.flops.generation(len(ids), each) for ids, each in zip(prompts, own, strict=True))
+        self._charge(Costs(generated_tokens=int(lengths.sum()), flops=flops))
+
+    def _eos_ids(self) -> tuple[int, ...]:
+        if self.tokenizer is not None:
+            return self.tokenizer.eos_ids
+        found = getattr(getattr(self.policy, "config", None), "eos_token_id", None)
+        return tuple(found) if isinstance(found, list | tuple) else () if found is None else (found,)
+
+    def _decoded(self, rows: list[list[int]]) -> list[str]:
+        if self.tokenizer is None:
+            if self.reward_model is not None and self.reward_fn is None:
+                return [""] * len(rows)  # a reward model alone scores token ids
+            raise DefinitionError(f"{type(self).__name__}: rewards judge text; pass tokenizer")
+        return self.tokenizer.decode_batch(rows, skip_special_tokens=False)
+
+    @staticmethod
+    def _response_ids(token_ids: torch.Tensor, lengths: torch.Tensor, ended: torch.Tensor) -> list[list[int]]:
+        """Without the end-of-sequence token, which is no part of the answer's text."""
+        shown = (lengths - ended.long()).tolist()
+        return [row[:length] for row, length in zip(token_ids.tolist(), shown, strict=True)]
+
+
+@torch.no_grad()
+def sequence_scores(model: torch.nn.Module, rollout: Rollout) -> list[float]:
+    """A reward model's number for each completion with its prompt: model(input_ids, attention_mask).logits[:, 0]."""
+    rows = rollout.row_batch()
+    ids = torch.cat((rows["prompts"], rows["responses"]), 1)
+    mask = torch.cat((rows["prompt_mask"], rows["response_mask"]), 1)
+    order = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices  # real tokens first: padded on the right
+    return model(input_ids=ids.gather(1, order), attention_mask=mask.gather(1, order).long()).logits[:, 0].tolist()

@@ -1,0 +1,83 @@
+"""What a rollout says of itself: metrics under TRL's names, over all processes, and rows of completions.jsonl."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+
+from workbench.objectives.advantages import group_spread
+from workbench.trainer import distributed
+from workbench.trainer.rollouts import Rollout
+
+
+def rollout_metrics(rollout: Rollout, token_limit: int) -> dict[str, float]:
+    """Every process must call it; the same numbers everywhere."""
+    own = {
+        "rewards": rollout.rewards.tolist(),
+        "groups": rollout.groups.tolist(),
+        "lengths": rollout.lengths.tolist(),
+        "ended": rollout.ended.tolist(),
+        "by_name": rollout.by_name,
+        "entropy": 0.0 if rollout.entropies is None else float(rollout.entropies.double().sum()),
+    }
+    found = distributed.gather_objects(own)
+    rewards, groups, lengths, ended = (
+        [value for part in found for value in part[name]]  # type: ignore[attr-defined]
+        for name in ("rewards", "groups", "lengths", "ended")
+    )
+    spread, equal = group_spread(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups))
+    terminated = [length for length, end in zip(lengths, ended, strict=True) if end]
+    row = {
+        "reward": statistics.fmean(rewards),
+        "reward_std": float(spread.mean()),
+        "frac_reward_zero_std": float(equal.double().mean()),
+        "num_groups": float(len(equal)),
+        **_of_lengths("completions/{}_length", lengths),
+        "completions/clipped_ratio": 1.0 - len(terminated) / len(lengths),
+        **(_of_lengths("completions/{}_terminated_length", terminated) if terminated else {}),
+    }
+    for name in rollout.by_name:
+        values = [value for part in found for value in part["by_name"][name]]  # type: ignore[index]
+        row[f"rewards/{name}/mean"] = statistics.fmean(values)
+        row[f"rewards/{name}/std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    if rollout.entropies is not None:
+        row["entropy"] = sum(part["entropy"] for part in found) / sum(lengths)  # type: ignore[misc]
+    return row
+
+
+def _of_lengths(name: str, lengths: list[int]) -> dict[str, float]:
+    values = {"mean": statistics.fmean(lengths), "min": float(min(lengths)), "max": float(max(lengths))}
+    return {name.format(kind): value for kind, value in values.items()}
+
+
+def completion_rows(rollout: Rollout, advantages: torch.Tensor, num_prompts: int) -> list[dict[str, Any]]:
+    """Rows of completions.jsonl (without their step) for the first prompts' completions; none where no text is known.
+
+    advantages: (N,).
+    """
+    if not rollout.texts or not num_prompts:
+        return []
+    rewards, lengths, ended = rollout.rewards.tolist(), rollout.lengths.tolist(), rollout.ended.tolist()
+    met: dict[int, int] = {}
+    rows: list[dict[str, Any]] = []
+    for row, (prompt, advantage) in enumerate(zip(rollout.prompt_of.tolist(), advantages.tolist(), strict=True)):
+        index = met[prompt] = met.get(prompt, -1) + 1
+        if prompt >= num_prompts:
+            continue
+        rows.append(
+            {
+                "split": "train",
+                "prompt_id": rollout.prompt_ids[prompt],
+                "sample_index": index,
+                "prompt": rollout.texts[prompt],
+                "completion": rollout.completions[row],
+                "num_tokens": lengths[row],
+                "ended": ended[row],
+                "rewards": {name: values[row] for name, values in rollout.by_name.items()},
+                "reward": rewards[row],
+                "advantage": advantage,
+            }
+        )
+    return rows

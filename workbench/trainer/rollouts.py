@@ -1,0 +1,169 @@
+"""A rollout: completions of a batch of prompts, sampled by the policy and scored, or made elsewhere.
+
+Letters: P prompts, N completions, T positions of a completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from workbench.errors import DataError
+from workbench.trainer.batches import Batch
+
+RANK_STRIDE = 1 << 32
+"""Between the group numbers of two processes, so that groups of all are told apart."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Completions of prompts, a prompt's beside one another where they were sampled here."""
+
+    prompts: torch.Tensor
+    """(P, Lp) int64, padded on the left."""
+    prompt_mask: torch.Tensor
+    prompt_of: torch.Tensor
+    """(N,) int64: which prompt each completes."""
+    groups: torch.Tensor
+    """(N,) int64: completions that are compared with one another share a number, no two processes do."""
+    responses: torch.Tensor
+    """(N, T) int64, padded on the right."""
+    response_mask: torch.Tensor
+    ended: torch.Tensor
+    """(N,) bool: not cut at the limit."""
+    rewards: torch.Tensor
+    """(N,) float64."""
+    sampled_here: bool = False
+    """By this trainer, with the weights that the first update begins from."""
+    old_logprobs: torch.Tensor | None = None
+    """(N, T) float32 under the policy that sampled."""
+    entropies: torch.Tensor | None = None
+    """(N, T) float32 at the sampling temperature."""
+    ref_logprobs: torch.Tensor | None = None
+    """(N, T) float32 under the reference."""
+    by_name: dict[str, list[float]] = field(default_factory=dict)
+    """Each reward's own values, N each."""
+    texts: list[str] = field(default_factory=list)
+    """Of the prompts, P; none where the completions were made elsewhere."""
+    prompt_ids: list[str] = field(default_factory=list)
+    completions: list[str] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(N,) tokens of each completion."""
+        return self.response_mask.sum(1)
+
+    def row_batch(self) -> Batch:
+        """As the rows that scoring and updates take, one a completion."""
+        return {
+            "prompts": self.prompts[self.prompt_of],
+            "prompt_mask": self.prompt_mask[self.prompt_of],
+            "prompt_index": self.prompt_of,
+            "responses": self.responses,
+            "response_mask": self.response_mask,
+        }
+
+    def of_prompts(self, kept: Sequence[int]) -> Rollout:
+        """The completions of these prompts alone, in the order of the prompts given."""
+        owners = self.prompt_of.tolist()
+        rows = [row for prompt in kept for row, owner in enumerate(owners) if owner == prompt]
+        number = {prompt: place for place, prompt in enumerate(kept)}
+        picked = {
+            name: None if (value := getattr(self, name)) is None else value[rows]
+            for name in ("groups", "responses", "response_mask", "ended", "rewards", *PER_TOKEN)
+        }
+        return replace(
+            self,
+            prompts=self.prompts[list(kept)],
+            prompt_mask=self.prompt_mask[list(kept)],
+            prompt_of=torch.tensor([number[owners[row]] for row in rows], device=self.prompt_of.device),
+            by_name={name: [values[row] for row in rows] for name, values in self.by_name.items()},
+            texts=[self.texts[prompt] for prompt in kept] if self.texts else [],
+            prompt_ids=[self.prompt_ids[prompt] for prompt in kept] if self.prompt_ids else [],
+            completions=[self.completions[row] for row in rows] if self.completions else [],
+            **picked,  # type: ignore[arg-type]
+        )
+
+
+PER_TOKEN = ("old_logprobs", "entropies", "ref_logprobs")
+
+
+def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
+    """One behind the other, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    prompt_width = max(part.prompts.shape[1] for part in parts)
+    width = max(part.responses.shape[1] for part in parts)
+    before = [sum(len(part.prompts) for part in parts[:index]) for index in range(len(parts))]
+    highest = [int(part.groups.max()) + 1 if len(part.groups) else 0 for part in parts]
+
+    def padded(name: str, size: int, *, left: bool = False) -> Any:
+        tensors = [getattr(part, name) for part in parts]
+        if any(tensor is None for tensor in tensors):
+            return None
+        missing = [size - tensor.shape[1] for tensor in tensors]
+        pads = [(number, 0) if left else (0, number) for number in missing]
+        return torch.cat([functional.pad(tensor, pad) for tensor, pad in zip(tensors, pads, strict=True)])
+
+    # Groups go on counting, within the process's own range.
+    groups, offset = [], 0
+    for part, top in zip(parts, highest, strict=True):
+        groups.append(part.groups + offset)
+        offset += top % RANK_STRIDE
+    return Rollout(
+        prompts=padded("prompts", prompt_width, left=True),
+        prompt_mask=padded("prompt_mask", prompt_width, left=True),
+        prompt_of=torch.cat([part.prompt_of + start for part, start in zip(parts, before, strict=True)]),
+        groups=torch.cat(groups),
+        responses=padded("responses", width),
+        response_mask=padded("response_mask", width),
+        ended=torch.cat([part.ended for part in parts]),
+        rewards=torch.cat([part.rewards for part in parts]),
+        sampled_here=parts[0].sampled_here,
+        by_name={name: [value for part in parts for value in part.by_name[name]] for name in parts[0].by_name},
+        texts=[text for part in parts for text in part.texts],
+        prompt_ids=[name for part in parts for name in part.prompt_ids],
+        completions=[text for part in parts for text in part.completions],
+        **{name: padded(name, width) for name in PER_TOKEN},
+    )
+
+
+def rollout_made_elsewhere(batch: Batch, number: int, rank: int) -> Rollout:
+    """Of a batch with responses and rewards. number: the batch's, for messages. DataError where parts do not fit.
+
+    old_logprobs (B,) are sums: they are spread evenly over a completion's tokens, which keeps its mean log ratio.
+    """
+    responses, rewards = batch["responses"], batch["rewards"].double()
+    mask = batch.get("response_mask", torch.ones_like(responses, dtype=torch.bool)).bool()
+    if not bool(rewards.isfinite().all()):
+        row = int((~rewards.isfinite()).nonzero()[0])
+        raise DataError(f"batch {number}: rewards[{row}] is {float(rewards[row])}; allowed finite numbers")
+    empty = ~mask.any(1)
+    if bool(empty.any()):
+        raise DataError(f"batch {number}: rows {empty.nonzero().flatten().tolist()[:10]} have an empty response")
+    prompts, prompt_of = torch.unique(
+        torch.cat((batch["prompts"].masked_fill(~batch["prompt_mask"], 0), batch["prompt_mask"].long()), 1),
+        dim=0,
+        return_inverse=True,
+    )
+    width = batch["prompts"].shape[1]
+    old = batch.get("old_logprobs")
+    if old is not None and old.ndim == 1:
+        old = torch.where(mask, (old / mask.sum(1))[:, None], 0.0)
+    groups = batch.get("group_ids", prompt_of).long()
+    return Rollout(
+        prompts=prompts[:, :width],
+        prompt_mask=prompts[:, width:].bool(),
+        prompt_of=prompt_of,
+        groups=groups.unique(return_inverse=True)[1] + rank * RANK_STRIDE,
+        responses=responses,
+        response_mask=mask,
+        ended=batch.get("ended", torch.ones_like(mask[:, 0])).bool(),
+        rewards=rewards,
+        old_logprobs=old,
+        ref_logprobs=batch.get("ref_logprobs"),
+    )

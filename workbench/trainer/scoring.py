@@ -1,0 +1,48 @@
+"""Log-probabilities of responses under a model, a prompt computed once for all of its responses."""
+
+from __future__ import annotations
+
+import torch
+
+from workbench.models.outputs import HeadInputs, forward_completions
+from workbench.objectives.logprobs import projected_entropies, projected_logprobs
+from workbench.trainer.batches import Batch
+
+
+def predicting_states(model: torch.nn.Module, batch: Batch) -> HeadInputs:
+    """What predicts each real response token, (M, H), row by row.
+
+    batch: {prompts, prompt_mask, responses, response_mask} (B, L), and prompt_index (B,), equal where prompts are.
+    """
+    first: dict[int, int] = {}
+    owners = [
+        first.setdefault(prompt, len(first)) for prompt in batch["prompt_index"].tolist()
+    ]  # a prompt's number, in the order that prompts are met
+    rows = [owners.index(number) for number in range(len(first))]
+    return forward_completions(
+        model,
+        batch["prompts"][rows],
+        batch["prompt_mask"][rows],
+        batch["responses"],
+        batch["response_mask"],
+        torch.tensor(owners, device=batch["prompts"].device),
+    )
+
+
+def response_logprobs(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:
+    """(B, T) log-probability of each response token at that temperature, nats, 0 at padding."""
+    mask = batch["response_mask"]
+    targets = batch["responses"][mask]
+    logprobs = projected_logprobs(states.hidden, states.weight, targets, bias=states.bias, temperature=temperature)
+    return in_places(logprobs, mask)
+
+
+def response_entropies(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:
+    """(B, T) entropy of the distribution that each response token was drawn from, nats, 0 at padding."""
+    entropies = projected_entropies(states.hidden, states.weight, bias=states.bias, temperature=temperature)
+    return in_places(entropies, batch["response_mask"])
+
+
+def in_places(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) with values (M,) where the mask is true, row by row, and 0 elsewhere."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
