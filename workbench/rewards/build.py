@@ -1,16 +1,23 @@
-"""From settings to rewards."""
+"""From settings to rewards, and to what a fingerprint holds of them."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from workbench.config import file_sha256
 from workbench.errors import DefinitionError, RewardError
-from workbench.rewards import get_verifier
-from workbench.rewards.reward import Reward, RewardFunction, RewardSet, Sample, show
+from workbench.rewards import classifier, formats, get_verifier, length, own_code, pattern, verifier_version
+from workbench.rewards.number import extract_number
+from workbench.rewards.reward import Reward, RewardFunction, RewardSet, Sample, keyword_function, show
 from workbench.rewards.settings import RewardSettings
+from workbench.rewards.workers import WorkerPool
 
 OF_TASKS = ("sort", "countdown")
 """Checks of the whole completion: one that was cut has no end, and is not right."""
+_FREE = ("workers", "timeout_seconds", "batch_rows")
+"""Settings that no number depends on."""
 
 
 def build_rewards(settings: Sequence[RewardSettings], *, task: str | None, device: str) -> RewardSet:
@@ -18,24 +25,29 @@ def build_rewards(settings: Sequence[RewardSettings], *, task: str | None, devic
 
     task: the built-in task that the prompts are of. device: of a classifier. DefinitionError where there is neither.
     """
-    if not settings:
-        if task is None:
-            raise DefinitionError(
-                "hyperparameters.rewards: found none, allowed one or more: the prompts are of no built-in task that "
-                "brings its own; write for example rewards: [{reward: number}]"
-            )
-        settings = [RewardSettings.model_validate({"reward": task})]
-    return RewardSet([_build(entry, device) for entry in settings])
+    return RewardSet([_build(entry, device) for entry in named_rewards(settings, task)])
 
 
-def _build(settings: RewardSettings, device: str) -> Reward:
-    function, maximum = _BUILDERS[settings.kind](settings, device)
-    return Reward(settings.label_in_metrics, function, settings.weight, maximum)
+def named_rewards(settings: Sequence[RewardSettings], task: str | None) -> list[RewardSettings]:
+    """The rewards that count for prompts of the task. DefinitionError where none is named and there is no task."""
+    if settings:
+        return list(settings)
+    if task is None:
+        raise DefinitionError(
+            "hyperparameters.rewards: found none, allowed one or more: the prompts are of no built-in task that "
+            "brings its own; write for example rewards: [{reward: number}]"
+        )
+    return [RewardSettings.model_validate({"reward": task})]
 
 
-def _verifier(settings: RewardSettings, _device: str) -> tuple[RewardFunction, float]:
-    assert settings.reward is not None
-    return verifier_function(settings.reward), 1.0
+def rewards_identity(settings: Sequence[RewardSettings], task: str | None) -> list[dict[str, Any]]:
+    """What decides the rewards' values, for fingerprints: files and folders by their contents."""
+    return [_identity(entry) for entry in named_rewards(settings, task)]
+
+
+def reward_files(settings: Sequence[RewardSettings]) -> dict[str, str]:
+    """SHA-256 of every file of own code, by its path as written."""
+    return {entry.file: file_sha256(own_code.find_file(entry.file)) for entry in settings if entry.file is not None}
 
 
 def verifier_function(name: str) -> RewardFunction:
@@ -44,11 +56,7 @@ def verifier_function(name: str) -> RewardFunction:
 
     def score(samples: Sequence[Sample]) -> list[float]:
         for sample in samples:
-            if sample.answer is None and not whole:
-                raise RewardError(
-                    f"reward {name}: the prompt has no answer to check against; give its data an answer, or take "
-                    f"another reward; {show(sample)}"
-                )
+            _check_answer(name, sample)
         return [
             verify(sample.prompt, sample.completion, sample.answer) if sample.ended or not whole else 0.0
             for sample in samples
@@ -57,4 +65,91 @@ def verifier_function(name: str) -> RewardFunction:
     return score
 
 
-_BUILDERS: dict[str, Callable[[RewardSettings, str], tuple[RewardFunction, float | None]]] = {"reward": _verifier}
+def _check_answer(name: str, sample: Sample) -> None:
+    """A prompt that no completion could be right for would be a 0 that nobody gave."""
+    if name in OF_TASKS:
+        return
+    if sample.answer is None:
+        problem = "the prompt has no answer to check against"
+    elif name == "number" and extract_number(sample.answer) is None:
+        problem = "the prompt's answer has no number"
+    else:
+        return
+    raise RewardError(f"reward {name}: {problem}; mend its data, or take another reward; {show(sample)}")
+
+
+def _build(settings: RewardSettings, device: str) -> Reward:
+    function, maximum = _BUILDERS[settings.kind](settings, device)
+    return Reward(settings.label_in_metrics, function, settings.weight, maximum)
+
+
+Built = tuple[RewardFunction, float | None]
+
+
+def _verifier(settings: RewardSettings, _device: str) -> Built:
+    assert settings.reward is not None
+    return verifier_function(settings.reward), 1.0
+
+
+def _format(settings: RewardSettings, _device: str) -> Built:
+    form, graded = settings.format, settings.graded
+    assert form is not None
+    return lambda samples: formats.format_reward(form, graded=graded, samples=samples), 1.0
+
+
+def _regex(settings: RewardSettings, _device: str) -> Built:
+    assert settings.regex is not None
+    compiled = pattern.compile_pattern(settings.regex)
+    return functools.partial(pattern.pattern_reward, compiled, settings.match, settings.label_in_metrics), 1.0
+
+
+def _length(settings: RewardSettings, _device: str) -> Built:
+    assert settings.length is not None
+    most = 1.0 if settings.length.target is not None else 0.0
+    return functools.partial(length.length_reward, settings.length), most
+
+
+def _classifier(settings: RewardSettings, device: str) -> Built:
+    return classifier.Classifier(settings, device), None
+
+
+def _own_code(settings: RewardSettings, _device: str) -> Built:
+    path, function, name = settings.file, settings.function, settings.label_in_metrics
+    assert path is not None
+    own_code.check_allowed(path)
+
+    def load() -> RewardFunction:
+        return keyword_function(own_code.load_function(path, function), name)
+
+    if settings.one_at_a_time:
+        return WorkerPool(name, load, settings.workers, settings.timeout_seconds), None
+    return load(), None
+
+
+_BUILDERS: dict[str, Callable[[RewardSettings, str], Built]] = {
+    "reward": _verifier,
+    "format": _format,
+    "regex": _regex,
+    "length": _length,
+    "model": _classifier,
+    "file": _own_code,
+}
+_VERSIONS = {
+    "format": formats.VERSION,
+    "regex": pattern.VERSION,
+    "length": length.VERSION,
+    "model": classifier.VERSION,
+    "file": own_code.VERSION,
+}
+
+
+def _identity(settings: RewardSettings) -> dict[str, Any]:
+    kind = settings.kind
+    fields = settings.model_dump(mode="json", exclude_defaults=True, exclude=set(_FREE))
+    fields["version"] = verifier_version(fields["reward"]) if kind == "reward" else _VERSIONS[kind]
+    if settings.model is not None:
+        fields["model"] = classifier.classifier_identity(settings.model)
+    if settings.file is not None:
+        fields |= {"file": file_sha256(own_code.find_file(settings.file)), "function": settings.function}
+        fields["one_at_a_time"] = settings.one_at_a_time
+    return fields

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from workbench.config import Settings
 
@@ -56,7 +56,7 @@ class RewardSettings(Settings):
     graded: bool = False
     """format: the share of the form's parts that are there, instead of 1 or 0."""
     regex: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
-    """A pattern that the completion matches: 1 or 0. Its \\d, \\w, \\s are ASCII's."""
+    """A pattern that the completion matches: 1 or 0. Its \\d, \\w, \\s are ASCII's; . leaves line breaks out."""
     match: Literal["whole", "search"] = "whole"
     """regex: whole: all of the completion; search: anywhere in it."""
     length: LengthSettings | None = None
@@ -96,6 +96,20 @@ class RewardSettings(Settings):
             if kind != given[0] and getattr(self, option) != type(self).model_fields[option].default:
                 raise ValueError(f"{option} belongs to {kind}, found it with {given[0]}")
         return self
+
+    @field_validator("regex")
+    @classmethod
+    def _is_a_pattern(cls, value: str | None) -> str | None:
+        if value is not None:
+            from workbench.rewards.pattern import compile_pattern
+
+            compile_pattern(value)
+        return value
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether own code runs in processes beside this one, which it is called in with single completions."""
+        return self.workers > 1 or self.timeout_seconds is not None
 
     @property
     def kind(self) -> str:

@@ -1,0 +1,65 @@
+"""Rewards in a file of the user's own: Python, run only where the command line says that it may."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from workbench.config import file_sha256
+from workbench.errors import DefinitionError
+from workbench.rewards.reward import describe_failure
+
+VERSION = 1
+ALLOWED_VARIABLE = "WORKBENCH_REWARD_CODE"
+"""1 in the environment where --allow-reward-code was given; processes started from there have it too."""
+
+
+def check_allowed(path: str) -> None:
+    """DefinitionError where own code was not allowed."""
+    if os.environ.get(ALLOWED_VARIABLE) != "1":
+        raise DefinitionError(
+            f"rewards: {path} is Python that would be run: read it, and allow it with --allow-reward-code"
+        )
+
+
+def find_file(path: str) -> Path:
+    """The file, which is there. DefinitionError."""
+    file = Path(path).expanduser()
+    if file.suffix != ".py" or not file.is_file():
+        found = "no such file" if not file.is_file() else "no .py file"
+        raise DefinitionError(f"rewards: {path}: {found}, allowed a Python file with the reward's function")
+    return file
+
+
+def load_function(path: str, function: str) -> Callable[..., Any]:
+    """The function, its file run once. DefinitionError where the file fails, or has no such function."""
+    check_allowed(path)
+    file = find_file(path)
+    name = f"workbench_reward_{file_sha256(file)[:16]}"
+    module = sys.modules.get(name) or _run_file(file, name, path)
+    found = getattr(module, function, None)
+    if not callable(found):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise DefinitionError(
+            f"rewards: {path}: no function {function}, allowed {', '.join(names) or 'a file that has one'}"
+        )
+    return found
+
+
+def _run_file(file: Path, name: str, shown: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None, "a path that ends in .py has a loader"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise DefinitionError(f"rewards: {shown}: {describe_failure(error)}, allowed a file that runs") from error
+    return module
