@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, command, text)
         sub.add_argument("--jobs", type=_positive, help="runs side by side (default: cores / threads)")
         sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
+        sub.add_argument("--allow-reward-code", action="store_true", help="run the Python files that are rewards")
     data = add("data", _data, "what the model will see: tokens, what is learned of them, lengths, rows cut or left out")
     data.add_argument("--rows", type=_positive, default=3, help="rows shown here; the page shows more")
     data.add_argument("--split", choices=("train", "held_out"), default="train", help="what is trained or measured on")
@@ -91,7 +92,11 @@ def _run(parsed: argparse.Namespace) -> int:
     gc.disable()
     experiment = _load(parsed)
     from workbench.experiment.launchers import set_environment
+    from workbench.experiment.reward_code import allow_reward_code, refuse_reward_code
 
+    if parsed.allow_reward_code:
+        allow_reward_code()
+    refuse_reward_code(experiment, parsed.runs)
     set_environment()
     from workbench.experiment.runner import run_experiment
 
@@ -102,7 +107,8 @@ def _plan(parsed: argparse.Namespace) -> int:
     experiment = _load(parsed)
     from workbench.experiment.plan_text import describe_plan
 
-    print(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh))
+    allowed = parsed.allow_reward_code
+    print(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed))
     return 0
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workbench.data.asked import AskedPrompt, asked_prompt
 from workbench.data.bad_rows import BadRows
 from workbench.data.chat import Segment, answer_segments, chat_segments, render_chat, reply_segments
 from workbench.data.conversations import Turns
 from workbench.data.counts import Counts
-from workbench.data.formats import Chat, Example, Preference, Prompt, PromptCompletion, Text, Unpaired
+from workbench.data.formats import Chat, Example, Preference, PromptCompletion, Text, Unpaired
 from workbench.data.ragged import Ragged
 from workbench.data.sets import PairSet, PromptSet, RowSet, Texts
 from workbench.data.sources import shown
@@ -77,34 +78,6 @@ def _prompt_text(tokenizer: Tokenizer, prompt: str | Turns, as_chat: bool) -> st
         return prompt
     turns = (("user", prompt),) if isinstance(prompt, str) else prompt
     return render_chat(tokenizer, turns, generation_prompt=True)
-
-
-@dataclass(frozen=True)
-class AskedPrompt:
-    """A prompt to complete. text: what verifiers and records see of it, the contents of turns a line each."""
-
-    prompt: str | Turns
-    answer: str | None
-
-    @property
-    def text(self) -> str:
-        """As one text."""
-        return self.prompt if isinstance(self.prompt, str) else "\n".join(content for _, content in self.prompt)
-
-
-def asked_prompt(example: Example) -> AskedPrompt:
-    """The prompt that an example asks, and its answer. ValueError says why it asks none."""
-    if isinstance(example, PromptCompletion):
-        return AskedPrompt(example.prompt, example.completion if example.reference is None else example.reference)
-    if isinstance(example, Prompt):
-        return AskedPrompt(example.prompt, example.answer)
-    assert isinstance(example, Chat), "texts and preference pairs ask nothing"
-    *before, (role, answer) = example.messages
-    if role != "assistant":
-        raise ValueError(f"it ends with a {role} turn, allowed an assistant turn, which is the answer")
-    if not before:
-        raise ValueError("it has one turn, allowed a prompt before the answer")
-    return AskedPrompt(tuple(before), answer)
 
 
 def tokenise_prompts(

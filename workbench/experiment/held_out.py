@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from workbench.data.asked import AskedPrompt, asked_prompt
 from workbench.data.bad_rows import BadRows
-from workbench.data.conversations import Turns
 from workbench.data.counts import Counts
-from workbench.data.formats import Chat, Example, PromptCompletion
+from workbench.data.formats import Chat, Example, Form, Prompt, PromptCompletion
 from workbench.data.reading import Examples, open_records
 from workbench.data.sets import PairSet, RowSet
 from workbench.data.settings import DatasetData, FileData, ReadData, TaskSettings
 from workbench.data.tasks import make_rows, prompt_id
 from workbench.data.tokenise import encode_prompts, tokenise_rows
+from workbench.errors import DataError
 from workbench.evaluation.pairs import PairEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.prepare import ROWS_FILE, PreparedRun, held_out_source
+from workbench.experiment.prepare import ROWS_FILE, PreparedRun, held_out_source, task_example
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ from workbench.trainer.base_trainer import Evaluator
 from workbench.trainer.dpo_trainer import completion_logprobs
 
 REMEDY = "mend the rows: none of a held-out set is left out"
+NEEDS_ANSWERS = "exact match compares completions with it"
 
 
 def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Path) -> list[Evaluator]:
@@ -56,10 +58,15 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
                 pairs, lambda model, batch: completion_logprobs(model, batch)[0], records=output_dir / "pairs.jsonl"
             )
         )
-    if examples and spec.hyperparameters.data_form != "pairs":
+    if examples and has_row_loss(spec):
         rows, _ = held_out_rows(spec, examples, tokenizer)
         evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
     return evaluators
+
+
+def has_row_loss(spec: RunSpec) -> bool:
+    """Whether the trainer learns from rows, so that the loss of held-out ones is measured."""
+    return spec.hyperparameters.data_form in ("rows", "text")
 
 
 def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> tuple[RowSet, Counts]:
@@ -75,7 +82,7 @@ def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokeniz
 def held_out_notes(prepared: PreparedRun) -> list[str]:
     """What was cut of the rows whose held-out loss is measured."""
     spec = prepared.spec
-    if spec.hyperparameters.data_form == "pairs" or held_out_source(spec, "rows") is None:
+    if not has_row_loss(spec) or held_out_source(spec, "rows") is None:
         return []
     _, counts = held_out_rows(spec, held_out_examples(spec), Tokenizer.load(prepared.model_folder))
     return [f"held-out rows: {note}" for note in [counts.note()] if note]
@@ -89,7 +96,7 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
     if settings.task is not None:
         task = TaskSettings(task=settings.task, digits=settings.digits, numbers=settings.numbers)
         made = make_rows(task, "held_out", settings.prompts, settings.seed)
-        return [PromptCompletion(row.prompt, row.completion) for row in made]
+        return [task_example(row) for row in made]
     source = held_out_source(spec, "rows")
     if source is None:
         return []
@@ -97,8 +104,9 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
         source = source.model_copy(update={"rows": settings.prompts})
     bad = BadRows(remedy=REMEDY)
     name = source.path if isinstance(source, FileData) else "the held-out data"
-    found = Examples(open_records(source), "rows", bad, source.chat_template, source.columns, name)
-    return list(found)[: settings.prompts]
+    form: Form = "prompts" if spec.hyperparameters.data_form == "prompts" else "rows"
+    found = list(Examples(open_records(source), form, bad, source.chat_template, source.columns, name))
+    return found[: settings.prompts]
 
 
 def _reading(spec: RunSpec) -> ReadData:
@@ -106,19 +114,25 @@ def _reading(spec: RunSpec) -> ReadData:
 
 
 def _prompts(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> list[HeldOutPrompt]:
-    """The examples that ask for one completion: prompt and completion as text, or as turns that one turn answers."""
-    asked: list[tuple[str | Turns, str, str]] = []
+    """The examples that ask for one completion and say what is right; a trainer of prompts asks for the last turn of
+    every conversation, others do where the row tells prompt and completion apart."""
+    every_chat = spec.hyperparameters.data_form == "prompts"
+    asked: list[tuple[AskedPrompt, str]] = []
     for example in examples:
-        if isinstance(example, PromptCompletion):
-            asked.append((example.prompt, example.prompt, example.completion))
-        elif isinstance(example, Chat) and 0 < len(example.messages) - 1 == example.learn_from:
-            turns = example.messages[:-1]
-            asked.append((turns, "\n".join(content for _, content in turns), example.messages[-1][1]))
-    encoded = encode_prompts(tokenizer, [prompt for prompt, _, _ in asked], as_chat=_reading(spec).chat_template)
+        told_apart = isinstance(example, Chat) and 0 < len(example.messages) - 1 == example.learn_from
+        if isinstance(example, PromptCompletion | Prompt) or told_apart or (every_chat and isinstance(example, Chat)):
+            try:
+                found = asked_prompt(example)
+            except ValueError as error:
+                raise DataError(f"{example.where}: {error}") from error
+            if found.answer is None:
+                raise DataError(f"{example.where}: the row has no answer, allowed rows with one: {NEEDS_ANSWERS}")
+            asked.append((found, found.answer))
+    encoded = encode_prompts(tokenizer, [found.prompt for found, _ in asked], as_chat=_reading(spec).chat_template)
     task = spec.evaluate.task if spec.evaluate is not None else None
     return [
-        HeldOutPrompt(text, completion, prompt_id(task or "file", text), tuple(ids))
-        for (_, text, completion), ids in zip(asked, encoded, strict=True)
+        HeldOutPrompt(found.text, answer, prompt_id(task or "file", found.text), tuple(ids))
+        for (found, answer), ids in zip(asked, encoded, strict=True)
     ]
 
 

@@ -17,18 +17,19 @@ from workbench.data.hub import dataset_identity
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.sources import SUFFIXES
 from workbench.errors import DataError
-from workbench.experiment.definition.schema import START, RunSpec, dump
+from workbench.experiment.definition.schema import START, RunSpec, dump, rewards_of
 from workbench.experiment.run_folder import RunFolder
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
 from workbench.models.folder import settings_identity
 from workbench.models.settings import ModelSettings
 from workbench.rewards import verifier_version
+from workbench.rewards.build import reward_files, rewards_identity
 
 VERSION = 1
 # Settings that no number depends on, or that stand elsewhere in the dict.
 FREE_HYPERPARAMETERS = (
     *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
-    *("keep_checkpoints", "budget", "seed", "evaluate_every", "precision"),
+    *("keep_checkpoints", "budget", "seed", "evaluate_every", "precision", "logged_prompts"),
 )
 
 
@@ -54,6 +55,9 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
     hyperparameters, free = dump(spec.hyperparameters), set(FREE_HYPERPARAMETERS)
     if spec.budget is not None and spec.budget.flops is not None:
         free.remove("gradient_checkpointing")  # what is computed again is charged, so it moves the end of the run
+    if spec.hyperparameters.data_form == "prompts":
+        hyperparameters["rewards"] = rewards_identity(rewards_of(spec.hyperparameters), task_of(spec))
+        hyperparameters["sampling_version"] = SAMPLING_VERSION
     return Identity(
         {
             "version": VERSION,
@@ -69,6 +73,11 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
             "threads": spec.threads,
         }
     )
+
+
+def task_of(spec: RunSpec) -> str | None:
+    """The built-in task that the training data is of."""
+    return spec.data.task if isinstance(spec.data, TaskData) else None
 
 
 def model_identity(settings: ModelSettings | None, start: str | None, runs: Path) -> Any:
@@ -111,6 +120,11 @@ def data_files(data: ReadData) -> dict[str, str]:
         return {data.path: identity["file"]}
     assert isinstance(data, DatasetData)
     return {f"{data.dataset} ({data.split})": identity.get("revision") or fingerprint(identity)}
+
+
+def own_code(spec: RunSpec) -> dict[str, str]:
+    """For the record: the files of own code that rewards are, and the hashes of their contents."""
+    return reward_files(rewards_of(spec.hyperparameters))
 
 
 def held_out_split(spec: RunSpec) -> DatasetData | None:

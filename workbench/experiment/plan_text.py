@@ -11,12 +11,15 @@ from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed
 from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, waves
 from workbench.experiment.provenance import current_commit, num_cores
+from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.run_folder import RunFolder
 from workbench.tracking.durations import format_duration
 
 
-def describe_plan(experiment: Experiment, runs: Path, *, jobs: int | None, fresh: bool) -> str:
-    """The plan of an experiment as it stands now, as text."""
+def describe_plan(
+    experiment: Experiment, runs: Path, *, jobs: int | None, fresh: bool, reward_code: bool = False
+) -> str:
+    """The plan of an experiment as it stands now, as text. reward_code: its reward files are allowed."""
     specs = [spec for level in waves(experiment) for spec in level]
     remade = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
     precisions = {spec.key: spec.hyperparameters.precision for spec in specs}
@@ -26,7 +29,12 @@ def describe_plan(experiment: Experiment, runs: Path, *, jobs: int | None, fresh
         precisions[key] = found if precision == "fastest" and found else precision
     planned = plan_runs(specs, runs, precisions, fresh=remade, commit=current_commit(Path.cwd()))
     width = jobs or max(1, num_cores() // max(spec.threads for spec in experiment.runs))
-    return plan_text(experiment, planned, runs, width)
+    text = plan_text(experiment, planned, runs, width)
+    files = reward_files(specs)
+    if files:
+        needed = "" if reward_code or is_allowed() else f"; to run it needs {OPTION}"
+        text += f"\nown code as rewards: {', '.join(files)}{needed}"
+    return text
 
 
 def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, jobs: int) -> str:

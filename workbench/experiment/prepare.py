@@ -13,11 +13,11 @@ from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
 from workbench.data.formats import Example, Form, PromptCompletion
 from workbench.data.reading import Examples, open_records
-from workbench.data.sets import PairSet, RowSet
+from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import CollectData, FileData, ReadData, TaskData
 from workbench.data.sources import read_records
-from workbench.data.tasks import Split, make_rows
-from workbench.data.tokenise import tokenise_pairs, tokenise_rows
+from workbench.data.tasks import Split, TaskRow, make_rows
+from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
 from workbench.errors import DataError
 from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.identity import (
@@ -28,6 +28,7 @@ from workbench.experiment.identity import (
     held_out_split,
     identify,
     model_identity,
+    own_code,
     reading_identity,
     samplers_of,
     source_identity,
@@ -43,6 +44,7 @@ from workbench.models.resolve import resolve_model_folder
 from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.distributed import training_device
 from workbench.trainer.precision import resolve_precision
+from workbench.trainer.settings import DataForm as TrainedForm
 
 DATA_VERSION = 3
 ROWS_FILE = "rows.safetensors"
@@ -60,7 +62,7 @@ class Reporter(Protocol):
 Progress = Callable[[int, int], None]
 
 
-DataForm = Literal["rows", "text", "pairs", "unpaired"]
+DataForm = Literal[TrainedForm, "unpaired"]
 """What a trainer takes, as TrainerSettings.data_form; unpaired rows can be looked at."""
 
 
@@ -74,19 +76,25 @@ class Reading:
     max_tokens: int = MAX_TASK_TOKENS
     as_chat: bool = False
     skip_bad: bool = False
+    task: str | None = None
+    """The built-in task that the examples are of."""
 
     @property
     def key(self) -> dict[str, Any]:
         """What it adds to the identity of the result."""
         return {name: getattr(self, name) for name in ("form", "max_tokens", "as_chat", "skip_bad")}
 
-    def tokenise(self, tokenizer: Tokenizer) -> tuple[RowSet | PairSet, Counts, str]:
-        """Rows or pairs, what became of them, and the format that was found."""
+    def tokenise(self, tokenizer: Tokenizer) -> tuple[RowSet | PairSet | PromptSet, Counts, str]:
+        """Rows, pairs or prompts, what became of them, and the format that was found."""
         bad = BadRows(self.skip_bad)
         examples = self.read(bad)
-        rows: RowSet | PairSet
+        rows: RowSet | PairSet | PromptSet
         if self.form == "pairs":
             rows, counts = tokenise_pairs(examples, tokenizer, self.max_tokens, as_chat=self.as_chat, bad=bad)
+        elif self.form == "prompts":
+            rows, counts = tokenise_prompts(
+                examples, tokenizer, self.max_tokens, as_chat=self.as_chat, task=self.task, bad=bad
+            )
         else:
             rows, counts = tokenise_rows(
                 examples, tokenizer, self.max_tokens, as_chat=self.as_chat, every_token=self.form == "text", bad=bad
@@ -153,7 +161,7 @@ class Preparer:
         worker = Worker(precision, spec.threads, spec.hyperparameters.device)
         data = spec.data
         notes: list[str] = []
-        files: dict[str, str] = {}
+        files = own_code(spec)
         inherited: dict[str, dict[str, float]] = {}
         source: StageResult | None = None
         if isinstance(data, CollectData):
@@ -276,7 +284,7 @@ class Preparer:
             reading = Reading(lambda bad: Examples(read_records(path), "pairs", bad), "pairs")
             return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading)
         assert isinstance(data, TaskData)
-        reading = Reading(lambda _: _task_examples(data), spec.hyperparameters.data_form)
+        reading = Reading(lambda _: _task_examples(data), spec.hyperparameters.data_form, task=data.task)
         return self._token_stage(tokenizer, {"task": dump(data), "version": tasks.VERSION}, reading)
 
     def _read(self, settings: ReadData, form: DataForm, tokenizer: Tokenizer) -> StageResult:
@@ -340,7 +348,12 @@ class Preparer:
 
 def _task_examples(settings: TaskData) -> Iterator[Example]:
     for row in make_rows(settings, "train", settings.rows, settings.seed):
-        yield PromptCompletion(row.prompt, row.completion)
+        yield task_example(row)
+
+
+def task_example(row: TaskRow) -> PromptCompletion:
+    """A row of a built-in task as an example."""
+    return PromptCompletion(row.prompt, row.completion)
 
 
 def held_out_source(spec: RunSpec, form: Literal["rows", "pairs"]) -> ReadData | None:

@@ -12,9 +12,11 @@ from typing import Any
 
 from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
-from workbench.data.sets import Dataset, PairSet, RowSet
+from workbench.data.sets import Dataset, PairSet, PromptSet, RowSet
 from workbench.errors import Interrupted, WorkbenchError
+from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.held_out import build_evaluators, held_out_notes
+from workbench.experiment.identity import task_of
 from workbench.experiment.locks import hold
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
@@ -23,9 +25,10 @@ from workbench.models.adapters import add_lora
 from workbench.models.folder import model_fingerprint, weights_file
 from workbench.models.load import count_parameters, load_model, save_model
 from workbench.models.tokenizer import Tokenizer
+from workbench.rewards.build import build_rewards
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.costs import Costs
-from workbench.trainer.distributed import get_rank, get_world_size
+from workbench.trainer.distributed import get_rank, get_world_size, training_device
 from workbench.trainer.registry import create_trainer
 
 
@@ -64,6 +67,10 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
     loader = BatchLoader(
         _dataset(prepared), settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size
     )
+    rewards = {}
+    if settings.data_form == "prompts":
+        device = str(training_device(settings.device))
+        rewards["reward_fn"] = build_rewards(rewards_of(settings), task=task_of(spec), device=device)
     trainer = create_trainer(
         spec.trainer,
         model=model,
@@ -72,6 +79,7 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
         evaluators=build_evaluators(prepared, tokenizer, output_dir),
         output_dir=output_dir,
         tokenizer=tokenizer,
+        **rewards,
     )
     for costs in prepared.inherited.values():
         trainer.costs.add(Costs(**costs))  # type: ignore[arg-type]
@@ -80,6 +88,8 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
 
 def _dataset(prepared: PreparedRun) -> Dataset:
     path = prepared.data.folder / ROWS_FILE
+    if prepared.spec.hyperparameters.data_form == "prompts":
+        return PromptSet.load(path)
     if prepared.reference is not None:
         return PairSet.load(path).with_reference(prepared.reference.folder / REFERENCE_FILE)
     return RowSet.load(path)

@@ -28,6 +28,7 @@ from workbench.experiment.run_folder import RunFolder
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay
+from workbench.trainer.rollout_settings import RolloutSettings
 
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
@@ -263,7 +264,8 @@ def num_steps(run: PreparedRun) -> int:
     if settings.steps is not None:
         return settings.steps
     batches = -(-run.data.made["counts"]["rows"] // settings.batch_rows_per_step())
-    return -int(-settings.epochs * batches // 1)
+    updates = settings.updates_per_rollout if isinstance(settings, RolloutSettings) else 1
+    return -int(-settings.epochs * batches // 1) * updates
 
 
 def default_jobs(threads: int) -> int:

@@ -15,7 +15,9 @@ from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.source import as_node
 from workbench.experiment.definition.validate import Problems, validate
 from workbench.models.settings import LoraSettings, ModelSettings
+from workbench.rewards.settings import RewardSettings
 from workbench.trainer.registry import get_settings_class
+from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import Budget, NonNegativeInt, TrainerSettings
 
 START = "start"
@@ -207,6 +209,11 @@ class Experiment:
 def dump(settings: Settings | None) -> Any:
     """Settings as plain data, by the names a definition uses."""
     return settings.model_dump(mode="json", by_alias=True) if settings is not None else None
+
+
+def rewards_of(settings: TrainerSettings) -> tuple[RewardSettings, ...]:
+    """What a trainer of prompts judges completions by; empty for others, and where the task's own check does."""
+    return settings.rewards if isinstance(settings, RolloutSettings) else ()
 
 
 def make_key(experiment: str, variant: str, seed: int) -> str:

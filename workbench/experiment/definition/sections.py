@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from workbench.config import Settings
-from workbench.data.settings import DatasetData, DataSettings
+from workbench.data.settings import DatasetData, DataSettings, ReadData
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.merge import KINDS
-from workbench.experiment.definition.schema import Arm, StartFrom
+from workbench.experiment.definition.schema import Arm, StartFrom, rewards_of
 from workbench.experiment.definition.source import Node, describe
 from workbench.experiment.definition.validate import Problems, suggest, unknown_key, validate
 from workbench.models.settings import LoraSettings, ModelSettings
@@ -19,6 +19,7 @@ from workbench.trainer.settings import Budget, TrainerSettings
 
 # Hyperparameters that are written elsewhere in a definition.
 WRITTEN_AS = {"evaluate_every": "evaluate.every", "seed": "sweep.seeds", "budget": "budget"}
+NEEDS_REWARDS = "allowed one or more for prompts of no built-in task, such as [{reward: number}]"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     hyperparameters = _hyperparameters(cls, tree, evaluate, problems) if cls else None
     if cls is not None and data is not None and data_node is not None:
         _check_fit(cls, str(trainer.value if trainer else ""), data_node, problems)
+    if hyperparameters is not None and data is not None:
+        _check_rewards(hyperparameters, data, tree, problems)
     if (
         len(problems.lines) > before
         or cls is None
@@ -176,10 +179,29 @@ def _members(union: Any) -> list[type[Settings]]:
 
 
 def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:
-    """Pairs for trainers of pairs, rows for the others, as far as the definition can tell."""
+    """Pairs for trainers of pairs, rows or prompts for the others, as far as the definition can tell."""
     pairs = cls.data_form == "pairs"
     if pairs and "task" in data.value:
         allowed = "path to a preference file, or collect: {task: ...} to make pairs"
         problems.add(data.value["task"], f"found rows of a task for trainer {trainer}, allowed {allowed}")
     if not pairs and "collect" in data.value:
-        problems.add(data.value["collect"], f"found preference pairs for trainer {trainer}, allowed task or path")
+        allowed = "task, path or dataset" if cls.data_form == "prompts" else "task or path"
+        problems.add(data.value["collect"], f"found preference pairs for trainer {trainer}, allowed {allowed}")
+
+
+def _check_rewards(settings: TrainerSettings, data: DataSettings, tree: Node, problems: Problems) -> None:
+    """Names that differ; and one reward at least where the prompts' task brings none."""
+    if settings.data_form != "prompts":
+        return
+    section = _given(tree, "hyperparameters") or Node({}, tree.where, "hyperparameters")
+    node, rewards = section.get("rewards"), rewards_of(settings)
+    if not rewards and isinstance(data, ReadData):
+        field = "hyperparameters.rewards"
+        problems.add(node or section, f"found none, {NEEDS_REWARDS}", field)
+    names = [reward.label_in_metrics for reward in rewards]
+    for index, name in enumerate(names):
+        if name in names[:index] and node is not None:
+            at = node.value[index] if isinstance(node.value, list) else node
+            problems.add(at, f"found another reward named {name}, allowed names that differ: give it a name")
+    if rewards and not any(reward.weight for reward in rewards):
+        problems.add(node or section, "found weight 0 for all, allowed one at least that counts")
