@@ -35,6 +35,7 @@ from workbench.trainer.progress import Progress
 from workbench.trainer.randomness import seed_step
 from workbench.trainer.range_test import RangeTest
 from workbench.trainer.recompute import Recompute
+from workbench.trainer.reference import FrozenReference
 from workbench.trainer.schedule import configure_scheduler
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.snapshot import restore_snapshot, take_snapshot
@@ -79,6 +80,7 @@ class BaseTrainer(TrainerHooks):
         self.train_loader, self.val_loader, self.evaluators = train_loader, val_loader, list(evaluators)
         self.ref_model, self.reward_fn, self.reward_model = ref_model, reward_fn, reward_model
         self.tokenizer = tokenizer
+        self._reference = FrozenReference(ref_model, self.device)
         model.to(self.device)
         model = self._set_up_model(model)
         self._recomputing = Recompute(model).active if self.settings.gradient_checkpointing else nullcontext
@@ -88,7 +90,7 @@ class BaseTrainer(TrainerHooks):
         self.scheduler = scheduler or configure_scheduler(self.optimizer, self.num_steps, self.settings)
         self.precision = Precision(resolve_precision(self.settings.precision, self.device, model), self.device)
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
-        self.flops = ModelFlops.of_model(model)
+        self.flops = ModelFlops.of_model(self._policy_of(model))
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
         self.ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
         ranging = self.settings.schedule == "range_test"
@@ -209,6 +211,7 @@ class BaseTrainer(TrainerHooks):
         if not self.pending_batches:
             self._take_batch()
         batch = self.pending_batches[0]
+        update_started = time.perf_counter()
         with self._interrupts.interruptible():
             row = self._compute_gradient(batch)
             lengths = self._sequence_lengths(batch).double()
@@ -217,16 +220,21 @@ class BaseTrainer(TrainerHooks):
         # From here to the end the step is committed: nothing may interrupt it half-way.
         tokens, context = spent.tolist()
         seconds = time.perf_counter() - started
-        flops = self.flops.training(tokens, context, recomputed=self.settings.gradient_checkpointing)
+        flops = self._training_flops(tokens, context)
         self.costs.add(Costs(trained_tokens=int(tokens), flops=flops, seconds=seconds))
         if not apply_update(self, row):
             return
         self.step += 1
         self.pending_batches.pop(0)
         row["time/step_seconds"] = time.perf_counter() - started
+        row["time/update_seconds"] = time.perf_counter() - update_started
         self.pending_row = {"step": self.step, **row}
         self.pending_completions = self._take_completions()
         self._log_info = self._get_extra_log_info(batch)
+
+    def _training_flops(self, tokens: float, context: float) -> float:
+        """Of one update's forward and backward; context: positions attended to, summed over the tokens."""
+        return self.flops.training(tokens, context, recomputed=self.settings.gradient_checkpointing)
 
     def _take_batch(self) -> None:
         """The loader's next batch made into update batches, and what that cost charged: both or neither."""

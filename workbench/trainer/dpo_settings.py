@@ -11,13 +11,9 @@ from workbench.trainer.settings import DataForm, TrainerSettings
 SMOOTHED_LOSSES = ("cdpo", "robust")
 
 
-class DPOSettings(TrainerSettings):
-    """Preference optimisation on pairs of completions against a frozen reference."""
+class PreferenceSettings(TrainerSettings):
+    """A pairwise loss against a frozen reference, wherever the pairs come from."""
 
-    data_form: ClassVar[DataForm] = "pairs"
-
-    batch_pairs: PositiveInt = 32
-    """Pairs per optimiser step, over all processes."""
     beta: PositiveFloat = 0.1
     """Strength of the tie to the reference; larger stays closer."""
     loss: Literal["sigmoid", "cdpo", "robust", "ipo", "ipo_sum", "hinge"] = "sigmoid"
@@ -30,13 +26,22 @@ class DPOSettings(TrainerSettings):
     """Check at step 1 that policy and reference agree; false where the reference is another model."""
 
     @model_validator(mode="after")
-    def _loss_fits(self) -> DPOSettings:
+    def _loss_fits(self) -> PreferenceSettings:
         smoothed = self.loss in SMOOTHED_LOSSES
         if smoothed and not self.label_smoothing:
             raise ValueError(f"{self.loss} needs label_smoothing in (0, 0.5)")
         if self.label_smoothing and not smoothed:
             raise ValueError(f"{self.loss} ignores label_smoothing; use {' or '.join(SMOOTHED_LOSSES)}, or leave it 0")
         return self
+
+
+class DPOSettings(PreferenceSettings):
+    """Preference optimisation on pairs of completions against a frozen reference."""
+
+    data_form: ClassVar[DataForm] = "pairs"
+
+    batch_pairs: PositiveInt = 32
+    """Pairs per optimiser step, over all processes."""
 
     def batch_rows_per_step(self) -> int:
         return self.batch_pairs

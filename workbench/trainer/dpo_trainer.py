@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional
 
-from workbench.errors import CheckpointError, DataError, DivergenceError
+from workbench.errors import DataError, DivergenceError
 from workbench.models.outputs import forward_completions
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios
@@ -17,7 +17,6 @@ from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
 from workbench.trainer.dpo_settings import DPOSettings
 from workbench.trainer.loss import LossResult, LossTerm
-from workbench.trainer.reference import FrozenReference
 from workbench.trainer.settings import TrainerSettings
 
 # |h| per completion token that rounding alone may give while policy and reference are the same model.
@@ -36,7 +35,6 @@ class DPOTrainer(BaseTrainer):
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._loss_fn = PREFERENCE_LOSSES[self.settings.loss]
-        self._reference = FrozenReference(self.ref_model, self.device)
         return super()._set_up_model(model)
 
     def _prepare_batch(self, batch: Any) -> Batch:
@@ -116,16 +114,6 @@ class DPOTrainer(BaseTrainer):
         tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
         self._charge(Costs(scored_tokens=int(tokens), flops=self.flops.forward(tokens, context)))
         return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
-
-    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
-        return self._reference.state()
-
-    def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
-        unknown = sorted(state.keys() - self._reference.state().keys())
-        if unknown:
-            raise CheckpointError(f"the checkpoint holds state that DPO does not know: {', '.join(unknown)}")
-        # The checkpoint's weights are not loaded yet: the policy still is the start.
-        self._reference.restore(state, self.policy)
 
 
 def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -126,6 +126,10 @@ class GRPOTrainer(OnlineTrainer):
             return self._own_logprobs(rollout)
         return rollout.old_logprobs
 
+    @property
+    def _compares_groups(self) -> bool:
+        return self.settings.advantage != "reinforce_plus_plus"
+
     # One update.
 
     def _count_units(self, batch: Batch) -> dict[str, float]:

@@ -17,7 +17,6 @@ from workbench.rewards.reward import Reward, RewardSet, Sample, as_reward_set
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
-from workbench.trainer.reference import FrozenReference
 from workbench.trainer.rollout_metrics import completion_rows, rollout_metrics
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.rollouts import RANK_STRIDE, Rollout, rollout_made_elsewhere
@@ -39,7 +38,6 @@ class OnlineTrainer(BaseTrainer):
     settings_class: ClassVar[type[TrainerSettings]] = RolloutSettings
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
-        self._reference = FrozenReference(self.ref_model, self.device)
         self._reward_set: RewardSet | None = None
         self._rollout_row: dict[str, Any] = {}
         self._rollout_completions: list[dict[str, Any]] = []
@@ -171,9 +169,14 @@ class OnlineTrainer(BaseTrainer):
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return batch["prompt_mask"].sum(1) + batch["response_mask"].sum(1)
 
+    @property
+    def _compares_groups(self) -> bool:
+        """Whether a completion's reward means something only beside those of its group."""
+        return True
+
     def _report(self, rollout: Rollout, advantages: torch.Tensor, more: dict[str, float] | None = None) -> None:
         """Keep the rollout's metrics and completions until the first step that learns from it is committed."""
-        self._rollout_row |= rollout_metrics(rollout, self.settings.max_new_tokens) | (more or {})
+        self._rollout_row |= rollout_metrics(rollout, by_group=self._compares_groups) | (more or {})
         if self.is_main:
             self._rollout_completions = completion_rows(rollout, advantages, self.settings.logged_prompts)
 
@@ -203,18 +206,15 @@ class OnlineTrainer(BaseTrainer):
             "rollout_completions": self._rollout_completions,
             "signals": self._signals.state_dict(),
         }
-        return super()._get_extra_checkpoint_state() | self._reference.state() | own
+        return super()._get_extra_checkpoint_state() | own
 
     def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
         rest = dict(state)
-        missing = sorted(name for name in (*STATE, *self._reference.state()) if name not in rest)
+        missing = sorted(name for name in STATE if name not in rest)
         if missing:
             raise CheckpointError(f"the checkpoint lacks {', '.join(missing)}; it is of another trainer")
         self._rollout_row, self._rollout_completions = rest.pop("rollout_row"), rest.pop("rollout_completions")
         self._signals.load_state_dict(rest.pop("signals"))
-        # The checkpoint's weights are not loaded yet: the policy still is the start.
-        reference = {name: rest.pop(name) for name in self._reference.state()}
-        self._reference.restore(reference, self.policy)
         super()._load_extra_checkpoint_state(rest)
 
     # Small parts.

@@ -1,7 +1,7 @@
 """The frozen model that a trainer stays close to: one that was given, the adapter switched off, or a copy of the start.
 
 The copy is made when it is first asked for, before any update; a resumed trainer copies its start again before the
-checkpoint's weights are loaded (`state`, `restore`).
+checkpoint's weights are loaded (load_state_dict).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class FrozenReference:
             with adapters_off(policy):
                 yield policy
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: whether the start was copied."""
         return {COPIED: self._copied}
 
-    def restore(self, state: dict[str, Any], policy: torch.nn.Module) -> None:
-        """The mirror of state. policy: as it was at the start."""
+    def load_state_dict(self, state: dict[str, Any], policy: torch.nn.Module) -> None:
+        """The mirror of state_dict. policy: as it was at the start."""
         if state[COPIED] and self.model is None:
             self._copy(policy)
 

@@ -12,8 +12,9 @@ from workbench.trainer import distributed
 from workbench.trainer.rollouts import Rollout
 
 
-def rollout_metrics(rollout: Rollout, token_limit: int) -> dict[str, float]:
-    """Every process must call it; the same numbers everywhere."""
+def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
+    """Every process must call it; the same numbers everywhere. by_group: rewards are compared within their group,
+    so reward_std is the mean of the groups'; else it is that of all rewards."""
     own = {
         "rewards": rollout.rewards.tolist(),
         "groups": rollout.groups.tolist(),
@@ -27,21 +28,21 @@ def rollout_metrics(rollout: Rollout, token_limit: int) -> dict[str, float]:
         [value for part in found for value in part[name]]  # type: ignore[attr-defined]
         for name in ("rewards", "groups", "lengths", "ended")
     )
-    spread, equal = group_spread(torch.tensor(rewards, dtype=torch.float64), torch.tensor(groups))
+    values = torch.tensor(rewards, dtype=torch.float64)
+    spread, equal = group_spread(values, torch.tensor(groups) if by_group else torch.zeros(len(rewards)).long())
     terminated = [length for length, end in zip(lengths, ended, strict=True) if end]
     row = {
         "reward": statistics.fmean(rewards),
         "reward_std": float(spread.mean()),
-        "frac_reward_zero_std": float(equal.double().mean()),
-        "num_groups": float(len(equal)),
+        **({"frac_reward_zero_std": float(equal.double().mean())} if by_group else {}),
         **_of_lengths("completions/{}_length", lengths),
         "completions/clipped_ratio": 1.0 - len(terminated) / len(lengths),
         **(_of_lengths("completions/{}_terminated_length", terminated) if terminated else {}),
     }
     for name in rollout.by_name:
-        values = [value for part in found for value in part["by_name"][name]]  # type: ignore[index]
-        row[f"rewards/{name}/mean"] = statistics.fmean(values)
-        row[f"rewards/{name}/std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+        own_values = [value for part in found for value in part["by_name"][name]]  # type: ignore[index]
+        row[f"rewards/{name}/mean"] = statistics.fmean(own_values)
+        row[f"rewards/{name}/std"] = statistics.stdev(own_values) if len(own_values) > 1 else 0.0
     if rollout.entropies is not None:
         row["entropy"] = sum(part["entropy"] for part in found) / sum(lengths)  # type: ignore[misc]
     return row

@@ -48,7 +48,7 @@ class SignalWatch:
         DivergenceError once the signal has been dead for as many rollouts as are allowed.
         """
         found: list[str] = []
-        if "frac_reward_zero_std" in row:
+        if "reward_std" in row:
             found += self._signal(row, maximum)
             found += self._collapse(row, maximum)
         if any(name in row for name in HELD_OUT):
@@ -57,7 +57,7 @@ class SignalWatch:
 
     def _signal(self, row: dict[str, Any], maximum: float | None) -> Iterator[str]:
         state = self._state
-        if row["frac_reward_zero_std"] < 1.0:
+        if row["reward_std"] > 0.0:
             state["dead"] = 0
             return
         if maximum is not None and row["reward"] >= maximum:

@@ -61,6 +61,7 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
         "scaler": trainer.precision.state_dict(),
         "stopper": trainer.stopper.state_dict() if trainer.stopper else None,
         "range_test": trainer.range_test.state_dict() if trainer.range_test else None,
+        "reference": trainer._reference.state_dict(),
         "extra": {name: value for name, value in extra.items() if not isinstance(value, torch.Tensor)},
     }
     return {name: group for name, group in tensors.items() if group}, state
@@ -76,6 +77,7 @@ def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, An
             f"{trainer.world_size}; resume with as many, or from a checkpoint between batches"
         )
     # Before the weights: a reference that is a copy of the start must be copied while the start is still there.
+    trainer._reference.load_state_dict(state["reference"], trainer.policy)
     trainer._load_extra_checkpoint_state({**state["extra"], **tensors.get("extra", {})})
     training_state.load_model_tensors(trainer.unwrapped_model, tensors.get("model", {}))
     training_state.load_optimizer_tensors(trainer.optimizer, tensors.get("optimizer", {}), state["optimizer"])

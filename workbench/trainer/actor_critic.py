@@ -1,0 +1,71 @@
+"""A policy and its critic as one module, so that one forward (and DDP) sees both."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from workbench.models.outputs import HeadInputs
+from workbench.objectives.logprobs import at_least_float32
+from workbench.trainer.batches import Batch
+from workbench.trainer.scoring import in_places, predicting_states
+
+CriticKind = Literal["head", "model"]
+
+
+class ValueHead(nn.Module):
+    """Hidden state to value. It begins at 0, so that the first advantages are the rewards' own."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        # A vector and a scalar, which decay and Muon leave alone.
+        self.weight = nn.Parameter(torch.zeros(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden: (M, H). Returns (M,), at least float32."""
+        hidden = at_least_float32(hidden)
+        return hidden @ self.weight.to(hidden.dtype) + self.bias.to(hidden.dtype)
+
+
+class ActorCritic(nn.Module):
+    """kind "head": values from the policy's own hidden states; "model": from a trunk of its own, which begins as it."""
+
+    def __init__(self, policy: nn.Module, kind: CriticKind) -> None:
+        super().__init__()
+        self.policy = policy
+        self.trunk = copy.deepcopy(policy) if kind == "model" else None
+        first = next(policy.parameters())
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        self.value_head = ValueHead(_hidden_size(policy)).to(first.device, dtype)
+
+    def forward(self, batch: Batch) -> tuple[HeadInputs, torch.Tensor]:
+        """What predicts each response token under the policy (M, H); the values (B, T) of the states before them."""
+        states = predicting_states(self.policy, batch)
+        judged = states if self.trunk is None else predicting_states(self.trunk, batch)
+        return states, in_places(self.value_head(judged.hidden), batch["response_mask"])
+
+    def values(self, batch: Batch) -> torch.Tensor:
+        """(B, T) values alone."""
+        trunk = self.policy if self.trunk is None else self.trunk
+        return in_places(self.value_head(predicting_states(trunk, batch).hidden), batch["response_mask"])
+
+    @property
+    def config(self) -> Any:
+        """The policy's."""
+        return self.policy.config
+
+    def get_input_embeddings(self) -> Any:
+        """The policy's (transformers' name)."""
+        return self.policy.get_input_embeddings()  # type: ignore[operator]
+
+    def get_output_embeddings(self) -> Any:
+        """The policy's (transformers' name)."""
+        return self.policy.get_output_embeddings()  # type: ignore[operator]
+
+
+def _hidden_size(policy: Any) -> int:
+    return policy.config.hidden_size

@@ -1,0 +1,45 @@
+"""Settings of proximal policy optimisation with a critic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.settings import Fraction
+
+
+class PPOSettings(RolloutSettings):
+    """Each token's advantage by generalised advantage estimation over a critic's values."""
+
+    batch_prompts: PositiveInt = 64
+    """Prompts a rollout, over all processes."""
+    group_size: PositiveInt = 1
+    """Completions sampled of each prompt."""
+    passes: PositiveInt = 4
+    """Times that each rollout is learned from (inner epochs)."""
+    critic: Literal["head", "model"] = "model"
+    """head: a value head on the policy's hidden states; model: a trunk of its own that begins as the policy."""
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The ratio counts within [1 - clip, 1 + clip]."""
+    value_clip: PositiveFloat = 0.2
+    """A value may move by this much from the one at sampling before its loss stops falling."""
+    value_coefficient: NonNegativeFloat = 0.5
+    """Weight of the value loss."""
+    gamma: Fraction = 1.0
+    """Discount per token."""
+    gae_lambda: Fraction = 0.95
+    """Of generalised advantage estimation: 0 trusts the critic, 1 the sampled return."""
+    whiten_advantages: bool = True
+    """Mean 0 and standard deviation 1 over all tokens of the step."""
+    beta: NonNegativeFloat = 0.05
+    """Coefficient of the KL penalty per token in the reward, against the start; 0: none, and no reference is kept."""
+    kl_target: PositiveFloat | None = None
+    """KL per completion, nats, that beta is moved towards (Ziegler et al. 2019); null: beta is fixed."""
+    kl_horizon: PositiveFloat = 10_000.0
+    """Completions over which beta is moved."""
+    kl_stop: PositiveFloat | None = None
+    """Approximate KL of an update, nats per token, beyond which the rest of a rollout's passes are left out."""
+    entropy_bonus: NonNegativeFloat = 0.0
+    """Weight of the mean entropy per token, added to the objective."""

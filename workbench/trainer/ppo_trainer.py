@@ -1,0 +1,223 @@
+"""Proximal policy optimisation with a critic (Schulman et al. 2017, arXiv 1707.06347)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from workbench.models.flops import ModelFlops
+from workbench.objectives.advantages import generalised_advantages
+from workbench.objectives.kl import kl_k1
+from workbench.objectives.policy_gradient import PER_TOKEN, Clip, SampledTokens, clipped_tokens, clipped_value_losses
+from workbench.tracking.values import Mean, Value
+from workbench.trainer import distributed
+from workbench.trainer.actor_critic import ActorCritic
+from workbench.trainer.batches import Batch
+from workbench.trainer.costs import Costs
+from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.online import OnlineTrainer
+from workbench.trainer.ppo_settings import PPOSettings
+from workbench.trainer.rollouts import Rollout
+from workbench.trainer.scoring import response_entropies, response_logprobs
+from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.updates import PADDED, cut_rollout
+
+APPROXIMATE_KL = "policy/approxkl_avg"
+LARGEST_KL_ERROR = 0.2
+"""Of the adaptive coefficient: a rollout's relative error counts up to here (Ziegler et al. 2019, arXiv 1909.08593)."""
+
+
+class PPOTrainer(OnlineTrainer):
+    """Policy and critic learn together: see OnlineTrainer for the batches. The critic is not saved with the model."""
+
+    settings_class: ClassVar[type[TrainerSettings]] = PPOSettings
+
+    def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        self._clip = Clip(self.settings.clip, self.settings.clip)
+        self._beta = self._next_beta = float(self.settings.beta)
+        trained = ActorCritic(super()._set_up_model(model), self.settings.critic)
+        self._critic_flops = None if trained.trunk is None else ModelFlops.of_model(trained.trunk)
+        return trained
+
+    def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:
+        assert isinstance(trained, ActorCritic)
+        return trained.policy
+
+    @property
+    def _compares_groups(self) -> bool:
+        return False
+
+    # From prompts to updates.
+
+    def _make_update_batches(self, batch: Batch) -> list[Batch]:
+        rollout = self._judged(self._roll_out(batch))
+        rows, metrics = self._with_advantages(rollout)
+        mask = rollout.response_mask
+        per_completion = (rows["advantages"] * mask).sum(1) / rollout.lengths
+        self._report(rollout, per_completion, metrics)
+        return self._updates(rollout, rows, self.settings.passes, self.settings.minibatches)
+
+    def _make_validation_batches(self, batch: Batch) -> list[Batch]:
+        rollout = self._judged(self._roll_out(batch))
+        return self._updates(rollout, self._with_advantages(rollout)[0], 1, 1)
+
+    def _judged(self, rollout: Rollout) -> Rollout:
+        """With the log-probabilities that the ratio and the KL penalty are taken to."""
+        if rollout.old_logprobs is None:
+            rollout = replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout))
+        return self._reference_logprobs(rollout) if self.settings.beta else rollout
+
+    def _with_advantages(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
+        """The rollout's rows with advantages, returns and old values (N, T); and what it says of the whole step."""
+        settings, mask = self.settings, rollout.response_mask
+        old_logprobs = rollout.old_logprobs
+        assert old_logprobs is not None, "_judged gives them"
+        divergence = torch.zeros_like(old_logprobs)
+        if rollout.ref_logprobs is not None:
+            divergence = torch.where(mask, kl_k1(old_logprobs, rollout.ref_logprobs), 0.0)
+        values = self._values(rollout)
+        rewards = (-self._beta * divergence).to(values.dtype)
+        last = rollout.lengths - 1
+        # On the last real token, never on padding. A cut completion was scored as well: nothing follows it either.
+        rewards[torch.arange(len(last), device=last.device), last] += rollout.rewards.to(values.dtype)
+        advantages = generalised_advantages(rewards, values, mask, gamma=settings.gamma, lambda_=settings.gae_lambda)
+        rows = rollout.row_batch() | {"old_logprobs": old_logprobs, "old_values": values}
+        rows["returns"] = torch.where(mask, advantages + values, 0.0)  # of the raw advantages
+        counted = mask & self._counted(rollout)[:, None]
+        rows["advantages"] = _whitened(advantages, counted) if settings.whiten_advantages else advantages
+        return rows, self._objective(rollout, divergence)
+
+    def _counted(self, rollout: Rollout) -> torch.Tensor:
+        """(N,) completions that the loss counts."""
+        return rollout.ended | (self.settings.overlong == "keep")
+
+    @torch.no_grad()
+    def _values(self, rollout: Rollout) -> torch.Tensor:
+        """(N, T) of the critic as it is now, charged."""
+        rows, trained = rollout.row_batch(), self.unwrapped_model
+        assert isinstance(trained, ActorCritic)
+        size = self.micro_batch_rows or len(rows["responses"])
+        with self.precision.autocast():
+            parts = [
+                trained.values({key: value[start : start + size] for key, value in rows.items()})
+                for start in range(0, len(rows["responses"]), size)
+            ]
+        lengths = self._sequence_lengths(rows).double()
+        tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
+        flops = (self._critic_flops or self.flops).forward(tokens, context)
+        self._charge(Costs(scored_tokens=int(tokens), flops=flops))
+        return torch.cat(parts)
+
+    def _objective(self, rollout: Rollout, divergence: torch.Tensor) -> dict[str, float]:
+        """TRL's objective/*, over all processes; and the coefficient that the next rollout will use."""
+        entropies = rollout.entropies if rollout.entropies is not None else torch.zeros_like(divergence)
+        each = (divergence.sum(1), entropies.sum(1), rollout.rewards, torch.ones_like(rollout.rewards), rollout.ended)
+        sums = torch.stack([values.double().sum() for values in each])
+        kl, entropy, scores, count, ended = distributed.reduce_tensor(sums).tolist()
+        kl, entropy, scores = kl / count, entropy / count, scores / count
+        self._next_beta = self._beta
+        if self.settings.kl_target is not None:
+            error = max(-LARGEST_KL_ERROR, min(LARGEST_KL_ERROR, kl / self.settings.kl_target - 1))
+            self._next_beta = self._beta * (1 + error * count / self.settings.kl_horizon)
+        return {
+            "objective/kl": kl,
+            "objective/entropy": entropy,
+            "objective/scores": scores,
+            "objective/non_score_reward": -self._beta * kl,
+            "objective/rlhf_reward": scores - self._beta * kl,
+            "objective/kl_coefficient": self._beta,
+            "val/num_eos_tokens": ended,
+        }
+
+    def _updates(self, rollout: Rollout, rows: Batch, passes: int, minibatches: int) -> list[Batch]:
+        counted = self._counted(rollout)
+        lengths = (rollout.lengths * counted).double()
+        rows = rows | {"units": lengths, "tokens": lengths}
+        order = np.random.default_rng([self.settings.seed, self.step, 1])
+        padded = (*PADDED, "advantages", "returns", "old_values")
+        return cut_rollout(rows, counted, counted, passes, minibatches, order, padded)
+
+    # One update.
+
+    def _count_units(self, batch: Batch) -> dict[str, float]:
+        names = ["policy_avg", "value_avg", *(["entropy"] if self.settings.entropy_bonus else [])]
+        return dict.fromkeys(names, float(batch["tokens"].sum()))
+
+    def _training_flops(self, tokens: float, context: float) -> float:
+        critic = self._critic_flops
+        again = self.settings.gradient_checkpointing
+        own = critic.training(tokens, context, recomputed=again) if critic is not None else 0.0
+        return super()._training_flops(tokens, context) + own
+
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities and values (B, T), and entropies where a bonus is asked for."""
+        states, values = self.model(batch)
+        logprobs = response_logprobs(states, batch, self.settings.temperature)
+        bonus = self.settings.entropy_bonus
+        return logprobs, values, response_entropies(states, batch, self.settings.temperature) if bonus else None
+
+    def _compute_loss(
+        self, outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None], batch: Batch
+    ) -> LossResult:
+        logprobs, values, entropies = outputs
+        settings, mask = self.settings, batch["response_mask"]
+        num_tokens = float(batch["tokens"].sum())
+        tokens = SampledTokens(logprobs, batch["old_logprobs"], batch["advantages"], mask)
+        surrogate = clipped_tokens(tokens, self._clip)
+        value_losses, value_clipped = clipped_value_losses(
+            values, batch["old_values"], batch["returns"], settings.value_clip
+        )
+        weights = torch.where(mask, PER_TOKEN.weights(mask.sum(1))[:, None], 0.0)
+        terms = {
+            "policy_avg": LossTerm((surrogate.losses * weights).sum(), num_tokens),
+            "value_avg": LossTerm((value_losses * weights).sum(), num_tokens, settings.value_coefficient),
+        }
+        if entropies is not None:
+            terms["entropy"] = LossTerm(-entropies.sum(), num_tokens, settings.entropy_bonus)
+        log_ratio = tokens.log_ratio.detach()
+        ratio = log_ratio.exp()
+
+        def mean(per_token: torch.Tensor) -> Value:
+            return Mean(torch.where(mask, per_token.double(), 0.0).sum(), num_tokens)
+
+        metrics: dict[str, Value] = {
+            APPROXIMATE_KL: mean(0.5 * log_ratio.square()),
+            "policy/clipfrac_avg": mean(surrogate.low_clipped | surrogate.high_clipped),
+            "val/clipfrac_avg": mean(value_clipped),
+            "val/ratio": mean(ratio),
+            "val/mean": mean(values.detach()),
+        }
+        return LossResult(terms, metrics)
+
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        """An update that moved too far is the last of its rollout."""
+        limit = self.settings.kl_stop
+        if limit is not None and row[APPROXIMATE_KL] > limit:
+            del self.pending_batches[1:]
+        return super()._check_gradient(row)
+
+    # What a resume needs.
+
+    def _take_completions(self) -> list[dict[str, Any]]:
+        self._beta = self._next_beta
+        return super()._take_completions()
+
+    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
+        return super()._get_extra_checkpoint_state() | {"beta": self._beta, "next_beta": self._next_beta}
+
+    def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
+        rest = dict(state)
+        self._beta, self._next_beta = rest.pop("beta", self._beta), rest.pop("next_beta", self._next_beta)
+        super()._load_extra_checkpoint_state(rest)
+
+
+def _whitened(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over the real tokens of all processes; 0 at padding."""
+    real = torch.where(mask, advantages, 0.0).double()
+    count, total = distributed.reduce_tensor(torch.stack((mask.sum().double(), real.sum()))).tolist()
+    centred = torch.where(mask, real - total / max(count, 1.0), 0.0)
+    variance = distributed.reduce_tensor(centred.square().sum()).item() / max(count, 1.0)
+    return (centred / (variance + 1e-8) ** 0.5).to(advantages.dtype)
