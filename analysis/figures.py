@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from analysis import budget
 from analysis.claims import over_optimisation
-from analysis.measures import BY_COLUMN, Measure, join
+from analysis.measures import Measure, join, measure_of
 from analysis.plots import Canvas, Panel
 from analysis.study import Study, starts_of
 
@@ -23,6 +24,11 @@ class Figure:
 
 
 LEARNING = ("loss", "rewards/margins", "grad_norm")
+ROLLOUTS = (
+    *("groups_with_signal", "completions/mean_length", "completions/clipped_ratio", "entropy", "objective/entropy"),
+    *("kl", "objective/kl", "clip_ratio/region_mean", "policy/clipfrac_avg", "loss/value_avg"),
+)
+MAX_ROLLOUT_PANELS = 9
 HELD_OUT = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/kl_start", "eval/pair_accuracy", "eval/loss")
 
 
@@ -38,7 +44,10 @@ def all_figures(study: Study, canvas: Canvas) -> list[Figure]:
         references = starts_of(study)
         if len(references) == 1:
             figures.append(_frontier(study, canvas, measure))
+    if measure is not None and budget.compares_costs(study):
+        figures.append(_equal_cost(study, canvas, measure))
     figures.append(_learning(study, canvas))
+    figures.append(_rollouts(study, canvas))
     return [figure for figure in figures if figure.panels]
 
 
@@ -106,10 +115,13 @@ def _learning(study: Study, canvas: Canvas) -> Figure:
     deciding = study.deciding.column if study.deciding else ""
     held_out = [c for c in HELD_OUT if study.has(c)]
     held_out.sort(key=lambda column: column != deciding)
+    held_out = held_out[:3]
     training = [c for c in LEARNING if study.has(c)]
-    columns = [*held_out[:3], *training[: 3 if len(held_out) >= 3 else 6 - len(held_out[:3])]]
+    # Beside what was optimised what was wanted.
+    beside = [*held_out[:1], *(["reward"] if study.has("reward") else []), *held_out[1:]]
+    columns = [*beside, *training[: 6 - len(beside)]]
     panels = canvas.learning(columns)
-    shown = join([BY_COLUMN[c].label for c in columns])
+    shown = join([measure_of(c).label for c in columns])
     see = (
         f"{_capital(shown)} as training goes on: whether curves have levelled off, and whether any setting turned back."
     )
@@ -119,6 +131,40 @@ def _learning(study: Study, canvas: Canvas) -> Figure:
         "every number elsewhere is from raw values. Unfinished runs are drawn as far as they came."
     )
     return Figure("Learning curves", panels, see, how, len(study.variants) > 1)
+
+
+def _rollouts(study: Study, canvas: Canvas) -> Figure:
+    names = sorted(
+        c for c in map(str, study.finals) if c.startswith("rewards/") and c.endswith("/mean") and study.has(c)
+    )
+    columns = [*(names if len(names) > 1 else []), *(c for c in ROLLOUTS if study.has(c))][:MAX_ROLLOUT_PANELS]
+    see = (
+        "Whether there was something to learn from: a group whose completions all earn the same teaches nothing. "
+        "Entropy that falls towards 0 ends exploration; a length that grows to the limit and rollouts that are cut off "
+        "are rewarded for what they did not say."
+    )
+    how = (
+        "Training measures: faint every run, bold the mean over a setting's seeds, smoothed over a tenth of the "
+        "steps. Groups with signal: 1 less frac_reward_zero_std. KL in training is the trainer's own "
+        "estimate and not the held-out KL from the start."
+    )
+    return Figure("Rollouts in training", canvas.learning(columns), see, how, len(study.variants) > 1)
+
+
+def _equal_cost(study: Study, canvas: Canvas, measure: Measure) -> Figure:
+    shown = budget.axes(study, measure)
+    see = (
+        f"{_capital(measure.label)} for what it cost, one axis at a time: a curve that lies above another reaches more "
+        "for the same."
+    )
+    how = (
+        "Every cost is charged in full to every setting that needs it: collecting pairs, reference, rollouts; so a "
+        "curve begins at what was spent before its first step. The shared start is charged to none. Faint: every run; "
+        "bold: the mean over seeds, between evaluations on straight lines and never beyond them; dotted: where the "
+        "common range of all settings ends. A setting that spends none of a cost as it trains is not on that axis."
+    )
+    panels = budget.panels(study, canvas, measure, shown)
+    return Figure("At equal cost", panels, see, how, True, budget.refusals(study))
 
 
 def _capital(text: str) -> str:

@@ -31,7 +31,11 @@ KEYS = ("run", "experiment", "variant", "seed")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Tidy tables that join on the column run ("experiment/variant/seed0"); records holds each run's raw dicts."""
+    """Tidy tables that join on the column run ("experiment/variant/seed0"); records holds each run's raw dicts.
+
+    completions are those of held-out prompts alone: training's own (split "train") have no exact match and may be a
+    hundred times as many; reader.read_completions(run, rollouts=True) gives them.
+    """
 
     runs: pd.DataFrame
     metrics: pd.DataFrame
@@ -129,7 +133,8 @@ def _stack(root: Path, rows: list[dict[str, Any]], file_name: str) -> pd.DataFra
     frames = []
     for row in rows:
         path = root / row["run"] / file_name
-        records = reader.read_rows(path) if path.is_file() else []
+        read = reader.read_held_out if file_name == "completions.jsonl" else reader.read_rows
+        records = read(path) if path.is_file() else []
         if records:
             frame = pd.DataFrame.from_records(records)
             frame = frame.drop(columns=[key for key in KEYS if key in frame.columns])
@@ -142,4 +147,14 @@ def _stack(root: Path, rows: list[dict[str, Any]], file_name: str) -> pd.DataFra
     if file_name == "metrics.jsonl":
         numbers = [column for column in table.columns if column not in KEYS]
         table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+        _derive(table)
     return table
+
+
+def _derive(metrics: pd.DataFrame) -> None:
+    """Columns that online runs have under one name or the other, and the share of groups that taught something."""
+    if "frac_reward_zero_std" in metrics:
+        metrics["groups_with_signal"] = 1.0 - metrics["frac_reward_zero_std"]
+    if "objective/scores" in metrics:
+        scores = metrics["objective/scores"]
+        metrics["reward"] = metrics["reward"].fillna(scores) if "reward" in metrics else scores

@@ -49,6 +49,21 @@ TRAINING = (
     Measure("loss", "training loss", "nats", "nats", None),
     Measure("grad_norm", "gradient norm", "", "nats", None),
 )
+ROLLOUTS = (
+    Measure("reward", "reward in training", "mean of completions", "nats", None),
+    Measure("groups_with_signal", "groups with signal", "share", "rate", None),
+    Measure("completions/mean_length", "length of rollouts", "tokens", "nats", None),
+    Measure("completions/clipped_ratio", "rollouts cut off", "share", "rate", None),
+    Measure("entropy", "entropy of rollouts", "nats per token", "nats", None),
+    Measure("objective/entropy", "entropy of whole rollouts", "nats per sequence", "nats", None),
+    Measure("kl", "KL in training", "nats per token", "nats", None),
+    Measure("objective/kl", "KL of whole rollouts", "nats per sequence", "nats", None),
+    Measure("clip_ratio/region_mean", "tokens clipped", "share", "rate", None),
+    Measure("policy/clipfrac_avg", "tokens clipped by PPO", "share", "rate", None),
+    Measure("loss/value_avg", "value loss", "", "nats", None),
+)
+"""What online runs say of their own completions. Training measures all: the trainer's own estimates on its own prompts,
+not the report's."""
 COSTS = (
     Measure("cost/trained_tokens", "trained tokens", "", "count"),
     Measure("cost/generated_tokens", "generated tokens", "", "count"),
@@ -56,9 +71,18 @@ COSTS = (
     Measure("cost/flops", "FLOPs", "", "flops"),
     Measure("time/seconds", "training time", "s", "seconds"),
 )
-BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *COSTS)}
+BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *ROLLOUTS, *COSTS)}
 DECIDING = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/pair_accuracy", "eval/loss")
 """Which measure decides, first one that the runs have: fixed here, before any result is seen."""
+
+
+def measure_of(column: str) -> Measure:
+    """What a column means; rewards/<name>/mean are each reward's own."""
+    if column.startswith("rewards/") and column.endswith("/mean"):
+        name = column.removeprefix("rewards/").removesuffix("/mean")
+        return Measure(column, f"reward {name} in training", "mean of completions", "nats")
+    return BY_COLUMN[column]
+
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
@@ -81,6 +105,11 @@ def format_number(value: float | None, kind: str = "nats") -> str:
     return f"{value:.{min(decimals, 4)}f}".replace("-", "−")
 
 
+def power_of_ten(exponent: int) -> str:
+    """10 with its exponent."""
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
 def _powers_of_ten(value: float) -> str:
     if value == 0:
         return "0"
@@ -88,7 +117,7 @@ def _powers_of_ten(value: float) -> str:
     mantissa = f"{value / 10**exponent:.2f}"
     if mantissa.startswith("10"):
         mantissa, exponent = "1.00", exponent + 1
-    return f"{mantissa}×10{str(exponent).translate(_SUPERSCRIPTS)}"
+    return f"{mantissa}×{power_of_ten(exponent)}"
 
 
 def _thousands(value: float) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from analysis import stats
 from analysis.checkpoints import interval_of, one_seed
-from analysis.measures import BY_COLUMN, Measure, plain
+from analysis.measures import BY_COLUMN, Measure, measure_of, plain
 from analysis.study import Study, Variant
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Canvas:
         for measures in lists:
             label = "exact match" if len(measures) == 2 else measures[0].label
             along = study.axis or "setting"
-            name = f"{_slug(label)}_by_{_slug(along)}"
+            name = f"{slug(label)}_by_{slug(along)}"
             height = 2.9 if study.axis else max(2.9, 0.9 + 0.32 * len(study.variants))
             draw = functools.partial(self._over_axis, measures=measures)
             panels.append(self.panel(name, f"{label} by {along}", draw, (3.7, height)))
@@ -222,7 +222,7 @@ class Canvas:
 
     def against_kl(self, measure: Measure) -> list[Panel]:
         """Final values against KL with the frontier, and the way there during training."""
-        name = _slug(measure.label)
+        name = slug(measure.label)
         alt = f"{measure.label} against KL from the start"
         return [
             self.panel(
@@ -299,10 +299,10 @@ class Canvas:
 
     def learning(self, columns: Sequence[str]) -> list[Panel]:
         """Each measure over steps: runs faint and raw, the mean over a variant's seeds bold and smoothed."""
-        measures = [BY_COLUMN[column] for column in columns if column in self.study.loaded.metrics]
+        measures = [measure_of(column) for column in columns if column in self.study.loaded.metrics]
         return [
             self.panel(
-                f"{_slug(m.label)}_by_step", f"{m.label} over steps", functools.partial(self._learning, measure=m)
+                f"{slug(m.label)}_by_step", f"{m.label} over steps", functools.partial(self._learning, measure=m)
             )
             for m in measures
         ]
@@ -332,7 +332,7 @@ class Canvas:
         axes.set_title(measure.axis_label, loc="left", fontsize=9)
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 

@@ -6,10 +6,11 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis import accounts, before_after, checkpoints, claims, range_test, tables
+from analysis import accounts, before_after, budget, checkpoints, claims, notices, range_test, rollouts, tables
 from analysis.figures import all_figures
 from analysis.measures import BY_COLUMN, DECIDING
 from analysis.plots import Canvas
@@ -20,6 +21,10 @@ from workbench.errors import DefinitionError, StorageError
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PAGE_BYTES = 5_000_000
+OPTIONAL = (
+    *("comparisons", "equal_cost", "checkpoints", "paired_checkpoints", "results", "range_test", "before_after"),
+    *("phases", "throughput"),
+)
 
 
 def write_report(experiment_folder: Path) -> Path:
@@ -81,8 +86,7 @@ def describe(study: Study) -> dict[str, Any]:
     differ = bool(claims.differences_in_evaluation(study))
     single_seed = checkpoints.one_seed(study)
     best = claims.best_of(study, measure) if measure and not differ and not single_seed else None
-    optional = ("comparisons", "checkpoints", "paired_checkpoints", "results", "range_test", "before_after")
-    shown: dict[str, Table | None] = dict.fromkeys(optional)
+    shown: dict[str, Table | None] = dict.fromkeys(OPTIONAL)
     ranging = range_test.is_range_test(study)
     if ranging:
         shown["range_test"] = range_test.suggestions(study)
@@ -92,6 +96,8 @@ def describe(study: Study) -> dict[str, Any]:
         pairs = claims.compare_all(study, measure)
         if pairs:
             shown["comparisons"] = tables.comparisons(pairs, measure)
+        if not differ:
+            shown["equal_cost"] = budget.table(study, measure)
     counted, apart = "", False
     if single_seed:
         scores = checkpoints.pair_scores(study)
@@ -103,12 +109,16 @@ def describe(study: Study) -> dict[str, Any]:
             shown["checkpoints"] = tables.pair_scores(scores)
         if tests:
             shown["paired_checkpoints"] = tables.paired_tests(tests)
+    shown["phases"], shown["throughput"] = rollouts.phases(study), rollouts.throughput(study)
     shown["costs"] = accounts.costs(study)
     shown["runs"] = accounts.runs(study)
     runs = study.loaded.runs
     return {
         "study": study,
-        "answer": range_test.answer(study) if ranging else claims.answer(study),
+        "answer": range_test.answer(study) if ranging else _answer(study),
+        "notes": notices.notes(study),
+        "warnings": notices.warnings(study),
+        "repeats": rollouts.repeats(study),
         "deciding": measure,
         "deciding_order": [BY_COLUMN[column].label for column in DECIDING],
         "tables": shown,
@@ -128,6 +138,14 @@ def describe(study: Study) -> dict[str, Any]:
         "commands": [plan.get("command") for plan in study.plans if plan.get("command")],
         "trainers": sorted({str(t) for t in runs["trainer"] if isinstance(t, str)}),
     }
+
+
+def _answer(study: Study) -> claims.Answer:
+    """The answer, led by what an online run's reward or a budget makes doubtful."""
+    answer = claims.answer(study)
+    grounds = answer.grounds if study.deciding else [*answer.grounds, *rollouts.in_words(study)]
+    flags = [*rollouts.over_optimisation(study), *answer.flags, *budget.flags(study)]
+    return replace(answer, grounds=grounds, flags=flags)
 
 
 def _render(name: str, context: dict[str, Any]) -> str:

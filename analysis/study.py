@@ -43,7 +43,8 @@ class Study:
     loaded: Loaded
     finals: pd.DataFrame
     """One row a run that wrote metrics: the held-out values of the model it left, start/<column> at its first row,
-    means of training metrics over the last tenth of the steps, costs of its own (last less first row)."""
+    means of training metrics over the last tenth of the steps, costs of its own (last less first row), sums of the
+    seconds of each phase."""
     deciding: Measure | None
     start: Loaded | None = None
     notes: list[str] = field(default_factory=list)
@@ -207,7 +208,9 @@ def final_values(loaded: Loaded) -> pd.DataFrame:
         last_step = table["step"].iloc[-1]
         tail = table[table["step"] > last_step - max(1, last_step // 10)]
         for column in table.columns:
-            if column.startswith(("cost/", "time/")):
+            if column.startswith("time/") and column.endswith("_seconds"):
+                row[column] = table[column].sum(min_count=1)
+            elif column.startswith("cost/") or column == "time/seconds":
                 known = table[column].dropna()
                 before = table[column].iloc[0] if table["step"].iloc[0] == 0 else 0.0
                 row[column] = known.iloc[-1] - (0.0 if math.isnan(before) else before) if len(known) else math.nan

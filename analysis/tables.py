@@ -10,7 +10,7 @@ from typing import Any
 from analysis.before_after import Change
 from analysis.checkpoints import PairedTest, PairScore, interval_of
 from analysis.claims import Comparison
-from analysis.measures import COSTS, OUTCOMES, TRAINING, Measure, format_number, format_p
+from analysis.measures import COSTS, OUTCOMES, ROLLOUTS, TRAINING, Measure, format_number, format_p
 from analysis.study import Study, Variant
 
 
@@ -53,7 +53,7 @@ class Table:
 def results(study: Study, best: Variant | None) -> Table:
     """Every variant by every measure: mean, interval, each seed; led by the start."""
     measures = [m for m in OUTCOMES if study.has(m.column)]
-    measures += [m for m in TRAINING[:1] if study.has(m.column)]
+    measures += [m for m in (TRAINING[0], ROLLOUTS[0]) if study.has(m.column)]
     costs = [m for m in COSTS if study.has(m.column) and study.finals[m.column].abs().sum() > 0]
     measures += [m for m in costs if m.column != "cost/scored_tokens"]
     rows, flat = [], []

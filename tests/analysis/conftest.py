@@ -237,6 +237,124 @@ def write_start(root: Path) -> None:
     write_run(root, "sft_sort/main/seed0", definition, beta=0.5)
 
 
+BUDGET_FLOPS = 2.0e11
+ARMS: dict[str, Row] = {
+    # FLOPs and seconds a step, gain and later fall of exact match, costs inherited before the first step.
+    "continued_sft": {"trainer": "sft", "flops": 2.0e9, "seconds": 0.04, "gain": 0.10, "fall": 0.0, "inherits": False},
+    "dpo": {"trainer": "dpo", "flops": 3.0e9, "seconds": 0.06, "gain": 0.18, "fall": 0.0, "inherits": True},
+    "grpo": {"trainer": "grpo", "flops": 4.0e9, "seconds": 0.20, "gain": 0.35, "fall": 0.0, "inherits": False},
+    "ppo": {"trainer": "ppo", "flops": 4.5e9, "seconds": 0.25, "gain": 0.32, "fall": 0.30, "inherits": False},
+}
+
+
+def _online_metrics(rng: np.random.Generator, progress: float, trainer: str, seconds: float) -> Row:
+    phases = {"sample": 0.6, "reward": 0.05, "reference": 0.1, "update": 0.2}
+    row = {
+        "reward": 0.2 + 0.6 * progress + 0.02 * rng.normal(),
+        "reward_std": 0.3,
+        "frac_reward_zero_std": 0.5 - 0.3 * progress,
+        "num_groups": 8.0,
+        "rewards/exact/mean": 0.15 + 0.5 * progress + 0.02 * rng.normal(),
+        "rewards/length/mean": 0.05 + 0.1 * progress,
+        "completions/mean_length": 9.0 + 20 * progress,
+        "completions/clipped_ratio": 0.1 * progress,
+        "entropy": 1.5 - progress,
+    }
+    row |= {"objective/kl": 4.0 * progress, "loss/value_avg": 0.2} if trainer == "ppo" else {"kl": 0.05 * progress}
+    return row | {f"time/{phase}_seconds": share * seconds for phase, share in phases.items()}
+
+
+def _rollouts(step: int) -> list[Row]:
+    return [
+        {
+            "step": step,
+            "split": "train",
+            "prompt_id": f"t{prompt}",
+            "sample_index": index,
+            "prompt": "sort 1: ",
+            "completion": "never held out",
+            "num_tokens": 9,
+            "ended": True,
+            "rewards": {"exact": 1.0},
+            "reward": 1.0,
+            "advantage": 0.0,
+        }
+        for prompt in range(2)
+        for index in range(2)
+    ]
+
+
+def write_budget_run(root: Path, folder: str, definition: Row, arm: Row, steps: int, every: int, prompts: int) -> None:
+    """One run of an arm, until its budget or its steps are spent."""
+    seed, trainer = int(definition["seed"]), arm["trainer"]
+    rng = np.random.default_rng([seed, *folder.encode()])
+    path = root / folder
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "definition.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
+    online, inherited = trainer in ("grpo", "ppo"), 1.1e11 if arm["inherits"] else 0.0
+    last = min(steps, math.ceil((BUDGET_FLOPS - inherited) / arm["flops"]))
+    quality, metrics, completions = 0.02 * rng.normal(), [], []
+    for step in range(last + 1):
+        progress = min(1.0, 1.5 * step / last)
+        match = 0.3 + (arm["gain"] + quality) * progress - arm["fall"] * max(0.0, 2 * step / last - 1)
+        row: Row = {"step": step}
+        if step:
+            row |= {"loss": 1.0 - 0.5 * progress + 0.05 * rng.normal(), "grad_norm": 1.0}
+            row |= _online_metrics(rng, step / last, trainer, arm["seconds"]) if online else {}
+            completions += _rollouts(step) if online else []
+        if step % every == 0 or step == last:
+            scores = {f"eval/exact_match_{split}": match + 0.005 * rng.normal() for split in ("greedy", "sampled")}
+            row |= scores | {"eval/kl_start": 3.0 * progress, "eval/num_prompts": prompts}
+            completions += _completions(rng, step, scores, prompts)
+        row |= {"cost/generated_tokens": 280000 * arm["inherits"] + 600 * step * online}
+        row |= {"cost/trained_tokens": 1200 * step, "cost/scored_tokens": 0}
+        metrics.append(row | {"cost/flops": inherited + arm["flops"] * step, "time/seconds": arm["seconds"] * step})
+    _lines(path / "metrics.jsonl", metrics)
+    _lines(path / "completions.jsonl", completions)
+    status = _status(seed, "finished", "", last, steps)
+    status["costs"] = {"flops": arm["flops"] * last, "trained_tokens": 1200 * last, "inherited": {}}
+    status["costs"]["generated_tokens"] = 600 * last * online
+    if arm["inherits"]:
+        status["costs"]["inherited"] = {"collect": {"generated_tokens": 280000, "flops": inherited, "seconds": 6.1}}
+    status["stopped_by"] = f"budget: flops 2e+11 of {BUDGET_FLOPS:g}" if last < steps else None
+    if online:
+        status["warnings"] = [f"step {10 + seed}: 0.9{seed} of the groups earn all alike; use harder prompts"]
+    status["notes"] = ["training data: 3 prompts were too long"]
+    _dump(path / "status.json", status)
+    _dump(path / "provenance.json", PROVENANCE)
+
+
+def write_budget_experiment(
+    root: Path,
+    *,
+    arms: tuple[str, ...] = tuple(ARMS),
+    seeds: int = 3,
+    steps: int = 60,
+    every: int = 5,
+    prompts: int = 24,
+) -> Path:
+    """runs/methods: arms of several trainers at one budget of FLOPs, with rollouts among the completions."""
+    name, question, planned = "methods", "From one SFT start and one budget, which method gains most?", []
+    for arm in arms:
+        for seed in range(seeds):
+            planned.append(
+                {"variant": arm, "arm": arm, "seed": seed, "point": {}, "folder": f"{name}/{arm}/seed{seed}"}
+            )
+            planned[-1]["trainer"] = ARMS[arm]["trainer"]
+            definition = _definition(name, question, planned[-1]) | {"budget": {"flops": BUDGET_FLOPS}}
+            definition["hyperparameters"] = {"steps": steps, "group_size": 4, "batch_prompts": 8}
+            write_budget_run(root, planned[-1]["folder"], definition, ARMS[arm], steps, every, prompts)
+    plan = {
+        "experiment": name,
+        "question": question,
+        "command": f"make exp NAME={name}",
+        "axes": [],
+        "arms": list(arms),
+    }
+    _dump(root / name / "plan.json", plan | {"runs": planned, "starts": [{"folder": "sft_sort/main/seed0"}]})
+    return root / name
+
+
 @pytest.fixture
 def make_experiment(tmp_path: Path) -> Callable[..., Path]:
     """write_experiment below tmp_path/runs, with its start."""
@@ -244,5 +362,16 @@ def make_experiment(tmp_path: Path) -> Callable[..., Path]:
     def make(*args: Any, **settings: Any) -> Path:
         write_start(tmp_path / "runs")
         return write_experiment(tmp_path / "runs", *args, **settings)
+
+    return make
+
+
+@pytest.fixture
+def make_budget_experiment(tmp_path: Path) -> Callable[..., Path]:
+    """write_budget_experiment below tmp_path/runs, with its start."""
+
+    def make(**settings: Any) -> Path:
+        write_start(tmp_path / "runs")
+        return write_budget_experiment(tmp_path / "runs", **settings)
 
     return make

@@ -1,0 +1,221 @@
+"""Methods at equal cost: one axis at a time, everything charged in full, never beyond what was measured."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis import stats
+from analysis.measures import COSTS, Measure, format_number, join, power_of_ten
+from analysis.plots import MUTED, Canvas, Panel, slug
+from analysis.study import Study, Variant, starts_of
+from analysis.tables import Cell, Table, setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+AXES = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds")
+HELD = 2
+"""Evaluations in a row that must be at a threshold before it counts as reached."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One finished run's evaluations over a cost, which includes what it inherited; costs rise."""
+
+    variant: Variant
+    costs: list[float]
+    values: list[float]
+
+
+def compares_costs(study: Study) -> bool:
+    """Whether cost is part of the question: a budget, several trainers, or rollouts, and two settings or more."""
+    definitions = [record["definition"] for record in study.loaded.records.values()]
+    trainers = {definition.get("trainer") for definition in definitions if definition}
+    asked = any(definition.get("budget") for definition in definitions) or len(trainers) > 1 or study.has("reward")
+    return asked and len(study.variants) > 1
+
+
+def axes(study: Study, measure: Measure) -> list[Measure]:
+    """The costs that two settings or more spent while they were evaluated; seconds only where machines are alike."""
+    found = [cost for column in AXES for cost in COSTS if cost.column == column]
+    if refusals(study):
+        found = [cost for cost in found if cost.column != "time/seconds"]
+    return [cost for cost in found if len({c.variant.name for c in curves(study, measure, cost)}) > 1]
+
+
+def curves(study: Study, measure: Measure, cost: Measure) -> list[Curve]:
+    """Of every finished run that spent some of this cost between its evaluations."""
+    table = study.loaded.metrics
+    if measure.column not in table or cost.column not in table:
+        return []
+    finished = set(study.finals.loc[study.finals["finished"], "run"])
+    found = []
+    for variant in study.variants:
+        own = table[(table["variant"] == variant.name) & table["run"].isin(finished)]
+        for _, run in own.sort_values("step", kind="stable").groupby("run", sort=True):
+            points = run[[cost.column, measure.column]].dropna().drop_duplicates(cost.column)
+            if len(points) > 1:
+                found.append(Curve(variant, list(points[cost.column]), list(points[measure.column])))
+    return found
+
+
+def common_range(found: list[Curve]) -> tuple[float, float]:
+    """(from, to) that every curve covers; empty where from is not below to."""
+    return max((c.costs[0] for c in found), default=0.0), min((c.costs[-1] for c in found), default=0.0)
+
+
+def refusals(study: Study) -> list[str]:
+    """Why seconds are not compared."""
+    places = {
+        str((record["status"].get("threads"), record["status"].get("device"), hardware.get("cpu"), hardware.get("gpu")))
+        for record in study.loaded.records.values()
+        if record["status"]
+        for hardware in [record["provenance"].get("hardware") or {}]
+    }
+    differ = "Not compared by seconds: the runs differ in threads, device or machine"
+    return [differ] if len(places) > 1 else []
+
+
+def flags(study: Study) -> list[str]:
+    """Settings whose runs ended with part of their budget unspent."""
+    found: dict[str, list[float]] = {}
+    labels = {variant.name: variant.label for variant in study.variants}
+    for row in study.loaded.runs.to_dict("records"):
+        limits = study.loaded.records[row["run"]]["definition"].get("budget") or {}
+        stopped = row.get("stopped_by")
+        if row["state"] != "finished" or (isinstance(stopped, str) and stopped.startswith("budget")):
+            continue
+        shares = [_spent(study, row["run"], name) / limit for name, limit in limits.items() if limit]
+        known = [share for share in shares if not math.isnan(share)]
+        if known and max(known) < 1:
+            found.setdefault(labels.get(row["variant"], row["variant"]), []).append(max(known))
+    if not found:
+        return []
+    parts = [f"{label} ({min(shares):.0%})" for label, shares in found.items()]
+    return [
+        f"Not all spent their budget: {join(parts)} ended for another reason before it was used. At their end they are "
+        "compared at less cost than the others; the curves at equal cost show them at the same."
+    ]
+
+
+def _spent(study: Study, run: str, limit: str) -> float:
+    column = {"flops": "cost/flops", "tokens": "cost/trained_tokens", "seconds": "time/seconds"}.get(limit, "")
+    table = study.loaded.metrics
+    return float(table.loc[table["run"] == run, column].max()) if column in table else math.nan
+
+
+def table(study: Study, measure: Measure) -> Table | None:
+    """Every setting on every axis: its value where the common range ends, its mean over the range, and what half of the
+    best gain cost. None where no axis has a common range."""
+    if not compares_costs(study) or measure.higher_is_better is not True:
+        return None
+    threshold = _threshold(study, measure)
+    rows, flat = [], []
+    for cost in axes(study, measure):
+        found = curves(study, measure, cost)
+        low, high = common_range(found)
+        if not low < high:
+            continue
+        span = f"{format_number(low, cost.kind)} to {format_number(high, cost.kind)}"
+        for variant in study.variants:
+            own = [curve for curve in found if curve.variant is variant]
+            if not own:
+                continue
+            at_end = stats.t_interval([stats.value_at(c.costs, c.values, high) for c in own])
+            over = stats.t_interval([stats.mean_over_range(c.costs, c.values, low, high) for c in own])
+            crossed = [stats.first_held(c.costs, c.values, threshold, HELD) for c in own]
+            reached = [value for value in crossed if not math.isnan(value)]
+            median = float(np.median(reached)) if reached else math.nan
+            rows.append(
+                [
+                    Cell(cost.label, None, (span,)),
+                    setting(variant),
+                    *(_with_interval(interval, measure) for interval in (at_end, over)),
+                    Cell(format_number(median, cost.kind), median, (f"{len(reached)} of {len(own)} seeds",)),
+                ]
+            )
+            names = ("mean", "low", "high")
+            flat.append(
+                {"axis": cost.column, "variant": variant.name, "from": low, "to": high, "seeds": len(own)}
+                | {f"at_end_{name}": getattr(at_end, name) for name in names}
+                | {f"over_range_{name}": getattr(over, name) for name in names}
+                | {"threshold": threshold, "reached": len(reached), "cost_to_threshold": median}
+            )
+    columns = [
+        ("cost", "common range"), ("setting", ""), ("at its end", measure.label),
+        ("mean over it", "area under the curve"), (f"cost of {measure.text(threshold)}", "median of seeds"),
+    ]  # fmt: skip
+    return Table("equal_cost", columns, rows, plain=flat) if rows else None
+
+
+def _threshold(study: Study, measure: Measure) -> float:
+    """Half-way from the start to the best mean; half of the best mean where there is no one start."""
+    best = max(float(np.mean(study.values(v, measure.column))) for v in study.compared(measure.column))
+    start = study.start_value(measure.column)
+    return (best + (0.0 if math.isnan(start) else start)) / 2
+
+
+def _with_interval(interval: stats.Interval, measure: Measure) -> Cell:
+    lines: tuple[str, ...] = ()
+    if not math.isnan(interval.low):
+        low, high = interval.low, interval.high
+        low, high = (max(0.0, low), min(1.0, high)) if measure.kind == "rate" else (low, high)
+        lines = (f"{measure.text(low)} to {measure.text(high)}",)
+    return Cell(measure.text(interval.mean), interval.mean, lines)
+
+
+def panels(study: Study, canvas: Canvas, measure: Measure, shown: list[Measure]) -> list[Panel]:
+    """The measure over each cost."""
+    return [
+        canvas.panel(
+            f"{slug(measure.label)}_by_{slug(cost.label)}",
+            f"{measure.label} over {cost.label}",
+            functools.partial(_draw, canvas=canvas, measure=measure, cost=cost),
+        )
+        for cost in shown
+    ]
+
+
+def _draw(axes: Axes, canvas: Canvas, measure: Measure, cost: Measure) -> None:
+    study = canvas.study
+    found = curves(study, measure, cost)
+    scale = _scale(max(curve.costs[-1] for curve in found))
+    for variant in study.variants:
+        own = [curve for curve in found if curve.variant is variant]
+        if not own:
+            continue
+        style = canvas.styles[variant.name]
+        for curve in own:
+            axes.plot(np.array(curve.costs) / 10**scale, curve.values, color=style.light, linewidth=0.8, alpha=0.35)
+        low, high = common_range(own)
+        if low < high:
+            grid = np.linspace(low, high, 41)
+            mean = np.mean([np.interp(grid, curve.costs, curve.values) for curve in own], axis=0)
+            axes.plot(
+                grid / 10**scale,
+                mean,
+                color=style.light,
+                linewidth=1.9,
+                marker=style.marker,
+                markersize=4,
+                markevery=10,
+            )
+    start = study.start_value(measure.column) if len(starts_of(study)) == 1 else math.nan
+    if not math.isnan(start):
+        axes.axhline(start, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    low, high = common_range(found)
+    if low < high:
+        axes.axvline(high / 10**scale, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+    unit = ", ".join(part for part in (cost.unit, power_of_ten(scale) if scale else "") if part)
+    axes.set_xlabel(f"{cost.label} ({unit})" if unit else cost.label)
+    axes.set_title(measure.axis_label, loc="left", fontsize=9)
+
+
+def _scale(highest: float) -> int:
+    """The power of a thousand that an axis is written in."""
+    return 3 * math.floor(math.log10(highest) / 3) if highest >= 1e4 else 0

@@ -1,0 +1,42 @@
+"""What the runs warned of and noted while they trained, said once however many runs said it."""
+
+from __future__ import annotations
+
+import re
+
+from analysis.measures import join
+from analysis.study import Study
+
+MAX_WARNINGS = 8
+MAX_RUNS_NAMED = 4
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def warnings(study: Study) -> list[str]:
+    """Every kind of warning: the first that was given and the runs that gave it. Numbers do not make a kind."""
+    kinds: dict[str, tuple[str, dict[str, None]]] = {}
+    labels = {variant.name: variant.label for variant in study.variants}
+    for row in study.loaded.runs.to_dict("records"):
+        status = study.loaded.records[row["run"]]["status"]
+        for text in _texts(status.get("warnings")):
+            kind = _NUMBER.sub("#", text)
+            label = labels.get(row["variant"], row["variant"])
+            named = f"{label} seed {row['seed']}" if len(labels) > 1 else f"seed {row['seed']}"
+            kinds.setdefault(kind, (text, {}))[1][named] = None
+    found = []
+    for text, runs in kinds.values():
+        others = [f"{len(runs) - MAX_RUNS_NAMED} more"] if len(runs) > MAX_RUNS_NAMED else []
+        named = join([*list(runs)[:MAX_RUNS_NAMED], *others])
+        found.append(f"Warned by {len(runs)} of {len(study.loaded.runs)} runs ({named}): {text}")
+    more = len(found) - MAX_WARNINGS
+    return [*found[:MAX_WARNINGS], f"{more} further kinds of warning stand in status.json."] if more > 0 else found
+
+
+def notes(study: Study) -> list[str]:
+    """The plan's notes, and those of runs that the plan does not hold yet."""
+    own = [text for record in study.loaded.records.values() for text in _texts(record["status"].get("notes"))]
+    return list(dict.fromkeys([*study.notes, *own]))
+
+
+def _texts(value: object) -> list[str]:
+    return [str(text) for text in value] if isinstance(value, list) else []
