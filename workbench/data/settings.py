@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from workbench.config import Settings
+from workbench.rewards.gym import OURS, REFUSED
 
 
 class TaskSettings(Settings):
     """A built-in task with a verifier."""
 
-    task: Literal["sort", "countdown"]
-    """sort: digits in order; countdown: reach a target with given numbers."""
+    task: Literal["sort", "countdown", "reasoning_gym"]
+    """sort: digits in order; countdown: reach a target with given numbers; reasoning_gym: puzzles of that package."""
     digits: Annotated[int, Field(ge=2, le=64)] = 8
     """sort: digits a prompt."""
     numbers: Annotated[int, Field(ge=2, le=6)] = 3
     """countdown: numbers a prompt."""
+    gym: str | None = None
+    """reasoning_gym: the name of a generator, such as chain_sum. Needs the extra "gym"."""
+    gym_config: dict[str, Any] = Field(default_factory=dict)
+    """reasoning_gym: the generator's own settings, such as {min_terms: 2, max_terms: 3}."""
+
+    @model_validator(mode="after")
+    def _one_generator(self) -> TaskSettings:
+        check_gym(self.task, self.gym, self.gym_config)
+        return self
+
+
+def check_gym(task: str | None, gym: str | None, gym_config: Mapping[str, Any]) -> None:
+    """ValueError where task, generator and its settings do not go together. The package itself is not asked."""
+    if (task == "reasoning_gym") != (gym is not None):
+        raise ValueError("task: reasoning_gym and gym: NAME (of a generator, such as chain_sum) need each other")
+    if gym in REFUSED:
+        raise ValueError(f"gym: found {gym}, allowed another generator: {REFUSED[gym]}")
+    if gym_config and gym is None:
+        raise ValueError("gym_config belongs to gym, found it without")
+    for name in OURS:
+        if name in gym_config:
+            raise ValueError(f"gym_config.{name} is chosen by rows and seed, allowed the generator's other settings")
 
 
 class TaskData(TaskSettings):

@@ -60,7 +60,11 @@ class PromptEvaluator:
         scores = {split: self._scores(found) for split, found in completions.items()}
         last = completions[list(completions)[-1]]
         metrics = {
-            **{f"eval/exact_match_{split}": statistics.fmean(found) for split, found in scores.items()},
+            **{
+                # A generator's scores may lie between: only 1 is right.
+                f"eval/exact_match_{split}": statistics.fmean(score == 1.0 for score in found)
+                for split, found in scores.items()
+            },
             # Of the sampled ones, where there are any.
             "eval/completion_tokens": statistics.fmean(len(completion.token_ids) for completion in last),
             "eval/ended": statistics.fmean(completion.ended for completion in last),
@@ -107,7 +111,7 @@ class PromptEvaluator:
                         "num_tokens": len(completion.token_ids),
                         "ended": completion.ended,
                         "rewards": {self.verifier: score},
-                        "exact_match": score,
+                        "exact_match": float(score == 1.0),
                     }
                 )
         store = MetricStore(self.records)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from workbench.config import Settings
+from workbench.data.settings import TaskSettings, check_gym
 from workbench.generation.sampling import SamplingSettings
 
 FILE_NEW_TOKENS = 256
@@ -15,12 +16,16 @@ FILE_NEW_TOKENS = 256
 class EvaluateSettings(Settings):
     """A task's held-out prompts, a prompt-completion file, a preference file, a split, or several of them."""
 
-    task: Literal["sort", "countdown"] | None = None
+    task: Literal["sort", "countdown", "reasoning_gym"] | None = None
     """Held-out prompts of a built-in task."""
     digits: Annotated[int, Field(ge=2, le=64)] = 8
     """sort: digits a prompt."""
     numbers: Annotated[int, Field(ge=2, le=6)] = 3
     """countdown: numbers a prompt."""
+    gym: str | None = None
+    """reasoning_gym: the name of a generator, such as chain_sum. Needs the extra "gym"."""
+    gym_config: dict[str, Any] = Field(default_factory=dict)
+    """reasoning_gym: the generator's own settings."""
     path: str | None = None
     """A prompt-completion file as the held-out set."""
     verifier: Literal["exact", "number"] = "exact"
@@ -36,7 +41,7 @@ class EvaluateSettings(Settings):
     sampling: SamplingSettings | None = SamplingSettings()
     """Of the sampled exact match, null: greedy alone; eval/kl_start is always measured at temperature 1."""
     max_new_tokens: PositiveInt = 64
-    """Completions end here at the latest; 64, and 256 for a file, unless said."""
+    """Completions end here at the latest; 64, and 256 for a file or reasoning_gym, unless said."""
     kl: bool = True
     """Measure eval/kl_start where the run has a start."""
     seed: NonNegativeInt = 0
@@ -45,8 +50,8 @@ class EvaluateSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _longer_for_files(cls, values: Any) -> Any:
-        """A task's answers are short; a file's are as long as its owner's."""
-        given = isinstance(values, dict) and any(values.get(name) is not None for name in ("path", "split"))
+        """Our tasks' answers are short; a file's or a generator's are as long as its owner's."""
+        given = isinstance(values, dict) and any(values.get(name) is not None for name in ("path", "split", "gym"))
         return {"max_new_tokens": FILE_NEW_TOKENS, **values} if given else values
 
     @model_validator(mode="after")
@@ -55,4 +60,13 @@ class EvaluateSettings(Settings):
             raise ValueError("evaluate needs one of task, path, pairs, split")
         if sum(value is not None for value in (self.task, self.path, self.split)) > 1:
             raise ValueError("evaluate takes one of task, path, split")
+        check_gym(self.task, self.gym, self.gym_config)
         return self
+
+    @property
+    def task_settings(self) -> TaskSettings | None:
+        """The built-in task whose held-out prompts are measured on."""
+        if self.task is None:
+            return None
+        fields = {name: getattr(self, name) for name in TaskSettings.model_fields}
+        return TaskSettings.model_validate(fields)

@@ -11,7 +11,7 @@ from workbench.data.counts import Counts
 from workbench.data.formats import Chat, Example, Form, Prompt, PromptCompletion
 from workbench.data.reading import Examples, open_records
 from workbench.data.sets import PairSet, RowSet
-from workbench.data.settings import DatasetData, FileData, ReadData, TaskSettings
+from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.tasks import make_rows, prompt_id
 from workbench.data.tokenise import encode_prompts, tokenise_rows
 from workbench.errors import DataError
@@ -93,8 +93,8 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
     settings = spec.evaluate
     if settings is None:
         return []
-    if settings.task is not None:
-        task = TaskSettings(task=settings.task, digits=settings.digits, numbers=settings.numbers)
+    task = settings.task_settings
+    if task is not None:
         made = make_rows(task, "held_out", settings.prompts, settings.seed)
         return [task_example(row) for row in made]
     source = held_out_source(spec, "rows")

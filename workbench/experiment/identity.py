@@ -24,6 +24,7 @@ from workbench.models.folder import settings_identity
 from workbench.models.settings import ModelSettings
 from workbench.rewards import verifier_version
 from workbench.rewards.build import reward_files, rewards_identity
+from workbench.rewards.gym import gym_version
 
 VERSION = 1
 # Settings that no number depends on, or that stand elsewhere in the dict.
@@ -92,7 +93,7 @@ def data_identity(spec: RunSpec, model: Any, runs: Path) -> dict[str, Any]:
     """What the training data is made of."""
     data = spec.data
     if isinstance(data, TaskData):
-        return {**dump(data), "version": tasks.VERSION}
+        return {**_task_fields(dump(data)), "version": tasks.VERSION}
     if isinstance(data, ReadData):
         return {**reading_identity(data), **source_identity(data)}
     return collect_identity(spec, data, model, runs)
@@ -137,12 +138,19 @@ def held_out_split(spec: RunSpec) -> DatasetData | None:
 
 def collect_identity(spec: RunSpec, data: CollectData, model: Any, runs: Path) -> dict[str, Any]:
     """What collected pairs depend on: the samplers' weights among it."""
-    collect = {key: value for key, value in dump(data.collect).items() if key != "from"}
+    collect = {key: value for key, value in _task_fields(dump(data.collect)).items() if key != "from"}
     samplers = [
         model if key == START else RunFolder(runs, key).status()["model_fingerprint"] for key in samplers_of(spec)
     ]
     versions = [tasks.VERSION, verifier_version(data.collect.task), SAMPLING_VERSION]
     return {**collect, "samplers": samplers, "versions": versions}
+
+
+def _task_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that name a task: a generator's with its package's version; left out where there is no generator."""
+    if fields["gym"] is not None:
+        return fields | {"gym_version": gym_version()}
+    return {key: value for key, value in fields.items() if key not in ("gym", "gym_config")}
 
 
 def samplers_of(spec: RunSpec) -> tuple[str, ...]:
@@ -162,7 +170,7 @@ def _evaluate_identity(spec: RunSpec) -> dict[str, Any] | None:
     evaluate = spec.evaluate
     if evaluate is None:
         return None
-    fields = dump(evaluate)
+    fields = _task_fields(dump(evaluate))
     for name in ("path", "pairs"):
         if fields[name] is not None:
             fields[name] = file_identity(fields[name])

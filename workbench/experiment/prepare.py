@@ -353,7 +353,7 @@ def _task_examples(settings: TaskData) -> Iterator[Example]:
 
 def task_example(row: TaskRow) -> PromptCompletion:
     """A row of a built-in task as an example."""
-    return PromptCompletion(row.prompt, row.completion)
+    return PromptCompletion(row.prompt, row.completion, row.reference)
 
 
 def held_out_source(spec: RunSpec, form: Literal["rows", "pairs"]) -> ReadData | None:

@@ -1,10 +1,13 @@
-"""Text to number: verifiers by name, called as verifier(prompt, completion, answer) -> 0 or 1."""
+"""Text to number: verifiers by name, called as verifier(prompt, completion, answer) -> 0 or 1; right is 1.
+
+reasoning_gym alone gives numbers between them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from workbench.rewards import countdown, number, sort, text
+from workbench.rewards import countdown, gym, number, sort, text
 
 Verifier = Callable[[str, str, str | None], float]
 _VERIFIERS: dict[str, tuple[Verifier, int]] = {
@@ -12,6 +15,7 @@ _VERIFIERS: dict[str, tuple[Verifier, int]] = {
     "countdown": (countdown.verify_countdown, countdown.VERSION),
     "exact": (text.exact_match, text.VERSION),
     "number": (number.number_match, number.VERSION),
+    "reasoning_gym": (gym.verify_gym, gym.VERSION),
 }
 
 

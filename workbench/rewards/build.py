@@ -14,7 +14,7 @@ from workbench.rewards.reward import Reward, RewardFunction, RewardSet, Sample, 
 from workbench.rewards.settings import RewardSettings
 from workbench.rewards.workers import WorkerPool
 
-OF_TASKS = ("sort", "countdown")
+OF_TASKS = ("sort", "countdown", "reasoning_gym")
 """Checks of the whole completion: one that was cut has no end, and is not right."""
 _FREE = ("workers", "timeout_seconds", "batch_rows")
 """Settings that no number depends on."""
@@ -67,7 +67,7 @@ def verifier_function(name: str) -> RewardFunction:
 
 def _check_answer(name: str, sample: Sample) -> None:
     """A prompt that no completion could be right for would be a 0 that nobody gave."""
-    if name in OF_TASKS:
+    if name in ("sort", "countdown"):  # the prompt says what is right
         return
     if sample.answer is None:
         problem = "the prompt has no answer to check against"

@@ -143,15 +143,15 @@ def keyword_function(function: Callable[..., Any], name: str) -> RewardFunction:
 
 def show(sample: Sample) -> str:
     """A sample on one line of an error."""
-    answer = "" if sample.answer is None else f", answer {_short(sample.answer)}"
-    return f"prompt {_short(sample.prompt)}, completion {_short(sample.completion)}{answer}"
+    answer = "" if sample.answer is None else f", answer {shorten(sample.answer)}"
+    return f"prompt {shorten(sample.prompt)}, completion {shorten(sample.completion)}{answer}"
 
 
 def describe_failure(error: BaseException) -> str:
     """What a function raised, and the line of its file that did."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"raised {type(error).__name__}: {_short(str(error), quoted=False)}{place}"
+    return f"raised {type(error).__name__}: {shorten(str(error), quoted=False)}{place}"
 
 
 def as_numbers(name: str, found: Any, samples: Sequence[Sample]) -> list[float]:
@@ -198,7 +198,7 @@ def _culprit(reward: Reward, samples: Sequence[Sample]) -> Sample | None:
 def _number(name: str, value: Any, sample: Sample) -> float:
     if not isinstance(value, numbers.Real):
         raise RewardError(
-            f"reward {name}: found {_short(repr(value), quoted=False)}, allowed finite numbers; {show(sample)}"
+            f"reward {name}: found {shorten(repr(value), quoted=False)}, allowed finite numbers; {show(sample)}"
         )
     try:
         number = float(value)
@@ -219,7 +219,7 @@ def _first(samples: Sequence[Sample]) -> str:
     return f"the first: {show(samples[0])}"
 
 
-def _short(text: str, quoted: bool = True) -> str:
+def shorten(text: str, quoted: bool = True) -> str:
     """One printable line, its middle left out where it is long."""
     if len(text) > MAX_SHOWN:
         text = f"{text[: MAX_SHOWN // 2]} ... {text[-MAX_SHOWN // 2 :]}"

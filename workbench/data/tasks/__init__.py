@@ -7,11 +7,12 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from workbench.data.settings import TaskSettings
 from workbench.errors import DataError
 from workbench.rewards.countdown import countdown_prompt
+from workbench.rewards.gym import BLOCK, make_puzzle
 from workbench.rewards.sort import sort_prompt
 
 VERSION = 1
@@ -19,16 +20,34 @@ HELD_OUT_SHARE = 8
 """One problem in this many is held out, by the hash of the problem."""
 MAX_BARREN = 20_000
 """Draws without a new prompt after which a task is taken to have no more."""
+GYM_TOKENS = 256
+"""Tokens of a completion where pairs are collected on a generator's puzzles."""
 Split = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True)
 class TaskRow:
-    """prompt_id: hash of task and prompt."""
+    """prompt_id: hash of task and prompt. reference: what the task's verifier takes as the answer, where that is not
+    the completion."""
 
     prompt: str
     completion: str
     prompt_id: str
+    reference: str | None = None
+
+    @property
+    def answer(self) -> str:
+        """What the task's verifier takes."""
+        return self.completion if self.reference is None else self.reference
+
+
+class Problem(NamedTuple):
+    """told_by: what tells problems apart, so that none crosses the split in another guise."""
+
+    prompt: str
+    completion: str
+    told_by: str
+    reference: str | None = None
 
 
 def iterate_rows(settings: TaskSettings, split: Split, seed: int) -> Iterator[TaskRow]:
@@ -36,11 +55,12 @@ def iterate_rows(settings: TaskSettings, split: Split, seed: int) -> Iterator[Ta
     problems = _PROBLEMS[settings.task](settings, random.Random(f"{settings.task} {split} {seed}"))
     seen: set[str] = set()
     barren = 0
-    for prompt, answer, problem in problems:
-        if _is_held_out(f"{settings.task} {problem}") == (split == "held_out") and prompt not in seen:
+    for problem in problems:
+        prompt = problem.prompt
+        if _is_held_out(f"{settings.task} {problem.told_by}") == (split == "held_out") and prompt not in seen:
             barren = 0
             seen.add(prompt)
-            yield TaskRow(prompt, answer, prompt_id(settings.task, prompt))
+            yield TaskRow(prompt, problem.completion, prompt_id(settings.task, prompt), problem.reference)
         barren += 1
         if barren > MAX_BARREN:
             return
@@ -51,14 +71,16 @@ def make_rows(settings: TaskSettings, split: Split, num: int, seed: int) -> list
     rows = list(itertools.islice(iterate_rows(settings, split, seed), num))
     if len(rows) < num:
         raise DataError(
-            f"{settings.task} has {len(rows):,} {split} prompts of this size, {num:,} are asked for: "
+            f"{settings.gym or settings.task} has {len(rows):,} {split} prompts of this size, {num:,} are asked for: "
             "ask for fewer or larger ones"
         )
     return rows
 
 
 def completion_limit(settings: TaskSettings) -> int:
-    """Tokens (of a character tokenizer) that any right answer fits into, its end included."""
+    """Tokens (of a character tokenizer) that any right answer fits into, its end included; a generator's, if short."""
+    if settings.gym is not None:
+        return GYM_TOKENS
     return settings.digits + 1 if settings.task == "sort" else 6 * settings.numbers
 
 
@@ -71,13 +93,13 @@ def _is_held_out(problem: str) -> bool:
     return hashlib.sha256(problem.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 
-def _sort_problems(settings: TaskSettings, generator: random.Random) -> Iterator[tuple[str, str, str]]:
+def _sort_problems(settings: TaskSettings, generator: random.Random) -> Iterator[Problem]:
     while True:
         digits = "".join(generator.choices("0123456789", k=settings.digits))
-        yield sort_prompt(digits), "".join(sorted(digits)), digits
+        yield Problem(sort_prompt(digits), "".join(sorted(digits)), digits)
 
 
-def _countdown_problems(settings: TaskSettings, generator: random.Random) -> Iterator[tuple[str, str, str]]:
+def _countdown_problems(settings: TaskSettings, generator: random.Random) -> Iterator[Problem]:
     """Numbers 1 to 9 and a target that a random expression over them reaches; a problem is told by its sorted numbers
     and target, so that another order of the same numbers never crosses the split."""
     while True:
@@ -86,7 +108,17 @@ def _countdown_problems(settings: TaskSettings, generator: random.Random) -> Ite
         if solved is None or not 1 <= solved[1] <= 99:
             continue
         shown = generator.sample(numbers, len(numbers))
-        yield countdown_prompt(solved[1], shown), solved[0], f"{solved[1]} {sorted(numbers)}"
+        yield Problem(countdown_prompt(solved[1], shown), solved[0], f"{solved[1]} {sorted(numbers)}")
+
+
+def _gym_problems(settings: TaskSettings, generator: random.Random) -> Iterator[Problem]:
+    """Questions as they are, a line break after them; a problem is told by its question."""
+    assert settings.gym is not None
+    while True:
+        seed = generator.getrandbits(31)
+        for index in range(BLOCK):
+            puzzle = make_puzzle(settings.gym, settings.gym_config, seed, index)
+            yield Problem(f"{puzzle.question}\n", puzzle.answer, puzzle.question, puzzle.reference)
 
 
 def _random_expression(numbers: list[int], generator: random.Random) -> tuple[str, int] | None:
@@ -100,8 +132,9 @@ def _random_expression(numbers: list[int], generator: random.Random) -> tuple[st
     return (text, value) if value >= 0 else None
 
 
-_PROBLEMS: dict[str, Callable[[TaskSettings, random.Random], Iterator[tuple[str, str, str]]]] = {
+_PROBLEMS: dict[str, Callable[[TaskSettings, random.Random], Iterator[Problem]]] = {
     "sort": _sort_problems,
     "countdown": _countdown_problems,
+    "reasoning_gym": _gym_problems,
 }
-"""(prompt, answer, what tells problems apart) without end, by task."""
+"""Problems without end, by task."""

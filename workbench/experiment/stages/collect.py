@@ -148,7 +148,7 @@ def _sample_block(samplers: list[_Sampler], rows: list[TaskRow], settings: Colle
         block.generated_tokens += generated
         block.flops += spent
     for row, samples in zip(rows, by_prompt, strict=True):
-        right = [sample for sample in samples if sample[1] and verify(row.prompt, sample[0], row.completion) == 1.0]
+        right = [sample for sample in samples if sample[1] and verify(row.prompt, sample[0], row.answer) == 1.0]
         wrong = [sample for sample in samples if sample not in right]
         block.samples += len(samples)
         block.correct_samples += len(right)
