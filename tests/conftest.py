@@ -119,10 +119,26 @@ def collate(torch) -> Callable[..., dict[str, Any]]:
             batch |= {f"{name}_input_ids": ids, f"{name}_attention_mask": mask}
         return batch
 
+    def scored_batch(rows: list[Row], extra: int) -> dict[str, Any]:
+        """Two completions of every other row's prompt, scored and sampled elsewhere (an odd last row stands alone);
+        prompts are always padded on the left, responses on the right."""
+        prompts, prompt_mask = _pad(torch, [rows[i // 2 * 2][0] for i in range(len(rows))], True, extra)
+        responses, response_mask = _pad(torch, [row[1] for row in rows], False, extra)
+        return {
+            "prompts": prompts,
+            "prompt_mask": prompt_mask,
+            "responses": responses,
+            "response_mask": response_mask,
+            "rewards": torch.tensor([i % 2 + 0.1 * len(row[1]) for i, row in enumerate(rows)]),
+            "old_logprobs": torch.where(response_mask, -2.7 - 0.01 * responses, 0.0),
+            "group_ids": torch.tensor([i // 2 for i in range(len(rows))]),
+        }
+
     makers = {
         "sft": lambda rows, left, extra: text_batch(rows, left, extra, masks_prompt=True),
         "pretrain": lambda rows, left, extra: text_batch(rows, left, extra, masks_prompt=False),
         "dpo": pair_batch,
+        **dict.fromkeys(("grpo", "ppo", "online_dpo"), lambda rows, left, extra: scored_batch(rows, extra)),
     }
 
     def make(trainer: str, rows: list[Row], *, left: bool = False, extra: int = 0) -> dict[str, Any]:

@@ -9,7 +9,13 @@ from workbench.trainer.registry import trainer_names
 
 ALLOWED = {"float32": 1e-5, "float64": 1e-10}
 # Terms of different units, and a reference that is not the start: at h = 0 only rounding decides who wins.
-TERMS = {"dpo": {"nll_weight": 0.5, "beta": 0.5, "starts_from_reference": False}}
+PAIRS = {"nll_weight": 0.5, "beta": 0.5, "starts_from_reference": False}
+TERMS = {
+    "dpo": PAIRS,
+    "online_dpo": PAIRS,
+    "grpo": {"beta": 0.1, "entropy_bonus": 0.05},
+    "ppo": {"beta": 0.1, "entropy_bonus": 0.05},
+}
 
 
 @pytest.fixture

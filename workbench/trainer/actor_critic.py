@@ -53,6 +53,12 @@ class ActorCritic(nn.Module):
         trunk = self.policy if self.trunk is None else self.trunk
         return in_places(self.value_head(predicting_states(trunk, batch).hidden), batch["response_mask"])
 
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
+        """Of the policy and of the critic's own trunk (transformers' name)."""
+        for module in (self.policy, self.trunk):
+            if module is not None:
+                module.gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[operator]
+
     @property
     def config(self) -> Any:
         """The policy's."""
