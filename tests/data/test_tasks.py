@@ -6,11 +6,14 @@ import itertools
 import re
 
 import pytest
+from pydantic import ValidationError
 
 from workbench.data.settings import CollectSettings, TaskSettings
 from workbench.data.tasks import HELD_OUT_SHARE, completion_limit, iterate_rows, make_rows, prompt_id
 from workbench.errors import DataError
+from workbench.evaluation.settings import EvaluateSettings
 from workbench.rewards import get_verifier
+from workbench.rewards.gym import BLOCK
 
 TASKS = [
     TaskSettings(task="sort", digits=4),
@@ -97,6 +100,45 @@ def test_a_task_that_has_not_so_many_prompts_says_how_many():
         DataError, match=r"sort has \d+ held_out prompts of this size, 500 are asked for: ask for fewer"
     ):
         make_rows(TaskSettings(task="sort", digits=2), "held_out", 500, seed=0)
+
+
+GYM = TaskSettings(task="reasoning_gym", gym="chain_sum", gym_config={"max_terms": 3, "max_digits": 2})
+
+
+def test_puzzles_of_a_generator_are_rows_as_any_other():
+    pytest.importorskip("reasoning_gym")
+    train = make_rows(GYM, "train", BLOCK + 50, seed=0)
+    held_out = make_rows(GYM, "held_out", 100, seed=0)
+    assert not {row.prompt for row in train} & {row.prompt for row in held_out}
+    assert make_rows(GYM, "train", 20, seed=0) == train[:20] != make_rows(GYM, "train", 20, seed=1)
+    verify = get_verifier("reasoning_gym")
+    for row in train[:5] + train[-5:] + held_out[:5]:
+        assert verify(row.prompt, row.completion, row.answer) == 1.0
+        assert row.answer == row.reference != row.completion
+        assert row.prompt.endswith("\n")
+    longer = GYM.model_copy(update={"gym_config": {"min_terms": 6}})
+    assert make_rows(longer, "train", 1, seed=0)[0].prompt not in {row.prompt for row in train}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"task": "reasoning_gym"}, "need each other"), ({"task": "sort", "gym": "chain_sum"}, "need each other"),
+     ({"task": "sort", "gym_config": {"a": 1}}, "gym_config belongs to gym"),
+     ({"task": "reasoning_gym", "gym": "n_queens"}, "found n_queens, .*runs the completion as Python"),
+     ({"task": "reasoning_gym", "gym": "chain_sum", "gym_config": {"seed": 1}}, r"gym_config\.seed is chosen by rows")],
+)  # fmt: skip
+@pytest.mark.parametrize("cls", [TaskSettings, EvaluateSettings])
+def test_a_generator_and_its_task_need_each_other(cls, fields, message):
+    with pytest.raises(ValidationError, match=message):
+        cls.model_validate(fields)
+
+
+def test_an_evaluation_measures_on_the_task_it_names():
+    fields = {"task": "reasoning_gym", "gym": "gcd", "gym_config": {"min_numbers": 2}}
+    assert EvaluateSettings.model_validate(fields).task_settings == TaskSettings.model_validate(fields)
+    assert EvaluateSettings.model_validate(fields).max_new_tokens == 256
+    assert EvaluateSettings(task="sort", digits=3).task_settings == TaskSettings(task="sort", digits=3)
+    assert EvaluateSettings(path="a.jsonl").task_settings is None
 
 
 def test_collected_data_takes_from_as_its_key():

