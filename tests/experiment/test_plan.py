@@ -157,13 +157,33 @@ def test_the_estimate_counts_optimiser_averages_and_what_is_kept_by_hand(lab):
     hidden = 2 * (4 * 64 * 64 + 3 * 64 * 256)
     parameters, tokens = 98 * 64 + hidden, 16 * 14
     plain = memory()
-    assert plain[0] == 4 * (4 * parameters + tokens * (20 * 64 * 2 + 2 * 98))
+    layer = 4 * 64 + 3 * 64 + 2 * 64 + 4 * 256
+    assert plain[0] == 4 * (4 * parameters + 1.25 * tokens * (2 * layer + 4 * 98))
     assert plain[1] == 4 * (parameters + 2 * 3 * parameters)
     averaged, muon, again = memory("ema_decay=0.9"), memory("optimizer=muon"), memory("gradient_checkpointing=true")
     assert [a - b for a, b in zip(averaged, plain, strict=True)] == [4 * parameters, 2 * 4 * parameters, 0]
     assert [a - b for a, b in zip(muon, plain, strict=True)] == [-4 * hidden, -2 * 4 * hidden, 0]
-    assert plain[0] - again[0] == 4 * tokens * 64 * (20 * 2 - 20 - 2)
+    assert plain[0] - again[0] == 4 * 1.25 * tokens * (2 * layer - (layer + 2 * 64))
     assert again[2] - plain[2] == 4 * tokens * 2 * hidden
+
+
+def test_the_estimate_holds_the_longest_rows_and_half_precisions_scores(lab, define, definitions):
+    rows = ["a" * 10] * 80 + ["a" * 30] * 20
+    (lab / "t.jsonl").write_text("".join(json.dumps({"prompt": "b" * 10, "completion": row}) + "\n" for row in rows))
+
+    def memory(**hyperparameters):
+        changes = {"data": {"path": str(lab / "t.jsonl")}, "evaluate": None}
+        settings = definitions["start"]["hyperparameters"] | hyperparameters
+        define("long", definitions["start"] | changes | {"hyperparameters": settings})
+        run = only_run(lab, name="long")
+        return estimate(run, {run.key: run}, lab / "runs", Speed(1e9, "test"))
+
+    whole, two, half = memory(), memory(micro_batch_rows=2), memory(precision="bf16")
+    assert whole.tokens_per_step == 16 * (10 + 14)
+    layer, parameters = 25 * 64, 98 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 256)
+    assert whole.memory_bytes - two.memory_bytes == 4 * 1.25 * 14 * 40 * (2 * layer + 4 * 98)
+    scores = 16 * 40 * 2 * 2 * 4 * 40  # rows x tokens x layers x numbers x heads x positions
+    assert half.memory_bytes - whole.memory_bytes == 4 * (1.25 * scores + parameters / 2)
 
 
 def test_what_is_computed_again_counts_where_it_moves_the_end(lab):

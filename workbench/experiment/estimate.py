@@ -11,22 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.data.reading import local_files, open_records
-from workbench.data.settings import CollectData, ReadData
+from workbench.data.asked import asked_prompt
+from workbench.data.formats import FORMATS, kind_of, parse_example, serves
+from workbench.data.reading import local_files, open_records, renamed
+from workbench.data.settings import CollectData, ReadData, TaskData
 from workbench.data.tasks import iterate_rows
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.provenance import num_cores
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.sizes import RunSize, StepWork, disk_bytes, memory_bytes
 from workbench.experiment.stages.cache import FOLDER
 from workbench.models.presets import preset_config
 from workbench.models.smollm2 import SMOLLM2_NAME
 from workbench.tracking.reader import read_json
+from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.settings import DataForm
 
-BYTES_PER_NUMBER = 4
-"""float32: weights, gradients, the optimiser's state, activations."""
-ACTIVATIONS_PER_LAYER = 20
-"""float32 numbers kept for the backward pass, per token, layer and unit of width."""
+SAMPLE = 200
+"""Rows of a task that are made to see how long they are."""
 CHARACTERS_PER_TOKEN = 3.6
 """Of English text under a vocabulary of tens of thousands."""
 LARGEST_READ = 64 << 20
@@ -92,60 +95,66 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
     """Of one run. specs: every run of the experiment by key, for the models they begin from."""
     settings = spec.hyperparameters
     config = _model_config(spec, specs, runs)
-    rows, tokens_per_row = _data_size(spec, characters=config is not None and config["vocab_size"] < 1000)
-    batch = settings.batch_rows_per_step()
-    steps_per_epoch = rows / batch if rows else None
+    rows, lengths = _data_size(spec, characters=config is not None and config["vocab_size"] < 1000)
+    updates = settings.updates_per_rollout if isinstance(settings, RolloutSettings) else 1
+    steps_per_epoch = rows / settings.batch_rows_per_step() * updates if rows else None
     steps = settings.steps
     if steps is None and rows:
-        steps = math.ceil(settings.epochs * math.ceil(rows / batch))
-    tokens_per_step = batch * tokens_per_row if tokens_per_row else None
-    size = _num_parameters(config) if config is not None else None
-    trained = _num_lora(config, spec) if config is not None and spec.lora is not None else size
-    if config is None or size is None or trained is None:
+        steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch_rows_per_step())) * updates
+    work = StepWork.of(settings, lengths) if lengths else None
+    tokens_per_step = work.trained_tokens if work is not None else None
+    if config is None:
         return Estimate(rows, steps, steps_per_epoch, tokens_per_step, None, None, None, None)
-    frozen = size - trained if spec.lora is None else size
-    state = _num_state(config, spec, trained)
+    size = RunSize.of(config, spec)
     flops = seconds = memory = None
-    if steps and tokens_per_step:
-        again = 2 * _num_hidden(config) if settings.gradient_checkpointing else 0
-        flops = steps * tokens_per_step * (4 * frozen + 6 * trained + again)
+    if steps and work is not None:
+        again = 2 * size.hidden if settings.gradient_checkpointing else 0
+        per_step = work.trained_tokens * (4 * size.frozen + 6 * size.trained + again)
+        per_step += 2 * size.policy * (work.generated_tokens + work.scored_tokens)
+        flops = steps * per_step
         seconds = flops / speed.flops_per_second
-    if tokens_per_row:
-        at_once = min(batch, settings.micro_batch_rows or batch) * tokens_per_row
-        activations = at_once * (_layer_activations(config, spec) + 2 * config["vocab_size"])
-        reference = size if spec.lora is None and spec.start and spec.evaluate else 0
-        memory = BYTES_PER_NUMBER * (2 * trained + state + frozen + reference + activations)
-    disk = BYTES_PER_NUMBER * (size + (trained + state) * (settings.keep_checkpoints + bool(settings.early_stopping)))
-    return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk)
+    if work is not None:
+        memory = memory_bytes(config, spec, size, work)
+    return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk_bytes(size, settings))
 
 
-def _data_size(spec: RunSpec, *, characters: bool) -> tuple[int | None, float | None]:
-    """Rows (or pairs), and the tokens that a step computes for one; characters: a token is a character."""
+def _data_size(spec: RunSpec, *, characters: bool) -> tuple[int | None, list[float]]:
+    """Rows (or pairs, or prompts), and tokens that a step reads of some of them, of a pair with its prompt twice; none
+    where they cannot be known yet. characters: a token is a character."""
     data = spec.data
     if isinstance(data, ReadData):
-        lengths = _row_lengths(data, pairs=spec.hyperparameters.data_form == "pairs")
-        if not lengths:
-            return None, None
+        found = _row_lengths(data, spec.hyperparameters.data_form)
         per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
-        return len(lengths), statistics.fmean(min(length / per_token, 2.0 * data.max_tokens) for length in lengths)
+        return len(found) or None, [min(length / per_token, 2.0 * data.max_tokens) for length in found]
     settings = data.collect if isinstance(data, CollectData) else data
-    sample = list(itertools.islice(iterate_rows(settings, "train", 0), 200))
-    mean = statistics.fmean(len(row.prompt) + len(row.completion) + 1 for row in sample)
-    return (data.collect.pairs, 2 * mean) if isinstance(data, CollectData) else (data.rows, mean)
+    sample = list(itertools.islice(iterate_rows(settings, "train", 0), SAMPLE))
+    if spec.hyperparameters.data_form == "prompts":
+        assert isinstance(data, TaskData), "collected pairs are for trainers of pairs"
+        return data.rows, [float(len(row.prompt)) for row in sample]
+    lengths = [float(len(row.prompt) + len(row.completion) + 1) for row in sample]
+    return (data.collect.pairs, [2 * n for n in lengths]) if isinstance(data, CollectData) else (data.rows, lengths)
 
 
-def _row_lengths(data: ReadData, *, pairs: bool) -> list[int]:
+def _row_lengths(data: ReadData, form: DataForm) -> list[int]:
     """Characters that each row makes the model read; a prompt of a pair is read twice. Empty where unreadable."""
     try:
         files = local_files(data)
         if not files or not all(path.is_file() for path in files) or sum(map(_size, files)) > LARGEST_READ:
             return []
-        return [
-            sum(len(str(value)) * (1 + (pairs and name == "prompt")) for name, value in record.fields.items())
-            for record in open_records(data)
-        ]
-    except WorkbenchError:
+        return [_characters(renamed(record.fields, data.columns), form) for record in open_records(data)]
+    except (WorkbenchError, ValueError):
         return []
+
+
+def _characters(fields: dict[str, Any], form: DataForm) -> int:
+    """Of one row, of prompts the prompt's alone. ValueError where it is of no format."""
+    kind = kind_of(fields, "rows" if form == "text" else form)
+    if not serves(kind, "rows" if form == "text" else form):
+        raise ValueError(f"{kind} rows are none of {form}")
+    if form == "prompts":
+        return len(asked_prompt(parse_example(kind, fields)).text)
+    read = {name: len(str(value)) for name, value in fields.items() if name in FORMATS[kind].needed or name == "input"}
+    return sum(read.values()) + (read.get("prompt", 0) if form == "pairs" else 0)
 
 
 def _size(path: Path) -> int:
@@ -163,43 +172,3 @@ def _model_config(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> di
     config = read_json(folder / "config.json")
     needed = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"}
     return config if config is not None and needed <= config.keys() else None
-
-
-def _projections(config: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Inputs and outputs of one layer's matrices, in a Llama's shape."""
-    hidden, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    size = config.get("head_dim") or hidden // heads
-    queries, keys = heads * size, (config.get("num_key_value_heads") or heads) * size
-    attention = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
-    return [*attention, (hidden, inner), (hidden, inner), (inner, hidden)]
-
-
-def _num_parameters(config: Mapping[str, Any]) -> int:
-    embeddings = config["vocab_size"] * config["hidden_size"] * (1 if config.get("tie_word_embeddings") else 2)
-    return embeddings + _num_hidden(config)
-
-
-def _num_hidden(config: Mapping[str, Any]) -> int:
-    """Of the layers' matrices: all but embedding and head."""
-    return config["num_hidden_layers"] * sum(i * o for i, o in _projections(config))
-
-
-def _num_state(config: Mapping[str, Any], spec: RunSpec, trained: int) -> int:
-    """Numbers beside weight and gradient: AdamW's two moments, Muon's one of a hidden matrix, averaged weights."""
-    settings = spec.hyperparameters
-    hidden = trained if spec.lora is not None else _num_hidden(config)
-    moments = 2 * trained - (hidden if settings.optimizer == "muon" else 0)
-    return moments + (trained if settings.ema_decay is not None else 0)
-
-
-def _layer_activations(config: Mapping[str, Any], spec: RunSpec) -> int:
-    """Numbers that the layers keep for each token; under gradient checkpointing their inputs, and all of one layer."""
-    width, layers = config["hidden_size"], config["num_hidden_layers"]
-    if spec.hyperparameters.gradient_checkpointing:
-        return width * (layers + ACTIVATIONS_PER_LAYER)
-    return width * layers * ACTIVATIONS_PER_LAYER
-
-
-def _num_lora(config: Mapping[str, Any], spec: RunSpec) -> int:
-    assert spec.lora is not None
-    return config["num_hidden_layers"] * sum(spec.lora.rank * (i + o) for i, o in _projections(config))

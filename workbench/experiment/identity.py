@@ -93,7 +93,7 @@ def data_identity(spec: RunSpec, model: Any, runs: Path) -> dict[str, Any]:
     """What the training data is made of."""
     data = spec.data
     if isinstance(data, TaskData):
-        return {**_task_fields(dump(data)), "version": tasks.VERSION}
+        return {**task_fields(dump(data)), "version": tasks.VERSION}
     if isinstance(data, ReadData):
         return {**reading_identity(data), **source_identity(data)}
     return collect_identity(spec, data, model, runs)
@@ -138,7 +138,7 @@ def held_out_split(spec: RunSpec) -> DatasetData | None:
 
 def collect_identity(spec: RunSpec, data: CollectData, model: Any, runs: Path) -> dict[str, Any]:
     """What collected pairs depend on: the samplers' weights among it."""
-    collect = {key: value for key, value in _task_fields(dump(data.collect)).items() if key != "from"}
+    collect = {key: value for key, value in task_fields(dump(data.collect)).items() if key != "from"}
     samplers = [
         model if key == START else RunFolder(runs, key).status()["model_fingerprint"] for key in samplers_of(spec)
     ]
@@ -146,7 +146,7 @@ def collect_identity(spec: RunSpec, data: CollectData, model: Any, runs: Path) -
     return {**collect, "samplers": samplers, "versions": versions}
 
 
-def _task_fields(fields: dict[str, Any]) -> dict[str, Any]:
+def task_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields that name a task: a generator's with its package's version; left out where there is no generator."""
     if fields["gym"] is not None:
         return fields | {"gym_version": gym_version()}
@@ -170,7 +170,7 @@ def _evaluate_identity(spec: RunSpec) -> dict[str, Any] | None:
     evaluate = spec.evaluate
     if evaluate is None:
         return None
-    fields = _task_fields(dump(evaluate))
+    fields = task_fields(dump(evaluate))
     for name in ("path", "pairs"):
         if fields[name] is not None:
             fields[name] = file_identity(fields[name])

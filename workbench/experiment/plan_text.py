@@ -71,7 +71,8 @@ def _work(planned: list[PlannedRun], estimates: dict[str, Estimate]) -> Iterator
 
 
 def _work_line(spec: RunSpec, found: Estimate) -> str:
-    unit = "pairs" if spec.hyperparameters.data_form == "pairs" else "rows"
+    form = spec.hyperparameters.data_form
+    unit = form if form in ("pairs", "prompts") else "rows"
     parts = [spec.trainer, batch_units(spec.hyperparameters)]
     if found.steps is not None:
         parts.append(f"{found.steps:,} steps")

@@ -32,6 +32,7 @@ from workbench.experiment.identity import (
     reading_identity,
     samplers_of,
     source_identity,
+    task_fields,
 )
 from workbench.experiment.launchers import fork_map
 from workbench.experiment.locks import hold
@@ -285,7 +286,7 @@ class Preparer:
             return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading)
         assert isinstance(data, TaskData)
         reading = Reading(lambda _: _task_examples(data), spec.hyperparameters.data_form, task=data.task)
-        return self._token_stage(tokenizer, {"task": dump(data), "version": tasks.VERSION}, reading)
+        return self._token_stage(tokenizer, {"task": task_fields(dump(data)), "version": tasks.VERSION}, reading)
 
     def _read(self, settings: ReadData, form: DataForm, tokenizer: Tokenizer) -> StageResult:
         """Rows from where the settings say, in the form that is needed."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import Experiment, RunSpec
+from workbench.trainer.grpo_settings import GRPOSettings
+from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import TrainerSettings
 
 DEFAULT = "default"
@@ -36,6 +38,50 @@ _TRAINERS: dict[str, dict[str, str]] = {
         "first step": "h must be 0 where the run starts from its reference, else the run stops",
         "rewards/*": "beta (policy - reference), summed over tokens",
     },
+}
+_ONLINE = {
+    "completions": "sampled by the policy as it is then, one seed a prompt and step; a prompt's share its prefill",
+    "temperature": "divides the logits wherever sampled tokens are drawn or scored",
+    "rewards": "judge the text without its end; weighted and summed; a built-in task's own check where none is named",
+    "reference": "the start, frozen; kept only where beta > 0",
+    "step": "one optimiser step; a rollout gives passes x minibatches of them, minibatches of whole prompts",
+    "cost": "sampling, reference and critic are charged; learned from, a prompt counts with each of its completions",
+}
+_TRAINERS |= {
+    "grpo": {
+        **_ONLINE,
+        "first update": "sampler and trainer must agree on the sampled tokens, else the run stops",
+        "kl": "mean over the step's tokens of the estimator that hyperparameters.kl names, nats",
+    },
+    "ppo": {
+        **_ONLINE,
+        "loss": "-min(ratio A, clip(ratio) A), and value_coefficient 1/2 max of the plain and the clipped squared "
+        "error, each the mean over the step's tokens",
+        "advantages": "GAE over the critic's values; reward on the last token, -beta (policy - start) on every token",
+        "objective/kl": "k1 against the start, summed over a completion, mean over completions: nats",
+        "critic": "begins at value 0; it is not saved with the model",
+    },
+    "online_dpo": {
+        **_ONLINE,
+        "pairs": "a prompt's best and worst completion by reward; a prompt whose completions tie gives none",
+        "h": _TRAINERS["dpo"]["h"],
+        "loss": _TRAINERS["dpo"]["loss"],
+        "rewards/*": "the rewards' values by name; the policy's implicit ones are rewards/chosen and rewards/rejected",
+    },
+}
+_ADVANTAGES = {
+    "group_std": "(r - mean of its prompt's completions) / (their standard deviation + 1e-4)",
+    "batch_std": "(r - mean of its prompt's completions) / (standard deviation of all rewards + 1e-4)",
+    "mean_only": "r - mean of its prompt's completions",
+    "rloo": "r - mean of its prompt's other completions",
+    "reinforce_plus_plus": "(r - mean of all) / (standard deviation of all + 1e-4)",
+}
+_POLICY_LOSSES = {
+    "grpo": "-min(ratio A, clip(ratio) A) a token, mean over each completion, then over completions",
+    "dapo": "-min(ratio A, clip(ratio) A) a token, mean over all tokens of the step",
+    "dr_grpo": "-min(ratio A, clip(ratio) A) a token, summed, divided by completions x max_new_tokens",
+    "gspo": "-min(ratio A, clip(ratio) A), ratio = exp(mean log ratio of the completion), mean over completions",
+    "cispo": "-min(ratio, ratio_ceiling) A log-probability, the weight without gradient, mean over all tokens",
 }
 _PREFERENCE_LOSSES = {
     "sigmoid": "-log sigmoid(beta h)",
@@ -100,6 +146,8 @@ def conventions(run: RunSpec) -> dict[str, str]:
         found["pairwise loss"] = f"{loss}: {_PREFERENCE_LOSSES[loss]}"
         if loss == "ipo":
             found["log-probabilities of a completion"] = "averaged over its tokens in the loss; summed in every metric"
+    if isinstance(settings, GRPOSettings):
+        found |= {"advantages": _ADVANTAGES[settings.advantage], "loss": _POLICY_LOSSES[settings.loss]}
     if run.evaluate is not None:
         found |= _EVALUATION
     if run.budget is not None:
@@ -108,10 +156,15 @@ def conventions(run: RunSpec) -> dict[str, str]:
 
 
 def batch_units(settings: TrainerSettings) -> str:
-    """The batch in its units, such as "128 pairs per step"."""
+    """The batch in its units, such as "128 pairs per step" or "8 prompts x 4 completions per step"."""
     unit = next((name for name in type(settings).model_fields if name.startswith("batch_")), "batch_rows")
     micro = f", {settings.micro_batch_rows} rows at a time" if settings.micro_batch_rows else ""
-    return f"{settings.batch_rows_per_step()} {unit.removeprefix('batch_')} per step{micro}"
+    batch = f"{settings.batch_rows_per_step()} {unit.removeprefix('batch_')}"
+    if not isinstance(settings, RolloutSettings):
+        return f"{batch} per step{micro}"
+    updates = settings.updates_per_rollout
+    per = "step" if updates == 1 else f"rollout, {updates} steps of it"
+    return f"{batch} x {settings.group_size} completions per {per}{micro}"
 
 
 def _settings(run: RunSpec) -> dict[str, Any]:
