@@ -42,6 +42,7 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
         _begin(folder, prepared, provenance)
         started = time.monotonic()
         before = float(folder.status().get("seconds") or 0.0)
+        trainer: BaseTrainer | None = None
         try:
             trainer = build_trainer(prepared, folder.path)
             folder.write_status(notes=[*prepared.notes, *held_out_notes(prepared)])
@@ -51,7 +52,10 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
         except WorkbenchError as error:
             state = "interrupted" if isinstance(error, Interrupted) else "failed"
             seconds = before + time.monotonic() - started
-            folder.write_status(state=state, message=str(error), exit_code=error.exit_code, seconds=seconds)
+            warnings = trainer.warnings if trainer is not None else []
+            folder.write_status(
+                state=state, message=str(error), exit_code=error.exit_code, seconds=seconds, warnings=warnings
+            )
             raise
 
 
@@ -125,7 +129,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
 
 
 def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seconds: float) -> None:
-    save_model(trainer.unwrapped_model, folder.model, prepared.model_folder)
+    save_model(trainer.policy, folder.model, prepared.model_folder)
     trained, frozen = count_parameters(trainer.unwrapped_model)
     own = vars(trainer.costs).copy()
     for costs in prepared.inherited.values():
@@ -138,6 +142,7 @@ def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seco
         exit_code=0,
         step=trainer.step,
         num_steps=trainer.num_steps,
+        warnings=trainer.warnings,
         seconds=seconds,
         stopped_by=trainer.stopped_by,
         best_step=best.best_step if best else None,
