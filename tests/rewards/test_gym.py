@@ -36,7 +36,7 @@ def puzzle():
 
 @needs_package
 @pytest.mark.parametrize(
-    "generator", ["chain_sum", "gcd", "letter_counting", "sudoku", "arc_agi", "maze", "spell_backward"]
+    "generator", ["chain_sum", "gcd", "letter_counting", "sudoku", "arc_agi", "maze", "caesar_cipher"]
 )
 def test_the_generators_own_answer_is_right_and_others_are_not(generator):
     for index in (0, BLOCK - 1):
@@ -60,6 +60,29 @@ def test_the_answer_is_what_the_last_tags_hold_else_the_whole_text(puzzle):
     assert score(f"<answer>{right}") < 1.0
     assert score(f"{right}</answer>") < 1.0
     assert score("<answer>" * 10**4 + "x" * 10**4) < 1.0
+
+
+FOOLS = {"coin_flip": "0", "complex_arithmetic": "NaN", "game_of_life_halting": "x", "spell_backward": "{} or not"}
+
+
+@needs_package
+@pytest.mark.parametrize("generator", FOOLS)
+def test_the_reasons_to_refuse_a_generator_still_hold(generator, monkeypatch):
+    """Where one is mended it may be taken again."""
+    monkeypatch.setattr(gym, "REFUSED", {})
+    puzzles = [make_puzzle(generator, {}, 12345, index) for index in range(20)]
+    assert any(
+        verify_gym(puzzle.question, FOOLS[generator].format(puzzle.answer), puzzle.reference) == 1.0
+        for puzzle in puzzles
+        if puzzle.answer.strip("0.") != ""
+    )
+
+
+@needs_package
+def test_a_scorer_prints_nothing(capsys):
+    puzzle = make_puzzle("tower_of_hanoi", {}, 0, 0)
+    verify_gym(puzzle.question, "Move disk 9 from Peg 1 to Peg 9", puzzle.reference)
+    assert capsys.readouterr().out == ""
 
 
 @needs_package
@@ -148,7 +171,7 @@ def test_every_generator_whose_code_evaluates_text_is_refused_or_was_read():
 def test_no_text_that_the_refused_would_run_is_run(tmp_path):
     trace = tmp_path / "ran"
     attack = f"__import__('pathlib').Path({str(trace)!r}).touch()"
-    for generator in ("chain_sum", "gcd", "sudoku", "number_sorting", "spell_backward", "base_conversion"):
+    for generator in ("chain_sum", "gcd", "sudoku", "bitwise_arithmetic", "codeio", "base_conversion"):
         puzzle = make_puzzle(generator, {}, 1, 0)
         verify_gym(puzzle.question, attack, puzzle.reference)
         verify_gym(puzzle.question, f"[{attack}]", puzzle.reference)

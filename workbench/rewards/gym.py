@@ -5,11 +5,13 @@ A puzzle's reference says how it is made again, so that the scorer gets exactly 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import difflib
 import functools
 import importlib.metadata
+import io
 import json
 import re
 import warnings
@@ -37,6 +39,7 @@ REFUSED = {
     **dict.fromkeys(("simple_integration", "intermediate_integration", "polynomial_multiplication"), _EVALUATES),
     **dict.fromkeys(("countdown", "puzzle24"), _EVALUATES),
     **dict.fromkeys(("coin_flip", "complex_arithmetic", "game_of_life_halting"), _FOOLED),
+    **dict.fromkeys(("number_sorting", "spell_backward"), _FOOLED),
     **dict.fromkeys(("game_of_life", "prime_factorization"), _RAISES),
     **dict.fromkeys(("boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"), _NO_ANSWER),
     **dict.fromkeys(("isomorphic_strings", "ransom_note"), _CHANGES),
@@ -92,13 +95,14 @@ def verify_gym(prompt: str, completion: str, answer: str | None) -> float:
     said = (marked[-1] if marked else completion).strip()
     dataset = _dataset(made_by["gym"], json.dumps(made_by["config"], sort_keys=True), made_by["seed"])
     try:
-        score = float(dataset.score_answer(said, copy.deepcopy(entry)))
+        with contextlib.redirect_stdout(io.StringIO()):  # tower_of_hanoi prints what it finds wrong
+            score = float(dataset.score_answer(said, copy.deepcopy(entry)))
     except Exception as error:
         raise RewardError(
             f"reward reasoning_gym: the scorer of {made_by['gym']} {describe_failure(error)} for {shorten(said)}; "
             f"prompt {shorten(prompt)}; take another generator"
         ) from error
-    return min(score, 1.0)  # spell_backward's sum of parts is above it by rounding
+    return min(score, 1.0)  # some add up parts, whose sum is above it by rounding
 
 
 @functools.lru_cache(maxsize=8192)
