@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
 from workbench.data.formats import Chat, Example, Form, Prompt, PromptCompletion
 from workbench.data.reading import Examples, open_records
-from workbench.data.sets import PairSet, RowSet
+from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.tasks import make_rows, prompt_id
-from workbench.data.tokenise import encode_prompts, tokenise_rows
+from workbench.data.tokenise import encode_prompts, tokenise_prompts, tokenise_rows
 from workbench.errors import DataError
 from workbench.evaluation.pairs import PairEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
@@ -28,6 +29,7 @@ from workbench.trainer.base_trainer import Evaluator
 from workbench.trainer.dpo_trainer import completion_logprobs
 
 REMEDY = "mend the rows: none of a held-out set is left out"
+UNCUT = sys.maxsize
 NEEDS_ANSWERS = "exact match compares completions with it"
 
 
@@ -77,6 +79,13 @@ def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokeniz
     return tokenise_rows(
         examples, tokenizer, reading.max_tokens, as_chat=reading.chat_template, every_token=text, bad=bad
     )
+
+
+def held_out_prompts(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> tuple[PromptSet, Counts]:
+    """The held-out examples of a trainer of prompts, whole, as they are completed."""
+    assert spec.evaluate is not None, "held-out examples are evaluate's"
+    as_chat, bad = _reading(spec).chat_template, BadRows(remedy=REMEDY)
+    return tokenise_prompts(examples, tokenizer, UNCUT, as_chat=as_chat, task=spec.evaluate.task, bad=bad)
 
 
 def held_out_notes(prepared: PreparedRun) -> list[str]:

@@ -36,6 +36,7 @@ def section_lines(section: Section, *, colour: bool) -> Iterator[str]:
     yield from _histogram(section)
     yield ""
     key = f"{LEARNED}learned{END}" if colour else f"{OPEN}learned{CLOSE}"
+    key = "no token of a prompt is learned" if section.answered is not None else key
     yield f"  {first_rows(section)}, a token between two |, {key}"
     for row in section.rows:
         yield from _row(row, colour)
@@ -48,7 +49,10 @@ def facts(section: Section) -> Iterator[tuple[str, str]]:
     yield "used by", ", ".join(section.variants)
     yield section.unit, f"{counts.rows:,}"
     yield "tokens", f"{counts.tokens:,}{' (prompts twice)' if section.form == 'pairs' else ''}"
-    yield "learned", f"{counts.learned:,} ({counts.learned / max(counts.tokens, 1):.0%})"
+    if section.answered is None:
+        yield "learned", f"{counts.learned:,} ({counts.learned / max(counts.tokens, 1):.0%})"
+    else:
+        yield "answers", f"{section.answered:,} of {counts.rows:,} prompts have one"
     if len(lengths):
         ordered = sorted(int(length) for length in lengths)
         middle, high = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]

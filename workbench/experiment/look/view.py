@@ -11,12 +11,12 @@ import numpy as np
 
 from workbench.data.counts import Counts
 from workbench.data.reading import find_form
-from workbench.data.sets import PairSet, RowSet
+from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
-from workbench.experiment.held_out import held_out_examples, held_out_rows
+from workbench.experiment.held_out import held_out_examples, held_out_prompts, held_out_rows
 from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter, held_out_source
 from workbench.experiment.provenance import num_cores
 from workbench.experiment.run_folder import RunFolder
@@ -64,16 +64,18 @@ class Section:
     max_tokens: int
     counts: Counts
     lengths: np.ndarray
-    """Tokens of each row; of a pair, of its prompt with the longer completion."""
+    """Tokens of each row, or prompt; of a pair, of its prompt with the longer completion."""
     rows: tuple[ShownRow, ...]
     stage: str | None
     """The folder under runs/stages/ that training reads."""
     variants: list[str] = field(default_factory=list)
+    answered: int | None = None
+    """Prompts that have an answer; None where rows are no prompts."""
 
     @property
     def unit(self) -> str:
         """What a row is called."""
-        return "pairs" if self.form == "pairs" else "rows"
+        return self.form if self.form in ("pairs", "prompts") else "rows"
 
     @property
     def histogram(self) -> Histogram:
@@ -124,14 +126,25 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
         yield pairs.stage.fingerprint, _of_stage(pairs, tokenizer, spec, "pairs", source, num_rows)
     examples = held_out_examples(spec)
     if examples and spec.evaluate is not None:
-        rows, counts = held_out_rows(spec, examples, tokenizer)
-        shown = tuple(_rows(rows, counts, tokenizer, num_rows))
         held_out = held_out_source(spec, "rows")
         source = _source(held_out) if held_out is not None else f"the task {spec.evaluate.task}, held out"
-        section = Section(
-            "held-out prompts", source, "rows", _kind(counts), _max_tokens(spec), counts, rows.lengths, shown, None
-        )
+        of_prompts = spec.hyperparameters.data_form == "prompts"
+        found = (held_out_prompts if of_prompts else held_out_rows)(spec, examples, tokenizer)
+        section = _held_out_section(spec, source, found, tokenizer, num_rows)
         yield f"{spec.evaluate}{_max_tokens(spec)}{tokenizer.fingerprint}", section
+
+
+def _held_out_section(
+    spec: RunSpec, source: str, found: tuple[RowSet | PromptSet, Counts], tokenizer: Tokenizer, num_rows: int
+) -> Section:
+    rows, counts = found
+    shown = tuple(_rows(rows, counts, tokenizer, num_rows))
+    asked = isinstance(rows, PromptSet)
+    form, kind = ("prompts", "prompts with answers") if asked else ("rows", _kind(counts))
+    limit = max(_max_tokens(spec), int(rows.lengths.max(initial=0))) if asked else _max_tokens(spec)
+    section = Section("held-out prompts", source, form, kind, limit, counts, rows.lengths, shown, None)
+    section.answered = int(rows.answers.present.sum()) if isinstance(rows, PromptSet) else None
+    return section
 
 
 def _of_stage(
@@ -139,8 +152,12 @@ def _of_stage(
 ) -> Section:
     counts = Counts(**stage.made["counts"])
     path = stage.folder / ROWS_FILE
-    rows: RowSet | PairSet
-    if form == "pairs":
+    rows: RowSet | PairSet | PromptSet
+    answered = None
+    if form == "prompts":
+        rows = prompts = PromptSet.load(path)
+        lengths, answered = rows.lengths, int(prompts.answers.present.sum())
+    elif form == "pairs":
         rows = pairs = PairSet.load(path)
         lengths = pairs.prompts.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
     else:
@@ -149,7 +166,8 @@ def _of_stage(
     shown = tuple(_rows(rows, counts, tokenizer, num_rows))
     title = "held-out pairs" if source != _source(spec.data) else "training data"
     max_tokens = _max_tokens(spec)
-    return Section(title, source, form, stage.made["format"], max_tokens, counts, lengths, shown, stage.folder.name)
+    found = stage.made["format"]
+    return Section(title, source, form, found, max_tokens, counts, lengths, shown, stage.folder.name, answered=answered)
 
 
 def _kind(counts: Counts) -> str:
@@ -173,11 +191,17 @@ def _source(data: Any) -> str:
     return f"the task {data.task}"
 
 
-def _rows(rows: RowSet | PairSet, counts: Counts, tokenizer: Tokenizer, num_rows: int) -> Iterator[ShownRow]:
+def _rows(
+    rows: RowSet | PairSet | PromptSet, counts: Counts, tokenizer: Tokenizer, num_rows: int
+) -> Iterator[ShownRow]:
     """The first rows of a set, decoded."""
     for row in range(min(len(rows), num_rows)):
         where = counts.places[row] if row < len(counts.places) else f"row {row + 1}"
-        if isinstance(rows, PairSet):
+        if isinstance(rows, PromptSet):
+            ids, answer = rows.prompts[row], rows.answers[row]
+            shown = [("prompt", tuple(_tokens(tokenizer, ids, np.zeros(len(ids), bool))))]
+            shown += [("answer", (Token(answer, learned=False, special=False),))] if answer is not None else []
+        elif isinstance(rows, PairSet):
             parts = {"prompt": rows.prompts, "chosen": rows.chosen, "rejected": rows.rejected}
             shown = [
                 (name, tuple(_tokens(tokenizer, part[row], np.full(len(part[row]), name != "prompt"))))
