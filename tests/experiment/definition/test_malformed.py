@@ -33,7 +33,7 @@ sweep:
   grid: {beta: [0.1, 1]}
   seeds: 2
 """
-TRAINERS = "dpo, pretrain, sft"
+TRAINERS = "dpo, grpo, online_dpo, ppo, pretrain, sft"
 MANY = "the 25 names that schema.json lists"
 MANY_DPO = "the 29 names that schema.json lists"
 NO_DEFAULT = "found nothing, allowed a value: it has no default"

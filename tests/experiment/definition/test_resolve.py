@@ -218,7 +218,7 @@ def test_the_folder_of_an_override_is_one_safe_name(folder: Path, value: str) ->
         ("track=[wandbb]", "--set track=[wandbb]: track[0]: found 'wandbb', allowed tensorboard or wandb, did you mean wandb?"),
         ("seeds=0", "--set seeds=0: sweep.seeds: found 0, allowed numbers > 0 or a list"),
         ("arms.a.threads=2", "--set arms.a.threads=2: arms.a.threads: found an unknown arm, allowed none"),
-        ("trainer=dqo", "--set trainer=dqo: trainer: found 'dqo', allowed dpo, pretrain, sft, did you mean dpo?"),
+        ("trainer=dqo", "--set trainer=dqo: trainer: found 'dqo', allowed dpo, grpo, online_dpo, ppo, pretrain, sft, did you mean dpo?"),
         ("evaluate_every=3", "--set evaluate_every=3: evaluate_every: found an unknown key, allowed the 29 names that schema.json lists, did you mean evaluate.every?"),
     ],
 )  # fmt: skip

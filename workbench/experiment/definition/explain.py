@@ -50,6 +50,7 @@ _ONLINE = {
 _TRAINERS |= {
     "grpo": {
         **_ONLINE,
+        "loss": "the policy loss, divided once by the units of the whole step; terms of KL and entropy likewise",
         "first update": "sampler and trainer must agree on the sampled tokens, else the run stops",
         "kl": "mean over the step's tokens of the estimator that hyperparameters.kl names, nats",
     },
@@ -147,7 +148,7 @@ def conventions(run: RunSpec) -> dict[str, str]:
         if loss == "ipo":
             found["log-probabilities of a completion"] = "averaged over its tokens in the loss; summed in every metric"
     if isinstance(settings, GRPOSettings):
-        found |= {"advantages": _ADVANTAGES[settings.advantage], "loss": _POLICY_LOSSES[settings.loss]}
+        found |= {"advantages": _ADVANTAGES[settings.advantage], "policy loss": _POLICY_LOSSES[settings.loss]}
     if run.evaluate is not None:
         found |= _EVALUATION
     if run.budget is not None:
