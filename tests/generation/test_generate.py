@@ -11,6 +11,7 @@ import scipy.stats
 
 from workbench.errors import DataError
 from workbench.generation import generate as module
+from workbench.generation import rollout
 from workbench.generation.draw import draw, mix
 from workbench.generation.generate import Completion, completion_texts, generate, row_seed
 from workbench.generation.mode import evaluation_mode
@@ -96,7 +97,7 @@ def test_each_sample_is_the_same_however_many_are_asked_for(torch, request, ragg
 def test_dropping_finished_rows_does_not_matter(request, ragged_prompts, name, monkeypatch):
     model, found = request.getfixturevalue(name), []
     for share in (0.0, 0.75, 1.01):  # never; as it is; as soon as one has finished
-        monkeypatch.setattr(module, "DROP_BELOW", share)
+        monkeypatch.setattr(rollout, "DROP_BELOW", share)
         found.append(_generate(model, ragged_prompts, num_samples=2))
     assert found[0] == found[1] == found[2]
 

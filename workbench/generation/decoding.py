@@ -1,32 +1,76 @@
-"""A model's prefill and single-token steps over a KV cache, our own Llama and transformers' models alike.
+"""Prefill and single-token steps of a batch: our own Llama's fast ones, and those of any model's own forward.
 
-R rows, T positions, V vocabulary. Rows are padded on the left, so that all of them end at the same place.
+P prompts, R rows, T positions, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 
+from workbench.generation.cuda_graph import GraphDecoder
+from workbench.generation.llama_decoder import LlamaDecoder, LlamaWeights, can_decode
 from workbench.models.llama import KVCache, Llama
 
 
-class Decoder:
+class Decoder(Protocol):
     """The state of one batch being generated."""
 
-    def __init__(self, model: torch.nn.Module, capacity: int) -> None:
-        """capacity: positions of the longest prompt and completion together."""
+    drops_rows: bool
+    """Whether select_rows is there."""
+
+    def prefill(self, prompts: Sequence[Sequence[int]], repeats: int) -> torch.Tensor:
+        """Logits after each prompt, (P x repeats, V), a prompt's rows side by side. Called once, first."""
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits after one more token a row, (R, V). tokens: (R,)."""
+
+    def select_rows(self, rows: torch.Tensor) -> None:
+        """Keep the rows named, in ascending order; finished ones are dropped."""
+
+
+def decoders(model: torch.nn.Module, num_rows: int) -> Callable[[int], Decoder]:
+    """make(max_new_tokens) -> the decoder of one batch. num_rows: of a typical batch. Weights are those of now."""
+    if not can_decode(model):
+        return lambda max_new_tokens: ModelDecoder(model, max_new_tokens)
+    assert isinstance(model, Llama)
+    weights = LlamaWeights(model, num_rows)
+    if weights.device.type == "cuda":
+        return lambda max_new_tokens: GraphDecoder(LlamaDecoder(weights, max_new_tokens, static=True))
+    return lambda max_new_tokens: LlamaDecoder(weights, max_new_tokens)
+
+
+class ModelDecoder:
+    """Of any model, by its own forward and cache. Rows are padded on the left, so that all end at the same place."""
+
+    drops_rows = True
+
+    def __init__(self, model: torch.nn.Module, max_new_tokens: int) -> None:
         self._model: Any = model
         self._own = isinstance(model, Llama)
-        self._cache: Any = KVCache(capacity) if self._own else _transformers_cache(model)
+        self._new = max_new_tokens
+        self._cache: Any = None
         self._mask: torch.Tensor | None = None
 
-    def prefill(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits after each prompt, (R, V). input_ids, mask: (R, T), mask true at real tokens."""
+    def prefill(self, prompts: Sequence[Sequence[int]], repeats: int) -> torch.Tensor:
+        """Logits after each prompt, (P x repeats, V), a prompt's rows side by side: it is computed once."""
+        input_ids, mask = _left_padded(prompts, next(self._model.parameters()).device)
+        capacity = input_ids.shape[1] + self._new
+        self._cache = KVCache(capacity) if self._own else _transformers_cache(self._model)
         if not self._own or not bool(mask.all()):
             self._mask = mask.long()
-        return self._forward(input_ids)
+        logits = self._forward(input_ids)
+        if repeats == 1:
+            return logits
+        if self._own:
+            self._cache.repeat_rows(repeats)
+        else:
+            self._cache.batch_repeat_interleave(repeats)
+        if self._mask is not None:
+            self._mask = self._mask.repeat_interleave(repeats, 0)
+        return logits.repeat_interleave(repeats, 0)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits after one more token a row, (R, V). tokens: (R,)."""
@@ -34,19 +78,8 @@ class Decoder:
             self._mask = torch.cat((self._mask, self._mask.new_ones(len(tokens), 1)), 1)
         return self._forward(tokens[:, None])
 
-    def repeat_rows(self, repeats: int) -> None:
-        """Each row `repeats` times, side by side: one prefill of a prompt serves all of its samples."""
-        if repeats == 1:
-            return
-        if self._own:
-            self._cache.repeat_rows(repeats)
-        else:
-            self._cache.batch_repeat_interleave(repeats)
-        if self._mask is not None:
-            self._mask = self._mask.repeat_interleave(repeats, 0)
-
     def select_rows(self, rows: torch.Tensor) -> None:
-        """Keep the rows named; finished ones are dropped."""
+        """Keep the rows named, in ascending order; finished ones are dropped."""
         if self._own:
             self._cache.select_rows(rows)
         else:
@@ -77,3 +110,10 @@ def _transformers_cache(model: Any) -> Any:
     import transformers
 
     return transformers.DynamicCache(config=model.config)
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return ids, torch.arange(width, device=device) >= width - lengths[:, None]

@@ -64,7 +64,9 @@ def draw_scored(
     tokens = _inverse(probabilities, seeds, position)
     logprobs = probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
     whole = probabilities if kept is scaled else scaled.softmax(-1)
-    return tokens, Scored(logprobs, torch.special.entr(whole).sum(-1))
+    # The likeliest scaled logit is 0, so its probability is one over the sum: a logarithm a row, not one a token.
+    mean = torch.linalg.vecdot(whole, scaled.clamp(min=torch.finfo(scaled.dtype).min))
+    return tokens, Scored(logprobs, -whole.amax(-1).log() - mean)
 
 
 def _scaled(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from workbench.errors import DataError
-from workbench.generation.decoding import Decoder
-from workbench.generation.draw import draw, draw_scored, mix
+from workbench.generation.decoding import decoders
 from workbench.generation.mode import evaluation_mode
+from workbench.generation.rollout import Samples, Task, rollout
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.llama import Llama
 from workbench.models.tokenizer import Tokenizer
@@ -22,8 +22,6 @@ from workbench.models.tokenizer import Tokenizer
 CACHE_BYTES = 512 << 20
 LOGITS_ELEMENTS = 1 << 23
 MAX_ROWS = 256
-DROP_BELOW = 0.75
-"""Finished rows are dropped from the batch once fewer than this share of its rows still run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +30,6 @@ class Completion:
 
     token_ids: list[int]
     ended: bool
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Completions as tensors on the model's device, with what training asks of them.
-
-    N rows, a prompt's samples side by side; L tokens of the longest completion. An entry after a row's end is 0.
-    """
-
-    token_ids: torch.Tensor
-    """(N, L) int64."""
-    lengths: torch.Tensor
-    """(N,) int64: tokens of each, its end-of-sequence token included."""
-    ended: torch.Tensor
-    """(N,) bool: an end-of-sequence token was sampled, else it was cut at max_new_tokens."""
-    logprobs: torch.Tensor
-    """(N, L) float32, nats: of each token under the distribution it was drawn from, temperature, top_k and top_p in."""
-    entropies: torch.Tensor
-    """(N, L) float32, nats: of the whole distribution at the sampling temperature, before top_k and top_p."""
 
 
 def completion_texts(tokenizer: Tokenizer, completions: Sequence[Completion]) -> list[str]:
@@ -63,17 +42,6 @@ def row_seed(seed: int, identity: str) -> int:
     """The seed of one prompt's samples, from its identity alone: wherever it is met, it is answered the same."""
     digest = hashlib.sha256(f"{seed} {identity}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What is asked of every batch."""
-
-    settings: SamplingSettings | None
-    max_new_tokens: int
-    eos_ids: Sequence[int]
-    num_samples: int
-    scored: bool
 
 
 @torch.no_grad()
@@ -92,7 +60,7 @@ def generate(
 
     seeds: one a prompt (see row_seed). settings: None decodes greedily. on_progress: called with prompts done and all.
     """
-    task = _Task(settings, max_new_tokens, eos_ids, num_samples, scored=False)
+    task = Task(settings, max_new_tokens, eos_ids, num_samples, scored=False)
     found: list[list[Completion]] = [[] for _ in prompts]
     for batch, rows in _rollouts(model, prompts, seeds, task, on_progress):
         told = zip(rows.token_ids.tolist(), rows.lengths.tolist(), rows.ended.tolist(), strict=True)
@@ -116,7 +84,7 @@ def sample(
 ) -> Samples:
     """The completions of generate (the same tokens) as tensors, with each token's log-probability and entropy."""
     assert len(prompts), "there is nothing to sample from"
-    task = _Task(settings, max_new_tokens, eos_ids, num_samples, scored=True)
+    task = Task(settings, max_new_tokens, eos_ids, num_samples, scored=True)
     batches, parts = [], []
     for batch, rows in _rollouts(model, prompts, seeds, task, on_progress):
         batches += batch
@@ -140,7 +108,7 @@ def _rollouts(
     model: torch.nn.Module,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
-    task: _Task,
+    task: Task,
     on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[list[int], Samples]]:
     """Batches of prompts, named by their places, and their samples."""
@@ -150,8 +118,10 @@ def _rollouts(
     with evaluation_mode(model):
         # By length, so that rows that are batched together need little padding.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        make = decoders(model, min(MAX_ROWS, len(prompts) * task.num_samples))
         for batch in _batches(model, order, prompts, task.max_new_tokens, task.num_samples):
-            yield batch, _rollout(model, [prompts[index] for index in batch], [seeds[index] for index in batch], task)
+            chosen, own_seeds = [prompts[index] for index in batch], [seeds[index] for index in batch]
+            yield batch, rollout(make(task.max_new_tokens), chosen, own_seeds, task)
             done += len(batch)
             if on_progress:
                 on_progress(done, len(prompts))
@@ -187,56 +157,3 @@ def _batches(
         width = max(1, rows // num_samples)
         yield order[start : start + width]
         start += width
-
-
-def _rollout(model: torch.nn.Module, prompts: list[Sequence[int]], seeds: list[int], task: _Task) -> Samples:
-    """The samples of each prompt side by side."""
-    device, num_samples, limit = next(model.parameters()).device, task.num_samples, task.max_new_tokens
-    input_ids, mask = _left_padded(prompts, device)
-    decoder = Decoder(model, input_ids.shape[1] + limit)
-    logits = decoder.prefill(input_ids, mask).repeat_interleave(num_samples, 0)
-    decoder.repeat_rows(num_samples)
-    row_seeds = torch.tensor(seeds, dtype=torch.int64, device=device).repeat_interleave(num_samples)
-    row_seeds = mix(row_seeds, torch.arange(num_samples, device=device).repeat(len(prompts)))
-    ends = torch.tensor(list(task.eos_ids), dtype=torch.int64, device=device)
-    num_rows = len(prompts) * num_samples
-    out = Samples(
-        torch.zeros(num_rows, limit, dtype=torch.int64, device=device),
-        torch.full((num_rows,), limit, device=device),
-        torch.zeros(num_rows, dtype=torch.bool, device=device),
-        torch.zeros(num_rows, limit if task.scored else 0, device=device),
-        torch.zeros(num_rows, limit if task.scored else 0, device=device),
-    )
-    active = torch.arange(num_rows, device=device)  # the output row of each row of the batch
-    for position in range(limit):
-        running = ~out.ended[active]
-        rows = active[running]
-        if task.scored:
-            assert task.settings is not None
-            tokens, scored = draw_scored(logits, task.settings, row_seeds[active], position)
-            out.logprobs[rows, position] = scored.logprobs[running]
-            out.entropies[rows, position] = scored.entropies[running]
-        else:
-            tokens = draw(logits, task.settings, row_seeds[active], position)
-        out.token_ids[rows, position] = tokens[running]
-        finished = active[torch.isin(tokens, ends) & running]
-        out.ended[finished] = True
-        out.lengths[finished] = position + 1
-        running = ~out.ended[active]
-        count = int(running.sum())
-        if not count or position + 1 == limit:
-            break
-        if count < DROP_BELOW * len(active):
-            kept = running.nonzero().flatten()
-            decoder.select_rows(kept)
-            active, tokens = active[kept], tokens[kept]
-        logits = decoder.step(tokens)
-    longest = int(out.lengths.max())
-    return replace(out, **{name: getattr(out, name)[:, :longest] for name in ("token_ids", "logprobs", "entropies")})
-
-
-def _left_padded(prompts: list[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    return ids, torch.arange(width, device=device) >= width - lengths[:, None]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from workbench.models.attention import Text, attend, attend_texts, positions_of
+from workbench.models.attention import Text, TextPlan, attend, attend_texts, positions_of
 from workbench.models.llama_config import LlamaConfig, rope_frequencies
 
 
@@ -93,12 +93,12 @@ class AttentionPlan:
     is_causal: bool
     cache: KVCache | None
     num_layers: int
-    texts: Sequence[Text] | None = None
+    texts: TextPlan | None = None
     """Laid end to end in one row; they do not see one another."""
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: (B, N, T, D) turned by its position's angle; roll with a signed sine is rotate_half in one kernel less."""
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x: (..., D) turned by its position's angle; roll with a signed sine is rotate_half in one kernel less."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
@@ -135,8 +135,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
         """x: (B, T, H), normed. Returns (B, T, H)."""
         heads = (*x.shape[:2], -1, self.head_dim)
-        queries = _rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2), plan.cos, plan.sin)
-        keys = _rotate(self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2), plan.cos, plan.sin)
+        queries = rotate(self.q_norm(self.q_proj(x).view(heads)).transpose(1, 2), plan.cos, plan.sin)
+        keys = rotate(self.k_norm(self.k_proj(x).view(heads)).transpose(1, 2), plan.cos, plan.sin)
         values = self.v_proj(x).view(heads).transpose(1, 2)
         if plan.cache is not None:
             if self.layer == 0:
@@ -280,7 +280,8 @@ class Llama(nn.Module):
         positions = positions_of(texts)
         cos, sin = self._rotation(0, int(positions.max()) + 1, None, device)
         positions = positions.to(device)
-        return AttentionPlan(cos[positions], sin[positions], None, False, None, self.config.num_hidden_layers, texts)
+        cos, sin, num_layers = cos[positions], sin[positions], self.config.num_hidden_layers
+        return AttentionPlan(cos, sin, None, False, None, num_layers, TextPlan(texts, device))
 
     def _rotation(
         self, past: int, new: int, position_ids: Tensor | None, device: torch.device
@@ -290,21 +291,23 @@ class Llama(nn.Module):
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         if position_ids is not None:
-            cos, sin = self._cos_and_sin(position_ids, dtype)
+            cos, sin = rotations(self.config, position_ids, dtype)
             return cos[:, None], sin[:, None]
         table = self._tables.get((device, dtype))
         if table is None or len(table[0]) < past + new:
             length = max(64, 2 * (past + new))
             # A table made while sampling must serve training too, where autograd refuses inference tensors.
             with torch.inference_mode(False):
-                table = self._cos_and_sin(torch.arange(length, device=device), dtype)
+                table = rotations(self.config, torch.arange(length, device=device), dtype)
             self._tables[device, dtype] = table
         return table[0][past : past + new], table[1][past : past + new]
 
-    def _cos_and_sin(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        angles = positions[..., None].float() * rope_frequencies(self.config, positions.device)
-        cos, sin = angles.cos(), angles.sin()
-        return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+
+def rotations(config: LlamaConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine (the first half negated) of each position, (..., D). positions: (...,)."""
+    angles = positions[..., None].float() * rope_frequencies(config, positions.device)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 
 def _causal(past: int, new: int, device: torch.device) -> Tensor:
