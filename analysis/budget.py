@@ -81,6 +81,16 @@ def refusals(study: Study) -> list[str]:
     return [differ] if len(places) > 1 else []
 
 
+def uncovered(study: Study, measure: Measure) -> list[str]:
+    """The costs of which no amount was spent by every setting that is on their axis."""
+    apart = []
+    for cost in axes(study, measure):
+        low, high = common_range(curves(study, measure, cost))
+        if not low < high:
+            apart.append(cost.label)
+    return [f"No range that every setting covers, and so no comparison in numbers: {join(apart)}"] if apart else []
+
+
 def flags(study: Study) -> list[str]:
     """Settings whose runs ended with part of their budget unspent."""
     found: dict[str, list[float]] = {}

@@ -164,7 +164,8 @@ def _equal_cost(study: Study, canvas: Canvas, measure: Measure) -> Figure:
         "common range of all settings ends. A setting that spends none of a cost as it trains is not on that axis."
     )
     panels = budget.panels(study, canvas, measure, shown)
-    return Figure("At equal cost", panels, see, how, True, budget.refusals(study))
+    remarks = budget.refusals(study) + budget.uncovered(study, measure)
+    return Figure("At equal cost", panels, see, how, True, remarks)
 
 
 def _capital(text: str) -> str:

@@ -27,6 +27,8 @@ def is_online(study: Study) -> bool:
 
 def phases(study: Study) -> Table | None:
     """Seconds by phase and their shares of the training time, means over finished runs; None without online runs."""
+    if not is_online(study):
+        return None
     rows, flat = [], []
     for variant in study.variants:
         seconds = {phase: _mean(study, variant, f"time/{phase}_seconds") for phase in PHASES}
@@ -87,13 +89,14 @@ def _rates(study: Study, own: pd.DataFrame) -> dict[str, float]:
 
 
 def num_completions(study: Study, run: str) -> float:
-    """Completions that a run learned from: its groups times their size; NaN where it has none."""
+    """Completions that a run sampled to learn from: rollouts times prompts times group_size; NaN where it has none."""
     table = study.loaded.metrics
-    size = _group_size(study, run)
-    if "num_groups" not in table or size is None:
+    given = study.loaded.records[run]["definition"].get("hyperparameters") or {}
+    sizes = [size for name in ("batch_prompts", "group_size") if isinstance(size := given.get(name), int)]
+    if "reward" not in table or len(sizes) < 2:
         return math.nan
-    groups = table.loc[table["run"] == run, "num_groups"].dropna()
-    return float(groups.sum() * size) if len(groups) else math.nan
+    rollouts = int(table.loc[table["run"] == run, "reward"].notna().sum())
+    return float(rollouts * math.prod(sizes)) if rollouts else math.nan
 
 
 def _group_size(study: Study, run: str) -> int | None:
@@ -195,27 +198,34 @@ def _change(run: pd.DataFrame, measure: Measure, share: float) -> tuple[float, f
 
 
 def _reward_about(run: pd.DataFrame, share: float) -> float:
-    """Mean reward over the tenth of the steps about that share of the run."""
+    """Mean reward of the tenth of the rollouts about that share of the steps; a rollout may serve several steps."""
     if "reward" not in run:
         return math.nan
-    last = run["step"].iloc[-1]
-    low = min(max(share - 0.05, 0.0), 0.9) * last
-    tenth = run[(run["step"] >= low) & (run["step"] <= low + 0.1 * last)]["reward"].dropna()
-    return float(tenth.mean()) if len(tenth) else math.nan
+    known = run[["step", "reward"]].dropna()
+    if known.empty:
+        return math.nan
+    size = max(1, round(len(known) / 10))
+    nearest = int((known["step"] - share * run["step"].iloc[-1]).abs().to_numpy().argmin())
+    begin = min(max(0, nearest - size // 2), len(known) - size)
+    return float(known["reward"].iloc[begin : begin + size].mean())
 
 
 def _one_seed(study: Study) -> list[str]:
-    """Checkpoints whose reward rose while their greedy exact match fell by McNemar's test."""
+    """Checkpoints whose reward rose (Welch, first against last quarter of rollouts) while their greedy exact match fell
+    by McNemar's test."""
     found = []
     for change in before_after.changes(study):
         if math.isnan(change.p) or change.change.mean >= 0 or change.p >= LEVEL:
             continue
         (run,) = (_of_run(study, name) for name in _finished(study, change.variant)[:1])
-        rise = _reward_about(run, 1.0) - _reward_about(run, 0.0)
-        if rise > 0:
+        rewards = list(run["reward"].dropna()) if "reward" in run else []
+        quarter = len(rewards) // 4
+        rise = stats.welch(rewards[len(rewards) - quarter :], rewards[:quarter])
+        if rise.difference > 0 and rise.p < LEVEL:
             found.append(
                 f"Over-optimised, in this checkpoint of {change.variant.label}: the reward in training rose by "
-                f"{format_number(rise)} while {change.measure.label} fell ({change.how})."
+                f"{format_number(rise.difference)} from the first quarter of its rollouts to the last "
+                f"({format_p(rise.p)}) while {change.measure.label} fell ({change.how})."
             )
     return found
 

@@ -207,6 +207,9 @@ def final_values(loaded: Loaded) -> pd.DataFrame:
         row |= {f"start/{column}": first[column].iloc[0] if len(first) else math.nan for column in held_out}
         last_step = table["step"].iloc[-1]
         tail = table[table["step"] > last_step - max(1, last_step // 10)]
+        # A rollout that serves several steps is told of at the first of them alone.
+        rollouts = table[table["reward"].notna()] if "reward" in table else table.iloc[:0]
+        rollouts = rollouts.iloc[-max(1, len(rollouts) // 10) :]
         for column in table.columns:
             if column.startswith("time/") and column.endswith("_seconds"):
                 row[column] = table[column].sum(min_count=1)
@@ -215,7 +218,7 @@ def final_values(loaded: Loaded) -> pd.DataFrame:
                 before = table[column].iloc[0] if table["step"].iloc[0] == 0 else 0.0
                 row[column] = known.iloc[-1] - (0.0 if math.isnan(before) else before) if len(known) else math.nan
             elif column not in held_out and column not in row:
-                row[column] = tail[column].mean()
+                row[column] = (tail if tail[column].notna().any() else rollouts)[column].mean()
         rows.append(row)
     return pd.DataFrame(rows, columns=None if rows else ["run", "variant", "seed", "finished"])
 

@@ -253,7 +253,6 @@ def _online_metrics(rng: np.random.Generator, progress: float, trainer: str, sec
         "reward": 0.2 + 0.6 * progress + 0.02 * rng.normal(),
         "reward_std": 0.3,
         "frac_reward_zero_std": 0.5 - 0.3 * progress,
-        "num_groups": 8.0,
         "rewards/exact/mean": 0.15 + 0.5 * progress + 0.02 * rng.normal(),
         "rewards/length/mean": 0.05 + 0.1 * progress,
         "completions/mean_length": 9.0 + 20 * progress,

@@ -86,25 +86,62 @@ def test_one_seed_speaks_of_its_checkpoint_only(make_budget_experiment: Make) ->
     _rewrite(path, lambda row: row | ({"exact_match": float(row["step"] != last)} if row["split"] == "greedy" else {}))
     (text,) = rollouts.over_optimisation(open_study(folder))
     assert text.startswith("Over-optimised, in this checkpoint of ppo")
-    assert "of 200 prompts 0 gained, 200 lost" in text
+    assert "of 200 prompts 0 gained" in text
+    (path,) = (folder / "ppo").glob("*/metrics.jsonl")
+    _rewrite(path, lambda row: row | ({"reward": 0.5 + 0.01 * (row["step"] % 3)} if row["step"] else {}))
+    assert rollouts.over_optimisation(open_study(folder)) == [], "a reward that only wavers has not risen"
 
 
 def test_phases_are_summed_over_steps_and_the_rest_is_other(make_budget_experiment: Make) -> None:
     table = rollouts.phases(open_study(make_budget_experiment(**SMALL, arms=("continued_sft", "grpo"))))
     assert table is not None
-    (row,) = table.plain
+    row = table.plain[-1]
     assert row["variant"] == "grpo"
     # 20 steps of 0.2 s: 60 % sampling, 5 % rewards, 10 % reference, 20 % updates.
     expected = {"sample": 2.4, "reward": 0.2, "reference": 0.4, "update": 0.8, "other": 0.2, "training": 4.0}
     assert {name: row[name] for name in expected} == pytest.approx(expected)
-    assert [cell.lines for cell in table.rows[0][1:6]] == [("60%",), ("5%",), ("10%",), ("20%",), ("5%",)]
+    assert [cell.lines for cell in table.rows[-1][1:6]] == [("60%",), ("5%",), ("10%",), ("20%",), ("5%",)]
+
+
+def test_without_rollouts_there_are_no_phases(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(**SMALL, arms=("continued_sft", "dpo"), seeds=1)
+    (path,) = (folder / "dpo").glob("*/metrics.jsonl")
+    _rewrite(path, lambda row: row | {"time/update_seconds": 0.01})
+    assert rollouts.phases(open_study(folder)) is None
+
+
+def test_a_rollout_that_serves_several_steps_counts_where_it_is_told_of(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(steps=60, every=5, prompts=8)
+    before = open_study(folder).finals.set_index("run")["reward"]
+    told = ("reward", "completions", "frac", "entropy")
+    for path in _each(folder, "metrics.jsonl"):
+        # As with 10 updates a rollout, the last rollout at step 41: outside the last tenth of 45 or 50 steps.
+        _rewrite(path, lambda row: {k: v for k, v in row.items() if row["step"] % 10 == 1 or not k.startswith(told)})
+    study = open_study(folder)
+    metrics = study.loaded.metrics
+    run = metrics[metrics["run"] == "methods/ppo/seed0"]
+    assert study.finals.set_index("run")["reward"]["methods/ppo/seed0"] == run["reward"].dropna().iloc[-1]
+    assert study.finals["reward"].isna().tolist() == before.isna().tolist()
+    (text,) = rollouts.over_optimisation(study)
+    assert "at ppo the reward in training rose" in text
+
+
+def test_costs_that_the_settings_do_not_share_are_named(make_budget_experiment: Make) -> None:
+    study = open_study(make_budget_experiment(arms=("continued_sft", "dpo"), steps=40))
+    # Fine-tuning ends at 8e10 FLOPs, and collecting pairs alone took 1.1e11.
+    assert budget.uncovered(study, SAMPLED) == [
+        "No range that every setting covers, and so no comparison in numbers: FLOPs"
+    ]
+    table = budget.table(study, SAMPLED)
+    assert table is not None
+    assert "cost/flops" not in {row["axis"] for row in table.plain}
 
 
 def test_rates_are_amounts_over_training_seconds(make_budget_experiment: Make) -> None:
     table = rollouts.throughput(open_study(make_budget_experiment(**SMALL, arms=("continued_sft", "grpo"))))
     assert table is not None
     sft, grpo = table.plain
-    # A step: 600 tokens generated, 1200 trained, 8 groups of 4 completions, 0.2 s of which 0.12 s sampling.
+    # A step: 600 tokens generated, 1200 trained, 8 prompts of 4 completions, 0.2 s of which 0.12 s sampling.
     assert grpo["generated_tokens_per_second"] == pytest.approx(3000)
     assert grpo["generated_tokens_per_sampling_second"] == pytest.approx(5000)
     assert grpo["trained_tokens_per_second"] == pytest.approx(6000)
