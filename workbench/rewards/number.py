@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-VERSION = 3
+VERSION = 4
 MAX_DIGITS = 1000
 MAX_EXPONENT_DIGITS = 3
 # Commas part groups of three digits.
@@ -18,7 +18,8 @@ _NUMBER = re.compile(
 )
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 _DASHES = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})
-_BOX = "\\boxed{"
+BOX = "\\boxed{"
+_BRACE = re.compile(r"(?<!\\)[{}]")
 _SAID = re.compile(r"(?:[Aa]nswer(?: is|\s?[:=])|(?:^|(?<=\s))A:)(.*)", re.MULTILINE)
 
 
@@ -38,15 +39,38 @@ def extract_number(text: str) -> Fraction | None:
     Currency and % are left out (50% is 50); 3/4, \\frac{3}{4}, 1e3 and 1,234.50 are read. None where there is no number
     after 1 or in 2, and for a division by zero, more than 1,000 digits or an exponent of more than three.
     """
-    text = _LATEX_FRACTION.sub(r"\1/\2", text.translate(_DASHES).replace("{,}", ","))
+    text = _LATEX_FRACTION.sub(r"\1/\2", _without_other_digits(text).translate(_DASHES).replace("{,}", ","))
     _, mark, tail = text.rpartition("####")
     if mark:
         return _value(_NUMBER.search(tail))
-    _, mark, tail = text.rpartition(_BOX)
-    if mark:
-        return _value(_last(tail.partition("}")[0]))
+    box = last_box(text)
+    if box is not None:
+        return _value(_last(box[0]))
     said = [line for line in _SAID.findall(text)[-1:] if _NUMBER.search(line)]
     return _value(_last(said[0] if said else text))
+
+
+def _without_other_digits(text: str) -> str:
+    """The text without numbers that hold a digit of another script, a raised one or a fraction: 18² is not 18."""
+    if text.isascii():
+        return text
+    import regex
+
+    return regex.sub(r"[0-9.,]*+(?![0-9])\p{N}[\p{N}.,]*+", " ", text)
+
+
+def last_box(text: str) -> tuple[str, str | None] | None:
+    """(content, what follows it) of the last \\boxed{...}, braces in it balanced; all of the rest, and None, where it
+    is not closed. None where there is no box."""
+    _, mark, tail = text.rpartition(BOX)
+    if not mark:
+        return None
+    depth = 1
+    for brace in _BRACE.finditer(tail):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return tail[: brace.start()], tail[brace.end() :]
+    return tail, None
 
 
 def _last(text: str) -> re.Match[str] | None:
