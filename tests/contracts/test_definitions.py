@@ -62,7 +62,7 @@ def test_every_shipped_definition_asks_for_no_more_prompts_than_its_tasks_have(n
         if isinstance(run.data, TaskData):
             assert len(make_rows(run.data, "train", run.data.rows, run.data.seed)) == run.data.rows
         if run.evaluate is not None and run.evaluate.task is not None:
-            task = TaskData(task=run.evaluate.task, digits=run.evaluate.digits, numbers=run.evaluate.numbers)
+            task = run.evaluate.task_settings
             assert len(make_rows(task, "held_out", run.evaluate.prompts, run.evaluate.seed)) == run.evaluate.prompts
 
 
