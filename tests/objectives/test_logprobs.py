@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from workbench.objectives.cross_entropy import summed_cross_entropy
-from workbench.objectives.logprobs import projected_logprobs, token_logprobs
+from workbench.objectives.logprobs import projected_entropies, projected_logprobs, token_logprobs
 
 
 @pytest.fixture
@@ -75,3 +75,21 @@ def test_cross_entropy_shifts_labels_and_ignores_minus_100():
     logits[0, 1, 2] = math.log(4.0)  # position 1 scores the label at position 2
     total, count = summed_cross_entropy(logits, torch.tensor([[0, -100, 2, -100]]))
     assert (total.item(), count.item()) == (pytest.approx(-math.log(4 / 6), rel=1e-6), 1)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropies_are_those_of_the_whole_distribution_in_chunks_too(problem, chunk, temperature):
+    hidden, weight, _ = problem
+    bias = torch.arange(13.0, dtype=torch.float64)
+    whole = torch.distributions.Categorical(logits=(hidden @ weight.T + bias) / temperature).entropy()
+    scale = torch.arange(11.0, dtype=torch.float64)
+    expected = torch.autograd.grad((whole * scale).sum(), (hidden, weight))
+    found = projected_entropies(hidden, weight, bias=bias, chunk=chunk, temperature=temperature)
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(torch.autograd.grad((found * scale).sum(), (hidden, weight)), expected)
+
+
+def test_the_entropy_of_a_uniform_distribution_is_the_logarithm_of_its_size():
+    found = projected_entropies(torch.zeros(2, 8, dtype=torch.bfloat16), None)
+    assert found.tolist() == pytest.approx([math.log(8)] * 2, rel=1e-6)
