@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AXES = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds")
+UNLIKE = 1.1
+"""Between the most and the least FLOPs of the settings, from which on their final values are not at equal cost."""
 HELD = 2
 """Evaluations in a row that must be at a threshold before it counts as reached."""
 
@@ -110,6 +112,27 @@ def flags(study: Study) -> list[str]:
     return [
         f"Not all spent their budget: {join(parts)} ended for another reason before it was used. At their end they are "
         "compared at less cost than the others; the curves at equal cost show them at the same."
+    ]
+
+
+def unlike_costs(study: Study) -> list[str]:
+    """That the settings' final values are not at equal FLOPs, where they are not."""
+    if not compares_costs(study):
+        return []
+    runs = study.finals.loc[study.finals["finished"], ["run", "variant"]]
+    spent = {
+        variant.label: float(np.mean([_spent(study, run, "flops") for run in own["run"]]))
+        for variant in study.variants
+        if len(own := runs[runs["variant"] == variant.name])
+    }
+    known = {label: flops for label, flops in spent.items() if flops > 0}
+    if len(known) < 2 or max(known.values()) < UNLIKE * min(known.values()):
+        return []
+    least, most = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    few, many = (format_number(known[label], "flops") for label in (least, most))
+    return [
+        f"These are final values, which did not cost alike: from {few} FLOPs at {least} to {many} at {most}, what was "
+        "inherited included. What each reaches at the same cost stands under At equal cost."
     ]
 
 

@@ -115,7 +115,7 @@ def describe(study: Study) -> dict[str, Any]:
     runs = study.loaded.runs
     return {
         "study": study,
-        "answer": range_test.answer(study) if ranging else _answer(study),
+        "answer": range_test.answer(study) if ranging else answer_of(study),
         "notes": notices.notes(study),
         "warnings": notices.warnings(study),
         "repeats": rollouts.repeats(study),
@@ -140,10 +140,12 @@ def describe(study: Study) -> dict[str, Any]:
     }
 
 
-def _answer(study: Study) -> claims.Answer:
+def answer_of(study: Study) -> claims.Answer:
     """The answer, led by what an online run's reward or a budget makes doubtful."""
     answer = claims.answer(study)
-    grounds = answer.grounds if study.deciding else [*answer.grounds, *rollouts.in_words(study)]
+    # Without a held-out measure, what the reward did; with one, whether it was had at one price.
+    more = budget.unlike_costs(study) if study.deciding else rollouts.in_words(study)
+    grounds = [*answer.grounds, *more]
     flags = [*rollouts.over_optimisation(study), *answer.flags, *budget.flags(study)]
     return replace(answer, grounds=grounds, flags=flags)
 

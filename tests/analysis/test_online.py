@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import yaml
 from analysis import budget, checkpoints, notices, rollouts, stats
 from analysis.load import load_runs
 from analysis.measures import BY_COLUMN
-from analysis.report import describe, write_report
+from analysis.report import answer_of, write_report
 from analysis.samples import side_by_side
 from analysis.study import open_study
 
@@ -59,12 +58,12 @@ def test_a_run_with_rollouts_alone_has_no_samples_to_show(make_budget_experiment
 
 def test_a_held_out_measure_decides_and_reward_never_does(make_budget_experiment: Make) -> None:
     folder = make_budget_experiment(**SMALL)
-    answer = describe(open_study(folder))["answer"]
+    answer = answer_of(open_study(folder))
     assert answer.result.startswith("Held-out sampled exact match is best at grpo")
     assert "Welch" in answer.certainty
     for path in _each(folder, "metrics.jsonl"):
         _rewrite(path, lambda row: {k: v for k, v in row.items() if not k.startswith("eval/")})
-    answer = describe(open_study(folder))["answer"]
+    answer = answer_of(open_study(folder))
     assert answer.result == "There is no answer yet: no finished run has a held-out measure."
     assert [ground.split(":")[0] for ground in answer.grounds] == ["grpo", "ppo"]
     assert all("ranks nothing" in ground for ground in answer.grounds)
@@ -75,7 +74,7 @@ def test_reward_up_and_held_out_down_is_named_where_the_seeds_show_it(make_budge
     (text,) = rollouts.over_optimisation(study)
     assert text.startswith("Over-optimised: at ppo the reward in training rose by")
     assert "in the second half while sampled exact match got worse by" in text
-    assert text in describe(study)["answer"].flags
+    assert text in answer_of(study).flags
 
 
 def test_one_seed_speaks_of_its_checkpoint_only(make_budget_experiment: Make) -> None:
@@ -159,15 +158,25 @@ def test_curves_over_cost_charge_what_was_inherited(make_budget_experiment: Make
 
 
 def test_an_equal_cost_is_one_that_every_setting_reached(make_budget_experiment: Make) -> None:
-    page = write_report(make_budget_experiment())
-    rows = list(csv.DictReader((page.parent / "equal_cost.csv").read_text().splitlines()))
+    table = budget.table(open_study(make_budget_experiment()), SAMPLED)
+    assert table is not None
+    rows = table.plain
     spent = {"continued_sft": 60 * 1200, "dpo": 30 * 1200, "grpo": 50 * 1200, "ppo": 45 * 1200}
     trained = [row for row in rows if row["axis"] == "cost/trained_tokens"]
-    assert {float(row["to"]) for row in trained} == {float(min(spent.values()))}
+    assert {row["to"] for row in trained} == {min(spent.values())}
     assert {row["variant"] for row in rows if row["axis"] == "cost/generated_tokens"} == {"grpo", "ppo"}
     ppo = next(row for row in trained if row["variant"] == "ppo")
-    assert int(ppo["reached"]) == 3, "reached on the way, though it fell below again"
-    assert "sampled exact match over FLOPs" in page.read_text()
+    assert ppo["reached"] == 3, "reached on the way, though it fell below again"
+
+
+def test_final_values_at_unlike_cost_are_said_to_be_so(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment()
+    (text,) = budget.unlike_costs(open_study(folder))
+    # 60 steps of 2e9; 45 of 4.5e9, the first whose sum is over the budget.
+    assert "from 1.20×10¹¹ FLOPs at continued_sft to 2.02×10¹¹ at ppo" in text
+    assert text in answer_of(open_study(folder)).grounds
+    again = make_budget_experiment(arms=("dpo", "grpo", "ppo"))
+    assert budget.unlike_costs(open_study(again)) == [], "each spent its budget, collecting included"
 
 
 def test_a_budget_left_unspent_is_flagged_with_its_share(make_budget_experiment: Make) -> None:
@@ -193,16 +202,17 @@ def test_one_trainer_without_budget_or_rollouts_is_not_compared_by_cost(make_exp
 
 
 def test_a_warning_is_said_once_whatever_its_numbers(make_budget_experiment: Make) -> None:
-    folder = make_budget_experiment(**SMALL)
+    folder = make_budget_experiment(**SMALL, arms=("grpo", "ppo"))
     path = folder / "ppo" / "seed2" / "status.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": ["step 3: <b>dead</b>", 7], "notes": None}))
     found = notices.warnings(open_study(folder))
     assert [text.split(": ", 1)[1] for text in found] == [
         "step 10: 0.90 of the groups earn all alike; use harder prompts", "step 3: <b>dead</b>", "7",
     ]  # fmt: skip
-    assert found[0].startswith("Warned by 5 of 12 runs (grpo seed 0, grpo seed 1, grpo seed 2, ppo seed 0 and 1 more)")
+    assert found[0].startswith("Warned by 5 of 6 runs (grpo seed 0, grpo seed 1, grpo seed 2, ppo seed 0 and 1 more)")
     page = write_report(folder).read_text()
-    assert '<p class="flag">Warned by 1 of 12 runs (ppo seed 2): step 3: &lt;b&gt;dead&lt;/b&gt;</p>' in page
+    assert '<p class="flag">Warned by 1 of 6 runs (ppo seed 2): step 3: &lt;b&gt;dead&lt;/b&gt;</p>' in page
+    assert "sampled exact match over FLOPs" in page
     assert page.count("training data: 3 prompts were too long") == 1, "a note of every run is one note"
 
 
