@@ -1,0 +1,230 @@
+"""Law 5: the same completions, weights and settings through TRL 1.16's own GRPO and RLOO code agree within 1e-5."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    # TRL's, transformers' and accelerate's own deprecations, not ours.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+# Two groups of three, completions of 1 to 9 tokens; the prompts need padding.
+ROWS = [
+    ("12ab", ["21ba", "9", "ab12 21ba"]),
+    ("a longer prompt", ["short", "not so short", "33"]),
+]
+REWARDS = [1.0, 0.0, 0.25, 0.5, -1.0, 2.0]
+LIMIT = 16
+COMMON = {
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": [],
+    "gradient_checkpointing": False,
+    "num_generations": 3,
+    "per_device_train_batch_size": 6,
+    "temperature": 0.7,
+    "top_p": 1.0,
+    "top_k": 0,
+}
+OURS = {
+    "steps": 1,
+    "precision": "float32",
+    "device": "cpu",
+    "max_grad_norm": None,
+    "max_new_tokens": LIMIT,
+    "temperature": 0.7,
+}
+
+
+@pytest.fixture
+def models(torch, tiny_folder):
+    """models(seed) -> transformers' model of the tiny preset and ours, moved alike so that probabilities are uneven."""
+
+    def make(seed):
+        import transformers
+
+        from workbench.models.load import load_model
+
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+        own = load_model(tiny_folder)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in own.named_parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+                theirs.get_parameter(name).copy_(parameter)
+        return theirs, own
+
+    return make
+
+
+@pytest.fixture
+def tokenizer(tiny_folder):
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(tiny_folder)
+
+
+@pytest.fixture
+def make_peer(tokenizer, tmp_path):
+    """make_peer(kind, model, reward=..., **settings) -> TRL's trainer, in evaluation mode: it accumulates nothing."""
+
+    def make(kind, model, reward=lambda completions, **_: [0.0] * len(completions), **settings):
+        import datasets
+        import trl
+
+        peer = getattr(trl, f"{kind}Trainer")(
+            model,
+            reward_funcs=reward,
+            args=getattr(trl, f"{kind}Config")(
+                output_dir=str(tmp_path), max_completion_length=LIMIT, **COMMON, **settings
+            ),
+            train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt, _ in ROWS]),
+            processing_class=tokenizer,
+        )
+        peer.model.eval()
+        return peer
+
+    return make
+
+
+@pytest.fixture
+def batch(torch, tokenizer):
+    """Ours, with log-probabilities of a policy and a reference that are neither the policy's nor each other's."""
+    prompts = [tokenizer(prompt)["input_ids"] for prompt, completions in ROWS for _ in completions]
+    responses = [tokenizer(text)["input_ids"] + [1] for _, completions in ROWS for text in completions]
+    made = {"rewards": torch.tensor(REWARDS), "group_ids": torch.tensor([0, 0, 0, 1, 1, 1])}
+    for name, rows, left in (("prompt", prompts, True), ("response", responses, False)):
+        width = max(map(len, rows))
+        ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            place = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[index, place], mask[index, place] = torch.tensor(row), True
+        made |= {f"{name}s": ids, f"{name}_mask": mask}
+    return made
+
+
+@pytest.fixture
+def with_logprobs(torch, batch):
+    """with_logprobs(model) -> the batch with old and reference log-probabilities near the model's own."""
+
+    def make(model, noise=0.3):
+        from workbench.trainer.rollouts import rollout_made_elsewhere
+        from workbench.trainer.scoring import predicting_states, response_logprobs
+
+        rows = rollout_made_elsewhere(batch, 1, 0).row_batch()
+        with torch.no_grad():
+            own = response_logprobs(predicting_states(model, rows), rows, OURS["temperature"])
+        generator = torch.Generator().manual_seed(3)
+        moved = [own + noise * torch.randn(own.shape, generator=generator) for _ in range(2)]
+        old, reference = (torch.where(batch["response_mask"], part, 0.0) for part in moved)
+        return batch | {"old_logprobs": old, "ref_logprobs": reference}
+
+    return make
+
+
+def their_inputs(torch, batch, advantages):
+    return {
+        "prompt_ids": batch["prompts"],
+        "prompt_mask": batch["prompt_mask"].long(),
+        "completion_ids": batch["responses"],
+        "completion_mask": batch["response_mask"].long(),
+        "advantages": advantages.float(),
+        "old_per_token_logps": batch["old_logprobs"],
+        "old_logps": batch["old_logprobs"].sum(1),
+        "ref_per_token_logps": batch["ref_logprobs"],
+        "num_items_in_batch": batch["response_mask"].sum(),
+    }
+
+
+def our_first_step(model, batch, settings):
+    """Our metrics row and gradients by name, of the first step."""
+    from workbench.trainer import GRPOTrainer
+
+    trainer = GRPOTrainer(model, None, [batch], settings=GRPOTrainer.settings_class(**OURS | settings))
+    gradients = {}
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: gradients.update({n: p.grad.clone() for n, p in trainer.policy.named_parameters()})
+    )
+    return trainer.train(), gradients
+
+
+def relative_difference(torch, theirs, gradients, scale=1.0):
+    expected = torch.cat([theirs.get_parameter(name).grad.flatten() for name in gradients])
+    found = torch.cat([gradient.flatten() for gradient in gradients.values()]) * scale
+    assert expected.norm() > 1e-3
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+CLIPS = ({"clip_low": 0.1, "clip_high": 0.25}, {"epsilon": 0.1, "epsilon_high": 0.25})
+NARROW = ({"clip_low": 0.04, "clip_high": 0.05}, {"epsilon": 0.04, "epsilon_high": 0.05})
+SEQUENCE = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
+K3 = {"beta": 0.2, "use_bias_correction_kl": False}
+K3_RATIO = {"beta": 0.2, "use_bias_correction_kl": True}
+CASES = {
+    **{name: ({"loss": name, **CLIPS[0]}, {"loss_type": name, **CLIPS[1]}) for name in ("grpo", "dapo", "dr_grpo")},
+    "cispo": ({"loss": "cispo", "ratio_ceiling": 1.1}, {"loss_type": "cispo", "epsilon_high": 1.1}),
+    "gspo": ({"loss": "gspo", **NARROW[0]}, {**SEQUENCE, **NARROW[1]}),
+    **{
+        f"{name}-k3": ({"loss": name, "beta": 0.2, "kl": "k3"}, {"loss_type": name, **K3})
+        for name in ("grpo", "dapo", "dr_grpo")
+    },
+    "grpo-k3-ratio": ({"loss": "grpo", "beta": 0.2, "kl": "k3_ratio"}, {"loss_type": "grpo", **K3_RATIO}),
+    "dapo-k3-ratio": ({"loss": "dapo", "beta": 0.2, "kl": "k3_ratio"}, {"loss_type": "dapo", **K3_RATIO}),
+    "dapo-entropy": ({"loss": "dapo", "entropy_bonus": 0.3}, {"loss_type": "dapo", "entropy_coef": 0.3}),
+    "grpo-entropy": ({"loss": "grpo", "entropy_bonus": 0.3}, {"loss_type": "grpo", "entropy_coef": 0.3}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_grpo(torch, models, make_peer, with_logprobs, case):
+    from workbench.objectives.advantages import ADVANTAGES
+
+    settings, theirs_settings = CASES[case]
+    theirs, own = models(0)
+    batch = with_logprobs(own)
+    peer = make_peer("GRPO", theirs, **{"beta": 0.0, "epsilon": 0.2} | theirs_settings)
+    advantages = ADVANTAGES["group_std"](batch["rewards"], batch["group_ids"])
+    loss = peer._compute_loss(peer.model, their_inputs(torch, batch, advantages))
+    loss.backward()
+
+    row, gradients = our_first_step(own, batch, settings)
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
+    assert relative_difference(torch, peer.model, gradients) <= 1e-5
+    expected = {name: values[-1] for name, values in peer._metrics["eval"].items()}
+    compared = ["kl"] if settings.get("beta") else []
+    if case in ("grpo", "dapo", "dr_grpo"):
+        compared += ["clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"]
+        assert expected["clip_ratio/region_mean"] > 0.1
+    if case == "cispo":
+        assert expected["cispo_clip_ratio"] > 0.0
+        assert row["clip_ratio/high_mean"] == pytest.approx(expected["cispo_clip_ratio"])
+    for name in compared:
+        assert row[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("group_std", "group"), ("batch_std", "batch"), ("mean_only", "none")])
+def test_advantages(torch, models, make_peer, ours, theirs):
+    """Of rewards by row, through TRL's sampling and scoring."""
+    from workbench.objectives.advantages import ADVANTAGES
+
+    peer = make_peer("GRPO", models(0)[0], reward=lambda completions, **_: REWARDS, beta=0.0, scale_rewards=theirs)
+    peer.num_generations_eval = COMMON["num_generations"]
+    inputs = [{"prompt": prompt} for prompt, completions in ROWS for _ in completions]
+    found = peer._generate_and_score_completions(inputs)["advantages"]
+    expected = ADVANTAGES[ours](torch.tensor(REWARDS), torch.tensor([0, 0, 0, 1, 1, 1]))
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_rloo_before_its_first_update(torch, models, make_peer, with_logprobs):
+    """With ratio 1 its gradient is the sum of A grad logp over tokens, a mean over completions: dr_grpo's, times the
+    limit."""
+    from workbench.objectives.advantages import ADVANTAGES
+
+    theirs, own = models(0)
+    batch = with_logprobs(own, noise=0.0)
+    peer = make_peer("RLOO", theirs, beta=0.0)
+    advantages = ADVANTAGES["rloo"](batch["rewards"], batch["group_ids"])
+    peer._compute_loss(peer.model, their_inputs(torch, batch, advantages)).backward()
+    _, gradients = our_first_step(own, batch, {"loss": "dr_grpo", "advantage": "rloo"})
+    assert relative_difference(torch, peer.model, gradients, scale=LIMIT) <= 1e-5
