@@ -50,6 +50,15 @@ def test_an_entry_is_of_one_kind_and_takes_that_kinds_options(fields, message):
         entry(**fields)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"reward": "exact"}, {"length": {"target": 3}, "weight": 0.5}, {"file": "a.py", "workers": 2, "name": "a"}],
+)
+def test_an_entry_is_written_as_it_was_said(fields):
+    assert entry(**fields).model_dump(mode="json") == fields
+    assert entry(**entry(**fields).model_dump(mode="json")) == entry(**fields)
+
+
 def test_rewards_are_named_by_what_they_check_unless_they_have_a_name():
     rewards = build({"reward": "number"}, {"format": "boxed", "weight": 0.5}, {"regex": "a", "name": "a"},
                     {"length": {"target": 3}, "weight": 0.0})  # fmt: skip

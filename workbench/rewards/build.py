@@ -145,7 +145,7 @@ _VERSIONS = {
 
 def _identity(settings: RewardSettings) -> dict[str, Any]:
     kind = settings.kind
-    fields = settings.model_dump(mode="json", exclude_defaults=True, exclude=set(_FREE))
+    fields = settings.model_dump(mode="json", exclude=set(_FREE))
     fields["version"] = verifier_version(fields["reward"]) if kind == "reward" else _VERSIONS[kind]
     if settings.model is not None:
         fields["model"] = classifier.classifier_identity(settings.model)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from workbench.config import Settings
 
@@ -23,7 +31,16 @@ _OPTIONS = {
 """Fields that only one kind has."""
 
 
-class LengthSettings(Settings):
+class _Sparse(Settings):
+    """Written without its defaults: of an entry's many fields, one kind has few."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        return {name: value for name, value in write(self).items() if getattr(self, name) != defaults[name]}
+
+
+class LengthSettings(_Sparse):
     """A reward of the completion's length. Exactly one of target, buffer."""
 
     target: PositiveInt | None = None
@@ -45,7 +62,7 @@ class LengthSettings(Settings):
         return self
 
 
-class RewardSettings(Settings):
+class RewardSettings(_Sparse):
     """One reward. Exactly one of reward, format, regex, length, model, file."""
 
     reward: Literal["exact", "number", "countdown", "sort", "reasoning_gym"] | None = None
