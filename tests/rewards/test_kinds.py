@@ -81,7 +81,13 @@ def test_a_check_against_an_answer_judges_the_text_alone(name):
 
 @pytest.mark.parametrize(
     ("name", "answer", "problem"),
-    [("exact", None, "no answer"), ("number", None, "no answer"), ("number", "eight", "no number")],
+    [
+        ("exact", None, "no answer"),
+        ("number", None, "no answer"),
+        ("number", "eight", "no number"),
+        ("sort", "18", "is none of task sort"),
+        ("countdown", None, "is none of task countdown"),
+    ],
 )
 def test_a_prompt_that_nothing_is_right_for_stops_instead_of_giving_0(name, answer, problem):
     with pytest.raises(RewardError, match=f"reward {name}: the prompt.* {problem}.*prompt 'p'"):

@@ -9,13 +9,16 @@ from typing import Any
 from workbench.config import file_sha256
 from workbench.errors import DefinitionError, RewardError
 from workbench.rewards import classifier, formats, get_verifier, length, own_code, pattern, verifier_version
+from workbench.rewards.countdown import is_countdown_prompt
 from workbench.rewards.number import extract_number
 from workbench.rewards.reward import Reward, RewardFunction, RewardSet, Sample, keyword_function, show
 from workbench.rewards.settings import RewardSettings
+from workbench.rewards.sort import is_sort_prompt
 from workbench.rewards.workers import WorkerPool
 
 OF_TASKS = ("sort", "countdown", "reasoning_gym")
 """Checks of the whole completion: one that was cut has no end, and is not right."""
+_IS_PROMPT = {"sort": is_sort_prompt, "countdown": is_countdown_prompt}
 _FREE = ("workers", "timeout_seconds", "batch_rows")
 """Settings that no number depends on."""
 
@@ -67,9 +70,11 @@ def verifier_function(name: str) -> RewardFunction:
 
 def _check_answer(name: str, sample: Sample) -> None:
     """A prompt that no completion could be right for would be a 0 that nobody gave."""
-    if name in ("sort", "countdown"):  # the prompt says what is right
-        return
-    if sample.answer is None:
+    if name in _IS_PROMPT:  # which says what is right
+        if _IS_PROMPT[name](sample.prompt):
+            return
+        problem = f"the prompt is none of task {name}"
+    elif sample.answer is None:
         problem = "the prompt has no answer to check against"
     elif name == "number" and extract_number(sample.answer) is None:
         problem = "the prompt's answer has no number"

@@ -18,6 +18,11 @@ def countdown_prompt(target: int, numbers: Sequence[int]) -> str:
     return f"make {target} from {' '.join(map(str, numbers))}: "
 
 
+def is_countdown_prompt(prompt: str) -> bool:
+    """Whether the prompt is one that countdown_prompt writes; no completion is right for another."""
+    return _PROMPT.fullmatch(prompt) is not None
+
+
 def verify_countdown(prompt: str, completion: str, answer: str | None = None) -> float:
     """1 when the completion is an expression of + - * / and parentheses that uses every number exactly once and
     equals the target in exact arithmetic; else 0."""

@@ -94,7 +94,8 @@ class RewardSettings(_Sparse):
     """file: the function called with the lists prompts, completions, answers, num_tokens, ended, of these the ones
     that it takes; it gives a number for each."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """file: processes that the completions are divided over, each called with one at a time; 1: this process."""
+    """file: processes that the completions are divided over, each called with one at a time,
+    without a GPU; 1: this process."""
     timeout_seconds: PositiveFloat | None = None
     """file: of one completion, in a process of its own; over it the run stops. none: no limit."""
     weight: float = 1.0

@@ -13,6 +13,11 @@ def sort_prompt(digits: str) -> str:
     return f"sort {digits}: "
 
 
+def is_sort_prompt(prompt: str) -> bool:
+    """Whether the prompt is one that sort_prompt writes; no completion is right for another."""
+    return _PROMPT.fullmatch(prompt) is not None
+
+
 def verify_sort(prompt: str, completion: str, answer: str | None = None) -> float:
     """1 when the completion is exactly the prompt's digits in ascending order, else 0."""
     match = _PROMPT.fullmatch(prompt)
