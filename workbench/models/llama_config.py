@@ -46,6 +46,11 @@ class LlamaConfig:
     mlp_bias: bool
     raw: Mapping[str, Any]
 
+    @property
+    def eos_token_id(self) -> int | list[int] | None:
+        """What ends a text, where the file says so (transformers' name)."""
+        return self.raw.get("eos_token_id")
+
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> LlamaConfig:
         """Reads config.json as transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters) writes it.
