@@ -18,8 +18,8 @@ def num_rows(batch: Batch) -> int:
 
 
 def is_empty(batch: Any) -> bool:
-    """Whether a loader's batch is a dict of tensors without rows."""
-    return isinstance(batch, dict) and all(isinstance(v, torch.Tensor) and not len(v) for v in batch.values())
+    """Whether a loader's batch is a dict of columns (tensors, lists of texts) without rows."""
+    return isinstance(batch, dict) and all(isinstance(v, torch.Tensor | list) and not len(v) for v in batch.values())
 
 
 def split_rows(batch: Batch, rows: int | None) -> Iterator[Batch]:
