@@ -29,12 +29,14 @@ def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
         for name in ("rewards", "groups", "lengths", "ended")
     )
     values = torch.tensor(rewards, dtype=torch.float64)
+    alone = int((torch.tensor(groups).unique(return_counts=True)[1] == 1).sum()) if by_group else 0
     spread, equal = group_spread(values, torch.tensor(groups) if by_group else torch.zeros(len(rewards)).long())
     terminated = [length for length, end in zip(lengths, ended, strict=True) if end]
     row = {
         "reward": statistics.fmean(rewards),
         "reward_std": float(spread.mean()),
         **({"frac_reward_zero_std": float(equal.double().mean())} if by_group else {}),
+        **({"groups_of_one": float(alone), "groups": float(len(equal))} if alone else {}),
         **_of_lengths("completions/{}_length", lengths),
         "completions/clipped_ratio": 1.0 - len(terminated) / len(lengths),
         **(_of_lengths("completions/{}_terminated_length", terminated) if terminated else {}),

@@ -49,6 +49,11 @@ class SignalWatch:
         """
         found: list[str] = []
         if "reward_std" in row:
+            if row.get("groups_of_one") and self._once("group of one"):
+                found.append(
+                    f"group of one: {row['groups_of_one']:g} of {row['groups']:g} groups have a single completion, "
+                    "whose advantage is 0: bring several completions of a prompt, with equal group_ids"
+                )
             found += self._signal(row, maximum)
             found += self._collapse(row, maximum)
         if any(name in row for name in HELD_OUT):
