@@ -148,6 +148,77 @@ def collate(torch) -> Callable[..., dict[str, Any]]:
     return make
 
 
+class Letters:
+    """A stand-in for a tokenizer: token n is the n-th letter from `a` on, and `d` (3) ends a completion."""
+
+    eos_ids = (3,)
+    pad_id = 0
+
+    def decode_batch(self, rows: list[list[int]], skip_special_tokens: bool = True) -> list[str]:
+        return ["".join(chr(ord("a") + token) for token in row) for row in rows]
+
+
+def share_of_late_letters(completions: list[str], **_: Any) -> list[float]:
+    """A deterministic reward between 0 and 1 that differs between most completions, empty ones included."""
+    return [sum(letter > "i" for letter in text) / (len(text) + 1) for text in completions]
+
+
+@pytest.fixture(scope="session")
+def prompt_batch(torch, make_rows) -> Callable[..., dict[str, Any]]:
+    """prompt_batch(number, seed=0) -> prompts alone, as PromptSet gives them."""
+
+    def make(number: int, seed: int = 0, extra: int = 0) -> dict[str, Any]:
+        prompts = [prompt for prompt, _, _ in make_rows(number, seed)]
+        ids, mask = _pad(torch, prompts, True, extra)
+        return {
+            "prompts": ids,
+            "prompt_mask": mask,
+            "texts": Letters().decode_batch(prompts),
+            "answers": [None] * number,
+            "prompt_ids": [f"{seed}-{index}" for index in range(number)],
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rollout_trainer(small_llama, prompt_batch) -> Callable[..., Any]:
+    """make(name, batches=..., model=..., reward_fn=..., lora=False, arguments={}, **settings) -> an online trainer on
+    the CPU that samples completions of its own."""
+
+    def make(
+        name: str = "grpo",
+        *,
+        batches: Any = None,
+        model: Any = None,
+        reward_fn: Any = share_of_late_letters,
+        lora: bool = False,
+        arguments: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
+        from workbench.models.adapters import add_lora
+        from workbench.models.settings import LoraSettings
+        from workbench.trainer import get_trainer_class
+
+        trainer_class = get_trainer_class(name)
+        model = small_llama() if model is None else model
+        if lora:
+            add_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.25), seed=1)
+        chosen = {
+            "precision": "float32", "device": "cpu", "checkpoint_seconds": 0.0, "steps": 3, "learning_rate": 1e-3,
+            "batch_prompts": 3, "group_size": 4, "max_new_tokens": 6,
+        }  # fmt: skip
+        return trainer_class(
+            model,
+            None,
+            [prompt_batch(3, seed) for seed in range(4)] if batches is None else batches,
+            settings=trainer_class.settings_class(**chosen | settings),
+            **{"reward_fn": reward_fn, "tokenizer": Letters()} | (arguments or {}),
+        )
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def in_processes(torch) -> Callable[..., list[Any]]:
     """run(number, function) -> function(rank) of each forked process; more than one find each other by torchrun's
