@@ -87,9 +87,8 @@ def test_one_seed_speaks_of_its_checkpoint_only(make_budget_experiment: Make) ->
     assert text.startswith("Over-optimised, in this checkpoint of ppo")
     assert "of 200 prompts 0 gained" in text
     (path,) = (folder / "ppo").glob("*/metrics.jsonl")
-    _rewrite(
-        path, lambda row: row | ({"reward": 0.5 + 0.01 * (row["step"] % 2) + 1e-4 * row["step"]} if row["step"] else {})
-    )
+    # Every other rollout earns more: three of the last five and two of the first.
+    _rewrite(path, lambda row: row | ({"reward": 0.51 - 0.01 * (row["step"] % 2)} if row["step"] else {}))
     assert rollouts.over_optimisation(open_study(folder)) == [], "a reward that only wavers has not risen"
 
 
