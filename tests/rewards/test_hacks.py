@@ -141,6 +141,19 @@ def test_a_graded_form_gives_1_for_the_whole_alone_and_nothing_for_none_of_it(fo
         assert reward(nothing, format=form, graded=True) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("form", "text", "parts", "of"),
+    [("gsm8k", "#### 18\nso", 1, 4), ("gsm8k", "so #### 18", 1, 4), ("gsm8k", "#### x", 2, 4),
+     ("gsm8k", "####\n####", 0, 4),
+     ("boxed", "\\boxed{", 1, 4), ("boxed", "\\boxed{} so", 1, 4), ("boxed", "\\boxed{18} so", 2, 4),
+     ("think_answer", "<think>", 1, 8), ("think_answer", "</think><think>", 2, 8),
+     ("think_answer", "<answer>18</answer><think>so</think>", 4, 8),
+     ("think_answer", "<think>so</think>, <answer></answer>", 5, 8)],
+)  # fmt: skip
+def test_a_graded_form_is_the_share_of_its_parts(form, text, parts, of):
+    assert reward(text, format=form, graded=True) == parts / of
+
+
 def test_a_thought_that_the_prompt_opened_is_not_opened_again():
     def think(text, prompt="Q\n<think>\n"):
         return reward(text, prompt=prompt, format="think_answer")
