@@ -75,6 +75,14 @@ def test_shared_prompts_equal_separate_rows_for_any_grouping_of_heads(small_llam
     assert_the_same(small_llama("float64", num_key_value_heads=kv_heads), batch(RAGGED), TOLERANCE["float64"])
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("lengths", [(4, 3), (4, 3, 2, 3), (1, 1, 1)])
+def test_one_prompts_completions_equal_separate_rows(small_llama, kv_heads, lengths):
+    """Where nothing is padded or repeated, tensors are views that other shapes are copies of."""
+    inputs = batch([(0, length) for length in lengths], prompts=(5,))
+    assert_the_same(small_llama("float64", num_key_value_heads=kv_heads), inputs, TOLERANCE["float64"])
+
+
 def test_shared_prompts_equal_separate_rows_under_gradient_checkpointing(small_llama):
     model = small_llama("float64")
     model.gradient_checkpointing_enable()

@@ -193,7 +193,7 @@ def _branches_by_matmul(
     """
     rows, num_queries, size = queries.shape
     num_own, width, num_stem = len(keys), keys.shape[1], stem_keys.shape[1]
-    own_queries = queries.view(num_own, -1, size)
+    own_queries = queries.reshape(num_own, -1, size)
     bias = stem_bias.repeat_interleave(rows // len(stem_bias), dim=0)[:, None]
     scores = torch.baddbmm(bias, queries, stem_keys.transpose(1, 2), alpha=size**-0.5)
     future = queries.new_full((width, width), -torch.inf).triu(1).repeat(own_queries.shape[1] // width, 1)
