@@ -138,19 +138,24 @@ def test_under_bf16_the_numbers_are_float32_and_near_those_of_the_float32_model(
         assert samples.entropies[index, : len(row.token_ids)].tolist() == pytest.approx(entropies, abs=0.25)
 
 
-def test_a_model_with_an_adapter_tells_the_numbers_of_its_merged_weights(torch, small_llama, ragged_prompts):
-    from workbench.models.adapters import add_lora, merged_tensors
+@pytest.mark.parametrize("name", ["own", "theirs", "gpt2"])
+def test_a_model_with_an_adapter_tells_the_numbers_of_its_own_forward(torch, request, ragged_prompts, name):
+    import copy
+
+    from workbench.models.adapters import add_lora
     from workbench.models.settings import LoraSettings
 
-    model, plain = small_llama(), small_llama()
+    model = copy.deepcopy(request.getfixturevalue(name))
+    before = sample(model, **_asked(ragged_prompts))
     add_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.5), seed=0)
     with torch.no_grad():
         for parameter in (p for n, p in model.named_parameters() if "lora_B" in n):
             parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     model.train()  # dropout would show
-    adapted = sample(model, **_asked(ragged_prompts))
-    plain.load_state_dict(merged_tensors(model), strict=False)
-    merged = sample(plain, **_asked(ragged_prompts))
-    assert _rows(adapted) == _rows(merged)
-    assert (adapted.logprobs - merged.logprobs).abs().max() < 1e-5
-    assert (adapted.entropies - merged.entropies).abs().max() < 1e-5
+    samples = sample(model, **_asked(ragged_prompts))
+    model.eval()
+    assert _rows(samples) != _rows(before)
+    for index, (prompt, row) in enumerate(zip(ragged_prompts, _rows(samples), strict=True)):
+        logprobs, entropies = _by_hand(torch, model, prompt, row.token_ids, WHOLE)
+        assert samples.logprobs[index, : len(row.token_ids)].tolist() == pytest.approx(logprobs, abs=1e-5)
+        assert samples.entropies[index, : len(row.token_ids)].tolist() == pytest.approx(entropies, abs=1e-5)

@@ -58,7 +58,7 @@ class ModelDecoder:
         """Logits after each prompt, (P x repeats, V), a prompt's rows side by side: it is computed once."""
         input_ids, mask = _left_padded(prompts, next(self._model.parameters()).device)
         capacity = input_ids.shape[1] + self._new
-        self._cache = KVCache(capacity) if self._own else _transformers_cache(self._model)
+        self._cache = KVCache(capacity) if self._own else _roomy_cache(self._model, capacity)
         if not self._own or not bool(mask.all()):
             self._mask = mask.long()
         logits = self._forward(input_ids)
@@ -106,10 +106,10 @@ class ModelDecoder:
         return output.logits[:, -1]
 
 
-def _transformers_cache(model: Any) -> Any:
-    import transformers
+def _roomy_cache(model: Any, capacity: int) -> Any:
+    from workbench.generation.transformers_cache import roomy_cache
 
-    return transformers.DynamicCache(config=model.config)
+    return roomy_cache(model, capacity)
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
