@@ -15,6 +15,8 @@ SMOOTHING = 0.8
 COLLAPSED_LENGTH = 0.3
 COLLAPSED_ENTROPY = 0.1
 NEAR_MAXIMUM = 0.95
+ROUNDING = 1e-9
+"""Relative, of a mean of equal rewards."""
 EVALUATIONS = 3
 """In a row, over which the training reward rises and the held-out metric falls."""
 HELD_OUT = ("eval/exact_match_greedy", "eval/exact_match_sampled")
@@ -65,7 +67,7 @@ class SignalWatch:
         if row["reward_std"] > 0.0:
             state["dead"] = 0
             return
-        if maximum is not None and row["reward"] >= maximum:
+        if maximum is not None and row["reward"] >= maximum - ROUNDING * abs(maximum):
             state["dead"] = 0
             if self._once("solved"):
                 yield f"solved: every completion of a rollout earned the largest reward, {maximum:g}: nothing to learn"
