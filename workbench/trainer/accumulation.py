@@ -56,7 +56,7 @@ class StepLoss:
         if self.units is None:
             _divide_gradients(parameters, units)
         means = {name: sums[name] / units[name] if units[name] else math.nan for name in sorted(sums)}
-        row = {"loss": sum(weights[name] * mean for name, mean in means.items())}
+        row = {"loss": sum(weights[name] * mean for name, mean in means.items()) if means else math.nan}
         if len(means) > 1:
             row |= {f"loss/{name}": mean for name, mean in means.items()}
         return row | results(pool_metrics(part[3] for part in found))
