@@ -49,10 +49,10 @@ class GRPOTrainer(OnlineTrainer):
         rollout, rounds = self._with_signal(self._roll_out(batch))
         rollout, advantages = self._judged(rollout)
         self._report(rollout, advantages, {"sampling/rounds": float(rounds)} if self.settings.dynamic_sampling else {})
-        return self._updates(rollout, advantages, self.settings.passes, self.settings.minibatches)
+        return self._with_units(self._updates(rollout, advantages, self.settings.passes, self.settings.minibatches))
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
-        rollout, advantages = self._judged(self._roll_out(batch))
+        rollout, advantages = self._judged(self._roll_out(batch), everywhere=False)
         return self._updates(rollout, advantages, 1, 1)
 
     def _with_signal(self, rollout: Rollout) -> tuple[Rollout, int]:
@@ -70,11 +70,18 @@ class GRPOTrainer(OnlineTrainer):
         found = [part.of_prompts(prompts) for part, prompts in zip(parts, kept, strict=True) if prompts]
         if not found:
             return rollout, rounds  # nothing has a signal: learn nothing, and let the metrics say so
+        # Each minibatch has a prompt, if need be one without signal.
+        silent = [prompt for prompt in range(wanted) if prompt not in kept[0]]
+        silent = silent[: max(0, self.settings.minibatches - sum(map(len, kept)))]
+        found += [rollout.of_prompts(silent)] if silent else []
         joined = join_rollouts(found)
         return joined.of_prompts(range(min(wanted, len(joined.prompts)))), rounds
 
-    def _judged(self, rollout: Rollout) -> tuple[Rollout, torch.Tensor]:
-        """With reference and KL penalty where they are asked for; advantages (N,) float32, over the whole step."""
+    def _judged(self, rollout: Rollout, *, everywhere: bool = True) -> tuple[Rollout, torch.Tensor]:
+        """With reference and KL penalty where they are asked for; advantages (N,) float32, over the whole step.
+
+        everywhere: the step is that of all processes, and every one must call it; else of this one alone.
+        """
         if self.settings.beta:
             rollout = self._reference_logprobs(rollout)
         rewards = rollout.rewards
@@ -83,10 +90,11 @@ class GRPOTrainer(OnlineTrainer):
             rollout = replace(rollout, old_logprobs=old)
             penalty = torch.where(rollout.response_mask, self._kl_penalty(old, rollout.ref_logprobs), 0.0)  # type: ignore[arg-type]
             rewards = rewards - self.settings.beta * penalty.sum(1).double()
-        found = distributed.gather_objects((rewards.tolist(), rollout.groups.tolist()))
+        own = (rewards.tolist(), rollout.groups.tolist())
+        found = distributed.gather_objects(own) if everywhere else [own]
         everyone = torch.tensor([value for part, _ in found for value in part], dtype=torch.float64)
         groups = torch.tensor([value for _, part in found for value in part])
-        start = sum(len(part) for part, _ in found[: self.rank])
+        start = sum(len(part) for part, _ in found[: self.rank]) if everywhere else 0
         advantages = self._advantage_fn(everyone, groups)[start : start + len(rewards)]
         return rollout, advantages.to(self.device, torch.promote_types(self._dtype, torch.float32))
 

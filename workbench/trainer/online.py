@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from workbench.errors import CheckpointError, DataError, DefinitionError
+from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError
 from workbench.generation.generate import row_seed, sample
 from workbench.objectives.masking import length_mask
 from workbench.rewards.build import build_rewards
 from workbench.rewards.reward import Reward, RewardSet, Sample, as_reward_set
+from workbench.trainer import distributed
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
@@ -23,6 +24,7 @@ from workbench.trainer.rollouts import RANK_STRIDE, Rollout, rollout_made_elsewh
 from workbench.trainer.scoring import predicting_states, response_logprobs
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.signals import SignalWatch
+from workbench.trainer.updates import FRESH
 
 STATE = ("rollout_row", "rollout_completions", "signals")
 
@@ -180,6 +182,27 @@ class OnlineTrainer(BaseTrainer):
         if self.is_main:
             self._rollout_completions = completion_rows(rollout, advantages, self.settings.logged_prompts)
 
+    def _with_units(self, updates: list[Batch]) -> list[Batch]:
+        """The updates in which some process counts a completion. DivergenceError where overlong: mask leaves none."""
+        counts = distributed.gather_objects([float(update["tokens"].sum()) for update in updates])
+        kept = [update for update, *found in zip(updates, *counts, strict=True) if any(found)]
+        if not kept:
+            raise DivergenceError(
+                f"step {self.step + 1}: all completions of the rollout were cut at max_new_tokens "
+                f"{self.settings.max_new_tokens}, and overlong: mask leaves none to learn from; raise max_new_tokens, "
+                "or take overlong: keep"
+            )
+        kept[0][FRESH] = torch.ones_like(kept[0][FRESH])
+        return kept
+
+    def _validate(self, loader: Iterable[Any]) -> dict[str, float]:
+        """Its rollouts leave no trace in the row of the step that is under way."""
+        row = dict(self._rollout_row)
+        try:
+            return super()._validate(loader)
+        finally:
+            self._rollout_row = row
+
     def _spend(self, phase: str, started: float) -> None:
         self._rollout_row[phase] = self._rollout_row.get(phase, 0.0) + time.perf_counter() - started
 
@@ -196,6 +219,10 @@ class OnlineTrainer(BaseTrainer):
         taken = self._rollout_completions
         self._rollout_row, self._rollout_completions = {}, []
         return taken
+
+    def _get_extra_log_info(self, batch: Batch) -> str:
+        row = self.pending_row or {}
+        return f"reward {row['reward']:.3f}" if "reward" in row else ""
 
     def _watch(self, row: dict[str, Any]) -> Iterable[str]:
         return self._signals.observe(row, self._reward_set.maximum if self._reward_set else None)

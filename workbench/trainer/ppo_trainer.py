@@ -54,15 +54,15 @@ class PPOTrainer(OnlineTrainer):
 
     def _make_update_batches(self, batch: Batch) -> list[Batch]:
         rollout = self._judged(self._roll_out(batch))
-        rows, metrics = self._with_advantages(rollout)
+        rows, divergence = self._with_advantages(rollout)
         mask = rollout.response_mask
         per_completion = (rows["advantages"] * mask).sum(1) / rollout.lengths
-        self._report(rollout, per_completion, metrics)
-        return self._updates(rollout, rows, self.settings.passes, self.settings.minibatches)
+        self._report(rollout, per_completion, self._objective(rollout, divergence))
+        return self._with_units(self._updates(rollout, rows, self.settings.passes, self.settings.minibatches))
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
         rollout = self._judged(self._roll_out(batch))
-        return self._updates(rollout, self._with_advantages(rollout)[0], 1, 1)
+        return self._updates(rollout, self._with_advantages(rollout, everywhere=False)[0], 1, 1)
 
     def _judged(self, rollout: Rollout) -> Rollout:
         """With the log-probabilities that the ratio and the KL penalty are taken to."""
@@ -70,8 +70,11 @@ class PPOTrainer(OnlineTrainer):
             rollout = replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout))
         return self._reference_logprobs(rollout) if self.settings.beta else rollout
 
-    def _with_advantages(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
-        """The rollout's rows with advantages, returns and old values (N, T); and what it says of the whole step."""
+    def _with_advantages(self, rollout: Rollout, *, everywhere: bool = True) -> tuple[Batch, torch.Tensor]:
+        """The rollout's rows with advantages, returns and old values (N, T); and its KL to the reference (N, T).
+
+        everywhere: whitened over all processes, and every one must call it; else over this one alone.
+        """
         settings, mask = self.settings, rollout.response_mask
         old_logprobs = rollout.old_logprobs
         assert old_logprobs is not None, "_judged gives them"
@@ -87,8 +90,8 @@ class PPOTrainer(OnlineTrainer):
         rows = rollout.row_batch() | {"old_logprobs": old_logprobs, "old_values": values}
         rows["returns"] = torch.where(mask, advantages + values, 0.0)  # of the raw advantages
         counted = mask & self._counted(rollout)[:, None]
-        rows["advantages"] = _whitened(advantages, counted) if settings.whiten_advantages else advantages
-        return rows, self._objective(rollout, divergence)
+        rows["advantages"] = _whitened(advantages, counted, everywhere) if settings.whiten_advantages else advantages
+        return rows, divergence
 
     def _counted(self, rollout: Rollout) -> torch.Tensor:
         """(N,) completions that the loss counts."""
@@ -214,10 +217,14 @@ class PPOTrainer(OnlineTrainer):
         super()._load_extra_checkpoint_state(rest)
 
 
-def _whitened(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and standard deviation 1 over the real tokens of all processes; 0 at padding."""
+def _whitened(advantages: torch.Tensor, mask: torch.Tensor, everywhere: bool) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over the real tokens, everywhere: of all processes; 0 at padding."""
+
+    def total_of(values: torch.Tensor) -> torch.Tensor:
+        return distributed.reduce_tensor(values) if everywhere else values
+
     real = torch.where(mask, advantages, 0.0).double()
-    count, total = distributed.reduce_tensor(torch.stack((mask.sum().double(), real.sum()))).tolist()
+    count, total = total_of(torch.stack((mask.sum().double(), real.sum()))).tolist()
     centred = torch.where(mask, real - total / max(count, 1.0), 0.0)
-    variance = distributed.reduce_tensor(centred.square().sum()).item() / max(count, 1.0)
+    variance = total_of(centred.square().sum()).item() / max(count, 1.0)
     return (centred / (variance + 1e-8) ** 0.5).to(advantages.dtype)

@@ -55,7 +55,9 @@ def _update(
     fresh: bool,
 ) -> Batch:
     wanted = learned[places].tolist()
-    computed = [place for place, is_learned in zip(places, wanted, strict=True) if is_learned] or places[:1]
+    computed = [place for place, is_learned in zip(places, wanted, strict=True) if is_learned]
+    # Something must be computed: a row that counts, where there is one.
+    computed = computed or [place for place in places if counted[place]][:1] or places[:1]
     width = max(1, int(rows["response_mask"][computed].sum(1).max()))
     batch = {name: value[computed] for name, value in rows.items()}
     batch |= {name: batch[name][:, :width] for name in padded if name in batch}
