@@ -1,0 +1,266 @@
+"""GRPO's own laws: what is computed, what is fixed between updates, what is left out, and alarms."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.errors import DivergenceError
+from workbench.trainer import grpo_trainer, online
+
+LOSSES = {
+    "grpo": {},
+    "dapo": {},
+    "dr_grpo": {},
+    "gspo": {"clip_low": 0.02, "clip_high": 0.02},
+    "cispo": {"ratio_ceiling": 1.2},
+}
+GAP = grpo_trainer.GAP
+
+
+def late_letters(completions, prompts):
+    """Without signal for prompts that begin with a letter up to `h`."""
+    return [
+        0.3 if prompt[0] <= "h" else sum(letter > "i" for letter in text) / (len(text) + 1)
+        for text, prompt in zip(completions, prompts, strict=True)
+    ]
+
+
+def has_signal(prompt):
+    return prompt[0] > "h"
+
+
+@pytest.fixture
+def first_gradients(torch):
+    """first_gradients(trainer) -> rows and gradients of its steps."""
+
+    def run(trainer):
+        rows, gradients = [], []
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters]))
+        )
+        check = trainer._check_gradient
+        trainer._check_gradient = lambda row: rows.append(check(row)) or rows[-1]
+        trainer.train()
+        return rows, gradients
+
+    return run
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.7}, {"group_size": 2}])
+def test_without_updates_the_recorded_gap_of_sampler_and_trainer_is_rounding(
+    settings, rollout_trainer, first_gradients
+):
+    rows, _ = first_gradients(rollout_trainer(steps=4, learning_rate=0.0, passes=2, **settings))
+    assert [GAP in row for row in rows] == [True, False, True, False]  # measured where the weights are the sampler's
+    assert all(0.0 < row[GAP] < 1e-4 for row in rows[::2])
+    assert all(row["clip_ratio/region_mean"] == 0.0 for row in rows)
+
+
+def test_a_sampler_with_other_weights_raises_an_alarm_in_one_step(rollout_trainer, small_llama, monkeypatch):
+    sample, other = online.sample, small_llama(seed=5)
+    monkeypatch.setattr(online, "sample", lambda model, *args, **more: sample(other, *args, **more))
+    trainer = rollout_trainer()
+    with pytest.raises(DivergenceError, match=r"step 1: sampler and trainer differ by .* the sampler holds other") as e:
+        trainer.train()
+    assert (e.value.exit_code, trainer.step) == (6, 0)
+
+
+def test_truncated_sampling_records_its_gap_and_goes_on(rollout_trainer):
+    trainer = rollout_trainer(top_p=0.6, steps=2)
+    assert trainer.train()[GAP] > 0.01
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_leaving_out_completions_without_advantage_moves_no_number(
+    loss, torch, rollout_trainer, first_gradients, monkeypatch
+):
+    settings = {"loss": loss, **LOSSES[loss], "reward_fn": late_letters, "passes": 2, "steps": 2, "learning_rate": 1e-5}
+    trainer = rollout_trainer(**settings)
+    trainer._take_batch()
+    assert len(trainer.pending_batches[0]["responses"]) < 12  # some are left out
+    rows, gradients = first_gradients(rollout_trainer(**settings))
+    cut = grpo_trainer.cut_rollout
+    monkeypatch.setattr(grpo_trainer, "cut_rollout", lambda rows, _, counted, *rest: cut(rows, counted, counted, *rest))
+    whole_rows, whole_gradients = first_gradients(rollout_trainer(**settings))
+    assert whole_gradients[1].norm() > 1e-4
+    for found, expected in zip(gradients, whole_gradients, strict=True):
+        assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
+    names = ["loss", "grad_norm", "clip_ratio/low_mean", "clip_ratio/high_mean"]
+    for found, expected in zip(rows, whole_rows, strict=True):
+        assert {n: found[n] for n in names} == pytest.approx({n: expected[n] for n in names}, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("more", [{}, {"importance_correction": "token_truncate"}])
+def test_old_logprobs_are_fixed_before_the_first_update_and_each_pass_meets_each_prompt_once(
+    more, torch, rollout_trainer
+):
+    trainer = rollout_trainer(passes=2, minibatches=3, steps=6, learning_rate=0.05, entropy_bonus=1e-6, **more)
+    trainer._take_batch()
+    updates = list(trainer.pending_batches)
+    assert [batch["fresh"].tolist() for batch in updates] == [[1.0] * 4] + [[0.0] * 4] * 5
+    for start in (0, 3):
+        prompts = torch.cat([batch["prompt_index"] for batch in updates[start : start + 3]])
+        assert prompts.sort().values.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    for batch in updates:
+        with torch.no_grad():
+            own = trainer._forward(batch)[0]
+        torch.testing.assert_close(batch["old_logprobs"], own * batch["response_mask"], rtol=1e-5, atol=1e-5)
+    before = [batch["old_logprobs"].clone() for batch in updates]
+    row = trainer.train()
+    assert row["clip_ratio/region_mean"] > 0.0  # the policy has moved
+    assert all(torch.equal(batch["old_logprobs"], kept) for batch, kept in zip(updates, before, strict=True))
+    assert trainer.batches_taken == 1
+
+
+def test_dynamic_sampling_fills_the_rollout_with_groups_that_have_a_signal(rollout_trainer, prompt_batch):
+    batches = [prompt_batch(3, seed) for seed in range(4)]
+    signals = [sum(map(has_signal, batch["texts"])) for batch in batches]
+    needed = next(n for n in range(1, 5) if sum(signals[:n]) >= 3)
+    assert needed > 1
+    trainer = rollout_trainer(batches=batches, reward_fn=late_letters, dynamic_sampling=4, steps=1)
+    seen = []
+    judged = trainer._judged
+    trainer._judged = lambda rollout: seen.append(rollout) or judged(rollout)
+    row = trainer.train()
+    assert (row["sampling/rounds"], trainer.batches_taken) == (needed, needed)
+    assert row["frac_reward_zero_std"] == 0.0
+    assert len(seen[0].texts) == 3
+    assert all(map(has_signal, seen[0].texts))
+    assert seen[0].texts == [text for batch in batches[:needed] for text in batch["texts"] if has_signal(text)][:3]
+    assert len(seen[0].groups.unique()) == 3
+
+
+def test_dynamic_sampling_ends_at_its_limit_and_learns_from_what_there_is(rollout_trainer, prompt_batch):
+    batch = prompt_batch(3, 0)
+    only = next(text for text in batch["texts"])
+    trainer = rollout_trainer(
+        batches=[batch],
+        reward_fn=lambda completions, prompts: [
+            float(len(text)) if prompt == only else 0.0 for text, prompt in zip(completions, prompts, strict=True)
+        ],
+        dynamic_sampling=1,
+        minibatches=3,
+        steps=3,
+    )
+    assert trainer.train()["step"] == 3
+    assert trainer.batches_taken == 2
+
+
+def test_overlong_masking_takes_cut_completions_out_of_loss_and_divisor(torch, collate, make_rows, small_llama):
+    """Loss x units over those that ended, and over the others, add up to all of it; gradients likewise."""
+    made = collate("grpo", make_rows(6))
+    ended = torch.tensor([True, False, True, True, False, True])
+
+    def run(loss, ended, overlong):
+        settings = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None, "overlong": overlong}
+        trainer = grpo_trainer.GRPOTrainer(
+            small_llama("float64"),
+            None,
+            [made | {"ended": ended}],
+            settings=grpo_trainer.GRPOSettings(**settings, loss=loss, **LOSSES[loss]),
+        )
+        seen = []
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_: seen.append(torch.cat([p.grad.flatten() for p in trainer.parameters]))
+        )
+        return trainer.train()["loss"], seen[0]
+
+    for loss in LOSSES:
+        reduction = grpo_trainer.POLICY_LOSSES[loss].reduction
+        units = reduction.units(made["response_mask"].sum(1), 64)
+        (total, gradient), *parts = [run(loss, *case) for case in ((ended, "keep"), (ended, "mask"), (~ended, "mask"))]
+        shares = [units[ended].sum() / units.sum(), units[~ended].sum() / units.sum()]
+        assert sum(share * part[0] for share, part in zip(shares, parts, strict=True)) == pytest.approx(total, rel=1e-6)
+        summed = sum(share * part[1] for share, part in zip(shares, parts, strict=True))
+        torch.testing.assert_close(summed, gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_a_rollout_whose_completions_were_all_cut_stops_and_says_so(rollout_trainer):
+    tokenizer = NeverEnds(rollout_trainer().tokenizer)
+    trainer = rollout_trainer(overlong="mask", max_new_tokens=1, arguments={"tokenizer": tokenizer})
+    with pytest.raises(DivergenceError, match=r"step 1: .* cut at max_new_tokens 1, .*overlong: keep") as stopped:
+        trainer.train()
+    assert stopped.value.exit_code == 6
+
+
+class NeverEnds:
+    """A tokenizer without an end of sequence."""
+
+    eos_ids = ()
+
+    def __init__(self, tokenizer):
+        self.decode_batch = tokenizer.decode_batch
+
+
+def test_a_minibatch_whose_completions_were_all_cut_is_left_out(torch, rollout_trainer):
+    trainer = rollout_trainer(overlong="mask", minibatches=3, steps=3)
+    roll_out = trainer._roll_out
+
+    def with_one_prompt_cut(batch, number=0):
+        rollout = roll_out(batch, number)
+        rollout.ended.copy_(rollout.prompt_of != 1)
+        return rollout
+
+    trainer._roll_out = with_one_prompt_cut
+    assert trainer.train()["step"] == 3
+    assert trainer.batches_taken == 2  # two updates of the first, one of the second
+
+
+def test_a_kl_penalty_in_the_reward_is_summed_over_the_completion_before_the_baseline(
+    torch, rollout_trainer, small_llama
+):
+    trainer = rollout_trainer(
+        beta=0.5, kl="k1", kl_in="reward", advantage="mean_only", arguments={"ref_model": small_llama(seed=1)}
+    )
+    rollout, advantages = trainer._judged(trainer._roll_out(trainer._next_batch()))
+    plain = rollout_trainer()
+    with torch.no_grad():
+        own, reference = (plain._logprobs_under(model, rollout) for model in (small_llama(), small_llama(seed=1)))
+    penalised = rollout.rewards - 0.5 * (own - reference).sum(1)
+    expected = penalised.view(3, 4) - penalised.view(3, 4).mean(1, keepdim=True)
+    torch.testing.assert_close(advantages.view(3, 4), expected.float(), rtol=1e-4, atol=1e-4)
+    assert (
+        advantages.view(3, 4) - (rollout.rewards.view(3, 4) - rollout.rewards.view(3, 4).mean(1, True))
+    ).abs().max() > 0.1
+
+
+def test_a_start_that_is_its_own_reference_has_no_kl_and_a_copy_that_stays(torch, rollout_trainer, small_llama):
+    trainer = rollout_trainer(beta=0.1, steps=1)
+    assert trainer.train()["kl"] == pytest.approx(0.0, abs=1e-9)
+    for name, value in small_llama().named_parameters():
+        assert torch.equal(trainer._reference.model.get_parameter(name), value)
+        assert not torch.equal(trainer.policy.get_parameter(name), value)
+    without = rollout_trainer(steps=1)
+    without.train()
+    assert without._reference.model is None
+
+
+def test_importance_correction_weighs_tokens_by_trainer_over_sampler(torch, rollout_trainer):
+    """Tokens that a truncated sampler favours weigh less, by the mass that it kept."""
+    settings = {"steps": 1, "top_k": 3, "entropy_bonus": 1e-9}
+    plain = rollout_trainer(**settings)
+    corrected = rollout_trainer(importance_correction="token_truncate", importance_cap=2.0, **settings)
+    losses = []
+    for trainer in (plain, corrected):
+        trainer._take_batch()
+        (batch,) = trainer.pending_batches
+        losses.append(trainer._compute_loss(trainer._forward(batch), batch).terms["policy"].loss_sum.item())
+    own = plain._forward(batch)[0].detach()
+    ratio = (own - batch["sampler_logprobs"]).exp().clamp(max=2.0)
+    expected = -(ratio * batch["advantages"][:, None] * batch["response_mask"]).sum().item()
+    assert losses[1] == pytest.approx(expected, rel=1e-4)
+    assert losses[0] == pytest.approx(-(batch["advantages"][:, None] * batch["response_mask"]).sum().item(), rel=1e-4)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("advantage", ["group_std", "batch_std", "rloo", "mean_only", "reinforce_plus_plus"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_and_advantage_raises_what_is_rewarded(loss, advantage, rollout_trainer):
+    """The probability of rewarded completions rises over an update."""
+    trainer = rollout_trainer(loss=loss, advantage=advantage, steps=1, learning_rate=1e-3, **LOSSES[loss])
+    trainer._take_batch()
+    batch = {name: value.clone() for name, value in trainer.pending_batches[0].items()}
+    before = trainer._forward(batch)[0].detach().sum(1)
+    trainer.train()
+    gained = trainer._forward(batch)[0].detach().sum(1) - before
+    assert (gained * batch["advantages"]).sum() > 0

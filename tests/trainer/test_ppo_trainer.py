@@ -1,0 +1,165 @@
+"""PPO's own laws: where rewards sit, what is whitened, when a rollout ends, how beta moves, what is saved."""
+
+from __future__ import annotations
+
+import pytest
+
+from workbench.models.llama import Llama
+from workbench.trainer.actor_critic import ActorCritic
+
+KL = "policy/approxkl_avg"
+
+
+def first_rows(trainer):
+    """The first rollout, its rows with advantages, and its KL to the reference."""
+    rollout = trainer._judged(trainer._roll_out(trainer._next_batch()))
+    return rollout, *trainer._with_advantages(rollout)
+
+
+def test_the_reward_sits_on_the_last_real_token_and_never_on_padding(torch, rollout_trainer):
+    """The critic begins at 0: with lambda 1 an advantage is the discounted reward."""
+    trainer = rollout_trainer("ppo", beta=0.0, whiten_advantages=False, gamma=0.5, gae_lambda=1.0)
+    rollout, rows, _ = first_rows(trainer)
+    assert len(set(rollout.lengths.tolist())) > 1
+    for row, length in enumerate(rollout.lengths.tolist()):
+        expected = [0.5 ** (length - 1 - t) * rollout.rewards[row].item() for t in range(length)]
+        assert rows["advantages"][row, :length].tolist() == pytest.approx(expected, rel=1e-5)
+        assert rows["returns"][row, :length].tolist() == pytest.approx(expected, rel=1e-5)
+    assert rows["advantages"][~rollout.response_mask].abs().sum() == 0.0
+    assert rows["returns"][~rollout.response_mask].abs().sum() == 0.0
+
+
+def test_the_kl_to_the_reference_is_taken_from_the_reward_of_each_token(torch, rollout_trainer, small_llama):
+    arguments = {"ref_model": small_llama(seed=1)}
+    trainer = rollout_trainer("ppo", beta=0.3, whiten_advantages=False, gae_lambda=0.0, arguments=arguments)
+    rollout, rows, divergence = first_rows(trainer)
+    with torch.no_grad():
+        own, reference = (trainer._logprobs_under(m, rollout) for m in (small_llama(), small_llama(seed=1)))
+    torch.testing.assert_close(divergence, own - reference, rtol=1e-4, atol=1e-4)
+    expected = -0.3 * (own - reference)
+    expected[torch.arange(12), rollout.lengths - 1] += rollout.rewards.float()
+    torch.testing.assert_close(rows["advantages"], expected, rtol=1e-4, atol=1e-4)
+    row = rollout_trainer("ppo", beta=0.3, steps=1, arguments={"ref_model": small_llama(seed=1)}).train()
+    kl = (own - reference).sum(1).mean().item()
+    assert row["objective/kl"] == pytest.approx(kl, rel=1e-4)
+    assert row["objective/scores"] == row["reward"] == pytest.approx(rollout.rewards.mean().item())
+    assert row["objective/non_score_reward"] == pytest.approx(-0.3 * kl, rel=1e-4)
+    assert row["objective/rlhf_reward"] == pytest.approx(row["reward"] - 0.3 * kl, rel=1e-4)
+    assert row["val/num_eos_tokens"] == rollout.ended.sum()
+
+
+def test_advantages_are_whitened_over_the_whole_step_and_returns_are_raw(torch, rollout_trainer):
+    trainer = rollout_trainer("ppo", beta=0.0, minibatches=3, passes=1, gae_lambda=1.0)
+    trainer._take_batch()
+    updates = trainer.pending_batches
+    advantages = torch.cat([batch["advantages"][batch["response_mask"]] for batch in updates]).double()
+    assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert advantages.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
+    assert all(abs(b["advantages"][b["response_mask"]].mean().item()) > 1e-2 for b in updates)
+    returns = torch.cat([batch["returns"][batch["response_mask"]] for batch in updates])
+    assert 0.0 <= returns.min() < returns.max() <= 1.0
+
+
+def test_cut_completions_under_overlong_mask_do_not_enter_the_whitening(torch, rollout_trainer):
+    trainer = rollout_trainer("ppo", beta=0.0, passes=1, overlong="mask")
+    trainer._take_batch()
+    (batch,) = trainer.pending_batches
+    advantages = batch["advantages"][batch["response_mask"]].double()
+    assert 0 < len(batch["responses"]) < 12
+    assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert advantages.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("critic", ["head", "model"])
+def test_the_critic_learns_the_return_and_the_policy_alone_is_evaluated(critic, torch, rollout_trainer, small_llama):
+    seen = []
+    trainer = rollout_trainer(
+        "ppo",
+        critic=critic,
+        beta=0.0,
+        steps=24,
+        learning_rate=3e-3,
+        value_clip=10.0,
+        arguments={"evaluators": [lambda model, step: seen.append(model) or {"eval/x": 0.0}]},
+    )
+    losses = []
+    check = trainer._check_gradient
+    trainer._check_gradient = lambda row: losses.append(row["loss/value_avg"]) or check(row)
+    trainer.train()
+    assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
+    assert all(model is trainer.policy for model in seen)
+    assert isinstance(trainer.policy, Llama)
+    assert isinstance(trainer.unwrapped_model, ActorCritic)
+    assert (trainer.unwrapped_model.trunk is None) == (critic == "head")
+    assert trainer.policy.state_dict().keys() == small_llama().state_dict().keys()
+
+
+def test_a_critic_of_its_own_leaves_the_policys_trunk_to_the_policy(torch, rollout_trainer):
+    """Without a policy gradient the value loss moves a shared trunk, and none of the policy where it has its own."""
+    for critic, moves in (("head", True), ("model", False)):
+        trainer = rollout_trainer("ppo", critic=critic, beta=0.0, steps=4, passes=1, weight_decay=0.0)
+        compute = trainer._compute_loss
+
+        def values_only(outputs, batch, compute=compute):
+            result = compute(outputs, batch)
+            result.terms["policy_avg"] = type(result.terms["policy_avg"])(
+                result.terms["policy_avg"].loss_sum * 0.0, result.terms["policy_avg"].num_units
+            )
+            return result
+
+        trainer._compute_loss = values_only
+        before = [p.detach().clone() for p in trainer.policy.parameters()]
+        trainer.train()
+        moved = any(not torch.equal(a, b) for a, b in zip(before, trainer.policy.parameters(), strict=True))
+        assert moved is moves
+
+
+def test_values_are_clipped_to_their_old_ones(torch, rollout_trainer):
+    plain = rollout_trainer("ppo", steps=4, beta=0.0, learning_rate=0.02, value_clip=10.0).train()
+    held = rollout_trainer("ppo", steps=4, beta=0.0, learning_rate=0.02, value_clip=1e-3).train()
+    assert plain["val/clipfrac_avg"] == 0.0
+    assert held["val/clipfrac_avg"] > 0.1
+    assert held["loss/value_avg"] > plain["loss/value_avg"]
+
+
+def test_kl_stop_drops_the_rest_of_a_rollouts_passes(rollout_trainer):
+    def run(**settings):
+        trainer = rollout_trainer("ppo", passes=4, steps=8, learning_rate=3e-3, beta=0.0, **settings)
+        rows, check = [], trainer._check_gradient
+        trainer._check_gradient = lambda row: rows.append(row) or check(row)
+        trainer.train()
+        return trainer.batches_taken, [row[KL] for row in rows]
+
+    taken, divergences = run()
+    assert taken == 2
+    assert divergences[0] == pytest.approx(0.0, abs=1e-9)  # nothing has moved yet
+    limit = (divergences[1] + divergences[2]) / 2
+    assert divergences[1] < limit < divergences[2]
+    taken, stopped = run(kl_stop=limit)
+    assert taken > 2
+    assert stopped[:3] == divergences[:3]
+    assert stopped[3] == pytest.approx(0.0, abs=1e-9)  # of the next rollout
+
+
+def test_beta_moves_once_a_rollout_and_not_by_an_evaluation(rollout_trainer, small_llama, prompt_batch):
+    arguments = {"ref_model": small_llama(seed=1), "val_loader": [prompt_batch(2, 9)]}
+    trainer = rollout_trainer(
+        "ppo", beta=0.1, kl_target=1e-3, kl_horizon=100.0, passes=2, steps=6, evaluate_every=1, arguments=arguments
+    )
+    betas, rows, check = [], [], trainer._check_gradient
+    trainer._check_gradient = lambda row: (betas.append(trainer._beta), rows.append(check(row)))[1] or rows[-1]
+    trainer.train()
+    grown = 1 + 0.2 * 12 / 100  # the error counts up to 0.2, over 12 completions
+    assert [row.get("objective/kl_coefficient") for row in rows] == [
+        pytest.approx(0.1), None, pytest.approx(0.1 * grown), None, pytest.approx(0.1 * grown**2), None
+    ]  # fmt: skip
+    assert trainer._beta == pytest.approx(0.1 * grown**3)
+
+
+def test_held_out_rollouts_leave_no_trace_in_the_step_under_way(rollout_trainer, prompt_batch):
+    arguments = {"val_loader": [prompt_batch(2, 9)]}
+    for name in ("grpo", "ppo"):
+        trainer = rollout_trainer(name, passes=2, steps=2, evaluate_every=1, arguments=arguments)
+        row = trainer.train()
+        assert "eval/loss" in row
+        assert "time/sample_seconds" not in row  # the second pass samples nothing
