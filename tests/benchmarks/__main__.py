@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.benchmarks import dpo, generation, memory, scaling, sft, start_up, sweep
+from tests.benchmarks import dpo, generation, grpo, memory, scaling, sft, start_up, sweep
 from tests.benchmarks.measure import ROOT, BenchmarkError, machine
 from tests.benchmarks.page import paste_table, write
 
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "sft_ragged": sft.run_ragged,
     "dpo": dpo.run,
     "generation": generation.run,
+    "grpo": grpo.run,
     "memory": memory.run,
     "scaling": scaling.run,
     "sweep": sweep.run,

@@ -48,6 +48,7 @@ class Comparison:
     workload: Workload
     measured: dict[str, Measured]
     goals: Mapping[str, float]
+    unit: str = "tokens"
 
     @classmethod
     def measure(
@@ -60,12 +61,13 @@ class Comparison:
         quick: bool,
         repeats: int | None,
         turn_seconds: float = TURN_SECONDS,
+        unit: str = "tokens",
     ) -> Comparison:
         """Let the sides take turns."""
         print(f"{label}: {', '.join(side.name for side in sides)}", flush=True)
         rounds, seconds = (QUICK_ROUNDS, QUICK_TURN_SECONDS) if quick else (ROUNDS, turn_seconds)
         measured = take_turns(sides, workload, rounds=repeats or rounds, turn_seconds=seconds)
-        return cls(label, workload, measured, goals)
+        return cls(label, workload, measured, goals, unit)
 
     def ratio(self, name: str) -> float:
         """Our rate over another's, the median of the rounds."""
@@ -82,7 +84,7 @@ class Comparison:
         # Not of DPO: a side that computes a pair's prompt once does fewer operations a token.
         peak = self.measured[PEAK.name].rate if PEAK.name in self.measured and self.workload.kind == "sft" else None
         shares = ["share of the peak"] if peak else []
-        table = Table(self.label, ["", "tokens/s", "least", "most", "workbench / it", "MiB", *shares])
+        table = Table(self.label, ["", f"{self.unit}/s", "least", "most", "workbench / it", "MiB", *shares])
         for name, side in self.measured.items():
             unit = 1e9 if name == PEAK.name else 1.0
             cells = [f"{rate / unit:,.0f}" for rate in (side.rate, min(side.rates), max(side.rates))]

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.benchmarks import grpo
 from tests.benchmarks.comparison import Comparison
 from tests.benchmarks.measure import BenchmarkError
 from tests.benchmarks.page import TABLE_BEGIN, TABLE_END, Result, Table, paste_table, write
 from tests.benchmarks.turns import LOOP, OURS, TRL, Measured, check_agree, take_turns
-from tests.benchmarks.workload import LONGEST, SHORTEST, Shape, Workload, gsm8k_lengths
+from tests.benchmarks.workload import LONGEST, SHORTEST, Shape, Workload, character, gsm8k_lengths
 
 TINY = Workload("sft", rows=2, length=8, shape=Shape(16, 1, 2, 32, 32), warm_up=2, num_batches=8)
 
@@ -70,3 +71,36 @@ def test_sides_take_turns_at_the_same_work() -> None:
         assert len(side.first) == TINY.warm_up
         assert side.units == [16.0, 16.0]
         assert side.peak_mib > 100
+
+
+@pytest.mark.parametrize(("trained", "length"), [(2047, 32.0), (2048, 31.5)])
+def test_a_side_that_leaves_tokens_out_does_other_work(trained: int, length: float) -> None:
+    grpo.check_whole_work("side", Measured([6.2, 0.5, 32.0], facts={"trained_tokens": [2048, 2048]}), 64)
+    with pytest.raises(BenchmarkError, match=r"side: trained on .* expected 2048; .* expected 32"):
+        grpo.check_whole_work("side", Measured([6.2, 0.5, length], facts={"trained_tokens": [trained]}), 64)
+
+
+def test_sides_whose_entropies_or_rewards_differ_do_other_work() -> None:
+    workload = Workload("grpo", rows=8)
+
+    def check(*found: float) -> None:
+        measured = {OURS.name: Measured([6.23, 0.48, 32.0]), TRL.name: Measured([*found])}
+        grpo.check_alike(Comparison("case", workload, measured, {}))
+
+    check(6.2315, 0.55, 32.0)
+    for entropy, reward in ((6.233, 0.5), (6.23, 0.7), (float("nan"), 0.5)):
+        with pytest.raises(BenchmarkError, match="not the same work"):
+            check(entropy, reward, 32.0)
+
+
+def test_completions_of_the_online_benchmark_have_no_end_and_a_character_a_token(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from workbench.models.tokenizer import Tokenizer
+
+    Workload("grpo", rows=1, length=8, prompt=4, num_batches=1, shape=TINY.shape).save(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path / "model")
+    assert tokenizer.eos_ids == (TINY.shape.vocabulary,)
+    ids = list(range(1, TINY.shape.vocabulary))
+    text = "".join(map(character, ids))
+    assert tokenizer.encode(text) == ids
+    assert tokenizer.decode(ids) == text

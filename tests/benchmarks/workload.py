@@ -15,6 +15,7 @@ LEARNING_RATE = 1e-4
 BETA = 0.1
 FIRST_TOKEN = 2
 """Ids below are the padding's and the end of sequence's."""
+FIRST_LETTER = 0x100
 # Tokens of GSM8K's 7,473 training answers, SmolLM2's tokenizer, end of sequence included: the logarithm has mean 4.745
 # and standard deviation 0.417 (nearly normal: skewness 0.08), the shortest has 31 and the longest 455.
 LENGTHS_LOG_MEAN, LENGTHS_LOG_DEVIATION, SHORTEST, LONGEST = 4.745, 0.417, 31, 455
@@ -54,7 +55,7 @@ class Workload:
     """One comparison's. It travels to a side's process as JSON in the folder that holds model and rows."""
 
     kind: str
-    """sft, dpo, generate or peak."""
+    """sft, dpo, generate, grpo or peak."""
     rows: int = 32
     """Of one step: texts, pairs or prompts."""
     length: int = 128
@@ -64,7 +65,11 @@ class Workload:
     lengths: str = "full"
     """full: every row has `length` tokens; gsm8k: as that set's answers."""
     num_ends: int = 0
-    """generate: tokens that end a completion; 0 decodes greedily to the full length."""
+    """generate: tokens that end a completion; 0 goes to the full length, greedily where group is 1."""
+    group: int = 1
+    """generate, grpo: completions of each prompt."""
+    family: str = "llama"
+    """generate: or gpt2, which workbench runs by transformers' own forward."""
     precision: str = "float32"
     shape: Shape = Shape()
     warm_up: int = 3
@@ -83,7 +88,9 @@ class Workload:
         """Write model, rows and the workload itself."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.kind != "peak":
-            write_model(self.shape, folder / "model")
+            write_model(self.shape, folder / "model", self.family)
+            if self.kind == "grpo":
+                write_endless_tokenizer(self.shape, folder / "model")
             _write_rows(self, folder)
         (folder / "workload.json").write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
 
@@ -125,8 +132,8 @@ def gsm8k_lengths(number: int, generator: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(drawn), SHORTEST, LONGEST).astype(np.int64)
 
 
-def write_model(shape: Shape, folder: Path) -> None:
-    """A Llama of that shape with weights at random, and a tokenizer (for TRL, which asks it for its padding)."""
+def write_model(shape: Shape, folder: Path, family: str = "llama") -> None:
+    """A model of that shape with weights at random, and a tokenizer (for TRL, which asks it for its padding)."""
     import torch
     from safetensors.torch import save_file
 
@@ -135,6 +142,9 @@ def write_model(shape: Shape, folder: Path) -> None:
     from workbench.models.presets import make_preset
 
     make_preset("bench", folder, seed=0)
+    if family == "gpt2":
+        _write_gpt2(shape, folder)
+        return
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {
         "hidden_size": shape.hidden,
@@ -154,6 +164,46 @@ def write_model(shape: Shape, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
+def character(token: int) -> str:
+    """What the endless tokenizer writes for a token: Latin letters, none of which combines with its neighbour."""
+    return chr(FIRST_LETTER + token)
+
+
+def write_endless_tokenizer(shape: Shape, folder: Path) -> None:
+    """A character a token, and an end of sequence that has no row in the model: no completion ends early."""
+    import tokenizers
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+    end = shape.vocabulary
+    characters = {character(token): token for token in range(1, shape.vocabulary)}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({"<pad>": 0, **characters, "<eos>": end}, unk_token="<none>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in ("<pad>", "<eos>")])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name in ("config.json", "generation_config.json"):
+        held = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps(held | {"eos_token_id": end}), encoding="utf-8")
+
+
+def _write_gpt2(shape: Shape, folder: Path) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=shape.vocabulary,
+        n_embd=shape.hidden,
+        n_layer=shape.layers,
+        n_head=shape.heads,
+        n_inner=shape.intermediate,
+        eos_token_id=1,
+        bos_token_id=1,
+    )
+    transformers.logging.disable_progress_bar()
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+
+
 def _write_rows(workload: Workload, folder: Path) -> None:
     from workbench.data.batches import BatchLoader
 
@@ -163,7 +213,8 @@ def _write_rows(workload: Workload, folder: Path) -> None:
     if workload.lengths == "gsm8k":
         lengths = gsm8k_lengths(number, generator)
     # A pair's prompt comes twice, before either completion.
-    parts = {"sft": int(lengths.sum()), "dpo": (number, 2, workload.length), "generate": (number, workload.prompt)}
+    prompts = (number, workload.prompt)
+    parts = {"sft": int(lengths.sum()), "dpo": (number, 2, workload.length), "generate": prompts, "grpo": prompts}
     values = generator.integers(FIRST_TOKEN, workload.shape.vocabulary, parts[workload.kind], dtype=np.int32)
     if workload.kind == "dpo":
         values[:, 1, : workload.prompt] = values[:, 0, : workload.prompt]

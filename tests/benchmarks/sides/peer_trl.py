@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ import torch
 import transformers
 import trl
 
+from tests.benchmarks.sides.reward import reward
 from tests.benchmarks.trl_parts import COMMON, PreparedDPOTrainer, load_model
 from tests.benchmarks.turns import Turns
-from tests.benchmarks.workload import BETA, LEARNING_RATE, THREADS, Rows, Workload
+from tests.benchmarks.workload import BETA, LEARNING_RATE, THREADS, Rows, Workload, character
 
 PACKED_LENGTH = 512
 """Tokens of a packed row: the least that holds every text, and so the fewest positions that attention looks at."""
+NOT_GRPO = ("max_length", "train_sampling_strategy")
+"""Settings of the others that GRPOConfig has not."""
 # A step of as many tokens, either as one sequence (what padding-free training makes of a batch) or row by row.
 PACKED_BATCHES = {"packed": (8, 1), "packed_one_by_one": (1, 8)}
 
@@ -57,6 +62,45 @@ class PacedSFTTrainer(Paced, trl.SFTTrainer):
 
 class PacedDPOTrainer(Paced, PreparedDPOTrainer):
     """DPOTrainer."""
+
+
+class PacedGRPOTrainer(trl.GRPOTrainer):
+    """GRPOTrainer, one update a rollout."""
+
+    pace: GRPOPace
+
+    def _timed(self, name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        done = work()
+        self.pace.turns.facts.setdefault(f"{name}_seconds", []).append(time.perf_counter() - started)
+        return done
+
+    def _generate(self, *given: Any) -> Any:
+        return self._timed("sample", lambda: super(PacedGRPOTrainer, self)._generate(*given))
+
+    def _calculate_rewards(self, *given: Any) -> Any:
+        return self._timed("reward", lambda: super(PacedGRPOTrainer, self)._calculate_rewards(*given))
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self.pace.turns.facts.setdefault("trained_tokens", []).append(int(inputs["completion_mask"].sum()))
+        return super()._compute_loss(model, inputs)
+
+
+class GRPOPace(transformers.TrainerCallback):
+    """Waits for its turn between the steps."""
+
+    def __init__(self, turns: Turns, trainer: PacedGRPOTrainer, completions: int) -> None:
+        self.turns, self.trainer, self.completions = turns, trainer, completions
+        self.began: float | None = None
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        found = []
+        if self.began is not None:
+            self.turns.facts.setdefault("step_seconds", []).append(time.perf_counter() - self.began)
+            metrics = self.trainer._metrics["train"]
+            found = [metrics[name][-1] for name in ("entropy", "reward", "completions/mean_length")]
+        self.turns.boundary(self.completions, found)
+        self.began = time.perf_counter()
 
 
 @torch.no_grad()
@@ -125,12 +169,43 @@ def dpo(workload: Workload, folder: Path, _option: str) -> Any:
     )
 
 
+def grpo(workload: Workload, folder: Path, _option: str) -> Any:
+    """GRPOTrainer: each rollout in one batch, sampled by transformers' generate()."""
+    rows = Rows.load(folder)
+    own = {name: value for name, value in arguments(workload, folder).items() if name not in NOT_GRPO}
+    completions = workload.rows * workload.group
+    config = trl.GRPOConfig(
+        **own
+        | {
+            "per_device_train_batch_size": completions,
+            "steps_per_generation": 1,
+            "num_iterations": 1,
+            "num_generations": workload.group,
+            "max_completion_length": workload.length - workload.prompt,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "beta": 0.0,
+            "loss_type": "dapo",
+            "shuffle_dataset": False,
+        }
+    )
+    texts = ["".join(map(character, row)) for row in rows.values[rows.order]]
+    return PacedGRPOTrainer(
+        load_model(folder / "model"),
+        reward_funcs=reward,
+        args=config,
+        train_dataset=datasets.Dataset.from_dict({"prompt": texts}),
+        processing_class=tokenizer(folder),
+    )
+
+
 def tokenizer(folder: Path) -> Any:
     """TRL asks it for its padding."""
     return transformers.AutoTokenizer.from_pretrained(folder / "model")
 
 
-MAKE = {"sft": sft, "dpo": dpo}
+MAKE = {"sft": sft, "dpo": dpo, "grpo": grpo}
 
 
 def main(folder: Path, option: str) -> None:
@@ -143,7 +218,8 @@ def main(folder: Path, option: str) -> None:
     workload, turns = Workload.load(folder), Turns()
     turns.facts["versions"] = {module.__name__: module.__version__ for module in (torch, transformers, trl, datasets)}
     trainer = MAKE[workload.kind](workload, folder, option)
-    trainer.pace = Pace(turns)
+    is_online = workload.kind == "grpo"
+    trainer.pace = GRPOPace(turns, trainer, workload.rows * workload.group) if is_online else Pace(turns)
     trainer.add_callback(trainer.pace)
     trainer.train()
 
