@@ -21,7 +21,9 @@ from workbench.models.presets import make_preset
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 SMALL = {"evaluate": {"prompts": 16, "every": 1}, "data": {"rows": 512}, "collect": {"pairs": 32, "held_out_pairs": 16}}
-MAX_BATCH = 16
+MAX_BATCH, MAX_GROUP, MAX_NEW_TOKENS = 16, 4, 16
+# Two steps leave a start that is never right: completions differ in length, so that an online trainer has a signal.
+SIGNAL = {"length": {"target": 3}, "name": "signal"}
 # Rows of the files that definitions name, <kind>_train.jsonl and <kind>_test.jsonl.
 STAND_INS: dict[str, Callable[[int], dict[str, Any]]] = {
     "preferences": lambda i: {"prompt": f"add {i}: ", "chosen": f"{i + 1}", "rejected": f"{i}x"},
@@ -42,6 +44,9 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
         settings = part.get("hyperparameters")
         if settings is not None:
             settings |= {name: min(value, MAX_BATCH) for name, value in settings.items() if name.startswith("batch_")}
+            settings |= {"steps": 2} if "steps" in settings else {}
+            if "batch_prompts" in settings:
+                _shrink_rollouts(settings, (part.get("data") or definition["data"]).get("task"))
         data = part.get("data", {})
         if "rows" in data:
             data |= SMALL["data"]
@@ -53,7 +58,16 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
         if "name" in part.get("model", {}):
             part["model"] = {"path": "model"}
     definition.setdefault("hyperparameters", {})["steps"] = 2
+    if "sweep" in definition:
+        definition["sweep"]["seeds"] = min(definition["sweep"].get("seeds", 1), 2)
     return definition
+
+
+def _shrink_rollouts(settings: dict[str, Any], task: str | None) -> None:
+    """Few and short completions, and a reward beside the check that they have from the first step."""
+    for name, most in (("group_size", MAX_GROUP), ("max_new_tokens", MAX_NEW_TOKENS)):
+        settings |= {name: min(settings[name], most)} if name in settings else {}
+    settings["rewards"] = [*settings.get("rewards", [{"reward": task}]), SIGNAL]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -48,8 +48,8 @@ class ModelFlops:
         return 2 * (self.num_trained + self.num_frozen) * tokens + 4 * self.num_layers * self.width * context
 
     def generation(self, prompt_tokens: int, lengths: Sequence[int]) -> float:
-        """Sampling completions of these lengths from one prompt: its prefill, which they share, then a forward for every
-        sampled token but the last."""
+        """Sampling completions of these lengths from one prompt: its prefill, which they share, then a forward for
+        every sampled token but the last."""
         tokens = prompt_tokens + sum(length - 1 for length in lengths)
         context = prompt_tokens * (prompt_tokens + 1) / 2
         context += sum((length - 1) * (prompt_tokens + length / 2) for length in lengths)
