@@ -95,9 +95,10 @@ def run_generate(workload: Workload, folder: Path, turns: Turns) -> None:
     rows, model = Rows.load(folder), load(folder).eval()
     vocabulary, limit = workload.shape.vocabulary, workload.length - workload.prompt
     ends = list(range(vocabulary - workload.num_ends, vocabulary))
-    drawn: dict[str, Any] = {"do_sample": True, "top_k": 0, "top_p": 1.0, "eos_token_id": ends}
+    drawn: dict[str, Any] = {"do_sample": True, "top_k": 0, "top_p": 1.0, "eos_token_id": ends or None}
+    drawn |= {"num_return_sequences": workload.group} if workload.group > 1 else {}
     # Nothing ends a greedy completion here: the configuration's own end would.
-    drawn = drawn if ends else {"do_sample": False, "eos_token_id": None}
+    drawn = drawn if ends or workload.group > 1 else {"do_sample": False, "eos_token_id": None}
     if not ends:
         model.generation_config.eos_token_id = None
     torch.manual_seed(0)
@@ -106,9 +107,10 @@ def run_generate(workload: Workload, folder: Path, turns: Turns) -> None:
         turns.boundary(tokens, found)
         chosen = np.arange(step * workload.rows, (step + 1) * workload.rows) % len(rows.values)
         ids = torch.from_numpy(rows.values[chosen]).long()
-        generated = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, use_cache=True, pad_token_id=0, **drawn
-        )[:, ids.shape[1] :]
+        with autocast(workload):
+            generated = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, use_cache=True, pad_token_id=0, **drawn
+            )[:, ids.shape[1] :]
         ended = torch.isin(generated, torch.tensor(ends))
         real = ended.cumsum(1) - ended.long() == 0
         tokens, found = int(real.sum()), generated[real].tolist()

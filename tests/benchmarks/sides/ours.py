@@ -15,7 +15,7 @@ from tests.benchmarks.workload import BETA, LEARNING_RATE, THREADS, Rows, Worklo
 from workbench.data.batches import BatchLoader
 from workbench.data.ragged import Ragged
 from workbench.data.sets import PairSet, RowSet
-from workbench.generation.generate import generate
+from workbench.generation.generate import generate, sample
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.load import load_model
 from workbench.trainer import DPOTrainer, SFTTrainer
@@ -97,21 +97,22 @@ def with_reference(pairs: PairSet, model: torch.nn.Module, workload: Workload) -
 
 
 def run_generate(workload: Workload, folder: Path, turns: Turns) -> None:
-    """generate, greedy where no token ends a completion."""
+    """generate, greedy where no token ends a completion; sample where prompts have groups, as trainers ask for them."""
     rows, model = Rows.load(folder), load_model(folder / "model")
     ends = range(workload.shape.vocabulary - workload.num_ends, workload.shape.vocabulary)
+    limits: dict[str, Any] = {"max_new_tokens": workload.length - workload.prompt, "eos_ids": list(ends)}
     tokens, found = 0, []
     for step in range(sys.maxsize):
         turns.boundary(tokens, found)
         chosen = np.arange(step * workload.rows, (step + 1) * workload.rows) % len(rows.values)
-        completions = generate(
-            model,
-            rows.values[chosen].tolist(),
-            [int(row) for row in chosen],
-            settings=SamplingSettings() if workload.num_ends else None,
-            max_new_tokens=workload.length - workload.prompt,
-            eos_ids=list(ends),
-        )
+        prompts, seeds = rows.values[chosen].tolist(), [int(row) for row in chosen]
+        with Precision(workload.precision, torch.device("cpu")).autocast():
+            if workload.group > 1:
+                drawn = sample(model, prompts, seeds, settings=SamplingSettings(), num_samples=workload.group, **limits)
+                tokens, found = int(drawn.lengths.sum()), drawn.token_ids.flatten().tolist()
+                continue
+            settings = SamplingSettings() if workload.num_ends else None
+            completions = generate(model, prompts, seeds, settings=settings, **limits)
         tokens = sum(len(samples[0].token_ids) for samples in completions)
         found = [float(token) for samples in completions for token in samples[0].token_ids]
 
