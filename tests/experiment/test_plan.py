@@ -167,6 +167,25 @@ def test_the_estimate_counts_optimiser_averages_and_what_is_kept_by_hand(lab):
     assert again[2] - plain[2] == 4 * tokens * 2 * hidden
 
 
+STEP_TOKENS = 16 * 14
+STEP_FLOPS = STEP_TOKENS * 6 * (98 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 256))
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"),
+    [(f"flops={STEP_FLOPS * 3}", 3), (f"tokens={STEP_TOKENS}", 1), (f"seconds={STEP_FLOPS * 2 / 1e9}", 2)],
+)
+def test_the_estimate_ends_where_the_budget_does(lab, limit, steps):
+    def found(budget: str):
+        run = only_run(lab, f"budget.{budget}")
+        return estimate(run, {run.key: run}, lab / "runs", Speed(1e9, "test"))
+
+    ended = found(limit)
+    assert ended.steps == 4
+    assert (ended.budget_steps, ended.flops) == pytest.approx((steps, steps * STEP_FLOPS))
+    assert found("tokens=1000000").budget_steps is None
+
+
 def test_the_estimate_holds_the_longest_rows_and_half_precisions_scores(lab, define, definitions):
     rows = ["a" * 10] * 80 + ["a" * 30] * 20
     (lab / "t.jsonl").write_text("".join(json.dumps({"prompt": "b" * 10, "completion": row}) + "\n" for row in rows))

@@ -26,7 +26,7 @@ from workbench.models.presets import preset_config
 from workbench.models.smollm2 import SMOLLM2_NAME
 from workbench.tracking.reader import read_json
 from workbench.trainer.rollout_settings import RolloutSettings
-from workbench.trainer.settings import DataForm
+from workbench.trainer.settings import Budget, DataForm
 
 SAMPLE = 200
 """Rows of a task that are made to see how long they are."""
@@ -50,6 +50,8 @@ class Estimate:
     seconds: float | None
     memory_bytes: float | None
     disk_bytes: float | None
+    budget_steps: float | None = None
+    """Steps after which the run's budget ends it, what comes before its first step not counted; None: none does."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,31 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
     if config is None:
         return Estimate(rows, steps, steps_per_epoch, tokens_per_step, None, None, None, None)
     size = RunSize.of(config, spec)
-    flops = seconds = memory = None
+    flops = seconds = memory = ended = None
     if steps and work is not None:
         again = 2 * size.hidden if settings.gradient_checkpointing else 0
         per_step = work.trained_tokens * (4 * size.frozen + 6 * size.trained + again)
         per_step += 2 * size.policy * (work.generated_tokens + work.scored_tokens)
-        flops = steps * per_step
+        within = _steps_within(spec.budget, per_step, work.trained_tokens, speed)
+        ended = within if within < steps else None
+        flops = (steps if ended is None else ended) * per_step
         seconds = flops / speed.flops_per_second
     if work is not None:
         memory = memory_bytes(config, spec, size, work)
-    return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk_bytes(size, settings))
+    disk = disk_bytes(size, settings)
+    return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk, ended)
+
+
+def _steps_within(budget: Budget | None, flops: float, tokens: float, speed: Speed) -> float:
+    """Steps that a budget allows, each of so many FLOPs and trained tokens."""
+    if budget is None:
+        return math.inf
+    limits = (
+        (budget.flops, flops),
+        (budget.tokens, tokens),
+        (budget.seconds, flops / speed.flops_per_second),
+    )
+    return min(limit / each for limit, each in limits if limit is not None)
 
 
 def _data_size(spec: RunSpec, *, characters: bool) -> tuple[int | None, list[float]]:

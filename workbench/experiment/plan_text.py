@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from workbench.data.settings import CollectData
 from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed
@@ -75,9 +76,13 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
     unit = form if form in ("pairs", "prompts") else "rows"
     parts = [spec.trainer, batch_units(spec.hyperparameters)]
     if found.steps is not None:
-        parts.append(f"{found.steps:,} steps")
+        ended = found.budget_steps
+        parts.append(
+            f"{found.steps:,} steps" + (f", about {ended:,.0f} within the budget" if ended is not None else "")
+        )
     if found.rows is not None and found.steps_per_epoch:
-        epochs = f", {found.steps / found.steps_per_epoch:.3g} epochs" if found.steps else ""
+        steps = found.steps if found.budget_steps is None else found.budget_steps
+        epochs = f", {steps / found.steps_per_epoch:.3g} epochs" if steps else ""
         parts.append(f"{found.rows:,} {unit} = {found.steps_per_epoch:.4g} steps an epoch{epochs}")
     if found.tokens_per_step:
         parts.append(f"about {found.tokens_per_step:,.0f} tokens a step")
@@ -103,7 +108,9 @@ def _totals(
     seconds = [found.seconds for found in known if found.seconds is not None]
     if len(seconds) == len(todo):
         sources = "; ".join(dict.fromkeys(speeds[run.spec.trainer, run.spec.threads].source for run in todo))
-        yield f"time: about {format_duration(sum(seconds) / jobs)}, by {sources}; collecting pairs comes on top"
+        collects = any(isinstance(run.spec.data, CollectData) for run in todo)
+        more = "; collecting pairs comes on top" if collects else ""
+        yield f"time: about {format_duration(sum(seconds) / jobs)}, by {sources}{more}"
     else:
         yield "time: not known before the data and the model are here"
     disk = [found.disk_bytes for found in known if found.disk_bytes is not None]

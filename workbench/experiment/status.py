@@ -11,7 +11,7 @@ from workbench.tracking.reader import read_rows
 
 
 def status_text(experiment: Experiment, runs: Path) -> str:
-    """One line a run: state, step, newest held-out metrics, time; those it begins from first."""
+    """One line a run: state, step, newest held-out metrics and reward, time; those it begins from first."""
     specs = {**experiment.ancestors, **{run.key: run for run in experiment.runs}}
     wide = max(map(len, specs))
     lines = []
@@ -31,6 +31,8 @@ def status_text(experiment: Experiment, runs: Path) -> str:
             for name in ("eval/exact_match_sampled", "eval/pair_accuracy", "eval/kl_start", "eval/loss")
             if name in held_out
         ]
+        rewards = [row["reward"] for row in rows if row.get("reward") is not None]
+        shown += [f"reward {rewards[-1]:.3g}"] if rewards else []
         seconds = status.get("seconds")
         parts = [f"step {step}", *shown, format_duration(seconds) if seconds else "", str(status.get("message") or "")]
         lines.append(f"{key:{wide}}  {status.get('state', 'unknown'):11}  {'  '.join(part for part in parts if part)}")
