@@ -46,36 +46,40 @@ class GRPOTrainer(OnlineTrainer):
     # From prompts to updates.
 
     def _make_update_batches(self, batch: Batch) -> list[Batch]:
-        rollout, rounds = self._with_signal(self._roll_out(batch))
-        rollout, advantages = self._judged(rollout)
-        self._report(rollout, advantages, {"sampling/rounds": float(rounds)} if self.settings.dynamic_sampling else {})
+        parts = self._sampled(batch)
+        rollout, advantages = self._judged(self._with_signal(parts))
+        rounds = {"sampling/rounds": float(len(parts))} if self.settings.dynamic_sampling else {}
+        self._report(rollout, advantages, rounds, sampled=join_rollouts(parts))
         return self._with_units(self._updates(rollout, advantages, self.settings.passes, self.settings.minibatches))
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
         rollout, advantages = self._judged(self._roll_out(batch), everywhere=False)
         return self._updates(rollout, advantages, 1, 1)
 
-    def _with_signal(self, rollout: Rollout) -> tuple[Rollout, int]:
-        """Dynamic sampling: groups without signal replaced by others, and the rounds that it took."""
-        wanted, rounds = len(rollout.prompts), 1
-        parts = [rollout]
-        if not self.settings.dynamic_sampling:
-            return rollout, rounds
-        kept = [_signal_prompts(rollout)]
+    def _sampled(self, batch: Batch) -> list[Rollout]:
+        """The batch's rollout; under dynamic sampling those of further batches too, until groups enough differ."""
+        parts = [self._roll_out(batch)]
+        found = len(_signal_prompts(parts[0]))
         # Every process takes as many batches as the neediest: they share one loader.
-        while rounds <= self.settings.dynamic_sampling and distributed.any_process(sum(map(len, kept)) < wanted):
-            parts.append(self._roll_out(self._next_batch(), rounds))
-            kept.append(_signal_prompts(parts[-1]))
-            rounds += 1
+        while len(parts) <= self.settings.dynamic_sampling and distributed.any_process(found < len(parts[0].prompts)):
+            parts.append(self._roll_out(self._next_batch(), len(parts)))
+            found += len(_signal_prompts(parts[-1]))
+        return parts
+
+    def _with_signal(self, parts: list[Rollout]) -> Rollout:
+        """As many groups as one batch has prompts, those without signal left out as far as others replace them."""
+        if not self.settings.dynamic_sampling:
+            return parts[0]
+        wanted, kept = len(parts[0].prompts), [_signal_prompts(part) for part in parts]
         found = [part.of_prompts(prompts) for part, prompts in zip(parts, kept, strict=True) if prompts]
         if not found:
-            return rollout, rounds  # nothing has a signal: learn nothing, and let the metrics say so
+            return parts[0]  # nothing has a signal: learn nothing, and let the metrics say so
         # Each minibatch has a prompt, if need be one without signal.
         silent = [prompt for prompt in range(wanted) if prompt not in kept[0]]
         silent = silent[: max(0, self.settings.minibatches - sum(map(len, kept)))]
-        found += [rollout.of_prompts(silent)] if silent else []
+        found += [parts[0].of_prompts(silent)] if silent else []
         joined = join_rollouts(found)
-        return joined.of_prompts(range(min(wanted, len(joined.prompts)))), rounds
+        return joined.of_prompts(range(min(wanted, len(joined.prompts))))
 
     def _judged(self, rollout: Rollout, *, everywhere: bool = True) -> tuple[Rollout, torch.Tensor]:
         """With reference and KL penalty where they are asked for; advantages (N,) float32, over the whole step.

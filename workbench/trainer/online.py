@@ -176,9 +176,19 @@ class OnlineTrainer(BaseTrainer):
         """Whether a completion's reward means something only beside those of its group."""
         return True
 
-    def _report(self, rollout: Rollout, advantages: torch.Tensor, more: dict[str, float] | None = None) -> None:
-        """Keep the rollout's metrics and completions until the first step that learns from it is committed."""
-        self._rollout_row |= rollout_metrics(rollout, by_group=self._compares_groups) | (more or {})
+    def _report(
+        self,
+        rollout: Rollout,
+        advantages: torch.Tensor,
+        more: dict[str, float] | None = None,
+        *,
+        sampled: Rollout | None = None,
+    ) -> None:
+        """Keep a rollout's metrics and completions until the first step that learns from it is committed.
+
+        sampled: all that was sampled for it, where it is a choice: groups chosen for their signal all have one.
+        """
+        self._rollout_row |= rollout_metrics(sampled or rollout, by_group=self._compares_groups) | (more or {})
         if self.is_main:
             self._rollout_completions = completion_rows(rollout, advantages, self.settings.logged_prompts)
 
