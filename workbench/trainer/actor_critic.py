@@ -37,7 +37,7 @@ class ActorCritic(nn.Module):
     def __init__(self, policy: nn.Module, kind: CriticKind) -> None:
         super().__init__()
         self.policy = policy
-        self.trunk = copy.deepcopy(policy) if kind == "model" else None
+        self.trunk = _trunk_of(policy) if kind == "model" else None
         first = next(policy.parameters())
         dtype = torch.promote_types(first.dtype, torch.float32)
         self.value_head = ValueHead(_hidden_size(policy)).to(first.device, dtype)
@@ -71,6 +71,17 @@ class ActorCritic(nn.Module):
     def get_output_embeddings(self) -> Any:
         """The policy's (transformers' name)."""
         return self.policy.get_output_embeddings()  # type: ignore[operator]
+
+
+def _trunk_of(policy: Any) -> nn.Module:
+    """A copy whose output head is not trained, unless it is the embeddings too: values do not come from it, and DDP
+    waits in vain for the gradient of what has none."""
+    trunk = copy.deepcopy(policy)
+    head, embeddings = trunk.get_output_embeddings(), trunk.get_input_embeddings()
+    shared = {id(parameter) for parameter in embeddings.parameters()}
+    for parameter in head.parameters() if head is not None else ():
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in shared)
+    return trunk
 
 
 def _hidden_size(policy: Any) -> int:
