@@ -164,6 +164,12 @@ def share_of_late_letters(completions: list[str], **_: Any) -> list[float]:
 
 
 @pytest.fixture(scope="session")
+def rollout_arguments() -> dict[str, Any]:
+    """What a trainer needs to judge completions of its own: a stand-in tokenizer and a deterministic reward."""
+    return {"tokenizer": Letters(), "reward_fn": share_of_late_letters}
+
+
+@pytest.fixture(scope="session")
 def prompt_batch(torch, make_rows) -> Callable[..., dict[str, Any]]:
     """prompt_batch(number, seed=0) -> prompts alone, as PromptSet gives them."""
 

@@ -18,6 +18,24 @@ TERMS = {
 }
 
 
+GRPO_LOSSES = {
+    **{name: {"loss": name} for name in ("grpo", "dapo", "dr_grpo")},
+    "gspo": {"loss": "gspo", "clip_low": 0.04, "clip_high": 0.05},
+    "cispo": {"loss": "cispo", "ratio_ceiling": 1.1},
+}
+ADVANTAGES = ("group_std", "batch_std", "mean_only", "rloo", "reinforce_plus_plus")
+VARIANTS = {
+    **{f"grpo-{name}": ("grpo", settings) for name, settings in GRPO_LOSSES.items()},
+    **{f"grpo-{name}": ("grpo", {"advantage": name}) for name in ADVANTAGES},
+    **{f"grpo-kl-{name}": ("grpo", {"kl": name}) for name in ("k2", "k3")},
+    "grpo-kl-reward": ("grpo", {"kl": "k1", "kl_in": "reward"}),
+    "grpo-overlong": ("grpo", {"overlong": "mask"}),
+    "ppo-head": ("ppo", {"critic": "head"}),
+    "ppo-overlong": ("ppo", {"overlong": "mask"}),
+    "ppo-raw": ("ppo", {"whiten_advantages": False, "gamma": 0.9}),
+}
+
+
 @pytest.fixture
 def gradient(torch, make_trainer, small_llama):
     """(trainer, dtype, batches, micro_batch_rows) -> the first step's whole gradient and its metrics row."""
@@ -55,6 +73,21 @@ def test_gradient_is_the_same_in_micro_batches(name, dtype, rows, gradient, coll
     batch = collate(name, make_rows(7))
     whole, whole_row = gradient(name, dtype, [batch])
     cut, cut_row = gradient(name, dtype, [batch], rows)
+    assert whole.norm() > 1e-2
+    assert relative(cut, whole) <= ALLOWED[dtype]
+    assert cut_row == pytest.approx(whole_row, rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])
+
+
+@pytest.mark.parametrize("dtype", ALLOWED)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradient_of_every_online_loss_is_the_same_in_micro_batches(
+    torch, variant, dtype, gradient, collate, make_rows
+):
+    """Statistics over the batch, as those of advantages and of whitening, are the whole step's."""
+    name, settings = VARIANTS[variant]
+    batch = collate(name, make_rows(7)) | {"ended": torch.tensor([1, 0, 1, 1, 0, 1, 1]).bool()}
+    whole, whole_row = gradient(name, dtype, [batch], **settings)
+    cut, cut_row = gradient(name, dtype, [batch], 2, **settings)
     assert whole.norm() > 1e-2
     assert relative(cut, whole) <= ALLOWED[dtype]
     assert cut_row == pytest.approx(whole_row, rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])

@@ -13,7 +13,7 @@ import pytest
 from workbench.errors import CheckpointError, Interrupted
 from workbench.tracking.reader import read_rows
 from workbench.tracking.store import MetricStore
-from workbench.trainer.registry import trainer_names
+from workbench.trainer.registry import get_settings_class, trainer_names
 
 STEPS = 6
 EVERY = {"checkpoint_every": 2, "evaluate_every": 2, "steps": STEPS}
@@ -27,6 +27,7 @@ STOPPING = {
 RANGE_TEST = {"schedule": "range_test", "learning_rate": 10.0, "min_learning_rate_ratio": 0.01, "range_test_stop": 1.5}
 VARIANTS = {
     **{name: (name, {}) for name in trainer_names()},
+    "ppo": ("ppo", {"passes": 1, "learning_rate": 1e-3}),  # a batch a step, as every other
     "sft-lora": ("sft", {"lora": True}),
     "dpo-lora": ("dpo", {"lora": True}),
     "sft-early-stopping": ("sft", STOPPING),
@@ -38,6 +39,16 @@ VARIANTS = {
     "sft-lora-recomputed": ("sft", {"lora": True, "gradient_checkpointing": True}),
     "sft-range-test": ("sft", RANGE_TEST),
 }
+# Completions of their own, so that a signal finds rollouts in the making and half used.
+SAMPLING = {"batch_prompts": 3, "group_size": 3, "max_new_tokens": 4}
+SAMPLED = {
+    "grpo-sampled": ("grpo", {"passes": 2, "minibatches": 2}),
+    "grpo-sampled-lora": ("grpo", {"lora": True, "beta": 0.1}),
+    "grpo-sampled-dynamic": ("grpo", {"dynamic_sampling": 2, "group_size": 2, "max_new_tokens": 1}),
+    "ppo-sampled": ("ppo", {"passes": 2, "kl_target": 0.01, "kl_horizon": 50.0, "kl_stop": 1e-4}),
+    "online_dpo-sampled": ("online_dpo", {"passes": 2}),
+}
+SETTINGS = VARIANTS | {variant: (name, SAMPLING | settings) for variant, (name, settings) in SAMPLED.items()}
 
 
 class Loader:
@@ -70,12 +81,14 @@ class Points:
 
 
 @pytest.fixture
-def build(make_trainer, collate, make_rows):
-    """build(variant, folder, points=None) -> a trainer whose loader, forward, update and evaluator visit points."""
+def build(make_trainer, collate, make_rows, prompt_batch, rollout_arguments):
+    """build(variant, folder, points=None) -> a trainer whose loader, forward, update, evaluator and reward visit
+    points."""
 
     def build(variant, folder, points=None, **more):
-        name, settings = VARIANTS[variant]
-        loader = Loader([collate(name, make_rows(3, seed=index)) for index in range(4)])
+        name, settings = SETTINGS[variant]
+        make_batch = prompt_batch if variant in SAMPLED else lambda number, seed: collate(name, make_rows(number, seed))
+        loader = Loader([make_batch(3, index) for index in range(4)])
 
         def evaluator(model, step):
             store = MetricStore(folder / "completions.jsonl")
@@ -88,8 +101,17 @@ def build(make_trainer, collate, make_rows):
         arguments = {
             "output_dir": folder,
             "evaluators": [evaluator],
-            "val_loader": [collate(name, make_rows(3, seed=11))],
+            "val_loader": [make_batch(3, 11)],
         }
+        if variant in SAMPLED:
+            reward = rollout_arguments["reward_fn"]
+
+            def judge(completions):
+                if points:
+                    points.visit("reward")
+                return reward(completions)
+
+            arguments |= rollout_arguments | {"reward_fn": judge}
         trainer = make_trainer(name, batches=loader, arguments=arguments, **(EVERY | settings | more))
         if points:
             loader.at_batch = lambda position: points.visit("loader")
@@ -150,7 +172,11 @@ def test_a_run_has_a_row_for_every_step_and_learns(whole):
     for variant in trainer_names():
         rows = whole(variant)["rows"]
         assert [row["step"] for row in rows] == list(range(STEPS + 1))
-        assert rows[-1]["eval/loss"] < rows[0]["eval/loss"]
+        if get_settings_class(variant).data_form == "prompts":
+            # A surrogate's value on completions of another policy says nothing of learning, but that it moves.
+            assert rows[-1]["eval/loss"] != rows[0]["eval/loss"]
+        else:
+            assert rows[-1]["eval/loss"] < rows[0]["eval/loss"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -183,6 +209,42 @@ def test_sigkill_at_any_point_then_resume_changes_nothing(variant, point, visit,
     assert go_on(build, variant, tmp_path / "run") == whole(variant)
 
 
+def test_what_is_sampled_differs_and_is_recorded(whole):
+    for variant in SAMPLED:
+        found = whole(variant)
+        sampled = [row for row in found["completions"] if row.get("split") == "train"]
+        assert len({row["step"] for row in sampled}) >= 2
+        assert len({row["completion"] for row in sampled}) > 5
+        assert any(row["advantage"] for row in sampled)
+    rounds = [row["sampling/rounds"] for row in whole("grpo-sampled-dynamic")["rows"] if "sampling/rounds" in row]
+    assert max(rounds) > 1
+    betas = [row["objective/kl_coefficient"] for row in whole("ppo-sampled")["rows"] if "reward" in row]
+    assert len(set(betas)) == len(betas) > 2
+
+
+@pytest.mark.parametrize("variant", SAMPLED)
+@pytest.mark.parametrize(
+    ("point", "visit"),
+    [("reward", 1), ("reward", 2), ("reward", 4), ("loader", 2), ("forward", 5), ("gradient", 3), ("update", 3),
+     ("evaluator", 2)],
+)  # fmt: skip
+def test_sigterm_around_a_rollout_then_resume_changes_nothing(variant, point, visit, build, whole, tmp_path):
+    points = Points(point, visit, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        build(variant, tmp_path / "run", points).train()
+    assert go_on(build, variant, tmp_path / "run") == whole(variant)
+
+
+@pytest.mark.parametrize("variant", SAMPLED)
+@pytest.mark.parametrize(("point", "visit"), [("reward", 3), ("gradient", 4), ("update", 5)])
+def test_sigkill_around_a_rollout_then_resume_changes_nothing(
+    variant, point, visit, build, whole, tmp_path, in_processes
+):
+    points = Points(point, visit, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert in_processes(1, lambda _: build(variant, tmp_path / "run", points).train()) == [-signal.SIGKILL]
+    assert go_on(build, variant, tmp_path / "run") == whole(variant)
+
+
 @pytest.mark.parametrize("name", ["fsync", "truncate", "rename", "rmtree", "mkdir", "append"])
 @pytest.mark.parametrize("visit", [1, 2, 4, 7])
 def test_sigkill_at_every_kind_of_write_then_resume_changes_nothing(name, visit, build, whole, tmp_path, in_processes):
@@ -202,7 +264,7 @@ def test_sigkill_at_every_kind_of_write_then_resume_changes_nothing(name, visit,
     assert go_on(build, "dpo", tmp_path / "run", keep_checkpoints=1) == whole("dpo")
 
 
-@pytest.mark.parametrize("variant", ["dpo", "sft-early-stopping", "sft-fp16"])
+@pytest.mark.parametrize("variant", ["dpo", "sft-early-stopping", "sft-fp16", "grpo-sampled", "ppo-sampled"])
 def test_interrupted_at_every_step_in_turn_changes_nothing(variant, build, whole, tmp_path):
     for _ in range(3 * STEPS):
         points = Points("forward", 3, lambda: signal.raise_signal(signal.SIGINT))

@@ -18,6 +18,13 @@ SETTINGS = {
     "sft": {"learning_rate": 0.01},
     "dpo": {"learning_rate": 0.01, "nll_weight": 0.5},
 }
+ONLINE = {
+    "grpo-group": ("grpo", {"beta": 0.1, "entropy_bonus": 0.05, "passes": 2}),
+    "grpo-batch-std": ("grpo", {"advantage": "batch_std", "loss": "dr_grpo"}),
+    "grpo-reinforce": ("grpo", {"advantage": "reinforce_plus_plus", "overlong": "mask"}),
+    "ppo": ("ppo", {"beta": 0.1, "kl_target": 0.01, "kl_horizon": 50.0, "passes": 2}),
+    "ppo-head": ("ppo", {"critic": "head", "passes": 1, "entropy_bonus": 0.05}),
+}
 
 
 @pytest.fixture
@@ -51,6 +58,35 @@ def run(torch, small_llama, make_rows, collate):
     return run
 
 
+@pytest.fixture
+def run_online(torch, small_llama, make_rows, collate):
+    """run_online(variant, rank, world, **more) -> (last row, weights): groups of two shared out, the rest whole."""
+
+    def run(variant, rank, world, **more):
+        from workbench.trainer import get_trainer_class
+
+        name, settings = ONLINE[variant]
+
+        def share(number, seed):
+            rows = torch.arange(number)
+            batch = collate(name, make_rows(number, seed)) | {"ended": rows % 3 != 1}
+            return {key: value[rows // 2 % world == rank] for key, value in batch.items()}
+
+        trainer_class = get_trainer_class(name)
+        chosen = {"steps": 4, "precision": "float32", "device": "cpu", "evaluate_every": 1, "learning_rate": 1e-3}
+        trainer = trainer_class(
+            small_llama("float64", **more),
+            None,
+            [share(number, seed) for seed, number in enumerate((10, 6, 9))],
+            settings=trainer_class.settings_class(**chosen | settings),
+            val_loader=[collate(name, make_rows(4, seed=seed)) for seed in range(3)[rank::world]],
+        )
+        row = trainer.train()
+        return row, torch.cat([p.detach().flatten() for p in trainer.unwrapped_model.parameters()])
+
+    return run
+
+
 def same_numbers(row, expected):
     names = [name for name in expected if not name.startswith("time/")]
     return {name: row[name] for name in names} == pytest.approx({n: expected[n] for n in names}, rel=1e-9, abs=1e-12)
@@ -65,6 +101,22 @@ def test_two_processes_train_as_one(name, run, in_processes):
     assert ((weights - expected).norm() / expected.norm()).item() <= 1e-10
     assert same_numbers(row, expected_row)
     assert same_numbers(other_row, row)
+
+
+@pytest.mark.parametrize("variant", ONLINE)
+def test_two_processes_learn_online_as_one(variant, run_online, in_processes):
+    """Uneven shares of groups, statistics over the step, and held-out batches of which one process has more."""
+    (row, weights), (other_row, other_weights) = in_processes(2, lambda rank: run_online(variant, rank, 2))
+    expected_row, expected = run_online(variant, 0, 1)
+    assert (weights == other_weights).all()
+    assert ((weights - expected).norm() / expected.norm()).item() <= 1e-10
+    assert same_numbers(row, expected_row)
+    assert same_numbers(other_row, row)
+
+
+def test_a_critic_beside_an_untied_head_learns_in_two_processes(run_online, in_processes):
+    (_, weights), (_, other) = in_processes(2, lambda rank: run_online("ppo", rank, 2, tie_word_embeddings=False))
+    assert (weights == other).all()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
