@@ -80,7 +80,11 @@ def test_leaving_out_completions_without_advantage_moves_no_number(
     assert len(trainer.pending_batches[0]["responses"]) < 12  # some are left out
     rows, gradients = first_gradients(rollout_trainer(**settings))
     cut = grpo_trainer.cut_rollout
-    monkeypatch.setattr(grpo_trainer, "cut_rollout", lambda rows, _, counted, *rest: cut(rows, counted, counted, *rest))
+    monkeypatch.setattr(
+        grpo_trainer,
+        "cut_rollout",
+        lambda rows, _, counted, *rest, **options: cut(rows, counted, counted, *rest, **options),
+    )
     whole_rows, whole_gradients = first_gradients(rollout_trainer(**settings))
     assert whole_gradients[1].norm() > 1e-4
     for found, expected in zip(gradients, whole_gradients, strict=True):

@@ -1,4 +1,4 @@
-"""Online DPO's own laws: the best against the worst, no pair of ties, more prompts until there is a pair."""
+"""Online DPO's own laws: the best against the worst, no pair of ties, nothing learned without a pair."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import pytest
 
 from workbench.errors import DivergenceError
+from workbench.rewards.reward import Reward, RewardSet
+from workbench.trainer.dpo_trainer import completion_logprobs
 from workbench.trainer.online_dpo_trainer import best_and_worst
 from workbench.trainer.rollouts import rollout_made_elsewhere
 
@@ -21,7 +23,7 @@ def test_a_pair_is_the_best_and_the_worst_the_first_of_equals_and_ties_give_none
         "rewards": torch.tensor(rewards),
         "group_ids": torch.tensor(groups),
     }
-    assert best_and_worst(rollout_made_elsewhere(batch, 1, 0)) == ([1], [3])
+    assert best_and_worst(rollout_made_elsewhere(batch, 1, 0, takes_sums=False)) == ([1], [3])
 
 
 def test_a_step_is_dpo_on_the_best_against_the_worst_sample_of_each_prompt(torch, rollout_trainer):
@@ -56,28 +58,58 @@ def test_prompts_whose_completions_earn_the_same_give_no_pair(rollout_trainer):
     assert trainer.batches_taken == 1
 
 
-def test_without_a_pair_more_prompts_are_taken(rollout_trainer):
+def test_a_rollout_without_a_pair_has_no_gradient_and_is_warned_of(torch, rollout_trainer):
     trainer = rollout_trainer(
         "online_dpo",
-        steps=1,
-        reward_fn=lambda completions, prompts: [
-            float(len(text)) if prompt in trainer.train_loader[2]["texts"] else 1.0
-            for text, prompt in zip(completions, prompts, strict=True)
-        ],
+        steps=2,
+        reward_fn=lambda completions: [1.0] * len(completions),
     )
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
     row = trainer.train()
-    assert trainer.batches_taken == 3
-    assert 1 <= row["pairs"] <= 3
+    assert (row["loss"], row["grad_norm"], row["pairs"]) == (0.0, 0.0, 0.0)
+    assert all(torch.equal(old, new) for old, new in zip(before, trainer.parameters, strict=True))
+    assert trainer.warnings[0].startswith("step 1: dead signal")
+
+
+def test_the_row_that_stands_for_no_pair_moves_no_number(torch, rollout_trainer):
+    found = []
+    for standing in (False, True):
+        trainer = rollout_trainer("online_dpo", steps=1, nll_weight=0.5, max_grad_norm=None)
+        trainer._take_batch()
+        [batch] = trainer.pending_batches
+        assert batch["pair_weights"].tolist() == [1.0] * len(batch["pair_weights"])
+        if standing:
+            trainer.pending_batches = [{k: torch.cat((v, v[:1] * (k != "pair_weights"))) for k, v in batch.items()}]
+        row = trainer._compute_gradient(trainer.pending_batches[0])
+        found.append((row, torch.cat([p.grad.flatten() for p in trainer.parameters])))
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5, abs=1e-6)
 
 
 def test_without_any_pair_the_run_stops_after_its_patience(rollout_trainer):
     trainer = rollout_trainer(
-        "online_dpo", reward_fn=lambda completions: [1.0] * len(completions), dead_signal_patience=3
+        "online_dpo", steps=5, reward_fn=lambda completions: [1.0] * len(completions), dead_signal_patience=3
     )
-    with pytest.raises(DivergenceError, match=r"step 1: dead signal: 3 batches of prompts gave 0 pairs") as stopped:
+    with pytest.raises(DivergenceError, match=r"step 3: dead signal: .* for 3 rollouts") as stopped:
         trainer.train()
     assert stopped.value.exit_code == 6
-    assert trainer.step == 0
+
+
+def test_solved_prompts_do_not_stop_the_run(rollout_trainer):
+    solved = RewardSet([Reward("always", lambda samples: [1.0] * len(samples), maximum=1.0)])
+    trainer = rollout_trainer("online_dpo", steps=3, reward_fn=solved, dead_signal_patience=1)
+    assert trainer.train()["step"] == 3
+    assert [warning for warning in trainer.warnings if "solved" in warning] == trainer.warnings[:1]
+
+
+def test_completions_are_scored_at_the_sampling_temperature(torch, rollout_trainer):
+    trainer = rollout_trainer("online_dpo", steps=1, temperature=0.5)
+    trainer._take_batch()
+    [batch] = trainer.pending_batches
+    with torch.no_grad():
+        expected = completion_logprobs(trainer.policy, batch, 0.5)[1]
+    torch.testing.assert_close(batch["ref_chosen_logprobs"], expected)
+    assert not torch.allclose(expected, completion_logprobs(trainer.policy, batch)[1])
 
 
 def test_passes_and_minibatches_meet_each_pair_once_a_pass(torch, rollout_trainer):

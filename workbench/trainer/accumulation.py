@@ -47,7 +47,8 @@ class StepLoss:
     def finish(self, parameters: Sequence[torch.nn.Parameter] = ()) -> dict[str, float]:
         """The whole step's "loss", each term's mean ("loss/<term>") where there are several, and the metrics.
 
-        parameters: whose gradients are still to be divided by the units. NaN where no unit was seen anywhere.
+        parameters: whose gradients are still to be divided by the units. Where no unit was seen anywhere the loss is
+        NaN, but 0 where that was known beforehand: then there is nothing to learn from.
         """
         own = {name: total.item() for name, total in self._sums.items()}
         found = distributed.gather_objects((own, self._local_units, self._weights, settle(pool_metrics(self._metrics))))
@@ -55,7 +56,8 @@ class StepLoss:
         units = _summed([part[1] for part in found])
         if self.units is None:
             _divide_gradients(parameters, units)
-        means = {name: sums[name] / units[name] if units[name] else math.nan for name in sorted(sums)}
+        nothing = math.nan if self.units is None else 0.0
+        means = {name: sums[name] / units[name] if units[name] else nothing for name in sorted(sums)}
         row = {"loss": sum(weights[name] * mean for name, mean in means.items()) if means else math.nan}
         if len(means) > 1:
             row |= {f"loss/{name}": mean for name, mean in means.items()}

@@ -49,9 +49,10 @@ class DPOTrainer(BaseTrainer):
         return prepared
 
     def _count_units(self, batch: Batch) -> dict[str, float]:
-        units = {"preference": float(len(batch["prompt_input_ids"]))}
+        weights = _pair_weights(batch)
+        units = {"preference": float(weights.sum())}
         if self.settings.nll_weight:
-            units["nll"] = float(batch["chosen_attention_mask"].sum())
+            units["nll"] = float((batch["chosen_attention_mask"].sum(1) * weights).sum())
         return units
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
@@ -61,7 +62,12 @@ class DPOTrainer(BaseTrainer):
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Summed log-probabilities of the completions: chosen above rejected, (2B,)."""
-        return completion_logprobs(self.model, batch)[0]
+        return completion_logprobs(self.model, batch, self._temperature)[0]
+
+    @property
+    def _temperature(self) -> float:
+        """That of the distribution which the completions are scored under."""
+        return 1.0
 
     def _compute_loss(self, outputs: torch.Tensor, batch: Batch) -> LossResult:
         chosen, rejected = outputs.chunk(2)
@@ -71,12 +77,13 @@ class DPOTrainer(BaseTrainer):
             batch["chosen_attention_mask"].sum(1),
             batch["rejected_attention_mask"].sum(1),
         )
-        beta, count = self.settings.beta, len(chosen)
+        beta, weights = self.settings.beta, _pair_weights(batch)
+        count = float(weights.sum())
         losses = self._loss_fn(pairs, beta, self.settings.label_smoothing)
-        terms = {"preference": LossTerm(losses.sum(), float(count))}
+        terms = {"preference": LossTerm((losses * weights).sum(), count)}
         if self.settings.nll_weight:
-            num_tokens = float(pairs.chosen_lengths.sum())
-            terms["nll"] = LossTerm(-chosen.sum(), num_tokens, self.settings.nll_weight)
+            num_tokens = float((pairs.chosen_lengths * weights).sum())
+            terms["nll"] = LossTerm(-(chosen * weights).sum(), num_tokens, self.settings.nll_weight)
         h = pairs.h.detach()
         wins = (h > 0).double() + 0.5 * (h == 0).double()
         means = {
@@ -87,7 +94,9 @@ class DPOTrainer(BaseTrainer):
             "logps/chosen": chosen.detach(),
             "logps/rejected": rejected.detach(),
         }
-        metrics: dict[str, Value] = {name: Mean(value.sum().double(), count) for name, value in means.items()}
+        metrics: dict[str, Value] = {
+            name: Mean((value * weights).sum().double(), count) for name, value in means.items()
+        }
         if self.step == 0 and self.settings.starts_from_reference and torch.is_grad_enabled():
             gaps = h.abs() / (pairs.chosen_lengths + pairs.rejected_lengths)
             metrics[START_GAP] = Max(gaps.max())
@@ -109,14 +118,16 @@ class DPOTrainer(BaseTrainer):
 
     def _score_reference(self, batch: Batch) -> Batch:
         with self._reference.of(self.policy) as reference, self.precision.autocast():
-            _, chosen, rejected = completion_logprobs(reference, batch)
+            _, chosen, rejected = completion_logprobs(reference, batch, self._temperature)
         lengths = self._sequence_lengths(batch).double()
         tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
         self._charge(Costs(scored_tokens=int(tokens), flops=self.flops.forward(tokens, context)))
         return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
 
 
-def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def completion_logprobs(
+    model: torch.nn.Module, batch: Batch, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Chosen and rejected in one forward: sums (2B,), and per token (B, Lc) and (B, Lr), 0 at padding; float32."""
     ids, masks = (
         [batch[f"{side}_{part}"] for side in ("chosen", "rejected")] for part in ("input_ids", "attention_mask")
@@ -130,10 +141,18 @@ def completion_logprobs(model: torch.nn.Module, batch: Batch) -> tuple[torch.Ten
     outputs = forward_completions(
         model, batch["prompt_input_ids"], batch["prompt_attention_mask"], padded_ids, mask, prompt_of
     )
-    found = projected_logprobs(outputs.hidden, outputs.weight, padded_ids[mask], bias=outputs.bias)
+    found = projected_logprobs(
+        outputs.hidden, outputs.weight, padded_ids[mask], bias=outputs.bias, temperature=temperature
+    )
     logprobs = found.new_zeros(mask.shape).masked_scatter(mask, found)
     chosen, rejected = (part[:, :width] for part, width in zip(logprobs.chunk(2), widths, strict=True))
     return logprobs.sum(1), chosen, rejected
+
+
+def _pair_weights(batch: Batch) -> torch.Tensor:
+    """(B,) how much each pair counts: 1, or 0 where it only stands for there being none."""
+    first = batch["prompt_input_ids"]
+    return batch.get("pair_weights", torch.ones(len(first), device=first.device))
 
 
 def _masked_sum(batch: Batch, side: str) -> torch.Tensor:

@@ -92,8 +92,12 @@ class GRPOTrainer(OnlineTrainer):
         if self._kl_penalty is not None:
             old = rollout.old_logprobs if rollout.old_logprobs is not None else self._own_logprobs(rollout)
             rollout = replace(rollout, old_logprobs=old)
-            penalty = torch.where(rollout.response_mask, self._kl_penalty(old, rollout.ref_logprobs), 0.0)  # type: ignore[arg-type]
-            rewards = rewards - self.settings.beta * penalty.sum(1).double()
+            penalties = torch.where(rollout.response_mask, self._kl_penalty(old, rollout.ref_logprobs), 0.0)  # type: ignore[arg-type]
+            rewards = rewards - self.settings.beta * penalties.sum(1).double()
+            if everywhere:
+                sums = torch.stack((penalties.double().sum(), rollout.response_mask.double().sum()))
+                total, num_tokens = distributed.reduce_tensor(sums).tolist()
+                self._rollout_row["kl"] = total / num_tokens
         own = (rewards.tolist(), rollout.groups.tolist())
         found = distributed.gather_objects(own) if everywhere else [own]
         everyone = torch.tensor([value for part, _ in found for value in part], dtype=torch.float64)
@@ -114,7 +118,7 @@ class GRPOTrainer(OnlineTrainer):
         rows = rollout.row_batch() | {"advantages": advantages}
         if rollout.ref_logprobs is not None and self._kl_loss is not None:
             rows["ref_logprobs"] = rollout.ref_logprobs
-        if rollout.old_logprobs is not None and rollout.sampled_here:
+        if rollout.old_logprobs is not None and (rollout.sampled_here or self._correct is not None):
             rows["sampler_logprobs"] = rollout.old_logprobs
         old = self._old_logprobs(rollout, passes * minibatches)
         if old is not None:
@@ -126,17 +130,20 @@ class GRPOTrainer(OnlineTrainer):
         # A completion without advantage has no gradient unless a further term gives it one; it is not computed.
         learned = counted if self._kl_loss is not None or settings.entropy_bonus else counted & (advantages != 0)
         order = np.random.default_rng([settings.seed, self.step, 1])
-        return cut_rollout(rows, learned, counted, passes, minibatches, order)
+        return cut_rollout(rows, learned, counted, passes, minibatches, order, fresh=rollout.sampled_here)
 
     def _old_logprobs(self, rollout: Rollout, num_updates: int) -> torch.Tensor | None:
         """(N, T) that ratios are taken to, fixed before the first update. None where the only update of a rollout can
         take its own: then the ratio is 1, and nothing need be computed."""
-        if num_updates == 1 and (rollout.sampled_here or rollout.old_logprobs is None):
-            return None
         # A correction takes the ratio to the trainer's own log-probabilities, and the sampler's gap apart from it.
-        if rollout.old_logprobs is None or (rollout.sampled_here and self._correct is not None):
-            return self._own_logprobs(rollout)
-        return rollout.old_logprobs
+        is_own = rollout.old_logprobs is None or self._correct is not None
+        if num_updates == 1 and (rollout.sampled_here or is_own):
+            return None
+        return self._own_logprobs(rollout) if is_own else rollout.old_logprobs
+
+    @property
+    def _takes_sums(self) -> bool:
+        return self.settings.loss == "gspo"
 
     @property
     def _compares_groups(self) -> bool:

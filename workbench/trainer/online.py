@@ -51,6 +51,11 @@ class OnlineTrainer(BaseTrainer):
     def _prepare_batch(self, batch: Any) -> Batch:
         """Tensors on this device; lists of texts, answers and prompt_ids as they are."""
         prepared = {key: v.to(self.device) if isinstance(v, torch.Tensor) else v for key, v in batch.items()}
+        if "prompts" not in prepared:
+            found = ", ".join(map(str, prepared)) or "nothing"
+            raise DataError(
+                f"batch {self._batch_number}: found {found}, allowed prompts (B, L) and what goes with them"
+            )
         prompts = prepared["prompts"]
         prepared["prompt_mask"] = prepared.get("prompt_mask", torch.ones_like(prompts, dtype=torch.bool)).bool()
         empty = ~prepared["prompt_mask"].any(1)
@@ -64,7 +69,7 @@ class OnlineTrainer(BaseTrainer):
     def _roll_out(self, batch: Batch, round_number: int = 0) -> Rollout:
         """The batch's completions with their rewards: sampled and scored here, or as they were made elsewhere."""
         if "responses" in batch:
-            return rollout_made_elsewhere(batch, self._batch_number, self.rank)
+            return rollout_made_elsewhere(batch, self._batch_number, self.rank, takes_sums=self._takes_sums)
         started = time.perf_counter()
         prompts, prompt_mask = batch["prompts"], batch["prompt_mask"]
         ids = [row[mask].tolist() for row, mask in zip(prompts, prompt_mask, strict=True)]
@@ -170,6 +175,11 @@ class OnlineTrainer(BaseTrainer):
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return batch["prompt_mask"].sum(1) + batch["response_mask"].sum(1)
+
+    @property
+    def _takes_sums(self) -> bool:
+        """Whether old_logprobs may be one sum a completion."""
+        return False
 
     @property
     def _compares_groups(self) -> bool:

@@ -8,17 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from workbench.errors import DivergenceError
 from workbench.trainer import distributed
 from workbench.trainer.batches import Batch
 from workbench.trainer.dpo_trainer import DPOTrainer
 from workbench.trainer.online import OnlineTrainer
 from workbench.trainer.online_dpo_settings import OnlineDPOSettings
-from workbench.trainer.rollouts import Rollout, join_rollouts
+from workbench.trainer.rollouts import Rollout
 from workbench.trainer.settings import TrainerSettings
-
-MOST_ROUNDS = 50
-"""Batches of prompts without a single pair before the run stops, where dead_signal_patience names no number."""
 
 
 class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
@@ -27,7 +23,8 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
     settings_class: ClassVar[type[TrainerSettings]] = OnlineDPOSettings
 
     def _make_update_batches(self, batch: Batch) -> list[Batch]:
-        rollout, won, lost = self._until_a_pair(batch)
+        rollout = self._roll_out(batch)
+        won, lost = best_and_worst(rollout)
         ranks = torch.zeros(len(rollout.rewards))
         ranks[won], ranks[lost] = 1.0, -1.0
         self._report(rollout, ranks, {"pairs": float(sum(distributed.gather_objects(len(won))))})
@@ -38,33 +35,23 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
         updates = []
         for _ in range(self.settings.passes):
             rows = order.permutation(len(won)) if parts > 1 else np.arange(len(won))
-            updates += [{name: made[name][part] for name in made} for part in np.array_split(rows, parts)]
+            # A process without a pair takes its part in the step all the same: see pair_weights.
+            chosen = [part if len(part) else np.array([len(won)]) for part in np.array_split(rows, parts)]
+            updates += [{name: made[name][part] for name in made} for part in chosen]
         return updates
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
         rollout = self._roll_out(batch)
         won, lost = best_and_worst(rollout)
-        return [self._pair_batch(rollout, won, lost)] if won else []
-
-    def _until_a_pair(self, batch: Batch) -> tuple[Rollout, list[int], list[int]]:
-        """The rollout, and as many more as it takes until every process has a pair for each of its minibatches."""
-        most = self.settings.dead_signal_patience or MOST_ROUNDS
-        parts = [self._roll_out(batch)]
-        while True:
-            rollout = join_rollouts(parts)
-            won, lost = best_and_worst(rollout)
-            if not distributed.any_process(len(won) < self.settings.minibatches):
-                return rollout, won, lost
-            if len(parts) >= most:
-                raise DivergenceError(
-                    f"step {self.step + 1}: dead signal: {len(parts)} batches of prompts gave {len(won)} pairs of "
-                    "different reward; start from a model that is right now and then, ask for easier prompts, or raise "
-                    "group_size or temperature"
-                )
-            parts.append(self._roll_out(self._next_batch(), len(parts)))
+        if not won:
+            return []
+        made = self._pair_batch(rollout, won, lost)
+        return [{name: value[: len(won)] for name, value in made.items()}]
 
     def _pair_batch(self, rollout: Rollout, won: list[int], lost: list[int]) -> Batch:
-        """As DPOTrainer takes them, with the reference's log-probabilities."""
+        """As DPOTrainer takes them, with the reference's log-probabilities; and behind them a row of no weight."""
+        weights = torch.tensor([1.0] * len(won) + [0.0], device=self.device)
+        won, lost = [*won, 0], [*lost, 0]
         owners = rollout.prompt_of[won]
         batch = {
             "prompt_input_ids": rollout.prompts[owners],
@@ -73,8 +60,13 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
             "chosen_attention_mask": rollout.response_mask[won],
             "rejected_input_ids": rollout.responses[lost],
             "rejected_attention_mask": rollout.response_mask[lost],
+            "pair_weights": weights,
         }
         return batch | self._score_reference(batch)
+
+    @property
+    def _temperature(self) -> float:
+        return self.settings.temperature
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return DPOTrainer._sequence_lengths(self, batch)

@@ -132,10 +132,11 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
     )
 
 
-def rollout_made_elsewhere(batch: Batch, number: int, rank: int) -> Rollout:
+def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, takes_sums: bool) -> Rollout:
     """Of a batch with responses and rewards. number: the batch's, for messages. DataError where parts do not fit.
 
-    old_logprobs (B,) are sums: they are spread evenly over a completion's tokens, which keeps its mean log ratio.
+    takes_sums: old_logprobs may be sums (B,), which allow ratios of whole completions alone: they are spread evenly
+    over a completion's tokens, which keeps its mean log ratio.
     """
     responses, rewards = batch["responses"], batch["rewards"].double()
     mask = batch.get("response_mask", torch.ones_like(responses, dtype=torch.bool)).bool()
@@ -152,6 +153,11 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int) -> Rollout:
     )
     width = batch["prompts"].shape[1]
     old = batch.get("old_logprobs")
+    if old is not None and old.ndim == 1 and not takes_sums:
+        raise DataError(
+            f"batch {number}: old_logprobs are one sum a completion, which allows ratios of whole completions alone; "
+            "allowed one a token (B, L), or loss: gspo"
+        )
     if old is not None and old.ndim == 1:
         old = torch.where(mask, (old / mask.sum(1))[:, None], 0.0)
     groups = batch.get("group_ids", prompt_of).long()

@@ -23,12 +23,15 @@ def cut_rollout(
     minibatches: int,
     order: np.random.Generator,
     padded: tuple[str, ...] = PADDED,
+    *,
+    fresh: bool = True,
 ) -> list[Batch]:
     """Update batches, `minibatches` a pass, each of whole prompts.
 
     rows: (N, ...) one a completion, with prompt_index, and with units and tokens (see Reduction). counted: (N,) bool,
     rows that the divisor counts. learned: (N,) bool, rows that are computed; the others' units are added to a row that
-    is, so that leaving them out moves no number. DataError where there are fewer prompts than minibatches.
+    is, so that leaving them out moves no number. fresh: whether the policy as it is has sampled them. DataError where
+    there are fewer prompts than minibatches.
     """
     prompts = rows["prompt_index"].unique().tolist()
     if len(prompts) < minibatches:
@@ -41,7 +44,7 @@ def cut_rollout(
         for chosen in np.array_split(np.array(shuffled), minibatches):
             kept = set(chosen.tolist())
             places = [row for row, owner in enumerate(owners) if owner in kept]
-            updates.append(_update(rows, places, learned, counted, padded, fresh=not updates))
+            updates.append(_update(rows, places, learned, counted, padded, fresh=fresh and not updates))
     return updates
 
 
