@@ -15,6 +15,7 @@ RAGGED = [(2, 5), (0, 3), (1, 7), (0, 1), (2, 2), (1, 4), (1, 0), (0, 6), (2, 9)
 BY_PROMPT = sorted(RAGGED)
 EVEN = [(owner, 4) for owner in range(3) for _ in range(8)]
 ONE_EACH = [(2, 4), (0, 6), (1, 1)]
+ONE_TOKEN = [(2, 1), (0, 1), (2, 1), (1, 0)]
 UNEQUAL = [(0, 3), (1, 2), (1, 5), *[(2, length) for length in (1, 2, 3, 4, 5, 6, 7, 8)]]
 
 
@@ -63,7 +64,7 @@ def assert_the_same(model, inputs, tolerance):
 @pytest.mark.parametrize("grid", [True, False])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("left", [True, False])
-@pytest.mark.parametrize("completions", [RAGGED, BY_PROMPT, EVEN, ONE_EACH, UNEQUAL])
+@pytest.mark.parametrize("completions", [RAGGED, BY_PROMPT, EVEN, ONE_EACH, ONE_TOKEN, UNEQUAL])
 def test_shared_prompts_equal_separate_rows(small_llama, monkeypatch, completions, left, dtype, grid):
     if not grid:
         monkeypatch.setattr(attention, "GRID_BRANCH", -1)

@@ -134,7 +134,25 @@ def test_a_prompt_is_computed_once_for_its_completions_and_not_at_all_without(ma
     model, seen = make_model("own"), []
     model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
     forward_completions(model, *completion_inputs(PROMPTS, COMPLETIONS))
-    assert seen == [sum(map(len, PROMPTS[:3])) + sum(len(row) for _, row in COMPLETIONS)]
+    assert seen == [sum(map(len, PROMPTS[:3])) + sum(max(len(row) - 1, 0) for _, row in COMPLETIONS)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("longest", [1, 2, 4])
+def test_the_last_token_of_a_completion_is_never_embedded(make_model, longest):
+    """A token outside the vocabulary could not be."""
+    model, completions = make_model("own"), [(owner, row[:longest]) for owner, row in COMPLETIONS]
+    expected = forward_completions(model, *completion_inputs(PROMPTS, completions)).hidden
+    outside = [(owner, [*row[:-1], *[99] * bool(row)]) for owner, row in completions]
+    found = forward_completions(model, *completion_inputs(PROMPTS, outside)).hidden
+    assert len(found) == sum(len(row) for _, row in completions)
+    assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_completions_without_a_token_give_no_vectors(make_model):
+    inputs = completion_inputs(PROMPTS, [(1, []), (0, [])])
+    assert forward_completions(make_model("own"), *inputs).hidden.shape[0] == 0
 
 
 def test_a_completion_of_an_empty_prompt_is_refused(make_model):

@@ -96,8 +96,8 @@ def forward_completions(
 
     prompt_ids, prompt_mask: (P, Lp); completion_ids, completion_mask: (N, Lc) without the prompt; padding anywhere.
     prompt_of: (N,), which prompt each continues, in any order. A completion without a token gives no vector. Our own
-    forward computes a prompt once for all of its completions. states: as forward_to_head's. Raises ModelError for a
-    completion of an empty prompt.
+    forward computes a prompt once for all of its completions, and no completion's last token, which predicts none.
+    states: as forward_to_head's. Raises ModelError for a completion of an empty prompt.
     """
     inner = _unwrapped(model)
     prompt_mask, completion_mask = prompt_mask.bool(), completion_mask.bool()

@@ -66,26 +66,28 @@ class Layout:
 
 
 def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]) -> Layout:
-    """Each prompt once, before its completions; by their lengths. Prompts without a completion token are left out."""
-    branches: list[list[int]] = [[] for _ in prompts]
-    for row, (length, owner) in enumerate(zip(completions, prompt_of, strict=True)):
+    """Each prompt once, before its completions; by their lengths. Prompts without a completion token are left out, and
+    so is each completion's last token, which predicts none.
+    """
+    continued = [max(length - 1, 0) for length in completions]
+    branches: dict[int, list[int]] = {owner: [] for owner, length in zip(prompt_of, completions, strict=True) if length}
+    for row, (length, owner) in enumerate(zip(continued, prompt_of, strict=True)):
         if length:
             branches[owner].append(row)
-    used = [owner for owner, rows in enumerate(branches) if rows] or [0]
+    branches = branches or {0: []}
     # Texts of one shape side by side are attended to in one call.
-    texts = {owner: (prompts[owner], *(completions[row] for row in branches[owner])) for owner in used}
-    used.sort(key=texts.__getitem__)
-    lengths = torch.tensor([*prompts, *completions])
+    texts = {owner: (prompts[owner], *(continued[row] for row in rows)) for owner, rows in sorted(branches.items())}
+    used = sorted(texts, key=texts.__getitem__)
     pieces = torch.tensor(
         [piece for owner in used for piece in (owner, *(len(prompts) + row for row in branches[owner]))]
     )
-    starts = torch.zeros_like(lengths)
-    starts[pieces] = lengths[pieces].cumsum(0) - lengths[pieces]
-    before = lengths.cumsum(0) - lengths
-    source = _spans(before[pieces], lengths[pieces])
-    ends = (starts + lengths - 1)[torch.tensor(prompt_of, dtype=torch.long)]
+    given, laid = torch.tensor([*prompts, *completions]), torch.tensor([*prompts, *continued])
+    starts = torch.zeros_like(laid)
+    starts[pieces] = laid[pieces].cumsum(0) - laid[pieces]
+    source = _spans((given.cumsum(0) - given)[pieces], laid[pieces])
+    ends = (starts + laid - 1)[torch.tensor(prompt_of, dtype=torch.long)]
     # A completion's first token is predicted at the prompt's end, every other one by the token before it.
-    rows = lengths[len(prompts) :]
+    rows = given[len(prompts) :]
     predictors = _spans(starts[len(prompts) :] - 1, rows)
     firsts = (rows.cumsum(0) - rows)[rows > 0]
     predictors[firsts] = ends[rows > 0]
