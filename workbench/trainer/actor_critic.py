@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from workbench.models.outputs import HeadInputs
+from workbench.models.outputs import HeadInputs, hidden_size
 from workbench.objectives.logprobs import at_least_float32
 from workbench.trainer.batches import Batch
 from workbench.trainer.scoring import in_places, predicting_states
@@ -40,18 +40,21 @@ class ActorCritic(nn.Module):
         self.trunk = _trunk_of(policy) if kind == "model" else None
         first = next(policy.parameters())
         dtype = torch.promote_types(first.dtype, torch.float32)
-        self.value_head = ValueHead(_hidden_size(policy)).to(first.device, dtype)
+        self.value_head = ValueHead(hidden_size(policy)).to(first.device, dtype)
 
     def forward(self, batch: Batch) -> tuple[HeadInputs, torch.Tensor]:
         """What predicts each response token under the policy (M, H); the values (B, T) of the states before them."""
-        states = predicting_states(self.policy, batch)
-        judged = states if self.trunk is None else predicting_states(self.trunk, batch)
-        return states, in_places(self.value_head(judged.hidden), batch["response_mask"])
+        found = predicting_states(self.policy, batch)
+        # Without a weight they are logits already (Gemma 2's): then the states take a pass of their own.
+        shared = self.trunk is None and found.weight is not None
+        values = in_places(self.value_head(found.hidden), batch["response_mask"]) if shared else self.values(batch)
+        return found, values
 
     def values(self, batch: Batch) -> torch.Tensor:
         """(B, T) values alone."""
         trunk = self.policy if self.trunk is None else self.trunk
-        return in_places(self.value_head(predicting_states(trunk, batch).hidden), batch["response_mask"])
+        states = predicting_states(trunk, batch, states=True)
+        return in_places(self.value_head(states.hidden), batch["response_mask"])
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
         """Of the policy and of the critic's own trunk (transformers' name)."""
@@ -82,7 +85,3 @@ def _trunk_of(policy: Any) -> nn.Module:
     for parameter in head.parameters() if head is not None else ():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in shared)
     return trunk
-
-
-def _hidden_size(policy: Any) -> int:
-    return policy.config.hidden_size

@@ -9,16 +9,20 @@ from workbench.objectives.logprobs import projected_entropies, projected_logprob
 from workbench.trainer.batches import Batch
 
 
-def predicting_states(model: torch.nn.Module, batch: Batch) -> HeadInputs:
+def predicting_states(model: torch.nn.Module, batch: Batch, *, states: bool = False) -> HeadInputs:
     """What predicts each real response token, (M, H), row by row.
 
     batch: {prompts, prompt_mask, responses, response_mask} (B, L), and prompt_index (B,), equal where prompts are.
+    states: never logits, whatever the model does to those (see HeadInputs).
     """
-    first: dict[int, int] = {}
-    owners = [
-        first.setdefault(prompt, len(first)) for prompt in batch["prompt_index"].tolist()
-    ]  # a prompt's number, in the order that prompts are met
-    rows = [owners.index(number) for number in range(len(first))]
+    numbers: dict[int, int] = {}  # of each prompt, in the order that prompts are met
+    rows: list[int] = []
+    owners: list[int] = []
+    for row, prompt in enumerate(batch["prompt_index"].tolist()):
+        if prompt not in numbers:
+            numbers[prompt] = len(rows)
+            rows.append(row)
+        owners.append(numbers[prompt])
     return forward_completions(
         model,
         batch["prompts"][rows],
@@ -26,6 +30,7 @@ def predicting_states(model: torch.nn.Module, batch: Batch) -> HeadInputs:
         batch["responses"],
         batch["response_mask"],
         torch.tensor(owners, device=batch["prompts"].device),
+        states=states,
     )
 
 
