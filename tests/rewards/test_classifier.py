@@ -161,3 +161,14 @@ def test_the_folders_contents_decide_the_identity(tmp_path, one_label, tiny_fold
     assert identity(other) != identity(one_label)
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert identity(copy) != identity(one_label)
+
+
+def test_what_a_classifier_reads_is_told_once_and_counts_like_any_forward(one_label):
+    rewards = reward(one_label)
+    rewards.score(samples(["ab", "abcd"], prompt="12"))
+    (tokens, flops), *others = rewards.take_costs()
+    assert (tokens, others) == (4 + 6, [])  # a character is a token
+    assert flops > 0
+    rewards.score(samples(["ab"], prompt="12"))
+    assert rewards.take_costs()[0][0] == 4
+    assert rewards.take_costs() == [(0, 0.0)]

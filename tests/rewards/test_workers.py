@@ -164,7 +164,7 @@ from workbench.rewards.reward import Sample
 from workbench.rewards.workers import WorkerPool
 
 def hangs(found):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # whole: two processes share the pipe
     subprocess.run(["sleep", "61.5"])
 
 pool = WorkerPool("mine", lambda: hangs, 2, None)

@@ -269,3 +269,14 @@ def test_every_loss_and_advantage_raises_what_is_rewarded(loss, advantage, rollo
     trainer.train()
     gained = trainer._forward(batch)[0].detach().sum(1) - before
     assert (gained * batch["advantages"]).sum() > 0
+
+
+def test_a_correction_of_completions_made_elsewhere_raises_no_alarm(collate, make_rows, rollout_trainer):
+    """Their old log-probabilities are a sampler's that held other weights: that is what the correction is for."""
+    batch = collate("grpo", make_rows(4))
+    plain, corrected = (
+        rollout_trainer("grpo", batches=[batch], steps=1, importance_correction=name).train()
+        for name in ("none", "token_truncate")
+    )
+    assert corrected["loss"] != plain["loss"]
+    assert "sampling/sampling_logp_difference/mean" not in corrected

@@ -64,6 +64,7 @@ def test_an_update_is_nearly_orthogonal(torch, rows, columns):
 def test_two_steps_by_the_paper(torch):
     """Momentum, Nesterov, decoupled decay and the 0.2 sqrt(max(rows, columns)) of arXiv 2502.16982, written out."""
     generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(0)
     layer = torch.nn.Linear(6, 4, bias=False)
     weight = layer.weight.detach().clone()
     optimizer = configure_optimizer(torch.nn.Sequential(layer), MUON)

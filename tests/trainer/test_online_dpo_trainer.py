@@ -135,3 +135,16 @@ def test_held_out_prompts_without_a_pair_give_no_loss(rollout_trainer, prompt_ba
         arguments={"val_loader": [prompt_batch(2, 9)]},
     )
     assert math.isnan(trainer.evaluate()["eval/loss"])
+
+
+def test_under_overlong_mask_a_cut_completion_is_no_side_of_a_pair(torch):
+    batch = {
+        "prompts": torch.ones(3, 1, dtype=torch.long),
+        "prompt_mask": torch.ones(3, 1, dtype=torch.bool),
+        "responses": torch.ones(3, 2, dtype=torch.long),
+        "rewards": torch.tensor([1.0, 0.5, 0.0]),
+        "ended": torch.tensor([False, True, True]),
+    }
+    rollout = rollout_made_elsewhere(batch, 1, 0, takes_sums=False)
+    assert best_and_worst(rollout) == ([0], [2])
+    assert best_and_worst(rollout, only_ended=True) == ([1], [2])

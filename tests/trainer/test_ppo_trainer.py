@@ -163,3 +163,24 @@ def test_held_out_rollouts_leave_no_trace_in_the_step_under_way(rollout_trainer,
         row = trainer.train()
         assert "eval/loss" in row
         assert "time/sample_seconds" not in row  # the second pass samples nothing
+
+
+def test_an_evaluation_leaves_dropout_as_it_was(rollout_trainer):
+    """The adapter has dropout: off in the updates, before the first evaluation and after it."""
+    trainer = rollout_trainer("ppo", lora=True, steps=1)
+    trainer.evaluate()
+    assert [name for name, module in trainer.unwrapped_model.named_modules() if module.training] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"beta": 0.0, "kl_target": 6.0}, "beta is 0"), ({"kl_target": 6.0, "kl_horizon": 8.0}, "kl_horizon 8 is less")],
+)
+def test_a_coefficient_that_cannot_adapt_is_refused(settings, message, rollout_trainer):
+    with pytest.raises(ValueError, match=message):
+        rollout_trainer("ppo", **settings)
+
+
+def test_epochs_count_batches_of_prompts_each_of_which_gives_several_steps(rollout_trainer):
+    trainer = rollout_trainer("ppo", steps=None, epochs=2.0, passes=2, minibatches=3)
+    assert trainer.num_steps == 2 * 4 * 2 * 3

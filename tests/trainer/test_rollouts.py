@@ -167,6 +167,17 @@ def test_a_reward_model_scores_prompt_and_completion_without_padding(torch, name
     assert "rewards/reward_model/mean" in trainer.train()
 
 
+def test_what_a_reward_model_reads_is_charged(torch, rollout_trainer):
+    trainer = rollout_trainer(reward_fn=None, arguments={"reward_model": LastToken(torch), "tokenizer": None})
+    rollout = rollout_of(trainer)
+    read = (rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths).sum()
+    assert trainer._spent.scored_tokens == int(read)
+    sampled = rollout.lengths.view(len(rollout.prompts), -1).tolist()
+    prompts = rollout.prompt_mask.sum(1).tolist()
+    sampling = sum(trainer.flops.generation(p, each) for p, each in zip(prompts, sampled, strict=True))
+    assert trainer._spent.flops == pytest.approx(sampling + 2 * int(read))  # its one parameter
+
+
 @pytest.mark.parametrize("ends", [3, [3, 5]])
 def test_without_a_tokenizer_the_models_own_ids_end_a_completion(torch, ends, rollout_trainer, small_llama):
     arguments = {"reward_model": LastToken(torch), "tokenizer": None}

@@ -85,7 +85,8 @@ def _check_answer(name: str, sample: Sample) -> None:
 
 def _build(settings: RewardSettings, device: str) -> Reward:
     function, maximum = _BUILDERS[settings.kind](settings, device)
-    return Reward(settings.label_in_metrics, function, settings.weight, maximum)
+    costs = function.take_costs if isinstance(function, classifier.Classifier) else None
+    return Reward(settings.label_in_metrics, function, settings.weight, maximum, costs)
 
 
 Built = tuple[RewardFunction, float | None]

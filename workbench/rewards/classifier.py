@@ -41,6 +41,8 @@ class Classifier:
 
     def __init__(self, settings: RewardSettings, device: str) -> None:
         """ModelError where the folder is no classifier, or the label is not one of its own."""
+        from workbench.models.flops import ModelFlops
+
         assert settings.model is not None
         folder = find_classifier(settings.model)
         self.settings = settings
@@ -48,6 +50,7 @@ class Classifier:
         self.model.to(device).eval().requires_grad_(False)
         self.device = device
         self.column = _column(self.model.config, settings)
+        self._flops, self._spent = ModelFlops.of_model(self.model), (0, 0.0)
         if settings.chat_template and not self.tokenizer.chat_template:
             raise ModelError(f"rewards: {settings.model}: no chat template; leave chat_template out")
         positions = getattr(self.model.config, "max_position_embeddings", None)
@@ -60,6 +63,8 @@ class Classifier:
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """A logit a sample. Rows of like lengths are scored together; the order is the samples'."""
         rows = [self._encode(sample) for sample in samples]
+        tokens, context = sum(map(len, rows)), sum(len(row) * (len(row) + 1) / 2 for row in rows)
+        self._spent = (self._spent[0] + tokens, self._spent[1] + self._flops.forward(tokens, context))
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
         values = [0.0] * len(rows)
         for start in range(0, len(order), self.settings.batch_rows):
@@ -67,6 +72,11 @@ class Classifier:
             for index, value in zip(batch, self._score([rows[index] for index in batch]), strict=True):
                 values[index] = value
         return values
+
+    def take_costs(self) -> tuple[int, float]:
+        """Tokens read, padding excluded, and FLOPs since it was last asked."""
+        spent, self._spent = self._spent, (0, 0.0)
+        return spent
 
     def _encode(self, sample: Sample) -> list[int]:
         if self.settings.chat_template:

@@ -48,6 +48,8 @@ class Reward:
     function: RewardFunction
     weight: float = 1.0
     maximum: float | None = None
+    take_costs: Callable[[], tuple[int, float]] | None = None
+    """Tokens and FLOPs that a model behind it spent since it was last asked; None: nothing that is counted."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class RewardSet:
         if any(weight < 0 or most is None for weight, most in counted):
             return None
         return sum(weight * most for weight, most in counted if most is not None)
+
+    def take_costs(self) -> list[tuple[int, float]]:
+        """Tokens and FLOPs that each model among the rewards spent since it was last asked."""
+        return [reward.take_costs() for reward in self.rewards if reward.take_costs is not None]
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Every reward of every sample. RewardError where a function raises, or gives anything but one finite number

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 
 from workbench.errors import DataError, DefinitionError, DivergenceError, Interrupted
+from workbench.generation.mode import evaluation_mode
 from workbench.models.flops import ModelFlops
 from workbench.trainer import checkpoint, distributed
 from workbench.trainer.accumulation import StepLoss
@@ -169,19 +170,16 @@ class BaseTrainer(TrainerHooks):
     def _measure(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
         wrapped, model = self.model, self.unwrapped_model
-        was_training = model.training
-        model.eval()
         # A wrapper's forward may wait for the other processes, and they have as many rows only in training.
         self.model = model
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluation_mode(model):
                 if self.val_loader is not None:
                     metrics |= {f"eval/{name}": value for name, value in self._validate(self.val_loader).items()}
                 for evaluator in self.evaluators if self.is_main else ():
                     with self.precision.autocast():
                         metrics |= evaluator(self._policy_of(model), self.step)
         finally:
-            model.train(was_training)
             self.model = wrapped
         return metrics
 

@@ -143,7 +143,9 @@ class GRPOTrainer(OnlineTrainer):
 
     @property
     def _takes_sums(self) -> bool:
-        return self.settings.loss == "gspo"
+        settings = self.settings
+        whole = settings.importance_correction in ("none", "sequence_truncate", "sequence_mask")
+        return settings.loss == "gspo" and whole and (self._kl_penalty is None or settings.kl == "k1")
 
     @property
     def _compares_groups(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError
 from workbench.generation.generate import row_seed, sample
+from workbench.models.flops import ModelFlops
 from workbench.objectives.masking import length_mask
 from workbench.rewards.build import build_rewards
 from workbench.rewards.reward import Reward, RewardSet, Sample, as_reward_set
@@ -132,9 +133,12 @@ class OnlineTrainer(BaseTrainer):
             )
             for row, prompt in enumerate(rollout.prompt_of.tolist())
         ]
-        scores = self.reward_set(rollout).score(samples)
-        rewards = torch.tensor(scores.total, dtype=torch.float64, device=self.device)
-        return replace(rollout, rewards=rewards, by_name=scores.by_name)
+        rewards = self.reward_set(rollout)
+        scores = rewards.score(samples)
+        for tokens, flops in rewards.take_costs():
+            self._charge(Costs(scored_tokens=tokens, flops=flops))
+        totals = torch.tensor(scores.total, dtype=torch.float64, device=self.device)
+        return replace(rollout, rewards=totals, by_name=scores.by_name)
 
     def reward_set(self, rollout: Rollout | None = None) -> RewardSet:
         """reward_fn, else what settings.rewards name; and reward_model, which scores the rollout's token ids."""
@@ -145,7 +149,10 @@ class OnlineTrainer(BaseTrainer):
             assert self._reward_set is not None, "a reward model scores a rollout"
             return self._reward_set
         model = self.reward_model.to(self.device).eval()
-        scored = Reward("reward_model", lambda _: sequence_scores(model, rollout))
+        lengths = (rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths).double()
+        flops = ModelFlops.of_model(model).forward(float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum()))
+        spent = (int(lengths.sum()), flops)
+        scored = Reward("reward_model", lambda _: sequence_scores(model, rollout), take_costs=lambda: spent)
         return RewardSet([*(self._reward_set.rewards if self._reward_set else ()), scored])
 
     def _reference_logprobs(self, rollout: Rollout) -> Rollout:
@@ -203,7 +210,8 @@ class OnlineTrainer(BaseTrainer):
             self._rollout_completions = completion_rows(rollout, advantages, self.settings.logged_prompts)
 
     def _with_units(self, updates: list[Batch]) -> list[Batch]:
-        """The updates in which some process counts a completion. DivergenceError where overlong: mask leaves none."""
+        """The updates in which some process counts a completion; the first of them is as fresh as the rollout's was.
+        DivergenceError where overlong: mask leaves none."""
         counts = distributed.gather_objects([float(update["tokens"].sum()) for update in updates])
         kept = [update for update, *found in zip(updates, *counts, strict=True) if any(found)]
         if not kept:
@@ -212,7 +220,7 @@ class OnlineTrainer(BaseTrainer):
                 f"{self.settings.max_new_tokens}, and overlong: mask leaves none to learn from; raise max_new_tokens, "
                 "or take overlong: keep"
             )
-        kept[0][FRESH] = torch.ones_like(kept[0][FRESH])
+        kept[0][FRESH] = updates[0][FRESH].max().expand(len(kept[0][FRESH])).clone()
         return kept
 
     def _validate(self, loader: Iterable[Any]) -> dict[str, float]:
@@ -230,6 +238,11 @@ class OnlineTrainer(BaseTrainer):
         self._rollout_row, self._rollout_completions = {}, []
         super()._take_batch()
 
+    def _plan_steps(self) -> int:
+        """Epochs count batches of prompts, each of which gives several steps."""
+        steps = super()._plan_steps()
+        return steps if self.settings.steps is not None else steps * self.settings.updates_per_rollout
+
     # Hooks.
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
@@ -245,7 +258,8 @@ class OnlineTrainer(BaseTrainer):
         return f"reward {row['reward']:.3f}" if "reward" in row else ""
 
     def _watch(self, row: dict[str, Any]) -> Iterable[str]:
-        return self._signals.observe(row, self._reward_set.maximum if self._reward_set else None)
+        known = self._reward_set is not None and self.reward_model is None
+        return self._signals.observe(row, self._reward_set.maximum if self._reward_set and known else None)
 
     def _get_extra_checkpoint_state(self) -> dict[str, Any]:
         own = {

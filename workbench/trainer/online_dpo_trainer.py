@@ -24,7 +24,7 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
 
     def _make_update_batches(self, batch: Batch) -> list[Batch]:
         rollout = self._roll_out(batch)
-        won, lost = best_and_worst(rollout)
+        won, lost = best_and_worst(rollout, only_ended=self.settings.overlong == "mask")
         ranks = torch.zeros(len(rollout.rewards))
         ranks[won], ranks[lost] = 1.0, -1.0
         self._report(rollout, ranks, {"pairs": float(sum(distributed.gather_objects(len(won))))})
@@ -42,7 +42,7 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
         rollout = self._roll_out(batch)
-        won, lost = best_and_worst(rollout)
+        won, lost = best_and_worst(rollout, only_ended=self.settings.overlong == "mask")
         if not won:
             return []
         made = self._pair_batch(rollout, won, lost)
@@ -72,11 +72,15 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
         return DPOTrainer._sequence_lengths(self, batch)
 
 
-def best_and_worst(rollout: Rollout) -> tuple[list[int], list[int]]:
-    """Rows of the best and of the worst completion of each group whose rewards differ; the first of equal ones."""
+def best_and_worst(rollout: Rollout, *, only_ended: bool = False) -> tuple[list[int], list[int]]:
+    """Rows of the best and of the worst completion of each group whose rewards differ; the first of equal ones.
+
+    only_ended: completions that were cut become neither.
+    """
     groups: dict[int, list[int]] = {}
-    for row, group in enumerate(rollout.groups.tolist()):
-        groups.setdefault(group, []).append(row)
+    for row, (group, ended) in enumerate(zip(rollout.groups.tolist(), rollout.ended.tolist(), strict=True)):
+        if ended or not only_ended:
+            groups.setdefault(group, []).append(row)
     rewards: list[Any] = rollout.rewards.tolist()
     won, lost = [], []
     for rows in groups.values():

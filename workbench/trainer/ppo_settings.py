@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import Fraction
@@ -43,3 +43,15 @@ class PPOSettings(RolloutSettings):
     """Approximate KL of an update, nats per token, beyond which the rest of a rollout's passes are left out."""
     entropy_bonus: NonNegativeFloat = 0.0
     """Weight of the mean entropy per token, added to the objective."""
+
+    @model_validator(mode="after")
+    def _adaptive_beta_can_adapt(self) -> PPOSettings:
+        if self.kl_target is not None and not self.beta:
+            raise ValueError("kl_target moves beta, and beta is 0; set beta above 0, or leave kl_target out")
+        completions = self.batch_prompts * self.group_size
+        if self.kl_target is not None and self.kl_horizon < completions:
+            raise ValueError(
+                f"kl_horizon {self.kl_horizon:g} is less than a rollout's {completions} completions: one rollout would "
+                "move beta by a fifth or more; set kl_horizon to several rollouts"
+            )
+        return self

@@ -38,7 +38,7 @@ class PPOTrainer(OnlineTrainer):
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._clip = Clip(self.settings.clip, self.settings.clip)
         self._beta = self._next_beta = float(self.settings.beta)
-        trained = ActorCritic(super()._set_up_model(model), self.settings.critic)
+        trained = ActorCritic(super()._set_up_model(model), self.settings.critic).eval()
         self._critic_flops = None if trained.trunk is None else ModelFlops.of_model(trained.trunk)
         return trained
 

@@ -19,8 +19,10 @@ VERSION = 3
 # What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
 FREE_SETTINGS = {
     *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
-    "keep_checkpoints",
+    *("keep_checkpoints", "logged_prompts"),
 }
+# How rewards are computed, not what they are.
+FREE_REWARD_SETTINGS = ("workers", "timeout_seconds", "batch_rows")
 # The loop's own attributes that are JSON values as they are.
 PROGRESS = (
     "step",
@@ -99,7 +101,13 @@ def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, An
 
 def _settings_record(trainer: BaseTrainer) -> dict[str, Any]:
     """The settings as JSON values, and what the run has resolved of them."""
-    return trainer.settings.model_dump(mode="json") | {"precision": trainer.precision.name}
+    record = trainer.settings.model_dump(mode="json") | {"precision": trainer.precision.name}
+    if "rewards" in record:
+        record["rewards"] = [
+            {name: value for name, value in reward.items() if name not in FREE_REWARD_SETTINGS}
+            for reward in record["rewards"]
+        ]
+    return record
 
 
 def _micro_batch_rows(wanted: int | None, state: dict[str, Any]) -> int | None:
