@@ -174,7 +174,10 @@ def test_an_evaluation_leaves_dropout_as_it_was(rollout_trainer):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"beta": 0.0, "kl_target": 6.0}, "beta is 0"), ({"kl_target": 6.0, "kl_horizon": 8.0}, "kl_horizon 8 is less")],
+    [
+        ({"beta": 0.0, "kl_target": 6.0}, "beta is 0"),
+        ({"kl_target": 6.0, "kl_horizon": 2.0}, "kl_horizon 2 is"),
+    ],
 )
 def test_a_coefficient_that_cannot_adapt_is_refused(settings, message, rollout_trainer):
     with pytest.raises(ValueError, match=message):

@@ -9,6 +9,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import Fraction
 
+LARGEST_KL_ERROR = 0.2
+"""Of the adaptive coefficient: a rollout's relative error counts up to here (Ziegler et al. 2019, arXiv 1909.08593)."""
+
 
 class PPOSettings(RolloutSettings):
     """Each token's advantage by generalised advantage estimation over a critic's values."""
@@ -49,9 +52,9 @@ class PPOSettings(RolloutSettings):
         if self.kl_target is not None and not self.beta:
             raise ValueError("kl_target moves beta, and beta is 0; set beta above 0, or leave kl_target out")
         completions = self.batch_prompts * self.group_size
-        if self.kl_target is not None and self.kl_horizon < completions:
+        if self.kl_target is not None and self.kl_horizon <= LARGEST_KL_ERROR * completions:
             raise ValueError(
-                f"kl_horizon {self.kl_horizon:g} is less than a rollout's {completions} completions: one rollout would "
-                "move beta by a fifth or more; set kl_horizon to several rollouts"
+                f"kl_horizon {self.kl_horizon:g} is too short for rollouts of {completions} completions: one could "
+                "take beta to 0; set it to several rollouts"
             )
         return self

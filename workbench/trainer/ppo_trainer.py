@@ -19,15 +19,13 @@ from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.online import OnlineTrainer
-from workbench.trainer.ppo_settings import PPOSettings
+from workbench.trainer.ppo_settings import LARGEST_KL_ERROR, PPOSettings
 from workbench.trainer.rollouts import Rollout
 from workbench.trainer.scoring import response_entropies, response_logprobs
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.updates import PADDED, cut_rollout
 
 APPROXIMATE_KL = "policy/approxkl_avg"
-LARGEST_KL_ERROR = 0.2
-"""Of the adaptive coefficient: a rollout's relative error counts up to here (Ziegler et al. 2019, arXiv 1909.08593)."""
 
 
 class PPOTrainer(OnlineTrainer):
