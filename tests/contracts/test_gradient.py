@@ -28,7 +28,7 @@ VARIANTS = {
     **{f"grpo-{name}": ("grpo", settings) for name, settings in GRPO_LOSSES.items()},
     **{f"grpo-{name}": ("grpo", {"advantage": name}) for name in ADVANTAGES},
     **{f"grpo-kl-{name}": ("grpo", {"kl": name}) for name in ("k2", "k3")},
-    "grpo-kl-reward": ("grpo", {"kl": "k1", "kl_in": "reward"}),
+    "grpo-kl-reward": ("grpo", {"kl": "k1", "kl_in": "reward", "advantage": "rloo"}),
     "grpo-overlong": ("grpo", {"overlong": "mask"}),
     "ppo-head": ("ppo", {"critic": "head"}),
     "ppo-overlong": ("ppo", {"overlong": "mask"}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.errors import DivergenceError
+from workbench.errors import DataError, DivergenceError
 from workbench.trainer import grpo_trainer, online
 
 LOSSES = {
@@ -14,7 +14,7 @@ LOSSES = {
     "gspo": {"clip_low": 0.02, "clip_high": 0.02},
     "cispo": {"ratio_ceiling": 1.2},
 }
-GAP = grpo_trainer.GAP
+GAP = online.GAP
 
 
 def late_letters(completions, prompts):
@@ -280,3 +280,38 @@ def test_a_correction_of_completions_made_elsewhere_raises_no_alarm(collate, mak
     )
     assert corrected["loss"] != plain["loss"]
     assert "sampling/sampling_logp_difference/mean" not in corrected
+
+
+def test_truncated_sampling_takes_its_ratios_to_the_whole_distribution(rollout_trainer):
+    """Else every ratio would begin at the mass that was kept, and clips would bite before any update."""
+    row = rollout_trainer("grpo", top_k=3, passes=2, learning_rate=0.0, steps=1).train()
+    assert row["clip_ratio/region_mean"] == 0.0
+    row = rollout_trainer("ppo", top_k=3, passes=2, learning_rate=0.0, steps=1, beta=0.1).train()
+    assert row["val/ratio"] == pytest.approx(1.0, abs=1e-5)
+    assert row["objective/kl"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_ppo_raises_the_alarm_of_a_sampler_with_other_weights_too(rollout_trainer, small_llama, monkeypatch):
+    sample, other = online.sample, small_llama(seed=5)
+    monkeypatch.setattr(online, "sample", lambda policy, *rest, **options: sample(other, *rest, **options))
+    with pytest.raises(DivergenceError, match="sampler and trainer differ"):
+        rollout_trainer("ppo").train()
+
+
+def test_a_step_that_is_not_finite_is_treated_as_declared_and_not_as_a_gap(torch, rollout_trainer):
+    trainer = rollout_trainer("grpo", steps=1, non_finite="skip")
+    forward = trainer._forward
+    trainer._forward = lambda batch: (forward(batch)[0] * torch.nan, None)
+    assert trainer.train()["skipped"] == 1.0
+
+
+def test_a_kl_penalty_in_the_reward_is_no_signal_of_its_own(rollout_trainer):
+    with pytest.raises(ValueError, match="divides a group of equal rewards by the noise"):
+        rollout_trainer("grpo", beta=0.1, kl="k1", kl_in="reward")
+
+
+def test_columns_of_completions_made_elsewhere_must_fit(torch, collate, make_rows, rollout_trainer):
+    batch = collate("grpo", make_rows(4))
+    batch["old_logprobs"] = batch["old_logprobs"][:, 1:]
+    with pytest.raises(DataError, match=r"batch 1: old_logprobs is \(4, \d+\), responses are \(4, \d+\)"):
+        rollout_trainer("grpo", batches=[batch]).train()

@@ -10,6 +10,7 @@ from workbench.config import file_sha256
 from workbench.errors import DefinitionError, RewardError
 from workbench.rewards import classifier, formats, get_verifier, length, own_code, pattern, verifier_version
 from workbench.rewards.countdown import is_countdown_prompt
+from workbench.rewards.gym import gym_version
 from workbench.rewards.number import extract_number
 from workbench.rewards.reward import Reward, RewardFunction, RewardSet, Sample, keyword_function, show
 from workbench.rewards.settings import RewardSettings
@@ -153,6 +154,8 @@ def _identity(settings: RewardSettings) -> dict[str, Any]:
     kind = settings.kind
     fields = settings.model_dump(mode="json", exclude=set(_FREE))
     fields["version"] = verifier_version(fields["reward"]) if kind == "reward" else _VERSIONS[kind]
+    if settings.reward == "reasoning_gym":
+        fields["package"] = gym_version()
     if settings.model is not None:
         fields["model"] = classifier.classifier_identity(settings.model)
     if settings.file is not None:

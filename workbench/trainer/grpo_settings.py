@@ -49,6 +49,11 @@ class GRPOSettings(RolloutSettings):
             raise ValueError("gspo clips ratios of whole completions: set clip_low: 3.0e-4 and clip_high: 4.0e-4")
         if self.beta and self.kl_in == "loss" and self.kl == "k1":
             raise ValueError("kl: k1 has no expected gradient as a loss; use k3_ratio or k2, or kl_in: reward")
+        if self.beta and self.kl_in == "reward" and self.advantage == "group_std":
+            raise ValueError(
+                "kl_in: reward with advantage: group_std divides a group of equal rewards by the noise of its KL; "
+                "use advantage: mean_only, rloo, batch_std or reinforce_plus_plus"
+            )
         if self.beta and self.kl_in == "reward" and self.kl == "k3_ratio":
             raise ValueError("kl: k3_ratio is a loss; with kl_in: reward use k1, k2 or k3")
         return self

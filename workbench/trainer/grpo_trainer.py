@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from workbench.errors import DivergenceError
 from workbench.objectives.advantages import ADVANTAGES, group_spread
 from workbench.objectives.kl import KL_LOSSES, KL_PENALTIES
 from workbench.objectives.policy_gradient import CORRECTIONS, POLICY_LOSSES, Clip, SampledTokens
-from workbench.tracking.values import Max, Mean, Value
+from workbench.tracking.values import Mean, Value
 from workbench.trainer import distributed
 from workbench.trainer.batches import Batch
 from workbench.trainer.grpo_settings import GRPOSettings
@@ -22,10 +21,6 @@ from workbench.trainer.rollouts import Rollout, join_rollouts
 from workbench.trainer.scoring import predicting_states, response_entropies, response_logprobs
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.updates import cut_rollout
-
-GAP = "sampling/sampling_logp_difference/mean"
-GAP_TOLERANCE = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}
-"""Nats per token between sampler and trainer that rounding alone may give while their weights are the same."""
 
 
 class GRPOTrainer(OnlineTrainer):
@@ -118,8 +113,9 @@ class GRPOTrainer(OnlineTrainer):
         rows = rollout.row_batch() | {"advantages": advantages}
         if rollout.ref_logprobs is not None and self._kl_loss is not None:
             rows["ref_logprobs"] = rollout.ref_logprobs
-        if rollout.old_logprobs is not None and (rollout.sampled_here or self._correct is not None):
-            rows["sampler_logprobs"] = rollout.old_logprobs
+        sampler = rollout.sampler_logprobs if rollout.sampled_here else rollout.old_logprobs
+        if sampler is not None and (rollout.sampled_here or self._correct is not None):
+            rows["sampler_logprobs"] = sampler
         old = self._old_logprobs(rollout, passes * minibatches)
         if old is not None:
             rows["old_logprobs"] = old
@@ -190,21 +186,7 @@ class GRPOTrainer(OnlineTrainer):
             metrics["kl"] = _per_token(divergence.detach(), mask, num_tokens)
         if entropies is not None:
             terms["entropy"] = LossTerm(-entropies.sum(), num_tokens, self.settings.entropy_bonus)
-        if "sampler_logprobs" in batch and bool(batch["fresh"].any()):
-            gaps = torch.where(mask, (logprobs.detach() - batch["sampler_logprobs"]).abs(), 0.0)
-            metrics[GAP] = Mean(gaps.sum().double(), float(mask.sum()))
-            metrics["sampling/sampling_logp_difference/max"] = Max(gaps.max())
-        return LossResult(terms, metrics)
-
-    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
-        """Sampler and trainer must agree while their weights are the same."""
-        gap, allowed = row.get(GAP, 0.0), GAP_TOLERANCE[self.precision.name]
-        if self.settings.samples_whole_distribution and not gap <= allowed:
-            raise DivergenceError(
-                f"step {self.step + 1}: sampler and trainer differ by {gap:.3g} nats a token (allowed {allowed:g}), "
-                "though no update lies between them: the sampler holds other weights, another temperature or precision"
-            )
-        return super()._check_gradient(row)
+        return LossResult(terms, metrics | self._gap_metrics(logprobs, batch))
 
     def _get_extra_config_info(self) -> dict[str, Any]:
         rewards = self.reward_set().rewards if self.reward_fn is not None else ()

@@ -15,6 +15,7 @@ from workbench.models.flops import ModelFlops
 from workbench.objectives.masking import length_mask
 from workbench.rewards.build import build_rewards
 from workbench.rewards.reward import Reward, RewardSet, Sample, as_reward_set
+from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer import distributed
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.batches import Batch
@@ -27,6 +28,9 @@ from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.signals import SignalWatch
 from workbench.trainer.updates import FRESH
 
+GAP = "sampling/sampling_logp_difference/mean"
+GAP_TOLERANCE = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}
+"""Nats per token between sampler and trainer that rounding alone may give while their weights are the same."""
 STATE = ("rollout_row", "rollout_completions", "signals")
 
 
@@ -98,7 +102,9 @@ class OnlineTrainer(BaseTrainer):
             ended=sampled.ended,
             rewards=torch.zeros(len(prompt_of), dtype=torch.float64, device=self.device),
             sampled_here=True,
-            old_logprobs=sampled.logprobs,
+            sampler_logprobs=sampled.logprobs,
+            # A truncated distribution is not the one that is trained: then the policy's own are computed where needed.
+            old_logprobs=sampled.logprobs if settings.samples_whole_distribution else None,
             entropies=sampled.entropies,
             texts=batch.get("texts") or self._decoded(ids),  # type: ignore[arg-type]
             prompt_ids=names or [f"batch{self._batch_number}-{row}" for row in range(len(ids))],
@@ -142,7 +148,8 @@ class OnlineTrainer(BaseTrainer):
 
     def reward_set(self, rollout: Rollout | None = None) -> RewardSet:
         """reward_fn, else what settings.rewards name; and reward_model, which scores the rollout's token ids."""
-        if self._reward_set is None and (self.reward_fn is not None or self.reward_model is None):
+        named = self.reward_fn is not None or bool(self.settings.rewards)
+        if self._reward_set is None and (named or self.reward_model is None):
             given = self.reward_fn or build_rewards(self.settings.rewards, task=None, device=str(self.device))
             self._reward_set = as_reward_set(given)
         if self.reward_model is None or rollout is None:
@@ -246,7 +253,24 @@ class OnlineTrainer(BaseTrainer):
     # Hooks.
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        """Sampler and trainer must agree while their weights are the same."""
+        gap, allowed = row.get(GAP, 0.0), GAP_TOLERANCE[self.precision.name]
+        # What is not finite is told by the loss, and treated as non_finite says.
+        if self.settings.samples_whole_distribution and gap > allowed:
+            raise DivergenceError(
+                f"step {self.step + 1}: sampler and trainer differ by {gap:.3g} nats a token (allowed {allowed:g}), "
+                "though no update lies between them: the sampler holds other weights, another temperature or precision"
+            )
         return super()._check_gradient(row) | self._rollout_row
+
+    def _gap_metrics(self, logprobs: torch.Tensor, batch: Batch) -> dict[str, Value]:
+        """How far the trainer's log-probabilities (B, T) are from the sampler's, before any update of the rollout."""
+        if "sampler_logprobs" not in batch or not bool(batch[FRESH].any()):
+            return {}
+        mask = batch["response_mask"]
+        gaps = torch.where(mask, (logprobs.detach() - batch["sampler_logprobs"]).abs(), 0.0)
+        mean = Mean(gaps.sum().double(), float(mask.sum()))
+        return {GAP: mean, "sampling/sampling_logp_difference/max": Max(gaps.max())}
 
     def _take_completions(self) -> list[dict[str, Any]]:
         taken = self._rollout_completions
@@ -288,13 +312,18 @@ class OnlineTrainer(BaseTrainer):
 
     def _eos_ids(self) -> tuple[int, ...]:
         if self.tokenizer is not None:
+            if not hasattr(self.tokenizer, "eos_ids"):
+                kind = type(self.tokenizer).__name__
+                raise DefinitionError(
+                    f"tokenizer is a {kind}, allowed workbench.models.tokenizer.Tokenizer.load(folder)"
+                )
             return self.tokenizer.eos_ids
         found = getattr(getattr(self.policy, "config", None), "eos_token_id", None)
         return tuple(found) if isinstance(found, list | tuple) else () if found is None else (found,)
 
     def _decoded(self, rows: list[list[int]]) -> list[str]:
         if self.tokenizer is None:
-            if self.reward_model is not None and self.reward_fn is None:
+            if self.reward_model is not None and self.reward_fn is None and not self.settings.rewards:
                 return [""] * len(rows)  # a reward model alone scores token ids
             raise DefinitionError(f"{type(self).__name__}: rewards judge text; pass tokenizer")
         return self.tokenizer.decode_batch(rows, skip_special_tokens=False)

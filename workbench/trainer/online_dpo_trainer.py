@@ -62,7 +62,14 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
             "rejected_attention_mask": rollout.response_mask[lost],
             "pair_weights": weights,
         }
+        known = rollout.ref_logprobs
+        if known is not None:
+            return batch | {"ref_chosen_logprobs": known[won], "ref_rejected_logprobs": known[lost]}
         return batch | self._score_reference(batch)
+
+    @property
+    def _takes_sums(self) -> bool:
+        return True  # old log-probabilities are not used
 
     @property
     def _temperature(self) -> float:

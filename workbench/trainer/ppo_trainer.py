@@ -137,9 +137,11 @@ class PPOTrainer(OnlineTrainer):
         counted = self._counted(rollout)
         lengths = (rollout.lengths * counted).double()
         rows = rows | {"units": lengths, "tokens": lengths}
+        if rollout.sampler_logprobs is not None:
+            rows["sampler_logprobs"] = rollout.sampler_logprobs
         order = np.random.default_rng([self.settings.seed, self.step, 1])
         padded = (*PADDED, "advantages", "returns", "old_values")
-        return cut_rollout(rows, counted, counted, passes, minibatches, order, padded)
+        return cut_rollout(rows, counted, counted, passes, minibatches, order, padded, fresh=rollout.sampled_here)
 
     # One update.
 
@@ -191,7 +193,7 @@ class PPOTrainer(OnlineTrainer):
             "val/ratio": mean(ratio),
             "val/mean": mean(values.detach()),
         }
-        return LossResult(terms, metrics)
+        return LossResult(terms, metrics | self._gap_metrics(logprobs, batch))
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
         """An update that moved too far is the last of its rollout."""

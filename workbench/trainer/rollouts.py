@@ -39,8 +39,10 @@ class Rollout:
     """(N,) float64."""
     sampled_here: bool = False
     """By this trainer, with the weights that the first update begins from."""
+    sampler_logprobs: torch.Tensor | None = None
+    """(N, T) float32 as the sampler drew them, truncation included; none where they were made elsewhere."""
     old_logprobs: torch.Tensor | None = None
-    """(N, T) float32 under the policy that sampled."""
+    """(N, T) float32 under the whole distribution of the policy that sampled; none where they are to be computed."""
     entropies: torch.Tensor | None = None
     """(N, T) float32 at the sampling temperature."""
     ref_logprobs: torch.Tensor | None = None
@@ -89,7 +91,7 @@ class Rollout:
         )
 
 
-PER_TOKEN = ("old_logprobs", "entropies", "ref_logprobs")
+PER_TOKEN = ("sampler_logprobs", "old_logprobs", "entropies", "ref_logprobs")
 
 
 def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
@@ -143,6 +145,11 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, takes_sums: 
     if not bool(rewards.isfinite().all()):
         row = int((~rewards.isfinite()).nonzero()[0])
         raise DataError(f"batch {number}: rewards[{row}] is {float(rewards[row])}; allowed finite numbers")
+    for name in ("response_mask", "ref_logprobs", "old_logprobs", "rewards", "ended", "group_ids"):
+        value = batch.get(name)
+        wanted = responses.shape[: value.ndim] if value is not None else ()
+        if value is not None and value.shape != wanted:
+            raise DataError(f"batch {number}: {name} is {tuple(value.shape)}, responses are {tuple(responses.shape)}")
     empty = ~mask.any(1)
     if bool(empty.any()):
         raise DataError(f"batch {number}: rows {empty.nonzero().flatten().tolist()[:10]} have an empty response")

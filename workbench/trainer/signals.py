@@ -64,7 +64,7 @@ class SignalWatch:
 
     def _signal(self, row: dict[str, Any], maximum: float | None) -> Iterator[str]:
         state = self._state
-        if row["reward_std"] > 0.0:
+        if row["reward_std"] > 0.0 and row.get("pairs", 1.0) > 0.0:
             state["dead"] = 0
             return
         if maximum is not None and row["reward"] >= maximum - ROUNDING * abs(maximum):
