@@ -55,8 +55,8 @@ dashboard: $(READY)  ## TensorBoard over all runs
 sync: $(READY)  ## send offline W&B runs to the server
 	@$(BIN)/python -m workbench.tracking.sinks.sync "$(RUNS)"
 
-test: $(READY)  ## run the tests
-	@$(BIN)/python -m pytest
+test: $(READY)  ## run the tests in minutes; with ALL=1 the slow ones too: every shipped experiment, the runner, parity with TRL
+	@$(BIN)/python -m pytest $(if $(ALL),,-m "not slow")
 
 check: $(READY)  ## read-only: lint, format, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
