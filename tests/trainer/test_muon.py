@@ -64,8 +64,9 @@ def test_an_update_is_nearly_orthogonal(torch, rows, columns):
 def test_two_steps_by_the_paper(torch):
     """Momentum, Nesterov, decoupled decay and the 0.2 sqrt(max(rows, columns)) of arXiv 2502.16982, written out."""
     generator = torch.Generator().manual_seed(1)
-    torch.manual_seed(0)
     layer = torch.nn.Linear(6, 4, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(4, 6, generator=generator))  # large enough for the decay to be seen
     weight = layer.weight.detach().clone()
     optimizer = configure_optimizer(torch.nn.Sequential(layer), MUON)
     momentum = torch.zeros(4, 6)
@@ -81,7 +82,8 @@ def test_two_steps_by_the_paper(torch):
             gram = x @ x.T
             x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
         weight = weight * (1 - 0.01 * 0.1) - 0.01 * 0.2 * 6**0.5 * x.float()
-    torch.testing.assert_close(layer.weight.detach(), weight, atol=1e-4, rtol=1e-2)
+    # In half precision the orthogonalisation rounds by up to 0.05 of an entry, 2.5e-4 of a step; a step is 2.5e-3.
+    torch.testing.assert_close(layer.weight.detach(), weight, atol=6e-4, rtol=0.0)
 
 
 def test_it_steps_as_its_two_parts_apart(torch, small_llama, sft):
