@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis import stats
-from analysis.measures import COSTS, Measure, format_number, join, power_of_ten
-from analysis.plots import MUTED, Canvas, Panel, slug
-from analysis.study import Study, Variant, starts_of
-from analysis.tables import Cell, Table, setting
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from analysis.measures import COSTS, Measure, format_number, join
+from analysis.study import Study, Variant
 
 AXES = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds")
 UNLIKE = 1.1
@@ -140,115 +132,3 @@ def _spent(study: Study, run: str, limit: str) -> float:
     column = {"flops": "cost/flops", "tokens": "cost/trained_tokens", "seconds": "time/seconds"}.get(limit, "")
     table = study.loaded.metrics
     return float(table.loc[table["run"] == run, column].max()) if column in table else math.nan
-
-
-def table(study: Study, measure: Measure) -> Table | None:
-    """Every setting on every axis: its value where the common range ends, its mean over the range, and what half of the
-    best gain cost. None where no axis has a common range."""
-    if not compares_costs(study) or measure.higher_is_better is not True:
-        return None
-    threshold = _threshold(study, measure)
-    rows, flat = [], []
-    for cost in axes(study, measure):
-        found = curves(study, measure, cost)
-        low, high = common_range(found)
-        if not low < high:
-            continue
-        span = f"{format_number(low, cost.kind)} to {format_number(high, cost.kind)}"
-        for variant in study.variants:
-            own = [curve for curve in found if curve.variant is variant]
-            if not own:
-                continue
-            at_end = stats.t_interval([stats.value_at(c.costs, c.values, high) for c in own])
-            over = stats.t_interval([stats.mean_over_range(c.costs, c.values, low, high) for c in own])
-            crossed = [stats.first_held(c.costs, c.values, threshold, HELD) for c in own]
-            reached = [value for value in crossed if not math.isnan(value)]
-            median = float(np.median(reached)) if reached else math.nan
-            rows.append(
-                [
-                    Cell(cost.label, None, (span,)),
-                    setting(variant),
-                    *(_with_interval(interval, measure) for interval in (at_end, over)),
-                    Cell(format_number(median, cost.kind), median, (f"{len(reached)} of {len(own)} seeds",)),
-                ]
-            )
-            names = ("mean", "low", "high")
-            flat.append(
-                {"axis": cost.column, "variant": variant.name, "from": low, "to": high, "seeds": len(own)}
-                | {f"at_end_{name}": getattr(at_end, name) for name in names}
-                | {f"over_range_{name}": getattr(over, name) for name in names}
-                | {"threshold": threshold, "reached": len(reached), "cost_to_threshold": median}
-            )
-    columns = [
-        ("cost", "common range"), ("setting", ""), ("at its end", measure.label),
-        ("mean over it", "area under the curve"), (f"cost of {measure.text(threshold)}", "median of seeds"),
-    ]  # fmt: skip
-    return Table("equal_cost", columns, rows, plain=flat) if rows else None
-
-
-def _threshold(study: Study, measure: Measure) -> float:
-    """Half-way from the start to the best mean; half of the best mean where there is no one start."""
-    best = max(float(np.mean(study.values(v, measure.column))) for v in study.compared(measure.column))
-    start = study.start_value(measure.column)
-    return (best + (0.0 if math.isnan(start) else start)) / 2
-
-
-def _with_interval(interval: stats.Interval, measure: Measure) -> Cell:
-    lines: tuple[str, ...] = ()
-    if not math.isnan(interval.low):
-        low, high = interval.low, interval.high
-        low, high = (max(0.0, low), min(1.0, high)) if measure.kind == "rate" else (low, high)
-        lines = (f"{measure.text(low)} to {measure.text(high)}",)
-    return Cell(measure.text(interval.mean), interval.mean, lines)
-
-
-def panels(study: Study, canvas: Canvas, measure: Measure, shown: list[Measure]) -> list[Panel]:
-    """The measure over each cost."""
-    return [
-        canvas.panel(
-            f"{slug(measure.label)}_by_{slug(cost.label)}",
-            f"{measure.label} over {cost.label}",
-            functools.partial(_draw, canvas=canvas, measure=measure, cost=cost),
-        )
-        for cost in shown
-    ]
-
-
-def _draw(axes: Axes, canvas: Canvas, measure: Measure, cost: Measure) -> None:
-    study = canvas.study
-    found = curves(study, measure, cost)
-    scale = _scale(max(curve.costs[-1] for curve in found))
-    for variant in study.variants:
-        own = [curve for curve in found if curve.variant is variant]
-        if not own:
-            continue
-        style = canvas.styles[variant.name]
-        for curve in own:
-            axes.plot(np.array(curve.costs) / 10**scale, curve.values, color=style.light, linewidth=0.8, alpha=0.35)
-        low, high = common_range(own)
-        if low < high:
-            grid = np.linspace(low, high, 41)
-            mean = np.mean([np.interp(grid, curve.costs, curve.values) for curve in own], axis=0)
-            axes.plot(
-                grid / 10**scale,
-                mean,
-                color=style.light,
-                linewidth=1.9,
-                marker=style.marker,
-                markersize=4,
-                markevery=10,
-            )
-    start = study.start_value(measure.column) if len(starts_of(study)) == 1 else math.nan
-    if not math.isnan(start):
-        axes.axhline(start, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    low, high = common_range(found)
-    if low < high:
-        axes.axvline(high / 10**scale, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-    unit = ", ".join(part for part in (cost.unit, power_of_ten(scale) if scale else "") if part)
-    axes.set_xlabel(f"{cost.label} ({unit})" if unit else cost.label)
-    axes.set_title(measure.axis_label, loc="left", fontsize=9)
-
-
-def _scale(highest: float) -> int:
-    """The power of a thousand that an axis is written in."""
-    return 3 * math.floor(math.log10(highest) / 3) if highest >= 1e4 else 0

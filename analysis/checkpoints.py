@@ -11,8 +11,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from analysis import stats
+from analysis.comparability import differences_in_evaluation
 from analysis.measures import Measure
-from analysis.study import Study, Variant, differences_in_evaluation
+from analysis.study import Study, Variant
 
 if TYPE_CHECKING:
     import pandas as pd

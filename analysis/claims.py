@@ -14,8 +14,9 @@ import numpy as np
 
 from analysis import before_after, stats
 from analysis.checkpoints import interval_of
+from analysis.comparability import differences_in_evaluation
 from analysis.measures import Measure, format_number, format_p, join, plain
-from analysis.study import Study, Variant, differences_in_evaluation, starts_of
+from analysis.study import Study, Variant, starts_of
 
 LEVEL = 0.05
 
@@ -295,30 +296,7 @@ def _refusals(study: Study) -> list[str]:
     return found
 
 
-def over_optimisation(study: Study) -> list[str]:
-    """Where the preference measures rose while exact match fell: one sentence a variant, with its numbers."""
-    exact = study.deciding
-    if exact is None or "exact_match" not in exact.column or not study.has("eval/pair_accuracy"):
-        return []
-    best = best_of(study, exact)
-    if best is None:
-        return []
-    separated = {frozenset((c.first.name, c.second.name)) for c in compare_all(study, exact) if c.separated}
-    start = study.start_value(exact.column)
-    found = []
-    for variant in study.compared("eval/pair_accuracy"):
-        if frozenset((variant.name, best.name)) not in separated:
-            continue
-        pair, margin, score = (
-            float(np.mean(study.values(variant, c) or [math.nan]))
-            for c in ("eval/pair_accuracy", "eval/pair_margin", exact.column)
-        )
-        best_pair = float(np.mean(study.values(best, "eval/pair_accuracy") or [math.nan]))
-        best_margin = float(np.mean(study.values(best, "eval/pair_margin") or [math.nan]))
-        if pair >= best_pair or margin > best_margin:
-            below = ", below the start" if score < start else ""
-            found.append(
-                f"{variant.label}: pair accuracy {pair:.3f} (best setting {best_pair:.3f}) and margin "
-                f"{format_number(margin)} nats ({format_number(best_margin)}), yet {exact.label} {score:.3f}{below}"
-            )
-    return found
+def checked_by_number(study: Study) -> bool:
+    """Whether completions were compared with a file's answers by their number."""
+    evaluated = [record["definition"].get("evaluate") or {} for record in study.loaded.records.values()]
+    return any(evaluate.get("path") and evaluate.get("verifier") == "number" for evaluate in evaluated)

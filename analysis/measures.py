@@ -144,3 +144,13 @@ def plain(value: object) -> str:
 def join(words: list[str], last: str = "and") -> str:
     """ "a", "a and b", "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+
+
+def capital(text: str) -> str:
+    """The text with a capital, to begin a sentence."""
+    return text[:1].upper() + text[1:]
+
+
+def number_or_nan(value: object) -> float:
+    """A number of a status or a row as a float; NaN for anything else."""
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis import accounts, before_after, budget, checkpoints, claims, notices, range_test, rollouts, tables
-from analysis.figures import all_figures
-from analysis.measures import BY_COLUMN, DECIDING
+from analysis import budget, claims, notices, over_optimisation
+from analysis.document import Section, Table
 from analysis.plots import Canvas
-from analysis.samples import side_by_side
-from analysis.study import Study, open_studies, open_study, starts_of
-from analysis.tables import Table
+from analysis.sections import (
+    checkpoints,
+    comparisons,
+    costs,
+    equal_cost,
+    frontier,
+    learning,
+    provenance,
+    range_test,
+    results,
+    rollouts,
+    runs,
+    samples,
+)
+from analysis.study import Study, open_studies, open_study
 from workbench.errors import DefinitionError, StorageError
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PAGE_BYTES = 5_000_000
-OPTIONAL = (
-    *("comparisons", "equal_cost", "checkpoints", "paired_checkpoints", "results", "range_test", "before_after"),
-    *("phases", "throughput"),
+SECTIONS: tuple[Callable[[Study, Canvas], Section | None], ...] = (
+    results.section,
+    checkpoints.section,
+    comparisons.section,
+    frontier.section,
+    equal_cost.section,
+    samples.section,
+    learning.section,
+    rollouts.section,
+    costs.section,
 )
+RANGE_TEST: tuple[Callable[[Study, Canvas], Section | None], ...] = (range_test.section, costs.section)
 
 
 def write_report(experiment_folder: Path) -> Path:
@@ -34,7 +54,7 @@ def write_report(experiment_folder: Path) -> Path:
     are missing, failed or unfinished are counted and shown.
     """
     folder = Path(experiment_folder)
-    return _write(open_study(folder), folder / "report")
+    return write(open_study(folder), folder / "report")
 
 
 def write_comparison(experiment_folders: Sequence[Path], out: Path) -> Path:
@@ -42,20 +62,23 @@ def write_comparison(experiment_folders: Sequence[Path], out: Path) -> Path:
     folders = [Path(folder) for folder in experiment_folders]
     if not folders:
         raise DefinitionError("compare: name at least one experiment")
-    return _write(open_studies(folders), Path(out))
+    return write(open_studies(folders), Path(out))
 
 
-def _write(study: Study, out: Path) -> Path:
+def write(study: Study, out: Path) -> Path:
+    """The report of any study, written to out; returns index.html's path."""
     context = describe(study)
+    sections: list[Section] = context["sections"]
     files: dict[str, str | bytes] = {}
-    for figure in context["figures"]:
-        for panel in figure.panels:
-            files[f"figures/{panel.name}.svg"] = panel.svg
-            files[f"figures/{panel.name}.png"] = panel.png
-    for table in context["tables"].values():
-        if table is not None and table.plain:
-            files[f"{table.name}.csv"] = _csv(table)
-    files["runs_values.csv"] = _frame_csv(study)
+    for section in sections:
+        for figure in section.figures:
+            for panel in figure.panels:
+                files[f"figures/{panel.name}.svg"] = panel.svg
+                files[f"figures/{panel.name}.png"] = panel.png
+        for table in section.tables:
+            if table.plain:
+                files[f"{table.name}.csv"] = _csv(table)
+    files["runs_values.csv"] = study.finals.to_csv(index=False, lineterminator="\n")
     files["report.md"] = _render("report.md.j2", context)
     files["index.html"] = _render("report.html.j2", context)
     try:
@@ -82,72 +105,36 @@ def _remove_stale(out: Path, written: set[str]) -> None:
 def describe(study: Study) -> dict[str, Any]:
     """Everything that the templates show."""
     canvas = Canvas(study)
-    measure = study.deciding
-    differ = bool(claims.differences_in_evaluation(study))
-    single_seed = checkpoints.one_seed(study)
-    best = claims.best_of(study, measure) if measure and not differ and not single_seed else None
-    shown: dict[str, Table | None] = dict.fromkeys(OPTIONAL)
     ranging = range_test.is_range_test(study)
-    if ranging:
-        shown["range_test"] = range_test.suggestions(study)
-    else:
-        shown["results"] = tables.results(study, best if len(study.variants) > 1 else None)
-    if measure is not None:
-        pairs = claims.compare_all(study, measure)
-        if pairs:
-            shown["comparisons"] = tables.comparisons(pairs, measure)
-        if not differ:
-            shown["equal_cost"] = budget.table(study, measure)
-    counted, apart = "", False
-    if single_seed:
-        scores = checkpoints.pair_scores(study)
-        counted, tests = checkpoints.paired_tests(study)
-        apart = not checkpoints.cannot_tell_apart(tests)
-        if changes := before_after.changes(study):
-            shown["before_after"] = tables.before_after(changes)
-        if scores:
-            shown["checkpoints"] = tables.pair_scores(scores)
-        if tests:
-            shown["paired_checkpoints"] = tables.paired_tests(tests)
-    shown["phases"], shown["throughput"] = rollouts.phases(study), rollouts.throughput(study)
-    shown["costs"] = accounts.costs(study)
-    shown["runs"] = accounts.runs(study)
-    runs = study.loaded.runs
+    found = [section for make in (RANGE_TEST if ranging else SECTIONS) if (section := make(study, canvas)) is not None]
+    found += [section for section in (runs.section(study, canvas), provenance.how(study)) if section is not None]
     return {
         "study": study,
         "answer": range_test.answer(study) if ranging else answer_of(study),
         "notes": notices.notes(study),
         "warnings": notices.warnings(study),
-        "repeats": rollouts.repeats(study),
-        "deciding": measure,
-        "deciding_order": [BY_COLUMN[column].label for column in DECIDING],
-        "tables": shown,
-        "figures": [range_test.figure(study, canvas)] if ranging else all_figures(study, canvas),
-        "samples": side_by_side(study),
+        "facts": _facts(study),
+        "sections": [*found, provenance.section(study, canvas)],
         "legend": [(variant.label, canvas.styles[variant.name]) for variant in study.variants],
-        "styles": canvas.styles,
-        "counted": counted,
-        "by_number": accounts.checked_by_number(study),
-        "inherits": any(accounts.inherited_costs(study, variant) for variant in study.variants),
-        "told_apart": apart,
-        "single_seed": single_seed,
-        "kl_refused": len(starts_of(study)) > 1,
-        "states": {str(state): int(n) for state, n in runs["state"].value_counts(sort=False).items()},
-        "num_runs": len(runs),
-        "provenance": accounts.provenance(study),
-        "commands": [plan.get("command") for plan in study.plans if plan.get("command")],
-        "trainers": sorted({str(t) for t in runs["trainer"] if isinstance(t, str)}),
+        "trainers": sorted({str(t) for t in study.loaded.runs["trainer"] if isinstance(t, str)}),
     }
+
+
+def _facts(study: Study) -> list[tuple[str, str]]:
+    facts = [("runs", ", ".join(f"{number} {state}" for state, number in runs.states(study).items()))]
+    if len(study.variants) > 1:
+        facts.append(("settings", f"{len(study.variants)}{f' of {study.axis}' if study.axis else ''}"))
+    facts.append(("seeds a setting", str(study.seeds)))
+    return [*facts, ("decided by", study.deciding.label)] if study.deciding else facts
 
 
 def answer_of(study: Study) -> claims.Answer:
     """The answer, led by what an online run's reward or a budget makes doubtful."""
     answer = claims.answer(study)
     # Without a held-out measure, what the reward did; with one, whether it was had at one price.
-    more = budget.unlike_costs(study) if study.deciding else rollouts.in_words(study)
-    grounds = [*answer.grounds, *more]
-    flags = [*rollouts.over_optimisation(study), *answer.flags, *budget.flags(study)]
-    return replace(answer, grounds=grounds, flags=flags)
+    more = budget.unlike_costs(study) if study.deciding else over_optimisation.reward_in_words(study)
+    flags = [*over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
+    return replace(answer, grounds=[*answer.grounds, *more], flags=flags)
 
 
 def _render(name: str, context: dict[str, Any]) -> str:
@@ -172,12 +159,12 @@ def _markdown_text(text: object) -> str:
 
 def _csv(table: Table) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(table.plain[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in table.plain for name in row))
+    writer = csv.DictWriter(out, fieldnames=names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: "" if value != value else value for key, value in row.items()} for row in table.plain)
+    writer.writerows({key: "" if _is_nan(value) else value for key, value in row.items()} for row in table.plain)
     return out.getvalue()
 
 
-def _frame_csv(study: Study) -> str:
-    text: str = study.finals.to_csv(index=False, lineterminator="\n")
-    return text
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis import checkpoints, claims
+from analysis.over_optimisation import by_pairs
 from analysis.study import Study, open_study
 
 Make = Callable[..., Path]
@@ -110,7 +111,7 @@ def test_gains_are_taken_run_by_run_from_their_own_start(make_experiment: Make) 
 
 
 def test_over_optimisation_is_told_where_margins_rise_and_the_task_falls(make_experiment: Make) -> None:
-    told = claims.over_optimisation(open_study(make_experiment(**SMALL)))
+    told = by_pairs(open_study(make_experiment(**SMALL)))
     assert told[0].startswith("beta = 0.1: pair accuracy 0.9")
     assert "below the start" in told[0]
     assert not any(line.startswith("beta = 10") for line in told)
@@ -119,7 +120,7 @@ def test_over_optimisation_is_told_where_margins_rise_and_the_task_falls(make_ex
 def test_no_over_optimisation_is_told_between_settings_that_cannot_be_told_apart(make_experiment: Make) -> None:
     folder = make_experiment(betas=(0.1, 1.0), **SMALL)
     study = _with_finals(folder, {"beta=0.1": [0.5, 0.6, 0.4], "beta=1": [0.51, 0.61, 0.41]})
-    assert claims.over_optimisation(study) == []
+    assert by_pairs(study) == []
 
 
 def _pairs(folder: Path, values: dict[str, list[float]]) -> Study:

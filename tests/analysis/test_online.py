@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from analysis import budget, checkpoints, notices, rollouts, stats
+from analysis import budget, checkpoints, notices, stats
 from analysis.load import load_runs
 from analysis.measures import BY_COLUMN
+from analysis.over_optimisation import by_reward
 from analysis.report import answer_of, write_report
-from analysis.samples import side_by_side
+from analysis.sections import costs, equal_cost, rollouts
+from analysis.sections.samples import side_by_side
 from analysis.study import open_study
 
 Make = Callable[..., Path]
@@ -71,7 +73,7 @@ def test_a_held_out_measure_decides_and_reward_never_does(make_budget_experiment
 
 def test_reward_up_and_held_out_down_is_named_where_the_seeds_show_it(make_budget_experiment: Make) -> None:
     study = open_study(make_budget_experiment(**SMALL))
-    (text,) = rollouts.over_optimisation(study)
+    (text,) = by_reward(study)
     assert text.startswith("Over-optimised: at ppo the reward in training rose by")
     assert "in the second half while sampled exact match got worse by" in text
     assert text in answer_of(study).flags
@@ -79,17 +81,17 @@ def test_reward_up_and_held_out_down_is_named_where_the_seeds_show_it(make_budge
 
 def test_one_seed_speaks_of_its_checkpoint_only(make_budget_experiment: Make) -> None:
     folder = make_budget_experiment(steps=20, every=5, prompts=200, arms=("grpo", "ppo"), seeds=1)
-    assert rollouts.over_optimisation(open_study(folder)) == []
+    assert by_reward(open_study(folder)) == []
     (path,) = (folder / "ppo").glob("*/completions.jsonl")
     last = max(json.loads(line)["step"] for line in path.read_text().splitlines())
     _rewrite(path, lambda row: row | ({"exact_match": float(row["step"] != last)} if row["split"] == "greedy" else {}))
-    (text,) = rollouts.over_optimisation(open_study(folder))
+    (text,) = by_reward(open_study(folder))
     assert text.startswith("Over-optimised, in this checkpoint of ppo")
     assert "of 200 prompts 0 gained" in text
     (path,) = (folder / "ppo").glob("*/metrics.jsonl")
     # Every other rollout earns more: three of the last five and two of the first.
     _rewrite(path, lambda row: row | ({"reward": 0.51 - 0.01 * (row["step"] % 2)} if row["step"] else {}))
-    assert rollouts.over_optimisation(open_study(folder)) == [], "a reward that only wavers has not risen"
+    assert by_reward(open_study(folder)) == [], "a reward that only wavers has not risen"
 
 
 def test_phases_are_summed_over_steps_and_the_rest_is_other(make_budget_experiment: Make) -> None:
@@ -122,7 +124,7 @@ def test_a_rollout_that_serves_several_steps_counts_where_it_is_told_of(make_bud
     run = metrics[metrics["run"] == "methods/ppo/seed0"]
     assert study.finals.set_index("run")["reward"]["methods/ppo/seed0"] == run["reward"].dropna().iloc[-1]
     assert study.finals["reward"].isna().tolist() == before.isna().tolist()
-    (text,) = rollouts.over_optimisation(study)
+    (text,) = by_reward(study)
     assert "at ppo the reward in training rose" in text
 
 
@@ -132,7 +134,7 @@ def test_costs_that_the_settings_do_not_share_are_named(make_budget_experiment: 
     assert budget.uncovered(study, SAMPLED) == [
         "No range that every setting covers, and so no comparison in numbers: FLOPs"
     ]
-    table = budget.table(study, SAMPLED)
+    table = equal_cost.table(study, SAMPLED)
     assert table is not None
     assert "cost/flops" not in {row["axis"] for row in table.plain}
 
@@ -159,7 +161,7 @@ def test_curves_over_cost_charge_what_was_inherited(make_budget_experiment: Make
 
 
 def test_an_equal_cost_is_one_that_every_setting_reached(make_budget_experiment: Make) -> None:
-    table = budget.table(open_study(make_budget_experiment()), SAMPLED)
+    table = equal_cost.table(open_study(make_budget_experiment()), SAMPLED)
     assert table is not None
     rows = table.plain
     spent = {"continued_sft": 60 * 1200, "dpo": 30 * 1200, "grpo": 50 * 1200, "ppo": 45 * 1200}
@@ -199,7 +201,7 @@ def test_seconds_of_unlike_machines_are_not_compared(make_budget_experiment: Mak
 def test_one_trainer_without_budget_or_rollouts_is_not_compared_by_cost(make_experiment: Make) -> None:
     study = open_study(make_experiment(betas=(0.1, 1.0), prompts=4, steps=6, every=3))
     assert not budget.compares_costs(study)
-    assert budget.table(study, SAMPLED) is None
+    assert equal_cost.table(study, SAMPLED) is None
 
 
 def test_a_warning_is_said_once_whatever_its_numbers(make_budget_experiment: Make) -> None:
@@ -234,7 +236,7 @@ def test_a_definition_without_hyperparameters_counts_no_completions(make_budget_
     table = rollouts.throughput(open_study(folder))
     assert table is not None
     assert math.isnan(table.plain[0]["completions_per_second"])
-    assert rollouts.repeats(open_study(folder)) == ""
+    assert costs.repeats(open_study(folder)) == ""
 
 
 def test_the_mean_over_a_range_is_the_area_over_its_width() -> None:

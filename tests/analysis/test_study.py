@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.study import differences_in_evaluation, open_studies, open_study, starts_of
+from analysis.comparability import differences_in_evaluation
+from analysis.study import open_studies, open_study, starts_of
 from workbench.errors import DefinitionError
 
 Make = Callable[..., Path]

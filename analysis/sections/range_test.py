@@ -12,10 +12,10 @@ import numpy as np
 
 from analysis import stats
 from analysis.claims import Answer, unfinished
-from analysis.figures import Figure
+from analysis.document import Cell, Figure, Prose, Section, Table
 from analysis.plots import INK, MUTED, Canvas
+from analysis.sections.cells import setting
 from analysis.study import Study, Variant
-from analysis.tables import Cell, Table, setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +45,18 @@ class Curve:
     def tenth(self) -> float:
         """A tenth of the rate of the lowest loss."""
         return self.lowest / 10
+
+
+def section(study: Study, canvas: Canvas) -> Section | None:
+    """The readings and the curves that they were read from; None where the runs are no range tests."""
+    if not is_range_test(study):
+        return None
+    text = (
+        "Two readings of each run, by rules of thumb: the rate at which the smoothed loss falls fastest against the "
+        "logarithm of the rate, and a tenth of the rate at which it is lowest. Neither is a result about training at "
+        "that rate."
+    )
+    return Section("Rates to begin with", [Prose(text), suggestions(study), figure(study, canvas)])
 
 
 def is_range_test(study: Study) -> bool:
@@ -174,7 +186,12 @@ def suggestions(study: Study) -> Table:
             flat.append({"variant": curve.variant, "seed": curve.seed, "finished": curve.finished}
                         | dict(zip(names, values, strict=True)) | {"ending": ending})  # fmt: skip
     columns = ["run", "steepest fall", "a tenth of the lowest's", "lowest loss", "last rate", "why it ended"]
-    return Table("range_test", [(name, "") for name in columns], rows, plain=flat)
+    caption = (
+        "Readings of finished runs enter the geometric means. A run ends at its highest rate, or before when its "
+        "smoothed loss exceeds range_test_stop times its lowest."
+    )
+    label = "Learning rates read from the range test"
+    return Table("range_test", [(name, "") for name in columns], rows, flat, label=label, caption=caption)
 
 
 def figure(study: Study, canvas: Canvas) -> Figure:
@@ -197,7 +214,7 @@ def figure(study: Study, canvas: Canvas) -> Figure:
         "it the run ends (range_test_stop). It lags, so rates are read a little high. The slope is over "
         f"{2 * SPAN * 100:g} % of the steps, against the logarithm of the rate. Raw values beyond the frame are cut."
     )
-    return Figure("Loss against learning rate", panels, see, how)
+    return Figure(panels, see, how)
 
 
 def _draw(axes: Axes, canvas: Canvas, variant: Variant, curves: Sequence[Curve]) -> None:

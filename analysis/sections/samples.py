@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.document import Completions, Prose, Section, Text
+from analysis.plots import Canvas
 from analysis.study import Study, Variant
 
 if TYPE_CHECKING:
@@ -15,21 +17,25 @@ MAX_VARIANTS = 6
 MAX_CHARACTERS = 700
 
 
-@dataclass(frozen=True)
-class Text:
-    """One completion, cut at a length; right is None where no exact match was scored."""
-
-    text: str
-    right: bool | None
-    cut: bool
+def section(study: Study, canvas: Canvas) -> Section | None:
+    """None where no completions were kept."""
+    found = side_by_side(study)
+    if found is None:
+        return None
+    text = (
+        f"{len(found.shown.rows)} of {found.num_prompts} held-out prompts, those whose hash comes first (nobody chose "
+        f"them), {found.split} decoding, seed {found.seed}: before training and from the model that each setting left."
+    )
+    if found.left_out:
+        text += f" Not shown for width: {'; '.join(found.left_out)}."
+    return Section("Completions side by side", [Prose(text), found.shown])
 
 
 @dataclass(frozen=True)
 class SideBySide:
     """Columns are the start and the variants; a row is a prompt with one completion a column."""
 
-    columns: list[str]
-    rows: list[tuple[str, list[Text | None]]]
+    shown: Completions
     split: str
     seed: int
     num_prompts: int
@@ -69,7 +75,8 @@ def side_by_side(study: Study, prompts: int = 8) -> SideBySide | None:
     left_out = [variant.label for variant in variants if variant not in shown]
     if not rows:
         return None
-    return SideBySide([label for label, _ in sources], rows, split, int(seed), len(identities), left_out)
+    shown_rows = Completions([label for label, _ in sources], rows)
+    return SideBySide(shown_rows, split, int(seed), len(identities), left_out)
 
 
 def _at(table: pd.DataFrame, run: str, step: float) -> pd.Series:

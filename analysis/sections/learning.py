@@ -1,0 +1,41 @@
+"""Learning curves: held-out measures and training's own, over steps."""
+
+from __future__ import annotations
+
+from analysis.document import Figure, Section
+from analysis.measures import capital, join, measure_of
+from analysis.plots import Canvas
+from analysis.study import Study
+
+LEARNING = ("loss", "rewards/margins", "grad_norm")
+HELD_OUT = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/kl_start", "eval/pair_accuracy", "eval/loss")
+
+
+def section(study: Study, canvas: Canvas) -> Section | None:
+    """None where no run wrote a measure."""
+    if study.finals.empty:
+        return None
+    drawn = figure(study, canvas)
+    return Section("Learning curves", [drawn]) if drawn.panels else None
+
+
+def figure(study: Study, canvas: Canvas) -> Figure:
+    deciding = study.deciding.column if study.deciding else ""
+    held_out = [c for c in HELD_OUT if study.has(c)]
+    held_out.sort(key=lambda column: column != deciding)
+    held_out = held_out[:3]
+    training = [c for c in LEARNING if study.has(c)]
+    # Beside what was optimised what was wanted.
+    beside = [*held_out[:1], *(["reward"] if study.has("reward") else []), *held_out[1:]]
+    columns = [*beside, *training[: 6 - len(beside)]]
+    panels = canvas.learning(columns)
+    shown = join([measure_of(c).label for c in columns])
+    see = (
+        f"{capital(shown)} as training goes on: whether curves have levelled off, and whether any setting turned back."
+    )
+    how = (
+        "Faint: every run's raw values. Bold: the mean over a setting's seeds, with an exponential moving average over "
+        "a tenth of the steps for the training measures and none for the held-out ones. Smoothing is for the eye only; "
+        "every number elsewhere is from raw values. Unfinished runs are drawn as far as they came."
+    )
+    return Figure(panels, see, how, len(study.variants) > 1)

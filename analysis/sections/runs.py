@@ -1,0 +1,67 @@
+"""Every planned run: its state, how far it came, why it stopped. None is dropped in silence."""
+
+from __future__ import annotations
+
+import math
+
+from analysis.document import Cell, Prose, Section, Table
+from analysis.measures import format_number, number_or_nan
+from analysis.plots import Canvas
+from analysis.study import Study
+
+SHOWN = 20
+"""Runs up to which the table is not folded."""
+
+
+def section(study: Study, canvas: Canvas) -> Section | None:
+    """Counts of all states, and the table."""
+    counted = states(study)
+    text = f"{len(study.loaded.runs)} planned: {', '.join(f'{number} {state}' for state, number in counted.items())}."
+    if counted.get("finished", 0) < len(study.loaded.runs):
+        text += (
+            " Runs that did not finish are in no mean and no test; their last values are marked unfinished in the "
+            "results and their curves are drawn as far as they came."
+        )
+    return Section("Runs", [Prose(text), table(study)])
+
+
+def states(study: Study) -> dict[str, int]:
+    """How many runs ended in which state, in the order met."""
+    return {str(state): int(n) for state, n in study.loaded.runs["state"].value_counts(sort=False).items()}
+
+
+def table(study: Study) -> Table:
+    """Every planned run: its state, how far it came, why it stopped."""
+    rows, flat = [], []
+    labels = {variant.name: variant.label for variant in study.variants}
+    for row in study.loaded.runs.to_dict("records"):
+        record = study.loaded.records[row["run"]]
+        step, planned = number_or_nan(row.get("step")), number_or_nan(row.get("num_steps"))
+        why = [str(text) for text in (row.get("stopped_by"), row.get("message")) if isinstance(text, str) and text]
+        if row.get("restored") is True:
+            why.append(f"best step {format_number(number_or_nan(row.get('best_step')), 'count')} restored")
+        memory = number_or_nan(row.get("peak_memory_bytes"))
+        sha = str(record["status"].get("model_sha256") or "")
+        done = "–" if math.isnan(step) else f"{step:.0f}" + ("" if math.isnan(planned) else f" of {planned:.0f}")
+        state = str(row["state"])
+        seed = number_or_nan(row["seed"])
+        rows.append(
+            [
+                Cell(labels.get(str(row["variant"]), str(row["variant"]))),
+                Cell("–" if math.isnan(seed) else f"{seed:.0f}", seed),
+                Cell(state, tone="" if state == "finished" else "bad"),
+                Cell(done, step),
+                Cell("; ".join(why) or "–"),
+                Cell(format_number(number_or_nan(row.get("seconds")), "seconds"), number_or_nan(row.get("seconds"))),
+                Cell("–" if math.isnan(memory) else f"{memory / 1e6:,.0f}", memory),
+                Cell(sha[:10] or "–"),
+            ]
+        )
+        keys = ("run", "experiment", "variant", "seed", "state", "step", "num_steps", "stopped_by", "message")
+        flat.append({key: row.get(key) for key in keys} | {"seconds": row.get("seconds"), "model_sha256": sha})
+    columns = [
+        ("setting", ""), ("seed", ""), ("state", ""), ("steps", ""), ("stopped by", ""), ("time", "s"),
+        ("peak memory", "MB"), ("weights", "sha256"),
+    ]  # fmt: skip
+    folded = "All runs" if len(rows) > SHOWN else ""
+    return Table("runs", columns, rows, flat, label="Runs", folded=folded)
