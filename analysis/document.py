@@ -6,6 +6,7 @@ A section's module says what is shown; the templates say how. Text here is plain
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -142,6 +143,11 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
     @property
+    def anchor(self) -> str:
+        """Its name in the page's address."""
+        return slug(self.title)
+
+    @property
     def tables(self) -> list[Table]:
         """Its tables, in order."""
         return [block for block in self.blocks if isinstance(block, Table)]
@@ -150,3 +156,8 @@ class Section:
     def figures(self) -> list[Figure]:
         """Its figures, in order."""
         return [block for block in self.blocks if isinstance(block, Figure)]
+
+
+def slug(text: str) -> str:
+    """A part of a file's name or of an address: small letters, digits and underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

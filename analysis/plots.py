@@ -18,7 +18,7 @@ import numpy as np
 
 from analysis import stats
 from analysis.checkpoints import one_seed
-from analysis.document import Panel
+from analysis.document import Panel, slug
 from analysis.measures import Measure, measure_of
 from analysis.study import Study
 
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID = "#1b1f24", "#5d6570", "#e1e4e8"
 FIRST, SECOND = "#0063a8", "#c24e00"
-CATEGORIES = ("#0072b2", "#d55e00", "#008f68", "#b8568f", "#8f6d00", "#2f8fc4", "#6b4fa0", "#4d4d4d")
-CATEGORIES_DARK = ("#4aa8e8", "#f08a48", "#2fc39b", "#e39cc4", "#e0b52f", "#8ccff5", "#b49be6", "#c4c4c4")
+CATEGORIES = ("#345992", "#a66102", "#03917b", "#f64db5", "#9c58f8", "#b08e13", "#86470e", "#615559")
+CATEGORIES_DARK = ("#7eaaee", "#c68d55", "#80e4cd", "#e041a4", "#a166f7", "#fbd870", "#f1a976", "#b9a8ad")
+"""Found by search: apart for every kind of colour blindness, the first most, and apart from their ground."""
 MARKERS = "osD^vPX*"
 SYMBOLS = "●■◆▲▼✚✖★"
 MAX_POINTS = 300
@@ -58,8 +59,10 @@ def styles(study: Study) -> dict[str, Style]:
     else:
         light = [CATEGORIES[i % len(CATEGORIES)] for i in range(count)]
         dark = [CATEGORIES_DARK[i % len(CATEGORIES)] for i in range(count)]
+    # Where colours come round again the marker has moved on, so that no two of the first 64 look alike.
+    shapes = [(i + i // len(MARKERS)) % len(MARKERS) for i in range(count)]
     return {
-        variant.name: Style(light[i], dark[i], MARKERS[i % 8], f"--v{i}", SYMBOLS[i % 8])
+        variant.name: Style(light[i], dark[i], MARKERS[shapes[i]], f"--v{i}", SYMBOLS[shapes[i]])
         for i, variant in enumerate(study.variants)
     }
 
@@ -146,11 +149,6 @@ class Canvas:
             )  # fmt: skip
         axes.set_xlabel("optimiser step")
         axes.set_title(measure.axis_label, loc="left", fontsize=9)
-
-
-def slug(text: str) -> str:
-    """A file name's part: small letters, digits and underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def _tidy(svg: str) -> str:
