@@ -27,7 +27,7 @@ class Comparison:
 
     first: Variant
     second: Variant
-    test: stats.WelchTest
+    test: stats.TTest
     adjusted: float
     exact: stats.ExactTest
 

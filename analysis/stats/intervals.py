@@ -1,0 +1,63 @@
+"""Means and rates with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean or rate with its interval; low and high are NaN where none can be given."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean and Student t interval with n - 1 degrees of freedom; NaN limits with fewer than two values."""
+    data = np.asarray(values, dtype=float)
+    n = len(data)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = float(data.mean())
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    half = float(special.stdtrit(n - 1, 0.5 + level / 2) * data.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def ratio_interval(sums: Sequence[float], sizes: Sequence[float], level: float = 0.95) -> Interval:
+    """Sum over sum, such as nats a token, with a t interval over clusters: sums and sizes of each, such as each row's.
+
+    The error is that of the residuals, sqrt(sum of (sum - ratio size)^2) / total x sqrt(C / (C - 1)), t with C - 1
+    degrees of freedom; NaN limits with fewer than two clusters.
+    """
+    total, counts = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
+    clusters = len(total)
+    if clusters == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    ratio = float(total.sum() / counts.sum())
+    if clusters == 1:
+        return Interval(ratio, math.nan, math.nan, 1)
+    residuals = total - ratio * counts
+    error = math.sqrt(float(residuals @ residuals) * clusters / (clusters - 1)) / float(counts.sum())
+    half = float(special.stdtrit(clusters - 1, 0.5 + level / 2)) * error
+    return Interval(ratio, ratio - half, ratio + half, clusters)
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval for a rate (Wilson 1927); ties may be counted as half a success."""
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    z = float(special.ndtri(0.5 + level / 2))
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return Interval(rate, max(0.0, centre - half), min(1.0, centre + half), n)
