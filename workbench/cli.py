@@ -109,7 +109,28 @@ def _plan(parsed: argparse.Namespace) -> int:
 
     allowed = parsed.allow_reward_code
     print(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed))
+    if found := _detectable(experiment, parsed.runs):
+        print(
+            "\n".join(
+                ["differences that are found four times in five, at level 0.05", *(f"  {line}" for line in found)]
+            )
+        )
     return 0
+
+
+def _detectable(experiment: Experiment, runs: Path) -> list[str]:
+    """What the planned seeds and prompts can tell apart."""
+    from analysis import detectable
+
+    evaluated = [run.evaluate for run in experiment.runs if run.evaluate is not None]
+    prompts = [evaluate.prompts for evaluate in evaluated if evaluate.task is not None or evaluate.path is not None]
+    variants = len({(run.arm, run.variant) for run in experiment.runs})
+    return detectable.in_words(
+        seeds=len(experiment.seeds),
+        variants=variants,
+        prompts=min(prompts) if prompts else None,
+        folder=runs / experiment.name,
+    )
 
 
 def _data(parsed: argparse.Namespace) -> int:

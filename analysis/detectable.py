@@ -1,0 +1,69 @@
+"""Before a run: how large a difference must be for this many seeds and prompts to find it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from analysis import stats
+from analysis.measures import Measure, format_number
+
+SOME_FLIPS = 0.2
+"""A share of prompts on which two checkpoints differ, beside the most there can be, one half."""
+
+
+def in_words(*, seeds: int, variants: int, prompts: int | None, folder: Path) -> list[str]:
+    """What a plan of so many seeds a variant, and held-out prompts, can tell apart four times in five.
+
+    folder: the experiment's, whose finished runs of earlier, if any, say how much seeds scatter in the measure's unit.
+    """
+    lines = [_over_seeds(seeds, variants, folder)] if variants > 1 else []
+    if prompts:
+        least, most = (stats.detectable_rate(prompts, share) for share in (SOME_FLIPS, 0.5))
+        if not math.isnan(most):
+            few = "" if math.isnan(least) else f"{least:.3f} if they differ on {SOME_FLIPS:.0%} of the prompts, "
+            lines.append(
+                f"two checkpoints on {prompts:,} prompts: {few}{most:.3f} if on half of them, in exact match (McNemar's "
+                "test, which says nothing about methods)"
+            )
+    return lines
+
+
+def _over_seeds(seeds: int, variants: int, folder: Path) -> str:
+    effect = stats.minimum_detectable_effect(seeds)
+    if math.isnan(effect):
+        return "with one seed a variant the report can compare checkpoints, and claims nothing about methods"
+    pairs = variants * (variants - 1) // 2
+    strict = stats.minimum_detectable_effect(seeds, alpha=0.05 / pairs)
+    known = seed_spread(folder)
+    text = f"two variants of {seeds} seeds: {effect:.2f} seed standard deviations between their means"
+    if known:
+        text += f" ({_amount(effect, *known)})"
+    if pairs > 1:
+        after = f" ({_amount(strict, *known)})" if known else ""
+        text += f"; {strict:.2f}{after} for the first claim that Holm makes of {pairs} pairs"
+    if known:
+        measure, spread = known
+        text += f". Earlier runs scatter by {format_number(spread)} in {measure.label}"
+    return text
+
+
+def _amount(effect: float, measure: Measure, spread: float) -> str:
+    return f"{measure.text(effect * spread)} of {measure.label}"
+
+
+def seed_spread(folder: Path) -> tuple[Measure, float] | None:
+    """(deciding measure, pooled seed standard deviation) of an experiment's finished runs; None without two alike."""
+    import numpy as np
+
+    from analysis.study import open_study
+
+    if not (folder / "plan.json").is_file():
+        return None
+    study = open_study(folder)
+    if study.deciding is None:
+        return None
+    groups = [study.values(variant, study.deciding.column) for variant in study.variants]
+    spreads = [np.var(values, ddof=1) for values in groups if len(values) > 1]
+    spread = math.sqrt(float(np.mean(spreads))) if spreads else 0.0
+    return (study.deciding, spread) if spread > 0 else None
