@@ -30,7 +30,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --compile-bytecode --no-deps --editable .
 	touch $@
 
-.PHONY: help setup exp plan data report compare dashboard sync test check fix bench lock clean
+.PHONY: help setup exp plan data report compare export dashboard sync test check fix bench lock clean
 
 setup: $(READY)  ## create .venv with everything that is needed
 
@@ -48,6 +48,9 @@ report: $(READY)  ## write the report of one experiment again: NAME=...
 
 compare: $(READY)  ## one report over several experiments: NAMES="a b c"
 	@$(BIN)/workbench compare $(NAMES) --runs "$(RUNS)"
+
+export: $(READY)  ## runs, metrics and completions as tables: NAMES="a b" [OUT=folder] [FORMAT=parquet]
+	@$(BIN)/workbench export $(NAMES) --runs "$(RUNS)" --out "$(or $(OUT),$(RUNS)/exports)" --format "$(or $(FORMAT),csv)"
 
 dashboard: $(READY)  ## TensorBoard over all runs
 	@$(BIN)/tensorboard --logdir "$(RUNS)" --host localhost --samples_per_plugin text=200

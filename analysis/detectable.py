@@ -23,7 +23,7 @@ def in_words(*, seeds: int, variants: int, prompts: int | None, folder: Path) ->
         if not math.isnan(most):
             few = "" if math.isnan(least) else f"{least:.3f} if they differ on {SOME_FLIPS:.0%} of the prompts, "
             lines.append(
-                f"two checkpoints on {prompts:,} prompts: {few}{most:.3f} if on half of them, in exact match (McNemar's "
+                f"two checkpoints on {prompts:,} prompts: {few}{most:.3f} if on half, in exact match (McNemar's "
                 "test, which says nothing about methods)"
             )
     return lines

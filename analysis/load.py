@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import DefinitionError
-from workbench.tracking import reader
+from workbench.errors import DefinitionError, StorageError
+from workbench.tracking import parquet, reader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,22 +27,92 @@ STATUS_FIELDS = (
 )
 COST_FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops")
 KEYS = ("run", "experiment", "variant", "seed")
+FORMS = ("csv", "parquet")
 
 
-@dataclass(frozen=True)
 class Loaded:
     """Tidy tables that join on the column run ("experiment/variant/seed0"); records holds each run's raw dicts.
 
-    completions are those of held-out prompts alone: training's own (split "train") have no exact match and may be a
-    hundred times as many; reader.read_completions(run, rollouts=True) gives them.
+    The tables are read when they are first asked for, each from Parquet copies where runs have ended. Each row leads
+    with its run's keys as they then stand in runs. completions are those of held-out prompts alone: training's own
+    (split "train") have no exact match and may be a hundred times as many; reader.read_completions(run, rollouts=True)
+    gives them. A completion's rewards are columns, rewards/<name>.
     """
 
-    runs: pd.DataFrame
-    metrics: pd.DataFrame
-    completions: pd.DataFrame
-    pairs: pd.DataFrame
-    losses: pd.DataFrame
-    records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    def __init__(self, root: Path, runs: pd.DataFrame, records: dict[str, dict[str, dict[str, Any]]]) -> None:
+        self.root = root
+        self.runs = runs
+        self.records = records
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """One row a step; all numbers, null is NaN."""
+        table = self._stack("metrics")
+        _derive(table)
+        return table
+
+    @cached_property
+    def completions(self) -> pd.DataFrame:
+        """One row a completion of a held-out prompt."""
+        return self._stack("completions")
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """One row a held-out pair and evaluation, with its h (nats)."""
+        return self._stack("pairs")
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """One row a held-out row and evaluation, with its loss_sum (nats) and num_tokens."""
+        return self._stack("losses")
+
+    def export(self, folder: Path | str, form: str = "csv") -> list[Path]:
+        """Write runs, metrics, completions, pairs and losses, those with rows, to <folder>/<table>.<form>.
+
+        form: csv or parquet. Raises DefinitionError for another, StorageError where the folder cannot be written.
+        """
+        if form not in FORMS:
+            raise DefinitionError(f"export: found {form!r}, allowed {', '.join(FORMS)}")
+        out, written = Path(folder), []
+        for name in ("runs", *parquet.TABLES):
+            table: pd.DataFrame = getattr(self, name)
+            if table.empty:
+                continue
+            path = out / f"{name}.{form}"
+            partial = path.with_name(f"{path.name}.partial")
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                if form == "csv":
+                    table.to_csv(partial, index=False, lineterminator="\n")
+                else:
+                    _plain_objects(table).to_parquet(partial, index=False)
+                partial.replace(path)
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+            written.append(path)
+        return written
+
+    def _stack(self, name: str) -> pd.DataFrame:
+        """That table of every run, one below the other."""
+        import pandas as pd
+        import pyarrow as pa
+
+        found, rows = [], []
+        for folder, row in zip(self.records, self.runs[[*KEYS, "state"]].to_dict("records"), strict=True):
+            table = parquet.read_table(self.root / folder, name, keep_copy=row["state"] == "finished")
+            if table is not None:
+                found.append(table.drop_columns([key for key in KEYS if key in table.column_names]))
+                rows.append(row)
+        if not found:
+            return pd.DataFrame(columns=[*KEYS, "step"])
+        sizes = [table.num_rows for table in found]
+        try:
+            stacked = pa.concat_tables(found, promote_options="permissive").to_pandas(split_blocks=True)
+        except pa.ArrowException:  # a column that is text in one run and a number in another
+            stacked = pd.concat([table.to_pandas() for table in found], ignore_index=True)
+        keys = pd.DataFrame({key: [row[key] for row in rows] for key in KEYS})
+        repeated = keys.loc[keys.index.repeat(sizes)].reset_index(drop=True)
+        return pd.concat([repeated, stacked], axis=1)
 
 
 def load_runs(runs_dir: Path | str, where: Where | None = None) -> Loaded:
@@ -68,9 +138,8 @@ def load_folders(root: Path, planned: Iterable[Mapping[str, Any]], where: Where 
         rows.append(row)
         records[row["run"]] = record
     rows = _admitted(rows, where)
-    runs = pd.DataFrame(rows)
-    tables = {name: _stack(root, rows, f"{name}.jsonl") for name in ("metrics", "completions", "pairs", "losses")}
-    return Loaded(runs, **tables, records={row["run"]: records[row["run"]] for row in rows})
+    runs = pd.DataFrame(rows, columns=None if rows else [*KEYS, "trainer", "state"])
+    return Loaded(root, runs, {row["run"]: records[row["run"]] for row in rows})
 
 
 def _run_row(root: Path, plan: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -126,31 +195,6 @@ def _admitted(rows: list[dict[str, Any]], where: Where | None) -> list[dict[str,
     return [row for row in rows if admits(row)]
 
 
-def _stack(root: Path, rows: list[dict[str, Any]], file_name: str) -> pd.DataFrame:
-    """That file of every run, one below the other, each row led by its run's keys; null becomes NaN."""
-    import pandas as pd
-
-    frames = []
-    for row in rows:
-        path = root / row["run"] / file_name
-        read = reader.read_held_out if file_name == "completions.jsonl" else reader.read_rows
-        records = read(path) if path.is_file() else []
-        if records:
-            frame = pd.DataFrame.from_records(records)
-            frame = frame.drop(columns=[key for key in KEYS if key in frame.columns])
-            for position, key in enumerate(KEYS):
-                frame.insert(position, key, row[key])
-            frames.append(frame)
-    if not frames:
-        return pd.DataFrame(columns=[*KEYS, "step"])
-    table = pd.concat(frames, ignore_index=True)
-    if file_name == "metrics.jsonl":
-        numbers = [column for column in table.columns if column not in KEYS]
-        table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
-        _derive(table)
-    return table
-
-
 def _derive(metrics: pd.DataFrame) -> None:
     """Columns that online runs have under one name or the other, and the share of groups that taught something."""
     if "frac_reward_zero_std" in metrics:
@@ -158,3 +202,13 @@ def _derive(metrics: pd.DataFrame) -> None:
     if "objective/scores" in metrics:
         scores = metrics["objective/scores"]
         metrics["reward"] = metrics["reward"].fillna(scores) if "reward" in metrics else scores
+
+
+def _plain_objects(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of mixed kinds as text, which Parquet asks for."""
+    mixed = [name for name in table if table[name].dtype == object]
+    return table.assign(**{str(name): table[name].map(_as_text) for name in mixed})
+
+
+def _as_text(value: Any) -> str | None:
+    return None if value is None or value != value else value if isinstance(value, str) else json.dumps(value)

@@ -45,6 +45,13 @@ def test_a_name_that_leads_out_of_the_experiments_is_refused_and_nothing_is_writ
     assert sorted(path for path in empty.rglob("*")) == before
 
 
+def test_export_of_what_was_never_run_says_what_to_do(tmp_path):
+    (tmp_path / "runs").mkdir()
+    done = run(ROOT, "export", "sft_sort", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"))
+    assert (done.returncode, "make exp NAME=sft_sort" in done.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["../x", "/etc", "..", ""])
 def test_compare_refuses_names_that_are_no_experiments(empty, name):
     done = run(empty, "compare", name)

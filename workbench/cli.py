@@ -62,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     add("explain", _explain, "every resolved value with its origin, and every convention")
     compare = add("compare", _compare, "one report over several experiments", overrides=False, named=False)
     compare.add_argument("names", nargs="+", metavar="NAME", help="experiments that were run")
+    export = add("export", _export, "runs, metrics and completions as tables", overrides=False, named=False)
+    export.add_argument("names", nargs="+", metavar="NAME", help="experiments that were run")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the tables")
+    export.add_argument("--format", choices=("csv", "parquet"), default="csv")
     sample = add("sample", _sample, "complete a prompt with a run's model", overrides=False, named=False)
     sample.add_argument("run", metavar="RUN", help="experiment/variant/seed0, or a model folder")
     sample.add_argument("prompt", metavar="PROMPT")
@@ -155,14 +159,33 @@ def _report(parsed: argparse.Namespace) -> int:
 
 def _compare(parsed: argparse.Namespace) -> int:
     from analysis.report import write_comparison
-    from workbench.experiment.definition.files import NAME
 
-    for name in parsed.names:
-        if not all(NAME.fullmatch(part) for part in name.split("+")[:1]) or "/" in name:
-            raise DefinitionError(f"command line: NAME: found {name!r}, allowed experiments that were run")
-    folders = [parsed.runs / name for name in dict.fromkeys(parsed.names)]
+    folders = [parsed.runs / name for name in _experiments(parsed.names)]
     print(write_comparison(folders, parsed.runs / "reports" / "+".join(folder.name for folder in folders)))
     return 0
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from analysis import load_runs
+
+    names = _experiments(parsed.names)
+    loaded = load_runs(parsed.runs, lambda row: row["run"].split("/")[0] in names)
+    missing = [name for name in names if not loaded.runs["run"].str.startswith(f"{name}/").any()]
+    if missing:
+        raise DefinitionError(f"{parsed.runs / missing[0]}: no runs; `make exp NAME={missing[0]}` makes them")
+    for path in loaded.export(parsed.out, parsed.format):
+        print(path)
+    return 0
+
+
+def _experiments(names: Sequence[str]) -> list[str]:
+    """The names, each once, of folders that lie in the folder of runs. DefinitionError for what cannot be one."""
+    from workbench.experiment.definition.files import NAME
+
+    for name in names:
+        if not NAME.fullmatch(name.split("+")[0]) or "/" in name:
+            raise DefinitionError(f"command line: NAME: found {name!r}, allowed experiments that were run")
+    return list(dict.fromkeys(names))
 
 
 def _status(parsed: argparse.Namespace) -> int:

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis.load import load_folders, load_runs
-from workbench.errors import DefinitionError
+from workbench.errors import DefinitionError, StorageError
 
 Make = Callable[..., Path]
 
@@ -65,3 +66,56 @@ def test_null_in_metrics_is_nan_and_a_torn_last_line_is_left_out(make_experiment
     losses = load_runs(folder.parent, {"experiment": "dpo_beta_sweep"}).metrics["loss"]
     assert math.isnan(losses.iloc[0])
     assert list(losses.iloc[1:]) == [2.0]
+
+
+def test_finished_runs_keep_copies_and_others_do_not(make_experiment: Make) -> None:
+    states = {("beta=0.1", 1): "interrupted"}
+    folder = make_experiment(betas=(0.1,), seeds=2, states=states, prompts=4, steps=6, every=3)
+    first = load_runs(folder.parent)
+    assert first.metrics is not None
+    kept = {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
+    assert kept == {"beta=0.1/seed0/metrics.parquet"}, "a table that nobody asked for is not read"
+    again = load_runs(folder.parent)
+    pd.testing.assert_frame_equal(first.metrics, again.metrics)
+    pd.testing.assert_frame_equal(first.completions, load_runs(folder.parent).completions)
+
+
+def test_rewards_of_completions_are_columns(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1,), seeds=1, prompts=4, steps=6, every=3)
+    completions = load_runs(folder.parent).completions
+    assert set(completions["rewards/sort"]) <= {0.0, 1.0}
+    assert list(completions["rewards/sort"]) == list(completions["exact_match"])
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_what_is_exported_is_what_was_loaded(make_experiment: Make, tmp_path: Path, form: str) -> None:
+    loaded = load_runs(make_experiment(betas=(0.1, 1.0), seeds=1, prompts=4, steps=6, every=3).parent)
+    written = loaded.export(tmp_path / "out", form)
+    assert [path.name for path in written] == [f"{name}.{form}" for name in ("runs", "metrics", "completions")]
+    read = pd.read_csv if form == "csv" else pd.read_parquet
+    for path in written:
+        table = getattr(loaded, path.stem)
+        again = read(path)
+        assert list(again.columns) == list(table.columns)
+        assert len(again) == len(table)
+    metrics = read(tmp_path / "out" / f"metrics.{form}")
+    pd.testing.assert_frame_equal(metrics, loaded.metrics, check_dtype=form == "parquet", rtol=0, atol=0)
+
+
+def test_an_export_that_cannot_be_is_one_line(make_experiment: Make, tmp_path: Path) -> None:
+    loaded = load_runs(make_experiment(betas=(0.1,), seeds=1, prompts=4, steps=6, every=3).parent)
+    with pytest.raises(DefinitionError, match="csv, parquet"):
+        loaded.export(tmp_path, "excel")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot be written"):
+        loaded.export(tmp_path / "file")
+
+
+def test_torn_files_lose_no_other_run(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), seeds=1, prompts=4, steps=6, every=3)
+    run = folder / "beta=1" / "seed0"
+    (run / "status.json").write_text('{"state": "fini')
+    (run / "metrics.jsonl").write_bytes(b"\x00\xff garbage")
+    loaded = load_runs(folder.parent, {"experiment": "dpo_beta_sweep"})
+    assert list(loaded.runs["state"]) == ["finished", "not started"]
+    assert set(loaded.metrics["variant"]) == {"beta=0.1"}

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.benchmarks import dpo, generation, grpo, memory, scaling, sft, start_up, sweep
+from tests.benchmarks import dpo, generation, grpo, loading, memory, scaling, sft, start_up, sweep
 from tests.benchmarks.measure import ROOT, BenchmarkError, machine
 from tests.benchmarks.page import paste_table, write
 
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "dpo": dpo.run,
     "generation": generation.run,
     "grpo": grpo.run,
+    "loading": loading.run,
     "memory": memory.run,
     "scaling": scaling.run,
     "sweep": sweep.run,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+    import yaml
 
 
 Row = dict[str, Any]
@@ -114,7 +115,7 @@ def read_run(folder: Path) -> RunRecord:
     import yaml
 
     try:
-        definition = yaml.safe_load((folder / "definition.yaml").read_text(encoding="utf-8"))
+        definition = yaml.load((folder / "definition.yaml").read_text(encoding="utf-8"), _yaml_loader())
     except (OSError, ValueError, yaml.YAMLError):
         definition = None
     return RunRecord(
@@ -123,6 +124,13 @@ def read_run(folder: Path) -> RunRecord:
         read_json(folder / "status.json") or {},
         read_json(folder / "provenance.json") or {},
     )
+
+
+def _yaml_loader() -> type[yaml.SafeLoader] | type[yaml.CSafeLoader]:
+    """The safe loader, in C where libyaml is there: of a thousand definitions that is seconds."""
+    import yaml
+
+    return yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 def find_runs(root: Path) -> list[Path]:
