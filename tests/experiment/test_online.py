@@ -114,14 +114,14 @@ def test_the_estimate_counts_sampling_and_learning_by_hand(lab, online):
     parameters = 98 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 256)
     prompt, completion = len("sort 123: "), 3
     assert (found.rows, found.steps_per_epoch, found.steps) == (64, 16, 32)
-    assert found.tokens_per_step == 16 * (prompt + completion)
+    # A prompt once for its four completions, in sampling and in learning.
     sampled = 4 * prompt + 16 * completion
-    assert found.flops == 32 * (16 * (prompt + completion) * 6 + 2 * sampled) * parameters
+    assert found.tokens_per_step == sampled
+    assert found.flops == 32 * (sampled * 6 + 2 * sampled) * parameters
     tied = run_of(lab, "plain", "beta=0.1", "passes=2", "minibatches=2", "steps=1")
     more = estimate(tied, {tied.key: tied}, lab / "runs", Speed(1e9, "test"))
-    assert more.tokens_per_step == 8 * (prompt + completion)
-    scored = 16 * (prompt + completion) / 4
-    assert more.flops == (8 * (prompt + completion) * 6 + 2 * (sampled / 4 + scored)) * parameters
+    assert more.tokens_per_step == sampled / 2
+    assert more.flops == (sampled / 2 * 6 + 2 * (sampled / 4 + sampled / 4)) * parameters
     assert "4 prompts x 4 completions per step" in describe_plan(
         load_experiment("plain", folder=lab / "experiments"), lab / "runs", jobs=1, fresh=False
     )

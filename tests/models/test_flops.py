@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from workbench.models.adapters import add_lora
-from workbench.models.flops import ModelFlops
+from workbench.models.flops import ModelFlops, Work
 from workbench.models.settings import LoraSettings
 
 LAYER = 256 + 128 + 128 + 256 + 3 * 384 + 32
@@ -15,7 +15,7 @@ TIED = 17 * 16 + 2 * LAYER + 16
 
 
 def test_parameters_that_multiply_each_token(small_llama):
-    assert ModelFlops.of_model(small_llama()) == ModelFlops(TIED, 0, num_layers=2, width=16, num_head=17 * 16)
+    assert ModelFlops.of_model(small_llama()) == ModelFlops(TIED, 0, 2, 16, num_head=17 * 16, head_is_trained=True)
     # Untied: the head counts, the input embedding does not.
     assert ModelFlops.of_model(small_llama(tie_word_embeddings=False)).num_trained == TIED
 
@@ -28,18 +28,46 @@ def test_an_adapter_is_trained_and_the_rest_frozen(small_llama):
 
 def test_the_formula_by_hand():
     flops = ModelFlops(num_trained=100, num_frozen=10, num_layers=2, width=8)
-    # 3 tokens that attend to 1, 2 and 3 positions
-    assert flops.forward(3, 6) == 2 * 110 * 3 + 4 * 2 * 8 * 6
-    assert flops.backward(3, 6) == (2 * 10 + 4 * 100) * 3 + 8 * 2 * 8 * 6
-    assert flops.training(3, 6) == flops.forward(3, 6) + flops.backward(3, 6)
-    with_head = replace(flops, num_head=30)
-    assert with_head.training(3, 6, recomputed=True) - flops.training(3, 6) == 2 * 80 * 3 + 4 * 2 * 8 * 6
+    work = Work.of_rows(torch.tensor([3]))  # 3 tokens that attend to 1, 2 and 3 positions
+    assert work == Work(tokens=3, context=6, projected=3, read=3)
+    assert flops.forward(work) == 2 * 110 * 3 + 4 * 2 * 8 * 6
+    assert flops.backward(work) == (2 * 10 + 4 * 100) * 3 + 8 * 2 * 8 * 6
+    assert flops.training(work) == flops.forward(work) + flops.backward(work)
+    with_head = replace(flops, num_head=30, head_is_trained=True)
+    assert with_head.training(work, recomputed=True) - flops.training(work) == 2 * 80 * 3 + 4 * 2 * 8 * 6
+
+
+def test_the_head_counts_where_something_is_projected():
+    trained = ModelFlops(num_trained=100, num_frozen=0, num_head=30, head_is_trained=True)
+    frozen = ModelFlops(num_trained=70, num_frozen=30, num_head=30)
+    work = Work(tokens=10, context=0, projected=4, read=10)
+    assert trained.forward(work) == frozen.forward(work) == 2 * (70 * 10 + 30 * 4)
+    assert trained.backward(work) == 4 * (70 * 10 + 30 * 4)
+    assert frozen.backward(work) == 4 * 70 * 10 + 2 * 30 * 4
+    assert trained.forward(work.without_head()) == 2 * 70 * 10
+    assert trained.forward(work.projected_again()) == 2 * (70 * 10 + 30 * 8)
+    everywhere = replace(trained, projects_all=True)
+    assert everywhere.forward(work) == 2 * 100 * 10
+    assert everywhere.forward(work.without_head()) == trained.forward(work.without_head())
 
 
 def test_a_prompts_completions_share_its_prefill_and_their_last_tokens_are_not_read():
     flops = ModelFlops(num_trained=100, num_frozen=10, num_layers=2, width=8)
     # Two tokens of the prompt attend to 1 and 2 positions; of a completion of 3 the first two are read, at 3 and 4.
-    assert flops.generation(2, [1, 3]) == flops.forward(2 + 2, 1 + 2 + 3 + 4)
+    assert flops.generation(2, [1, 3]) == flops.forward(Work(2 + 2, 1 + 2 + 3 + 4, 3, 4))
+
+
+def test_a_prompt_counts_once_where_it_is_computed_once(small_llama):
+    prompts, lengths, prompt_of = torch.tensor([2, 5, 9]), torch.tensor([3, 1, 4, 0]), torch.tensor([0, 0, 1, 2])
+    shared = Work.of_completions(small_llama(), prompts, lengths, prompt_of)
+    # The third prompt has no completion to predict. Positions: 1+2 and 3+4, of the prompt alone; 1..5 and 6+7+8.
+    assert shared == Work(tokens=2 + 5 + 2 + 0 + 3, context=3 + 7 + 15 + 21, projected=8, read=2 + 5 + 8)
+
+
+def test_a_forward_that_is_not_our_own_computes_a_prompt_with_each_completion():
+    prompts, lengths, prompt_of = torch.tensor([2, 5]), torch.tensor([3, 1, 4]), torch.tensor([0, 0, 1])
+    apart = Work.of_completions(torch.nn.Linear(1, 1), prompts, lengths, prompt_of)
+    assert apart == Work.of_rows(torch.tensor([5, 3, 9]), projected=8)
 
 
 def test_a_model_that_is_no_language_model_is_counted_too():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from workbench.models.flops import Work
 from workbench.tracking.durations import format_duration
 from workbench.trainer.costs import Costs
 from workbench.trainer.progress import Progress
@@ -46,8 +48,8 @@ def test_a_run_charges_its_real_tokens_and_their_flops(sft, make_rows):
     trainer.train()
     lengths = [len(prompt) + len(completion) for prompt, completion, _ in make_rows(3, seed=0)]
     assert trainer.costs.trained_tokens == sum(lengths)
-    context = sum(n * (n + 1) / 2 for n in lengths)
-    assert trainer.costs.flops == trainer.flops.training(sum(lengths), context)
+    projected = sum(len(completion) for _, completion, _ in make_rows(3, seed=0))
+    assert trainer.costs.flops == trainer.flops.training(Work.of_rows(torch.tensor(lengths), projected))
 
 
 def test_inherited_costs_count_and_the_run_ends_with_a_last_evaluation(sft, collate, make_rows):
@@ -68,8 +70,8 @@ def test_reference_scoring_is_charged_for_training_and_never_for_evaluation(smal
     settings = DPOTrainer.settings_class(steps=2, evaluate_every=1, device="cpu", precision="float32")
     trainer = DPOTrainer(small_llama(), None, batches, settings=settings, val_loader=batches)
     trainer.train()
-    tokens = sum(2 * len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in make_rows(3))
-    assert trainer.costs.scored_tokens == trainer.costs.trained_tokens == 2 * tokens
+    tokens = sum(len(prompt) + len(chosen) + len(rejected) for prompt, chosen, rejected in make_rows(3))
+    assert trainer.costs.scored_tokens == trainer.costs.trained_tokens == 2 * tokens, "a prompt is computed once"
 
 
 @pytest.mark.parametrize(

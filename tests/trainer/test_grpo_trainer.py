@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from workbench.errors import DataError, DivergenceError
@@ -131,8 +133,24 @@ def test_dynamic_sampling_fills_the_rollout_with_groups_that_have_a_signal(rollo
     assert row["frac_reward_zero_std"] == pytest.approx(1 - sum(signals[:needed]) / (3 * needed))
     assert len(seen[0].texts) == 3
     assert all(map(has_signal, seen[0].texts))
-    assert seen[0].texts == [text for batch in batches[:needed] for text in batch["texts"] if has_signal(text)][:3]
+    able = [text for batch in batches[:needed] for text in batch["texts"] if has_signal(text)]
+    assert seen[0].texts == [text for text in able if text in seen[0].texts], "in the order sampled"
     assert len(seen[0].groups.unique()) == 3
+
+
+def test_dynamic_sampling_drops_no_place_in_the_batch_more_than_another(torch, rollout_trainer, prompt_batch):
+    # Batches are sorted by length: were the surplus always cut at the end, long prompts would be learned from less.
+    trainer = rollout_trainer(reward_fn=late_letters, dynamic_sampling=4, steps=1)
+    rollout = trainer._roll_out(prompt_batch(3, 0))
+    able = replace(rollout, rewards=torch.arange(len(rollout.rewards)).double())
+    kept = [0] * 6
+    for step in range(300):
+        trainer.step = step
+        for group in trainer._with_signal([able, able]).groups.unique().tolist():
+            kept[group] += 1
+    assert sum(kept) == 300 * 3
+    assert min(kept) > 120
+    assert max(kept) < 180
 
 
 def test_dynamic_sampling_ends_at_its_limit_and_learns_from_what_there_is(rollout_trainer, prompt_batch):

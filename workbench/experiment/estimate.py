@@ -136,8 +136,8 @@ def _steps_within(budget: Budget | None, flops: float, tokens: float, speed: Spe
 
 
 def _data_size(spec: RunSpec, *, characters: bool) -> tuple[int | None, list[float]]:
-    """Rows (or pairs, or prompts), and tokens that a step reads of some of them, of a pair with its prompt twice; none
-    where they cannot be known yet. characters: a token is a character."""
+    """Rows (or pairs, or prompts), and tokens that a step reads of some of them, of a pair its prompt once; none where
+    they cannot be known yet. characters: a token is a character."""
     data = spec.data
     if isinstance(data, ReadData):
         found = _row_lengths(data, spec.hyperparameters.data_form)
@@ -148,12 +148,13 @@ def _data_size(spec: RunSpec, *, characters: bool) -> tuple[int | None, list[flo
     if spec.hyperparameters.data_form == "prompts":
         assert isinstance(data, TaskData), "collected pairs are for trainers of pairs"
         return data.rows, [float(len(row.prompt)) for row in sample]
-    lengths = [float(len(row.prompt) + len(row.completion) + 1) for row in sample]
-    return (data.collect.pairs, [2 * n for n in lengths]) if isinstance(data, CollectData) else (data.rows, lengths)
+    if isinstance(data, CollectData):
+        return data.collect.pairs, [float(len(row.prompt) + 2 * (len(row.completion) + 1)) for row in sample]
+    return data.rows, [float(len(row.prompt) + len(row.completion) + 1) for row in sample]
 
 
 def _row_lengths(data: ReadData, form: DataForm) -> list[int]:
-    """Characters that each row makes the model read; a prompt of a pair is read twice. Empty where unreadable."""
+    """Characters that each row makes the model read, of a pair its prompt once. Empty where unreadable."""
     try:
         files = local_files(data)
         if not files or not all(path.is_file() for path in files) or sum(map(_size, files)) > LARGEST_READ:
@@ -171,7 +172,7 @@ def _characters(fields: dict[str, Any], form: DataForm) -> int:
     if form == "prompts":
         return len(asked_prompt(parse_example(kind, fields)).text)
     read = {name: len(str(value)) for name, value in fields.items() if name in FORMATS[kind].needed or name == "input"}
-    return sum(read.values()) + (read.get("prompt", 0) if form == "pairs" else 0)
+    return sum(read.values())
 
 
 def _size(path: Path) -> int:

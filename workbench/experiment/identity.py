@@ -25,6 +25,8 @@ from workbench.models.settings import ModelSettings
 from workbench.rewards import verifier_version
 from workbench.rewards.build import reward_files, rewards_identity
 from workbench.rewards.gym import gym_version
+from workbench.trainer.grpo_settings import DYNAMIC_SAMPLING_VERSION
+from workbench.trainer.settings import COSTS_VERSION
 
 VERSION = 1
 # Settings that no number depends on, or that stand elsewhere in the dict.
@@ -59,6 +61,8 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
     if spec.hyperparameters.data_form == "prompts":
         hyperparameters["rewards"] = rewards_identity(rewards_of(spec.hyperparameters), task_of(spec))
         hyperparameters["sampling_version"] = SAMPLING_VERSION
+        if getattr(spec.hyperparameters, "dynamic_sampling", 0):
+            hyperparameters["dynamic_sampling_version"] = DYNAMIC_SAMPLING_VERSION
     return Identity(
         {
             "version": VERSION,
@@ -70,7 +74,7 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
             "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in free},
             "precision": precision,
             "evaluate": _evaluate_identity(spec),
-            "budget": dump(spec.budget),
+            "budget": spec.budget and dump(spec.budget) | {"costs_version": COSTS_VERSION},
             "threads": spec.threads,
         }
     )

@@ -29,7 +29,7 @@ class StepWork:
     """Tokens of an optimiser step, padding excluded, on average over a rollout's steps."""
 
     trained_tokens: float
-    """Read forward and backward; a prompt counts with each of its completions."""
+    """Read forward and backward; a prompt counts once for all of its completions."""
     generated_tokens: float
     """Read forward to sample completions: each prompt once, and the completions."""
     scored_tokens: float
@@ -52,9 +52,9 @@ class StepWork:
         learned = 2 * rows if paired else sampled  # of a group the best and the worst alone
         scorers = bool(dump(settings).get("beta")) + isinstance(settings, PPOSettings)  # reference, critic
         return cls(
-            trained_tokens=learned * (mean + completion) / settings.minibatches,
+            trained_tokens=(rows * mean + learned * completion) / settings.minibatches,
             generated_tokens=(rows * mean + sampled * completion) / updates,
-            scored_tokens=scorers * learned * (mean + completion) / updates,
+            scored_tokens=scorers * (rows * mean + learned * completion) / updates,
             rows=-(-(rows if paired else sampled) // settings.minibatches),
             longest=(longest + settings.max_new_tokens) * (2 if paired else 1),
         )

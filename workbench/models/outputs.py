@@ -179,6 +179,18 @@ def _can_be_packed(model: torch.nn.Module, longest: int) -> bool:
     return window is None or window >= longest
 
 
+def computes_prompts_once(model: torch.nn.Module) -> bool:
+    """Whether forward_completions computes a prompt once for all of its completions."""
+    return isinstance(_unwrapped(model), Llama)
+
+
+def projects_everything(model: torch.nn.Module) -> bool:
+    """Whether logits are made at every position, for the model does more to them than a linear head."""
+    inner = _unwrapped(model)
+    config = getattr(inner, "config", None)
+    return not isinstance(inner, Llama) and (config is None or output_head(inner) is None or _changes_logits(config))
+
+
 def output_head(model: torch.nn.Module) -> torch.nn.Linear | None:
     """The layer that makes logits, as transformers names it; None where a model tells of none."""
     find = getattr(model, "get_output_embeddings", None)

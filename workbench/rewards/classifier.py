@@ -63,8 +63,12 @@ class Classifier:
     def __call__(self, samples: Sequence[Sample]) -> list[float]:
         """A logit a sample. Rows of like lengths are scored together; the order is the samples'."""
         rows = [self._encode(sample) for sample in samples]
-        tokens, context = sum(map(len, rows)), sum(len(row) * (len(row) + 1) / 2 for row in rows)
-        self._spent = (self._spent[0] + tokens, self._spent[1] + self._flops.forward(tokens, context))
+        import torch
+
+        from workbench.models.flops import Work
+
+        work = Work.of_rows(torch.tensor([len(row) for row in rows]))
+        self._spent = (self._spent[0] + int(work.read), self._spent[1] + self._flops.forward(work.without_head()))
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
         values = [0.0] * len(rows)
         for start in range(0, len(order), self.settings.batch_rows):

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ import torch
 
 from workbench.errors import DataError, DefinitionError, DivergenceError, Interrupted
 from workbench.generation.mode import evaluation_mode
-from workbench.models.flops import ModelFlops
+from workbench.models.flops import ModelFlops, Work
 from workbench.trainer import checkpoint, distributed
 from workbench.trainer.accumulation import StepLoss
 from workbench.trainer.batches import Batch, batches_from, is_empty, num_rows, split_rows
@@ -212,14 +213,13 @@ class BaseTrainer(TrainerHooks):
         update_started = time.perf_counter()
         with self._interrupts.interruptible():
             row = self._compute_gradient(batch)
-            lengths = self._sequence_lengths(batch).double()
-            spent = distributed.reduce_tensor(torch.stack((lengths.sum(), (lengths * (lengths + 1) / 2).sum())))
+            spent = distributed.reduce_tensor(
+                torch.tensor(astuple(self._work(batch)), dtype=torch.float64, device=self.device)
+            )
             row = self._check_gradient(row)
         # From here to the end the step is committed: nothing may interrupt it half-way.
-        tokens, context = spent.tolist()
-        seconds = time.perf_counter() - started
-        flops = self._training_flops(tokens, context)
-        self.costs.add(Costs(trained_tokens=int(tokens), flops=flops, seconds=seconds))
+        work, seconds = Work(*spent.tolist()), time.perf_counter() - started
+        self.costs.add(Costs(trained_tokens=int(work.read), flops=self._training_flops(work), seconds=seconds))
         if not apply_update(self, row):
             return
         self.step += 1
@@ -230,9 +230,9 @@ class BaseTrainer(TrainerHooks):
         self.pending_completions = self._take_completions()
         self._log_info = self._get_extra_log_info(batch)
 
-    def _training_flops(self, tokens: float, context: float) -> float:
-        """Of one update's forward and backward; context: positions attended to, summed over the tokens."""
-        return self.flops.training(tokens, context, recomputed=self.settings.gradient_checkpointing)
+    def _training_flops(self, work: Work) -> float:
+        """Of one update's forward and backward."""
+        return self.flops.training(work, recomputed=self.settings.gradient_checkpointing)
 
     def _take_batch(self) -> None:
         """The loader's next batch made into update batches, and what that cost charged: both or neither."""

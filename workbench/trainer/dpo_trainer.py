@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from workbench.errors import DataError, DivergenceError
+from workbench.models.flops import Work
 from workbench.models.outputs import forward_completions
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios
@@ -59,6 +60,9 @@ class DPOTrainer(BaseTrainer):
         prompts = batch["prompt_attention_mask"].sum(1)
         sides = [batch[f"{side}_attention_mask"].sum(1) for side in ("chosen", "rejected")]
         return torch.cat([prompts + side for side in sides])
+
+    def _work(self, batch: Batch) -> Work:
+        return completions_work(self.policy, batch)
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         """Summed log-probabilities of the completions: chosen above rejected, (2B,)."""
@@ -119,9 +123,8 @@ class DPOTrainer(BaseTrainer):
     def _score_reference(self, batch: Batch) -> Batch:
         with self._reference.of(self.policy) as reference, self.precision.autocast():
             _, chosen, rejected = completion_logprobs(reference, batch, self._temperature)
-        lengths = self._sequence_lengths(batch).double()
-        tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
-        self._charge(Costs(scored_tokens=int(tokens), flops=self.flops.forward(tokens, context)))
+        work = completions_work(self.policy, batch)
+        self._charge(Costs(scored_tokens=int(work.read), flops=self.flops.forward(work)))
         return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
 
 
@@ -147,6 +150,13 @@ def completion_logprobs(
     logprobs = found.new_zeros(mask.shape).masked_scatter(mask, found)
     chosen, rejected = (part[:, :width] for part, width in zip(logprobs.chunk(2), widths, strict=True))
     return logprobs.sum(1), chosen, rejected
+
+
+def completions_work(model: torch.nn.Module, batch: Batch) -> Work:
+    """What completion_logprobs computes of a batch."""
+    prompts, chosen, rejected = (batch[f"{part}_attention_mask"].sum(1) for part in ("prompt", "chosen", "rejected"))
+    prompt_of = torch.arange(len(prompts), device=prompts.device).repeat(2)
+    return Work.of_completions(model, prompts, torch.cat((chosen, rejected)), prompt_of)
 
 
 def _pair_weights(batch: Batch) -> torch.Tensor:

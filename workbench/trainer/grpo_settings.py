@@ -9,6 +9,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, mod
 from workbench.trainer.rollout_settings import RolloutSettings
 
 GSPO_LARGEST_CLIP = 0.05
+DYNAMIC_SAMPLING_VERSION = 2
+"""Of which groups it keeps."""
 
 
 class GRPOSettings(RolloutSettings):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from workbench.models.flops import Work
 from workbench.objectives.advantages import ADVANTAGES, group_spread
 from workbench.objectives.kl import KL_LOSSES, KL_PENALTIES
 from workbench.objectives.policy_gradient import CORRECTIONS, POLICY_LOSSES, Clip, SampledTokens
@@ -74,7 +75,11 @@ class GRPOTrainer(OnlineTrainer):
         silent = silent[: max(0, self.settings.minibatches - sum(map(len, kept)))]
         found += [parts[0].of_prompts(silent)] if silent else []
         joined = join_rollouts(found)
-        return joined.of_prompts(range(min(wanted, len(joined.prompts))))
+        if len(joined.prompts) <= wanted:
+            return joined
+        # A batch's prompts are sorted by length: cut at its end, the surplus would be the long ones.
+        order = np.random.default_rng([self.settings.seed, self.step, 2]).permutation(len(joined.prompts))
+        return joined.of_prompts(sorted(order[:wanted].tolist()))
 
     def _judged(self, rollout: Rollout, *, everywhere: bool = True) -> tuple[Rollout, torch.Tensor]:
         """With reference and KL penalty where they are asked for; advantages (N,) float32, over the whole step.
@@ -156,6 +161,10 @@ class GRPOTrainer(OnlineTrainer):
         if self.settings.entropy_bonus:
             units["entropy"] = float(batch["tokens"].sum())
         return units
+
+    def _work(self, batch: Batch) -> Work:
+        work = super()._work(batch)
+        return work.projected_again() if self.settings.entropy_bonus else work
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probabilities of the responses (B, T), and their entropies where a bonus is asked for."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from workbench.errors import CheckpointError
+from workbench.models.flops import Work
 from workbench.trainer.batches import Batch, num_rows
 from workbench.trainer.loss import LossResult
 
@@ -50,6 +51,10 @@ class TrainerHooks(abc.ABC):
             return batch["attention_mask"].sum(-1)
         first = next(iter(batch.values()))
         return torch.full((num_rows(batch),), math.prod(first.shape[1:2]), device=first.device)
+
+    def _work(self, batch: Batch) -> Work:
+        """What a pass over an update batch computes; by default its sequences, projected everywhere."""
+        return Work.of_rows(self._sequence_lengths(batch))
 
     def _count_tokens(self, batch: Batch) -> int:
         """Tokens of a batch, for throughput only."""

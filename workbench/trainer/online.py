@@ -11,7 +11,7 @@ import torch
 
 from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError
 from workbench.generation.generate import row_seed, sample
-from workbench.models.flops import ModelFlops
+from workbench.models.flops import ModelFlops, Work
 from workbench.objectives.masking import length_mask
 from workbench.rewards.build import build_rewards
 from workbench.rewards.reward import Reward, RewardSet, Sample, as_reward_set
@@ -156,9 +156,8 @@ class OnlineTrainer(BaseTrainer):
             assert self._reward_set is not None, "a reward model scores a rollout"
             return self._reward_set
         model = self.reward_model.to(self.device).eval()
-        lengths = (rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths).double()
-        flops = ModelFlops.of_model(model).forward(float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum()))
-        spent = (int(lengths.sum()), flops)
+        read = Work.of_rows(rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths)
+        spent = (int(read.read), ModelFlops.of_model(model).forward(read.without_head()))
         scored = Reward("reward_model", lambda _: sequence_scores(model, rollout), take_costs=lambda: spent)
         return RewardSet([*(self._reward_set.rewards if self._reward_set else ()), scored])
 
@@ -182,13 +181,18 @@ class OnlineTrainer(BaseTrainer):
             for start in range(0, len(rows["responses"]), size):
                 part = {key: value[start : start + size] for key, value in rows.items()}
                 parts.append(response_logprobs(predicting_states(model, part), part, self.settings.temperature))
-        lengths = self._sequence_lengths(rows).double()
-        tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
-        self._charge(Costs(scored_tokens=int(tokens), flops=self.flops.forward(tokens, context)))
+        work = OnlineTrainer._work(self, rows)
+        self._charge(Costs(scored_tokens=int(work.read), flops=self.flops.forward(work)))
         return torch.cat(parts)
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return batch["prompt_mask"].sum(1) + batch["response_mask"].sum(1)
+
+    def _work(self, batch: Batch) -> Work:
+        lengths, responses = (batch[f"{part}_mask"].sum(1) for part in ("prompt", "response"))
+        prompts, prompt_of = batch["prompt_index"].unique(return_inverse=True)
+        of_prompts = lengths.new_zeros(len(prompts)).index_put((prompt_of,), lengths)
+        return Work.of_completions(self.policy, of_prompts, responses, prompt_of)
 
     @property
     def _takes_sums(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from workbench.models.flops import Work
 from workbench.trainer import distributed
 from workbench.trainer.batches import Batch
 from workbench.trainer.dpo_trainer import DPOTrainer
@@ -77,6 +78,9 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return DPOTrainer._sequence_lengths(self, batch)
+
+    def _work(self, batch: Batch) -> Work:
+        return DPOTrainer._work(self, batch)
 
 
 def best_and_worst(rollout: Rollout, *, only_ended: bool = False) -> tuple[list[int], list[int]]:

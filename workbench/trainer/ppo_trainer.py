@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from workbench.models.flops import ModelFlops
+from workbench.models.flops import ModelFlops, Work
 from workbench.objectives.advantages import generalised_advantages
 from workbench.objectives.kl import kl_k1
 from workbench.objectives.policy_gradient import PER_TOKEN, Clip, SampledTokens, clipped_tokens, clipped_value_losses
@@ -106,10 +106,8 @@ class PPOTrainer(OnlineTrainer):
                 trained.values({key: value[start : start + size] for key, value in rows.items()})
                 for start in range(0, len(rows["responses"]), size)
             ]
-        lengths = self._sequence_lengths(rows).double()
-        tokens, context = float(lengths.sum()), float((lengths * (lengths + 1) / 2).sum())
-        flops = (self._critic_flops or self.flops).forward(tokens, context)
-        self._charge(Costs(scored_tokens=int(tokens), flops=flops))
+        work = OnlineTrainer._work(self, rows).without_head()
+        self._charge(Costs(scored_tokens=int(work.read), flops=(self._critic_flops or self.flops).forward(work)))
         return torch.cat(parts)
 
     def _objective(self, rollout: Rollout, divergence: torch.Tensor) -> dict[str, float]:
@@ -149,11 +147,16 @@ class PPOTrainer(OnlineTrainer):
         names = ["policy_avg", "value_avg", *(["entropy"] if self.settings.entropy_bonus else [])]
         return dict.fromkeys(names, float(batch["tokens"].sum()))
 
-    def _training_flops(self, tokens: float, context: float) -> float:
-        critic = self._critic_flops
+    def _work(self, batch: Batch) -> Work:
+        work = super()._work(batch)
+        return work.projected_again() if self.settings.entropy_bonus else work
+
+    def _training_flops(self, work: Work) -> float:
+        # A critic of its own, or the policy's states once more where its pass gives logits alone.
+        critic = self._critic_flops or (self.flops if self.flops.projects_all else None)
         again = self.settings.gradient_checkpointing
-        own = critic.training(tokens, context, recomputed=again) if critic is not None else 0.0
-        return super()._training_flops(tokens, context) + own
+        own = critic.training(work.without_head(), recomputed=again) if critic is not None else 0.0
+        return super()._training_flops(work) + own
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Log-probabilities and values (B, T), and entropies where a bonus is asked for."""

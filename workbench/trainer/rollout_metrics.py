@@ -56,18 +56,21 @@ def _of_lengths(name: str, lengths: list[int]) -> dict[str, float]:
 
 
 def completion_rows(rollout: Rollout, advantages: torch.Tensor, num_prompts: int) -> list[dict[str, Any]]:
-    """Rows of completions.jsonl (without their step) for the first prompts' completions; none where no text is known.
+    """Rows of completions.jsonl (without their step) for some prompts' completions; none where no text is known.
+
+    Which prompts, their hashes decide: a rollout may be sorted by length.
 
     advantages: (N,).
     """
     if not rollout.texts or not num_prompts:
         return []
     rewards, lengths, ended = rollout.rewards.tolist(), rollout.lengths.tolist(), rollout.ended.tolist()
+    shown = set(sorted(range(len(rollout.texts)), key=rollout.prompt_ids.__getitem__)[:num_prompts])
     met: dict[int, int] = {}
     rows: list[dict[str, Any]] = []
     for row, (prompt, advantage) in enumerate(zip(rollout.prompt_of.tolist(), advantages.tolist(), strict=True)):
         index = met[prompt] = met.get(prompt, -1) + 1
-        if prompt >= num_prompts:
+        if prompt not in shown:
             continue
         rows.append(
             {

@@ -35,6 +35,10 @@ class EarlyStopping(Settings):
         return self
 
 
+COSTS_VERSION = 2
+"""Of how costs are counted (models/flops.py), which moves the end of a run with a budget."""
+
+
 class Budget(Settings):
     """Ends a run when any of its limits is reached; collecting, reference and rollouts count too."""
 

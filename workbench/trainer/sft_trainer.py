@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from workbench.errors import DataError
+from workbench.models.flops import Work
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.cross_entropy import IGNORED
 from workbench.objectives.logprobs import projected_logprobs
@@ -43,6 +44,15 @@ class SFTTrainer(BaseTrainer):
 
     def _count_units(self, batch: Batch) -> dict[str, float]:
         return {"cross_entropy": float((_wanted(batch) != IGNORED).sum())}
+
+    def _work(self, batch: Batch) -> Work:
+        projected = float((_wanted(batch) != IGNORED).sum())
+        positions = batch.get("position_ids")
+        if positions is None:
+            return Work.of_rows(self._sequence_lengths(batch), projected)
+        # Packed: a position attends to its own text alone, as many tokens as its number says.
+        tokens = float(positions.numel())
+        return Work(tokens, float((positions + 1).double().sum()), projected, tokens)
 
     def _forward(self, batch: Batch) -> HeadInputs:
         return forward_to_head(self.model, batch["input_ids"], batch.get("attention_mask"), batch.get("position_ids"))

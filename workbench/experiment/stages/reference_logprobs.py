@@ -32,25 +32,23 @@ def score_reference(
     def setup() -> Any:
         return worker.load(model_folder)
 
-    def score(model: Any, rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], float]:
+    def score(model: Any, rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], float, float]:
         import torch
 
         from workbench.models.flops import ModelFlops
-        from workbench.trainer.dpo_trainer import completion_logprobs
+        from workbench.trainer.dpo_trainer import completion_logprobs, completions_work
 
         device = next(model.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in pairs.batch(rows).items()}
         with torch.no_grad(), worker.autocast():
             _, chosen, rejected = completion_logprobs(model, batch)
-        prompts = pairs.prompts.lengths[rows]
-        lengths = np.concatenate([prompts + pairs.chosen.lengths[rows], prompts + pairs.rejected.lengths[rows]])
-        context = float((lengths * (lengths + 1) / 2).sum())
-        flops = ModelFlops.of_model(model).forward(float(lengths.sum()), context)
-        return _unpadded(chosen, pairs.chosen.lengths[rows]), _unpadded(rejected, pairs.rejected.lengths[rows]), flops
+        work = completions_work(model, batch)
+        sides = (_unpadded(chosen, pairs.chosen.lengths[rows]), _unpadded(rejected, pairs.rejected.lengths[rows]))
+        return *sides, work.read, ModelFlops.of_model(model).forward(work)
 
     done = 0
 
-    def count(result: tuple[list[np.ndarray], list[np.ndarray], float]) -> None:
+    def count(result: tuple[list[np.ndarray], list[np.ndarray], float, float]) -> None:
         nonlocal done
         done += len(result[0])
         on_progress(done, len(pairs))
@@ -59,11 +57,12 @@ def score_reference(
     blocks = _blocks(pairs.lengths)
     results = fork_map(setup, score, blocks, jobs=jobs, threads=worker.threads, on_result=count)
     sides: tuple[list[Any], list[Any]] = ([None] * len(pairs), [None] * len(pairs))
-    for rows, (chosen, rejected, _) in zip(blocks, results, strict=True):
+    for rows, (chosen, rejected, *_) in zip(blocks, results, strict=True):
         for row, own, other in zip(rows, chosen, rejected, strict=True):
             sides[0][row], sides[1][row] = own, other
     save_reference(folder / REFERENCE_FILE, np.concatenate(sides[0]), np.concatenate(sides[1]))
-    return {"costs": {"scored_tokens": int(pairs.lengths.sum()), "flops": sum(flops for _, _, flops in results)}}
+    read, flops = (sum(values) for values in list(zip(*results, strict=True))[2:])
+    return {"costs": {"scored_tokens": int(read), "flops": flops}}
 
 
 def _blocks(lengths: np.ndarray) -> list[np.ndarray]:
