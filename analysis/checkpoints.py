@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from analysis import stats
-from analysis.comparability import differences_in_evaluation
+from analysis.comparability import groups
 from analysis.measures import Measure
 from analysis.study import Study, Variant
 
@@ -112,12 +112,13 @@ def paired_tests(study: Study) -> tuple[str, list[PairedTest]]:
 
     Pairs decided rightly where there is pairs.jsonl, else greedy exact match of the held-out prompts.
     """
-    if differences_in_evaluation(study):
-        return "", []
     items, outcomes = _right_by_item(study)
     by_name = {variant.name: variant for variant in study.variants}
     found = []
+    alike = [{variant.name for variant in group.study.variants} for group in groups(study)]
     for first, second in combinations(outcomes, 2):
+        if not any(first in names and second in names for names in alike):
+            continue
         a, b = outcomes[first].align(outcomes[second], join="inner")
         if len(a):
             found.append((by_name[first], by_name[second], len(a), *stats.mcnemar(list(a > 0.5), list(b > 0.5))))

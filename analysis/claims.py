@@ -12,9 +12,8 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis import before_after, stats
+from analysis import before_after, comparability, stats
 from analysis.checkpoints import interval_of
-from analysis.comparability import differences_in_evaluation
 from analysis.measures import Measure, format_number, format_p, join, plain
 from analysis.study import Study, Variant, starts_of
 
@@ -57,16 +56,21 @@ class Answer:
 
 
 def compare_all(study: Study, measure: Measure) -> list[Comparison]:
-    """Every pair of variants with two or more finished seeds each; none where they were evaluated differently."""
-    if differences_in_evaluation(study):
-        return []
-    able = [v for v in study.variants if len(study.values(v, measure.column)) >= 2]
+    """Every pair of variants that may be compared, with two or more finished seeds each."""
     found = []
-    for first, second in combinations(able, 2):
+    for first, second in _pairs(study, measure):
         a, b = study.values(first, measure.column), study.values(second, measure.column)
         found.append((first, second, stats.welch(a, b), stats.permutation_p(a, b, np.random.default_rng(0))))
     adjusted = stats.holm([test.p for _, _, test, _ in found])
     return [Comparison(a, b, test, p, exact) for (a, b, test, exact), p in zip(found, adjusted, strict=True)]
+
+
+def _pairs(study: Study, measure: Measure) -> list[tuple[Variant, Variant]]:
+    found = []
+    for group in comparability.groups(study):
+        able = [v for v in group.study.variants if len(study.values(v, measure.column)) >= 2]
+        found += list(combinations(able, 2))
+    return found
 
 
 def gains(study: Study, measure: Measure) -> list[Gain]:
@@ -104,16 +108,25 @@ def at_the_edge(study: Study, best: Variant) -> str | None:
 def answer(study: Study) -> Answer:
     """The question's answer by the deciding measure, at the certainty that the seeds allow."""
     measure = study.deciding
-    flags = unfinished(study) + _refusals(study)
+    flags = unfinished(study) + comparability.refusals(study)
     if measure is None or not study.compared(measure.column):
         reason = "no finished run has a held-out measure"
         return Answer(f"There is no answer yet: {reason}.", "Nothing can be claimed.", [], flags)
+    apart = [group for group in comparability.groups(study) if group.study.compared(measure.column)]
+    if len(apart) == 1:
+        return _of_group(study, measure, flags)
+    found = [_of_group(group.study, measure, []) for group in apart]
+    names = [f"Group {group.name} ({join(group.labels)})" for group in apart]
+    grounds = [f"{name}: {text}" for name, own in zip(names, found, strict=True) for text in own.grounds]
+    result = " ".join(f"{name}: {own.result}" for name, own in zip(names, found, strict=True))
+    certainty = " ".join(f"Group {group.name}: {own.certainty}" for group, own in zip(apart, found, strict=True))
+    more = [flag for own in found for flag in own.flags]
+    return Answer(result, f"Nothing is claimed across the groups. {certainty}", grounds, flags + more)
+
+
+def _of_group(study: Study, measure: Measure, flags: list[str]) -> Answer:
+    """Of settings that may be compared."""
     candidates = study.compared(measure.column)
-    if differences_in_evaluation(study):
-        result = (
-            "The variants were not evaluated in the same way, so their values are shown side by side and not ranked."
-        )
-        return Answer(result, "No claim is made across different evaluations.", [], flags)
     if len(candidates) == 1:
         return _single(study, measure, candidates[0], flags)
     if sum(len(study.values(v, measure.column)) >= 2 for v in candidates) < 2:
@@ -144,7 +157,7 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
     ours = [c for c in comparisons if best in (c.first, c.second)]
     apart = [c for c in ours if c.separated]
     close = [c for c in ours if not c.separated]
-    certainty = f"{_from_start(study)}, {_verdict(best, apart, close, len(comparisons))}."
+    certainty = f"{_from_start(study)}, {_verdict(best, apart, close, len(comparisons), measure)}."
     grounds = _gain_grounds(study, measure) + _power_grounds(study, measure)
     alone = [v.label for v in study.compared(measure.column) if len(study.values(v, measure.column)) == 1]
     if alone:
@@ -156,7 +169,7 @@ def _from_start(study: Study) -> str:
     return "From this start" if len(starts_of(study)) == 1 else "From these different starts"
 
 
-def _verdict(best: Variant, apart: list[Comparison], close: list[Comparison], m: int) -> str:
+def _verdict(best: Variant, apart: list[Comparison], close: list[Comparison], m: int, measure: Measure) -> str:
     method = f"Welch's test on seed means, Holm over all {m} pairs" if m > 1 else "Welch's test on seed means"
 
     def others(comparisons: list[Comparison]) -> str:
@@ -165,23 +178,41 @@ def _verdict(best: Variant, apart: list[Comparison], close: list[Comparison], m:
     if not apart and not close:
         return "no other setting has two finished seeds, so nothing can be compared"
     if not close:
-        return f"it is better than {others(apart)} ({method}: each adjusted {_worst(apart)})"
-    unclear = f"it cannot be told from {others(close)} (adjusted {_least(close)})"
+        return (
+            f"it is better than {others(apart)} {_differences(best, apart, measure)} ({method}: each {_worst(apart)})"
+        )
+    unclear = f"it cannot be told from {others(close)} ({_least(close)}, {_differences(best, close, measure)})"
     if not apart:
         return f"this is no more than the highest of the means: {unclear}; {method}"
-    return f"it is better than {others(apart)} ({method}: each adjusted {_worst(apart)}), but {unclear}"
+    better = f"it is better than {others(apart)} {_differences(best, apart, measure)}"
+    return f"{better} ({method}: each {_worst(apart)}), but {unclear}"
+
+
+def _differences(best: Variant, comparisons: list[Comparison], measure: Measure) -> str:
+    """By how much the best is ahead: one difference with its interval, of several the least and the greatest."""
+    ahead = []
+    for c in comparisons:
+        sign = 1.0 if (c.first is best) == bool(measure.higher_is_better) else -1.0
+        low, high = sorted((sign * c.test.low, sign * c.test.high))
+        ahead.append((sign * c.test.difference, low, high))
+    if len(ahead) == 1:
+        difference, low, high = ahead[0]
+        limits = "" if math.isnan(low) else f" (95 % interval {format_number(low)} to {format_number(high)})"
+        return f"by {format_number(difference)}{limits}"
+    least, most = min(ahead), max(ahead)
+    return f"by {format_number(least[0])} to {format_number(most[0])}"
 
 
 def _worst(comparisons: list[Comparison]) -> str:
     highest = max(c.adjusted for c in comparisons)
-    return "p < 0.001" if highest < 0.001 else f"p ≤ {highest:.3f}"
+    return "adjusted p < 0.001" if highest < 0.001 else f"adjusted p ≤ {highest:.3f}"
 
 
 def _least(comparisons: list[Comparison]) -> str:
     known = [c.adjusted for c in comparisons if not math.isnan(c.adjusted)]
     if not known:
         return "no spread over the seeds to test by"
-    return format_p(min(known)) if len(known) == 1 else f"p ≥ {min(known):.2f}"
+    return f"adjusted {format_p(known[0])}" if len(known) == 1 else f"adjusted p ≥ {min(known):.2f}"
 
 
 def _gain_grounds(study: Study, measure: Measure) -> list[str]:
@@ -282,18 +313,17 @@ def unfinished(study: Study) -> list[str]:
     if finished == total:
         return []
     others = [f"{number} {state}" for state, number in counts.items() if state != "finished"]
+    lost = []
+    for variant in study.variants:
+        own = study.loaded.runs.loc[study.loaded.runs["variant"] == variant.name, "state"]
+        done = int((own == "finished").sum())
+        if done < len(own):
+            lost.append(f"{variant.label} ({done} of {len(own)})")
     return [
         f"{finished} of {total} planned runs finished ({', '.join(others)}). Only finished runs enter means and tests: "
-        "these are conditional on finishing; the others are listed under Runs."
+        f"these are conditional on finishing, and flatter a setting that lost runs: {join(lost)}. The others are "
+        "listed under Runs."
     ]
-
-
-def _refusals(study: Study) -> list[str]:
-    found = []
-    for name, values in differences_in_evaluation(study).items():
-        parts = [f"{value} ({join(sorted(set(labels)))})" for value, labels in values.items()]
-        found.append(f"Not comparable: evaluate.{name} differs: {'; '.join(parts)}.")
-    return found
 
 
 def checked_by_number(study: Study) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 
@@ -146,6 +146,18 @@ class Section:
     def anchor(self) -> str:
         """Its name in the page's address."""
         return slug(self.title)
+
+    def of_group(self, name: str) -> Section:
+        """The same about one group of settings: named so, its files apart from those of other groups."""
+        suffix = f"_group_{name.lower()}"
+        blocks: list[Block] = []
+        for block in self.blocks:
+            if isinstance(block, Table):
+                block = replace(block, name=block.name + suffix)
+            elif isinstance(block, Figure):
+                block = replace(block, panels=[replace(panel, name=panel.name + suffix) for panel in block.panels])
+            blocks.append(block)
+        return Section(f"{self.title}: group {name}", blocks)
 
     @property
     def tables(self) -> list[Table]:

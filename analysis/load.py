@@ -66,6 +66,18 @@ class Loaded:
         """One row a held-out row and evaluation, with its loss_sum (nats) and num_tokens."""
         return self._stack("losses")
 
+    def of_runs(self, names: Iterable[str]) -> Loaded:
+        """These runs alone, of the column run; what was read already is not read again."""
+        kept = set(names)
+        chosen = self.runs["run"].isin(kept)
+        records = {folder: record for folder, record in self.records.items() if folder in kept}
+        found = Loaded(self.root, self.runs[chosen].reset_index(drop=True), records)
+        for name in parquet.TABLES:
+            if name in self.__dict__:
+                table: pd.DataFrame = getattr(self, name)
+                found.__dict__[name] = table[table["run"].isin(kept)].reset_index(drop=True)
+        return found
+
     def export(self, folder: Path | str, form: str = "csv") -> list[Path]:
         """Write runs, metrics, completions, pairs and losses, those with rows, to <folder>/<table>.<form>.
 

@@ -70,9 +70,10 @@ def styles(study: Study) -> dict[str, Style]:
 class Canvas:
     """Draws panels of one study with its colours."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, drawn_as: dict[str, Style] | None = None) -> None:
+        """drawn_as: the styles of a larger study that this is a part of."""
         self.study = study
-        self.styles = styles(study)
+        self.styles = drawn_as or styles(study)
         self.single_seed = one_seed(study)
         names = {INK: "--ink", MUTED: "--muted", GRID: "--grid", FIRST: "--first", SECOND: "--second"}
         self.variables = names | {style.light: style.variable for style in self.styles.values()}

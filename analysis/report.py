@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis import budget, claims, notices, over_optimisation
+from analysis import budget, claims, comparability, notices, over_optimisation
+from analysis.comparability import Group
 from analysis.document import Section, Table
 from analysis.plots import Canvas
 from analysis.sections import (
@@ -33,18 +34,21 @@ from workbench.errors import DefinitionError, StorageError
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PAGE_BYTES = 5_000_000
-SECTIONS: tuple[Callable[[Study, Canvas], Section | None], ...] = (
+Make = Callable[[Study, Canvas], Section | None]
+SECTIONS: tuple[Make, ...] = (
     results.section,
-    checkpoints.section,
     comparisons.section,
     frontier.section,
     equal_cost.section,
+    checkpoints.section,
     samples.section,
     learning.section,
     rollouts.section,
     costs.section,
 )
-RANGE_TEST: tuple[Callable[[Study, Canvas], Section | None], ...] = (range_test.section, costs.section)
+RANGE_TEST: tuple[Make, ...] = (range_test.section, costs.section)
+APART = {frontier.section: comparability.kl_groups, equal_cost.section: comparability.groups}
+"""Sections that compare all that they show: made once for each group of settings that may be compared."""
 
 
 def write_report(experiment_folder: Path) -> Path:
@@ -106,7 +110,7 @@ def describe(study: Study) -> dict[str, Any]:
     """Everything that the templates show."""
     canvas = Canvas(study)
     ranging = range_test.is_range_test(study)
-    found = [section for make in (RANGE_TEST if ranging else SECTIONS) if (section := make(study, canvas)) is not None]
+    found = [section for make in (RANGE_TEST if ranging else SECTIONS) for section in _made(make, study, canvas)]
     found += [section for section in (runs.section(study, canvas), provenance.how(study)) if section is not None]
     return {
         "study": study,
@@ -118,6 +122,18 @@ def describe(study: Study) -> dict[str, Any]:
         "legend": [(variant.label, canvas.styles[variant.name]) for variant in study.variants],
         "trainers": sorted({str(t) for t in study.loaded.runs["trainer"] if isinstance(t, str)}),
     }
+
+
+def _made(make: Make, study: Study, canvas: Canvas) -> list[Section]:
+    """What a module has to say of the study, or of each group that it may compare."""
+    groups = APART[make](study) if make in APART else [Group("", study)]
+    found = []
+    for group in groups:
+        part = canvas if group.study is study else Canvas(group.study, canvas.styles)
+        section = make(group.study, part)
+        if section is not None:
+            found.append(section.of_group(group.name) if group.name else section)
+    return found
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import budget, stats
-from analysis.comparability import differences_in_evaluation
 from analysis.document import Cell, Figure, Panel, Section, Table
 from analysis.measures import Measure, capital, format_number, power_of_ten
 from analysis.plots import MUTED, Canvas, slug
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 def section(study: Study, canvas: Canvas) -> Section | None:
     """None where cost is no part of the question."""
     measure = study.deciding
-    if measure is None or differences_in_evaluation(study) or not budget.compares_costs(study):
+    if measure is None or not budget.compares_costs(study):
         return None
     found = Section("At equal cost", [])
     if (drawn := figure(study, canvas, measure)).panels:

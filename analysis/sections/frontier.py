@@ -8,26 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import stats
-from analysis.document import Figure, Panel, Prose, Section
+from analysis.document import Figure, Panel, Section
 from analysis.measures import Measure, capital, join
 from analysis.plots import INK, MUTED, Canvas, slug
-from analysis.study import Study, Variant, starts_of
+from analysis.study import Study, Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """The frontier of final values and the way there; a refusal where KL has no common reference."""
+    """The frontier of final values and the way there, of settings whose KL has one reference (comparability)."""
     measure = study.deciding
     if measure is None or "exact_match" not in measure.column or not study.has("eval/kl_start"):
         return None
     title = f"{capital(measure.label)} against KL from the start"
-    if len(starts_of(study)) > 1:
-        refusal = (
-            "Exact match is not drawn against KL: the runs have different starts, so their KL has no common reference."
-        )
-        return Section(title, [Prose(refusal, "flag")])
     return Section(title, [figure(study, canvas, measure)])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from analysis import checkpoints
 from analysis.checkpoints import interval_of
 from analysis.claims import best_of, checked_by_number
-from analysis.comparability import differences_in_evaluation
+from analysis.comparability import groups
 from analysis.document import Cell, Figure, Panel, Prose, Section, Table
 from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, capital, join, plain
 from analysis.over_optimisation import by_pairs
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def section(study: Study, canvas: Canvas) -> Section | None:
     """The outcome by setting as a figure, then every value with its interval and its seeds."""
-    shown = table(study, _best(study))
+    shown = table(study)
     if canvas.single_seed:
         text = (
             "The table gives the value of each checkpoint; under a held-out value stands its 95 % interval over its "
@@ -52,20 +52,22 @@ def section(study: Study, canvas: Canvas) -> Section | None:
     return found
 
 
-def _best(study: Study) -> Variant | None:
-    """The variant to mark, where a ranking may be spoken of."""
+def _best(study: Study) -> list[str]:
+    """The variants to mark, the best of each group of several, where a ranking may be spoken of."""
     measure = study.deciding
-    if measure is None or differences_in_evaluation(study) or checkpoints.one_seed(study) or len(study.variants) < 2:
-        return None
-    return best_of(study, measure)
+    if measure is None or checkpoints.one_seed(study):
+        return []
+    several = [group.study for group in groups(study) if len(group.study.variants) > 1]
+    return [best.name for own in several if (best := best_of(own, measure)) is not None]
 
 
-def table(study: Study, best: Variant | None) -> Table:
+def table(study: Study) -> Table:
     """Every variant by every measure: mean, interval, each seed; led by the start."""
     measures = [m for m in OUTCOMES if study.has(m.column)]
     # What training says of itself ranks nothing: it stands here only where nothing was held out.
     measures = measures or [m for m in (TRAINING[2], ROLLOUTS[0]) if study.has(m.column)]
-    rows, flat = [], []
+    rows, flat, best = [], [], _best(study)
+    names = {variant.name: group.name for group in groups(study) for variant in group.study.variants}
     start = [study.start_value(m.column) for m in measures]
     if any(not math.isnan(value) for value in start):
         cells = [Cell(m.text(v), v, tone="muted") for m, v in zip(measures, start, strict=True)]
@@ -74,8 +76,9 @@ def table(study: Study, best: Variant | None) -> Table:
         planned = study.loaded.runs[study.loaded.runs["variant"] == variant.name]
         finished = int((planned["state"] == "finished").sum())
         seeds = f"{finished} of {len(planned)} seed{'s' if len(planned) > 1 else ''}"
-        tone = "best" if best is not None and variant.name == best.name else ""
-        row = [setting(variant, (seeds,), tone)]
+        group = names.get(variant.name, "")
+        lines = (seeds, f"group {group}") if group else (seeds,)
+        row = [setting(variant, lines, "best" if variant.name in best else "")]
         for measure in measures:
             row.append(_mean_cell(study, variant, measure))
             interval = interval_of(study, variant, measure)
@@ -83,6 +86,7 @@ def table(study: Study, best: Variant | None) -> Table:
             flat.append(
                 {
                     "variant": variant.name,
+                    "group": group,
                     "position": variant.position,
                     "measure": measure.column,
                     "unit": measure.unit,

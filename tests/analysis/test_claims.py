@@ -85,8 +85,10 @@ def test_settings_evaluated_differently_are_not_compared(make_experiment: Make) 
         path.write_text(path.read_text().replace("prompts: 48", "prompts: 99"))
     study = open_study(folder)
     answer = claims.answer(study)
-    assert "not ranked" in answer.result
-    assert any("evaluate.prompts differs: 48 (beta = 0.1); 99 (beta = 1)" in flag for flag in answer.flags)
+    assert "Group A (beta = 0.1)" in answer.result
+    assert "best" not in answer.result
+    assert "Nothing is claimed across" in answer.certainty
+    assert any("evaluate.prompts is 48 for beta = 0.1; 99 for beta = 1" in flag for flag in answer.flags)
     assert claims.compare_all(study, study.deciding) == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.comparability import differences_in_evaluation
+from analysis.comparability import differences
 from analysis.study import open_studies, open_study, starts_of
 from workbench.errors import DefinitionError
 
@@ -107,6 +107,8 @@ def test_a_difference_in_evaluation_is_found_and_its_frequency_is_none(make_expe
     folder = make_experiment(betas=(0.1, 1.0), seeds=1, **SMALL)
     path = folder / "beta=1" / "seed0" / "definition.yaml"
     path.write_text(path.read_text().replace("every: 20", "every: 10"))
-    assert not differences_in_evaluation(open_study(folder))
+    assert not differences(open_study(folder))
     path.write_text(path.read_text().replace("prompts: 48", "prompts: 99"))
-    assert differences_in_evaluation(open_study(folder)) == {"prompts": {"48": ["beta = 0.1"], "99": ["beta = 1"]}}
+    (found,) = differences(open_study(folder))
+    assert found.what == "evaluate.prompts"
+    assert found.values == {"48": ["beta = 0.1"], "99": ["beta = 1"]}

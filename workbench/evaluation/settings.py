@@ -13,6 +13,10 @@ from workbench.generation.sampling import SamplingSettings
 FILE_NEW_TOKENS = 256
 
 
+KL_VERSION = 1
+"""Of the estimator of eval/kl_start (evaluation/kl.py): values of different versions are not compared."""
+
+
 class EvaluateSettings(Settings):
     """A task's held-out prompts, a prompt-completion file, a preference file, a split, or several of them."""
 

@@ -18,6 +18,7 @@ from workbench.data.settings import CollectData, DatasetData, FileData, ReadData
 from workbench.data.sources import SUFFIXES
 from workbench.errors import DataError
 from workbench.experiment.definition.schema import START, RunSpec, dump, rewards_of
+from workbench.evaluation.settings import KL_VERSION
 from workbench.experiment.run_folder import RunFolder
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
 from workbench.models.folder import settings_identity
@@ -186,6 +187,24 @@ def _evaluate_identity(spec: RunSpec) -> dict[str, Any] | None:
     elif evaluate.path is not None or split is not None:
         fields["versions"] = [verifier_version(evaluate.verifier), SAMPLING_VERSION]
     return fields
+
+
+def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
+    """Versions of everything that a run's numbers are measured by, by name: a report compares none across two."""
+    found: dict[str, int | str] = {}
+    evaluate = spec.evaluate
+    if evaluate is not None:
+        found |= {"sampling": SAMPLING_VERSION, "eval/kl_start": KL_VERSION}
+        if evaluate.task is not None:
+            found |= {f"task {evaluate.task}": tasks.VERSION, f"verifier {evaluate.task}": verifier_version(evaluate.task)}
+        elif evaluate.path is not None or evaluate.split is not None:
+            found[f"verifier {evaluate.verifier}"] = verifier_version(evaluate.verifier)
+    if spec.hyperparameters.data_form == "prompts":
+        for reward in rewards_identity(rewards_of(spec.hyperparameters), task_of(spec)):
+            version = reward.get("version") or reward.get("file")
+            if version is not None:
+                found[f"reward {reward.get('name') or reward.get('reward') or 'file'}"] = version
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -16,7 +16,7 @@ from workbench.data.sets import Dataset, PairSet, PromptSet, RowSet
 from workbench.errors import Interrupted, WorkbenchError
 from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.held_out import build_evaluators, held_out_notes
-from workbench.experiment.identity import task_of
+from workbench.experiment.identity import measuring_versions, task_of
 from workbench.experiment.locks import hold
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
@@ -108,7 +108,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
     if spec.start is not None:
         start = {"folder": spec.start, "model_sha256": RunFolder(folder.runs, spec.start).status().get("model_sha256")}
     own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
-    own["counts"] = prepared.counts
+    own |= {"counts": prepared.counts, "measured_by": measuring_versions(spec)}
     folder.begin(
         spec,
         {**provenance, **own},
