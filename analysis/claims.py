@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis import before_after, comparability, stats
 from analysis.checkpoints import interval_of
-from analysis.measures import Measure, format_number, format_p, join, plain
+from analysis.measures import Measure, format_number, format_p, join, join_few, plain
 from analysis.study import Study, Variant, starts_of
 
 LEVEL = 0.05
@@ -116,7 +116,7 @@ def answer(study: Study) -> Answer:
     if len(apart) == 1:
         return _of_group(study, measure, flags)
     found = [_of_group(group.study, measure, []) for group in apart]
-    names = [f"Group {group.name} ({join(group.labels)})" for group in apart]
+    names = [f"Group {group.name} ({join_few(group.labels)})" for group in apart]
     grounds = [f"{name}: {text}" for name, own in zip(names, found, strict=True) for text in own.grounds]
     result = " ".join(f"{name}: {own.result}" for name, own in zip(names, found, strict=True))
     certainty = " ".join(f"Group {group.name}: {own.certainty}" for group, own in zip(apart, found, strict=True))

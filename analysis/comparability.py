@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from analysis.measures import join
+from analysis.measures import join, join_few
 from analysis.study import Study, Variant
 
 FREE = ("every", "versions", "gym_config")
@@ -33,7 +33,7 @@ class Difference:
     @property
     def text(self) -> str:
         """As it follows "differs"."""
-        return f"{self.what} is {'; '.join(f'{value} for {join(labels)}' for value, labels in self.values.items())}"
+        return f"{self.what} is {'; '.join(f'{value} for {join_few(labels)}' for value, labels in self.values.items())}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def refusals(study: Study) -> list[str]:
     apart = groups(study)
     found = []
     if len(apart) > 1:
-        parts = [f"{group.name} ({join(group.labels)})" for group in apart]
+        parts = [f"{group.name} ({join_few(group.labels)})" for group in apart]
         found.append(
             f"Kept apart, since they were not measured alike: groups {join(parts)}. Nothing is compared across."
         )
@@ -204,7 +204,8 @@ def _start(study: Study, run: str) -> Conditions:
     record = study.loaded.records[run]
     given = record["definition"].get("start_from")
     if given is None:
-        return {"start": json.dumps(record["definition"].get("model"), sort_keys=True)}
+        model = record["definition"].get("model") or {}
+        return {"start": ", ".join(f"{key} {value}" for key, value in sorted(model.items()) if value) or "no model"}
     if not isinstance(given, dict):
         return {"start": str(given)}
     runs = study.loaded.runs

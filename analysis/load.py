@@ -66,12 +66,16 @@ class Loaded:
         """One row a held-out row and evaluation, with its loss_sum (nats) and num_tokens."""
         return self._stack("losses")
 
-    def of_runs(self, names: Iterable[str]) -> Loaded:
-        """These runs alone, of the column run; what was read already is not read again."""
-        kept = set(names)
-        chosen = self.runs["run"].isin(kept)
-        records = {folder: record for folder, record in self.records.items() if folder in kept}
-        found = Loaded(self.root, self.runs[chosen].reset_index(drop=True), records)
+    def of_runs(self, names: Iterable[str], *, ordered: bool = False) -> Loaded:
+        """These runs alone, of the column run, in the order that they have or are named in; what was read already is
+        not read again."""
+        wanted = list(names)
+        kept = set(wanted)
+        runs = self.runs[self.runs["run"].isin(kept)]
+        if ordered:
+            runs = runs.set_index("run", drop=False).loc[wanted]
+        records = {str(run): self.records[str(run)] for run in runs["run"]}
+        found = Loaded(self.root, runs.reset_index(drop=True), records)
         for name in parquet.TABLES:
             if name in self.__dict__:
                 table: pd.DataFrame = getattr(self, name)

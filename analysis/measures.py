@@ -146,6 +146,12 @@ def join(words: list[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
 
 
+def join_few(words: list[str], shown: int = 3) -> str:
+    """The first ones, and how many more there are."""
+    more = len(words) - shown
+    return join(words) if more <= 1 else join([*words[:shown], f"{more} more"])
+
+
 def capital(text: str) -> str:
     """The text with a capital, to begin a sentence."""
     return text[:1].upper() + text[1:]

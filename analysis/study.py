@@ -84,9 +84,7 @@ class Study:
 def open_study(folder: Path) -> Study:
     """The study of one experiment's folder. Raises DefinitionError where nothing was planned or run."""
     plan = _plan_of(folder)
-    loaded = load_folders(folder.parent, plan["runs"])
-    variants, axis = _variants(plan, loaded)
-    return _study(plan["experiment"], plan.get("question") or "", folder.parent, [plan], variants, axis, loaded)
+    return _of_plans([plan], load_folders(folder.parent, plan["runs"]))
 
 
 def open_studies(folders: Sequence[Path]) -> Study:
@@ -95,21 +93,43 @@ def open_studies(folders: Sequence[Path]) -> Study:
     if any(folder.parent != root for folder in folders):
         raise DefinitionError("the experiments to compare must lie in one folder of runs")
     plans = [_plan_of(folder) for folder in folders]
-    loaded = load_folders(root, [run for plan in plans for run in plan["runs"]])
+    return _of_plans(plans, load_folders(root, [run for plan in plans for run in plan["runs"]]))
+
+
+def study_of(loaded: Loaded) -> Study:
+    """The study of runs that were loaded, of one experiment or several. Raises DefinitionError where there are none.
+
+    What a plan says of them is used where there is one; runs that it names and loaded does not hold are left out.
+    """
+    names = list(dict.fromkeys(folder.split("/")[0] for folder in loaded.records))
+    if not names:
+        raise DefinitionError(f"{loaded.root}: no runs to compare; `make exp NAME=...` makes them")
+    plans = []
+    for name in names:
+        plan = _plan_of(loaded.root / name)
+        known = {str(run["folder"]).strip("/"): run for run in plan["runs"]}
+        own = [folder for folder in loaded.records if folder.split("/")[0] == name]
+        plans.append(plan | {"runs": [known.get(folder) or _as_planned(folder) for folder in own]})
+    order = [run["folder"] for plan in plans for run in plan["runs"]]
+    return _of_plans(plans, loaded.of_runs(order, ordered=True))
+
+
+def _of_plans(plans: list[dict[str, Any]], loaded: Loaded) -> Study:
+    """loaded: the plans' runs in their order."""
+    if len(plans) == 1:
+        variants, axis = _variants(plans[0], loaded)
+        return _study(plans[0]["experiment"], plans[0].get("question") or "", plans, variants, axis, loaded)
     variants = []
     for plan in plans:
         own = list(dict.fromkeys(run["variant"] for run in plan["runs"]))
         for name in own:
             label = plan["experiment"] if own == ["main"] else f"{plan['experiment']}: {name.replace('=', ' = ')}"
             variants.append(Variant(f"{plan['experiment']}/{name}", label, label, None))
+    # Before any table is read: each row leads with its run's keys as they stand here.
     experiments = loaded.runs["run"].str.split("/").str[0]
     loaded.runs["variant"] = experiments + "/" + loaded.runs["variant"]
-    for table in (loaded.metrics, loaded.completions, loaded.pairs, loaded.losses):
-        if len(table):
-            table["variant"] = table["run"].str.split("/").str[0] + "/" + table["variant"]
     names = [str(plan["experiment"]) for plan in plans]
-    title = " + ".join(names)
-    return _study(title, f"How do {join(names)} compare?", root, plans, variants, None, loaded)
+    return _study(" + ".join(names), f"How do {join(names)} compare?", plans, variants, None, loaded)
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
@@ -120,12 +140,14 @@ def _plan_of(folder: Path) -> dict[str, Any]:
     found = [run for run in reader.find_runs(folder.parent) if run.parent.parent == folder] if folder.is_dir() else []
     if not found:
         raise DefinitionError(f"{folder}: no plan.json and no runs; `make exp NAME={folder.name}` makes them")
-    runs = [
-        {"variant": run.parent.name, "folder": str(run.relative_to(folder.parent)), "seed": None, "arm": None}
-        for run in found
-    ]
+    runs = [_as_planned(str(run.relative_to(folder.parent))) for run in found]
     note = "plan.json is missing: only runs whose folders exist are shown."
     return {"experiment": folder.name, "question": "", "axes": [], "arms": [], "runs": runs, "notes": [note]}
+
+
+def _as_planned(folder: str) -> dict[str, Any]:
+    """A run of which only the folder is known."""
+    return {"variant": folder.split("/")[-2], "folder": folder, "seed": None, "arm": None}
 
 
 def _variants(plan: dict[str, Any], loaded: Loaded) -> tuple[list[Variant], str | None]:
@@ -164,7 +186,6 @@ def _is_number(value: object) -> bool:
 def _study(
     title: str,
     question: str,
-    root: Path,
     plans: list[dict[str, Any]],
     variants: list[Variant],
     axis: str | None,
@@ -179,8 +200,8 @@ def _study(
     columns = [column for column in DECIDING if column != "eval/loss" or comparable_loss]
     deciding = next((BY_COLUMN[c] for c in columns if c in finals and finals[c].notna().any()), None)
     notes = [note for plan in plans for note in plan.get("notes") or []]
-    start = load_folders(root, starts) if starts else None
-    return Study(title, question, root, plans, variants, axis, loaded, finals, deciding, start, notes)
+    start = load_folders(loaded.root, starts) if starts else None
+    return Study(title, question, loaded.root, plans, variants, axis, loaded, finals, deciding, start, notes)
 
 
 def final_values(loaded: Loaded) -> pd.DataFrame:
