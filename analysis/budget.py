@@ -132,3 +132,10 @@ def _spent(study: Study, run: str, limit: str) -> float:
     column = {"flops": "cost/flops", "tokens": "cost/trained_tokens", "seconds": "time/seconds"}.get(limit, "")
     table = study.loaded.metrics
     return float(table.loc[table["run"] == run, column].max()) if column in table else math.nan
+
+
+def threshold(study: Study, measure: Measure) -> float:
+    """The level whose cost is told: half-way from the start to the best mean, of the best mean without one start."""
+    means = [float(np.mean(study.values(v, measure.column))) for v in study.compared(measure.column)]
+    start = study.start_value(measure.column)
+    return (max(means) + (0.0 if math.isnan(start) else start)) / 2 if means else math.nan

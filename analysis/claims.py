@@ -7,6 +7,7 @@ methods different. So with one seed there is no claim about methods, and the pag
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -90,8 +91,13 @@ def gains(study: Study, measure: Measure) -> list[Gain]:
 
 def best_of(study: Study, measure: Measure) -> Variant | None:
     """The variant with the best mean over finished seeds; the first of equals."""
+    return best_among(study, measure, study.variants)
+
+
+def best_among(study: Study, measure: Measure, variants: Sequence[Variant]) -> Variant | None:
+    """The best of these variants; None where none has a finished run with the measure."""
     sign = 1.0 if measure.higher_is_better else -1.0
-    candidates = study.compared(measure.column)
+    candidates = [variant for variant in variants if study.values(variant, measure.column)]
     return max(candidates, key=lambda v: sign * float(np.mean(study.values(v, measure.column))), default=None)
 
 
@@ -200,7 +206,9 @@ def _differences(best: Variant, comparisons: list[Comparison], measure: Measure)
         limits = "" if math.isnan(low) else f" (95 % interval {format_number(low)} to {format_number(high)})"
         return f"by {format_number(difference)}{limits}"
     least, most = min(ahead), max(ahead)
-    return f"by {format_number(least[0])} to {format_number(most[0])}"
+    ends = [end for _, low, high in ahead for end in (low, high) if not math.isnan(end)]
+    reach = f" (95 % intervals from {format_number(min(ends))} to {format_number(max(ends))})" if ends else ""
+    return f"by {format_number(least[0])} to {format_number(most[0])}{reach}"
 
 
 def _worst(comparisons: list[Comparison]) -> str:

@@ -51,7 +51,7 @@ class Group:
 
 
 def groups(study: Study) -> list[Group]:
-    """Settings whose outcomes may be compared, largest group first as far as the order allows."""
+    """Settings whose outcomes may be compared, in the order of the first of each."""
     return _grouped(study, _outcome_conditions)
 
 
@@ -90,15 +90,11 @@ def _grouped(study: Study, conditions: Callable[[Study, str], Conditions]) -> li
     members: dict[str, list[Variant]] = {}
     for variant, own in _by_variant(study, conditions).items():
         members.setdefault(json.dumps(own, sort_keys=True), []).append(variant)
-    # A setting of which nothing was made differs from none in what was measured: it stands with the first.
-    found = [variant for variants in members.values() for variant in variants]
-    rest = [variant for variant in study.variants if variant not in found]
-    if not members:
+    # A setting of which nothing was made has nothing to compare, and is in no group where there are several.
+    if len(members) < 2:
         return [Group("", study)]
-    next(iter(members.values())).extend(rest)
-    several = len(members) > 1
     return [
-        Group(chr(ord("A") + i % 26) * (1 + i // 26) if several else "", restrict(study, variants))
+        Group(chr(ord("A") + i % 26) * (1 + i // 26), restrict(study, variants))
         for i, variants in enumerate(members.values())
     ]
 

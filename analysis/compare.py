@@ -45,7 +45,7 @@ class ComparisonResult:
 
 
 def compare(
-    runs: Loaded | str | Sequence[str], measure: str | None = None, *, root: Path | str = "runs"
+    runs: Loaded | str | Path | Sequence[str], measure: str | None = None, *, root: Path | str = "runs"
 ) -> ComparisonResult:
     """Compare loaded runs, or experiments of the folder root by name, by a held-out measure (default: what decides).
 
@@ -63,7 +63,7 @@ def compare(
     if isinstance(runs, Loaded):
         study = study_of(runs)
     else:
-        names = [runs] if isinstance(runs, str) else list(dict.fromkeys(runs))
+        names = [str(runs)] if isinstance(runs, str | Path) else list(dict.fromkeys(runs))
         if not names:
             raise DefinitionError("compare: name at least one experiment")
         folders = [Path(root) / name for name in names]

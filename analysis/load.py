@@ -67,8 +67,8 @@ class Loaded:
         return self._stack("losses")
 
     def of_runs(self, names: Iterable[str], *, ordered: bool = False) -> Loaded:
-        """These runs alone, of the column run, in the order that they have or are named in; what was read already is
-        not read again."""
+        """These runs alone, of the column run. What was read already is not read again; but ordered, in the order of
+        the names, begins anew: then tables follow a change of the runs' keys."""
         wanted = list(names)
         kept = set(wanted)
         runs = self.runs[self.runs["run"].isin(kept)]
@@ -77,7 +77,7 @@ class Loaded:
         records = {str(run): self.records[str(run)] for run in runs["run"]}
         found = Loaded(self.root, runs.reset_index(drop=True), records)
         for name in parquet.TABLES:
-            if name in self.__dict__:
+            if name in self.__dict__ and not ordered:
                 table: pd.DataFrame = getattr(self, name)
                 found.__dict__[name] = table[table["run"].isin(kept)].reset_index(drop=True)
         return found

@@ -22,6 +22,8 @@ from analysis.sections import (
     equal_cost,
     frontier,
     learning,
+    methods,
+    prompts,
     provenance,
     range_test,
     results,
@@ -41,13 +43,19 @@ SECTIONS: tuple[Make, ...] = (
     frontier.section,
     equal_cost.section,
     checkpoints.section,
+    prompts.section,
+    methods.section,
     samples.section,
     learning.section,
     rollouts.section,
     costs.section,
 )
 RANGE_TEST: tuple[Make, ...] = (range_test.section, costs.section)
-APART = {frontier.section: comparability.kl_groups, equal_cost.section: comparability.groups}
+APART = {
+    frontier.section: comparability.kl_groups,
+    equal_cost.section: comparability.groups,
+    methods.section: comparability.groups,
+}
 """Sections that compare all that they show: made once for each group of settings that may be compared."""
 
 

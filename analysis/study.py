@@ -89,6 +89,7 @@ def open_study(folder: Path) -> Study:
 
 def open_studies(folders: Sequence[Path]) -> Study:
     """Several experiments as one study without an axis; each variant is led by its experiment's name."""
+    folders = list(dict.fromkeys(folders))
     root = folders[0].parent
     if any(folder.parent != root for folder in folders):
         raise DefinitionError("the experiments to compare must lie in one folder of runs")

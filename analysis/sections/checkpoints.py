@@ -90,7 +90,7 @@ def pair_scores(scores: Sequence[PairScore]) -> Table:
     return Table("checkpoints", columns, rows, flat, label="Pair accuracy of each checkpoint", caption=caption)
 
 
-def paired_tests(tests: Sequence[PairedTest], counted: str) -> Table:
+def paired_tests(tests: Sequence[PairedTest], counted: str, folded: str = "") -> Table:
     """Exact McNemar between checkpoints."""
     rows = [
         [
@@ -122,7 +122,8 @@ def paired_tests(tests: Sequence[PairedTest], counted: str) -> Table:
         "items, not that one setting is better than another."
     )
     label = "Exact McNemar tests between checkpoints"
-    return Table("paired_checkpoints", [(name, "") for name in names], rows, flat, label=label, caption=caption)
+    heads = [(name, "") for name in names]
+    return Table("paired_checkpoints", heads, rows, flat, label=label, caption=caption, folded=folded)
 
 
 def before_after_table(found: Sequence[Change]) -> Table:

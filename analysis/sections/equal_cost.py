@@ -54,7 +54,7 @@ def table(study: Study, measure: Measure) -> Table | None:
     best gain cost. None where no axis has a common range."""
     if not budget.compares_costs(study) or measure.higher_is_better is not True:
         return None
-    threshold = _threshold(study, measure)
+    threshold = budget.threshold(study, measure)
     rows, flat = [], []
     for cost in budget.axes(study, measure):
         found = budget.curves(study, measure, cost)
@@ -98,13 +98,6 @@ def table(study: Study, measure: Measure) -> Table | None:
     )
     label = "Settings at equal cost"
     return Table("equal_cost", columns, rows, flat, label=label, caption=caption) if rows else None
-
-
-def _threshold(study: Study, measure: Measure) -> float:
-    """Half-way from the start to the best mean; half of the best mean where there is no one start."""
-    best = max(float(np.mean(study.values(v, measure.column))) for v in study.compared(measure.column))
-    start = study.start_value(measure.column)
-    return (best + (0.0 if math.isnan(start) else start)) / 2
 
 
 def panels(study: Study, canvas: Canvas, measure: Measure, shown: list[Measure]) -> list[Panel]:
