@@ -80,6 +80,8 @@ def flips(study: Study) -> list[Flips]:
     before, after = before_and_after(study, "greedy")
     found = []
     for variant in study.variants:
+        if before.empty or after.empty:
+            break
         first, last = (_by_prompt(table[table["variant"] == variant.name]) for table in (before, after))
         if first.empty or last.empty:
             continue
@@ -112,9 +114,8 @@ def _flips(variant: Variant, seeds: list[int], first: pd.DataFrame, last: pd.Dat
 def between(first: Flips, second: Flips) -> pd.DataFrame:
     """Prompts that one checkpoint has right and the other wrong, by prompt_id: prompt, first, second (completions),
     first_right (else second_right)."""
-    table = first.table[["prompt", "after", "right_after"]].join(
-        second.table[["after", "right_after"]], how="inner", rsuffix="_second"
-    )
+    other = second.table[["after", "right_after"]].add_suffix("_second")
+    table = first.table[["prompt", "after", "right_after"]].join(other, how="inner")
     table = table[table["right_after"] != table["right_after_second"]].sort_index()
     names = {"after": "first", "after_second": "second", "right_after": "first_right"}
     return table.rename(columns=names)[["prompt", "first", "second", "first_right"]]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from analysis import checkpoints, prompts, stats
 from analysis.claims import best_of
@@ -17,6 +16,9 @@ from analysis.prompts import Drift, Flips
 from analysis.sections.cells import limits_text, setting, signed
 from analysis.sections.checkpoints import paired_tests
 from analysis.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 6
 """Prompts of a kind that are shown for a setting; the CSV file holds all."""
