@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
-from analysis.measures import COSTS, Measure, format_number, join
+from analysis import stats
+from analysis.claims import Comparison
+from analysis.measures import COSTS, STEPS, Measure, format_number, join
 from analysis.study import Study, Variant
 
-AXES = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds")
+AXES = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds", "step")
 UNLIKE = 1.1
 """Between the most and the least FLOPs of the settings, from which on their final values are not at equal cost."""
+ENOUGH = 5
+"""Evaluations of a run, the one before training included, from which on its curve is more than a sketch."""
 HELD = 2
 """Evaluations in a row that must be at a threshold before it counts as reached."""
 
@@ -36,7 +41,7 @@ def compares_costs(study: Study) -> bool:
 
 def axes(study: Study, measure: Measure) -> list[Measure]:
     """The costs that two settings or more spent while they were evaluated; seconds only where machines are alike."""
-    found = [cost for column in AXES for cost in COSTS if cost.column == column]
+    found = [cost for column in AXES for cost in (*COSTS, STEPS) if cost.column == column]
     if refusals(study):
         found = [cost for cost in found if cost.column != "time/seconds"]
     return [cost for cost in found if len({c.variant.name for c in curves(study, measure, cost)}) > 1]
@@ -83,6 +88,58 @@ def uncovered(study: Study, measure: Measure) -> list[str]:
         if not low < high:
             apart.append(cost.label)
     return [f"No range that every setting covers, and so no comparison in numbers: {join(apart)}"] if apart else []
+
+
+def coarse(study: Study, measure: Measure) -> list[str]:
+    """Settings that were evaluated too seldom for their curves to be more than a few straight lines."""
+    found = []
+    for variant in study.variants:
+        sizes = [len(c.costs) for c in curves(study, measure, STEPS) if c.variant is variant]
+        if sizes and min(sizes) < ENOUGH:
+            found.append(f"{variant.label} ({min(sizes)})")
+    return (
+        [f"Evaluated fewer than {ENOUGH} times, so that areas under its curve are rough: {join(found)}"]
+        if found
+        else []
+    )
+
+
+def compare_at_end(study: Study, measure: Measure, cost: Measure) -> list[Comparison]:
+    """Every two settings at the end of the range of this cost that all cover, by Welch's test on seeds; Holm over the
+    pairs of this cost. Empty without such a range."""
+    found = curves(study, measure, cost)
+    low, high = common_range(found)
+    if not low < high:
+        return []
+    values = {
+        variant: [stats.value_at(c.costs, c.values, high) for c in found if c.variant is variant]
+        for variant in study.variants
+    }
+    able = [variant for variant, seeds in values.items() if len(seeds) >= 2]
+    tested = [
+        (a, b, stats.welch(values[a], values[b]), stats.permutation_p(values[a], values[b], np.random.default_rng(0)))
+        for a, b in combinations(able, 2)
+    ]
+    adjusted = stats.holm([test.p for _, _, test, _ in tested])
+    return [Comparison(a, b, test, p, exact) for (a, b, test, exact), p in zip(tested, adjusted, strict=True)]
+
+
+def at_equal_flops(study: Study, measure: Measure) -> list[str]:
+    """What may be claimed at equal FLOPs, where the final values did not cost alike."""
+    cost = next(known for known in COSTS if known.column == "cost/flops")
+    found = compare_at_end(study, measure, cost)
+    if not found or not unlike_costs(study):
+        return []
+    _, high = common_range(curves(study, measure, cost))
+    sign = 1.0 if measure.higher_is_better else -1.0
+    apart = []
+    for c in found:
+        if c.separated:
+            first, second = (c.first, c.second) if sign * c.test.difference > 0 else (c.second, c.first)
+            apart.append(f"{first.label} is better than {second.label} (by {measure.text(abs(c.test.difference))})")
+    where = f"At equal FLOPs ({format_number(high, 'flops')}, the most that all of them spent)"
+    said = join(apart) if apart else "no two settings can be told apart"
+    return [f"{where}, {said}; Welch on seeds, Holm over {len(found)} pairs, level 0.05."]
 
 
 def flags(study: Study) -> list[str]:

@@ -71,6 +71,7 @@ COSTS = (
     Measure("cost/flops", "FLOPs", "", "flops"),
     Measure("time/seconds", "training time", "s", "seconds"),
 )
+STEPS = Measure("step", "optimiser steps", "", "count")
 BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *ROLLOUTS, *COSTS)}
 DECIDING = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/pair_accuracy", "eval/loss")
 """Which measure decides, first one that the runs have: fixed here, before any result is seen."""

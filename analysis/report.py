@@ -156,7 +156,10 @@ def answer_of(study: Study) -> claims.Answer:
     """The answer, led by what an online run's reward or a budget makes doubtful."""
     answer = claims.answer(study)
     # Without a held-out measure, what the reward did; with one, whether it was had at one price.
-    more = budget.unlike_costs(study) if study.deciding else over_optimisation.reward_in_words(study)
+    measure = study.deciding
+    more = over_optimisation.reward_in_words(study) if measure is None else budget.unlike_costs(study)
+    if measure is not None:
+        more += [text for group in comparability.groups(study) for text in budget.at_equal_flops(group.study, measure)]
     flags = [*over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
     return replace(answer, grounds=[*answer.grounds, *more], flags=flags)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,57 +15,116 @@ from analysis.sections.cells import setting
 from analysis.study import Study, Variant
 
 FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops", "seconds")
+Costs = dict[str, float]
 STAGES = {"collect": "collecting pairs", "ref_logprobs": "reference log-probs"}
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
     """None of it is summed over unlike tokens; the formula stands below the table."""
-    inherits = any(inherited_costs(study, variant) for variant in study.variants)
-    text = "What the runs were made from stands first, once; below it each setting's own training"
-    if inherits:
-        text += (
-            " and, smaller, what it amounts to when every inherited cost is charged in full to every setting that "
-            "needs it (the start apart)"
-        )
-    return Section("Costs", [Prose(f"{text}."), table(study)])
+    text = (
+        "What the runs were made from stands first, once; below it each setting's own training, and smaller what that "
+        "comes to with its inherited stages charged in full, with the start as well, and with both shared out evenly "
+        "among the runs that used them."
+    )
+    return Section("Costs", [Prose(text), table(study)])
 
 
 def table(study: Study) -> Table:
-    """The shared start and the inherited stages once each, then each variant's own costs (mean over finished seeds).
-
-    Under a variant's own number stands what it comes to with its inherited costs charged in full.
-    """
+    """The shared start and the inherited stages once each, then each variant's own costs, means over finished seeds."""
     rows: list[list[Cell]] = []
     flat: list[dict[str, Any]] = []
 
-    def add(what: Cell, values: Mapping[str, float], total: Mapping[str, float] | None = None) -> None:
-        rows.append([what, *_cost_cells(values, total, what.tone)])
-        for part, numbers in (("own", values), ("charged in full", total)):
-            if numbers is not None:
-                fields = {field: numbers.get(field, math.nan) for field in FIELDS}
-                flat.append({"what": what.text, "part": part, **fields})
+    def add(what: Cell, values: Costs, totals: Mapping[str, Costs]) -> None:
+        rows.append([what, *_cost_cells(values, list(totals.values()), what.tone)])
+        for part, numbers in {"own": values, **totals}.items():
+            flat.append({"what": what.text, "part": part} | {field: numbers.get(field, math.nan) for field in FIELDS})
 
-    for run, record in study.start.records.items() if study.start is not None else ():
-        spent = dict(record["status"].get("costs") or {})
-        spent["seconds"] = record["status"].get("seconds")
-        add(
-            Cell(f"start {run}", "", ("shared by all, not charged",), "muted"),
-            {f: number_or_nan(spent.get(f)) for f in FIELDS},
-        )
+    for run, values in starts(study).items():
+        add(Cell(f"start {run}", "", ("shared by all",), "muted"), values, {})
     inherited = {variant.name: inherited_costs(study, variant) for variant in study.variants}
     for stage, values, labels in _distinct_stages(study, inherited):
         everyone = len(labels) == len(study.variants) > 1
         needed = f"inherited by {'every setting' if everyone else join(labels)}"
-        add(Cell(STAGES.get(stage, stage), "", (needed,), "muted"), values)
+        add(Cell(STAGES.get(stage, stage), "", (needed,), "muted"), values, {})
     for variant in study.variants:
         own = _own_costs(study, variant)
-        total = dict(own)
-        for values in inherited[variant.name].values():
-            total = {field: total.get(field, 0.0) + values[field] for field in FIELDS}
         if own:
-            add(setting(variant, ("with inherited",) if total != own else ()), own, total if total != own else None)
+            totals = _totals(study, variant, own, inherited[variant.name])
+            add(setting(variant, tuple(totals)), own, totals)
     heads = [("what", ""), *((m.label, m.unit) for m in _columns())]
     return Table("costs", heads, rows, flat, label="Costs", caption=_caption(study))
+
+
+def _totals(study: Study, variant: Variant, own: Costs, inherited: Mapping[str, Costs]) -> dict[str, Costs]:
+    """Own costs with more and more of what they rest on; only what differs from the one before."""
+    full = _sum(own, *inherited.values())
+    begun = [_share(study, run, shared=False) for run in _finished(study, variant)]
+    shared = [_share(study, run, shared=True) for run in _finished(study, variant)]
+    with_start = _sum(full, _mean_of([start for start, _ in begun]))
+    amortised = _sum(own, *(_mean_of(list(parts)) for parts in zip(*shared, strict=True)))
+    found = {}
+    if full != own:
+        found["charged in full"] = full
+    if with_start != full:
+        found["with the start"] = with_start
+    if amortised not in (own, full):
+        found["amortised"] = amortised
+    return found
+
+
+def _share(study: Study, run: str, *, shared: bool) -> tuple[Costs, Costs]:
+    """(of its chain of starts, of its stages) what a run rests on; shared: divided by the runs of the study that do."""
+    chain, known = [], study.start.records if study.start is not None else {}
+    name = _start_of(study.loaded.records[run])
+    while name in known and name not in chain:
+        chain.append(name)
+        name = _start_of(known[name])
+    users = [other for other in study.loaded.records if _start_of(study.loaded.records[other]) == (chain or [""])[0]]
+    start = _sum(*(_spent(known[name]) for name in chain)) if chain else {}
+    stages = study.loaded.records[run]["provenance"].get("stages") or {}
+    rest: Costs = {}
+    for stage, values in (_status_costs(study.loaded.records[run]).get("inherited") or {}).items():
+        same = sum(
+            (record["provenance"].get("stages") or {}).get(stage) == stages.get(stage)
+            for record in study.loaded.records.values()
+        )
+        rest = _sum(rest, {f: number_or_nan(values.get(f, 0.0)) / (max(same, 1) if shared else 1) for f in FIELDS})
+    return {f: v / (max(len(users), 1) if shared else 1) for f, v in start.items()}, rest
+
+
+def starts(study: Study) -> dict[str, Costs]:
+    """What each start spent by itself."""
+    return {run: _spent(record) for run, record in study.start.records.items()} if study.start is not None else {}
+
+
+def _spent(record: Mapping[str, Any]) -> Costs:
+    spent = {**_status_costs(record), "seconds": record["status"].get("seconds")}
+    return {field: number_or_nan(spent.get(field)) for field in FIELDS}
+
+
+def _status_costs(record: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(record["status"].get("costs") or {})
+
+
+def _start_of(record: Mapping[str, Any]) -> str:
+    start = record["provenance"].get("start")
+    return str(start.get("folder") or "") if isinstance(start, dict) else ""
+
+
+def _finished(study: Study, variant: Variant) -> list[str]:
+    runs = study.loaded.runs
+    return list(runs.loc[(runs["variant"] == variant.name) & (runs["state"] == "finished"), "run"])
+
+
+def _sum(*parts: Costs) -> Costs:
+    """Field by field; what a part does not know counts as nothing."""
+    return {
+        field: sum(value for part in parts if not math.isnan(value := part.get(field, math.nan))) for field in FIELDS
+    }
+
+
+def _mean_of(parts: Sequence[Costs]) -> Costs:
+    return {field: float(np.mean([part.get(field, 0.0) for part in parts])) for field in FIELDS} if parts else {}
 
 
 def _caption(study: Study) -> str:
@@ -75,8 +134,10 @@ def _caption(study: Study) -> str:
             "passes as FLOPs.",
             *([times] if (times := repeats(study)) else []),
             "FLOPs: forward 2 (N frozen + N trained) a token, backward 2 N frozen + 4 N trained; attention and "
-            "recomputation added, input embedding excluded, output head included. Training time leaves out "
-            "evaluation; it depends on the machine and on what ran beside it.",
+            "recomputation added, input embedding excluded, the output head where a position is projected; a prompt "
+            "counts as often as it is computed, once for all of its completions that a step learns from where the "
+            "model's forward is our own. Training time leaves out evaluation; it depends on the machine and on what "
+            "ran beside it. Amortised: the start and the stages divided by the runs of this report that used them.",
         ]
     )
 
@@ -106,11 +167,11 @@ def _columns() -> list[Measure]:
     return [by_field[field] for field in FIELDS]
 
 
-def _cost_cells(values: Mapping[str, float], total: Mapping[str, float] | None, tone: str) -> list[Cell]:
+def _cost_cells(values: Costs, totals: Sequence[Costs], tone: str) -> list[Cell]:
     cells = []
     for field, measure in zip(FIELDS, _columns(), strict=True):
         value = values.get(field, math.nan)
-        lines = () if total is None else (format_number(total.get(field), measure.kind),)
+        lines = tuple(format_number(total.get(field), measure.kind) for total in totals)
         cells.append(Cell(format_number(value, measure.kind), value, lines, tone))
     return cells
 

@@ -10,13 +10,16 @@ import numpy as np
 
 from analysis import budget, stats
 from analysis.document import Cell, Figure, Panel, Section, Table
-from analysis.measures import Measure, capital, format_number, power_of_ten
+from analysis.measures import Measure, capital, format_number, format_p, power_of_ten
 from analysis.plots import MUTED, Canvas, slug
-from analysis.sections.cells import setting, with_interval
+from analysis.sections.cells import setting, signed, with_interval
 from analysis.study import Study, starts_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SHOWN = 12
+"""Comparisons up to which their table is not folded."""
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
@@ -29,6 +32,8 @@ def section(study: Study, canvas: Canvas) -> Section | None:
         found.blocks.append(drawn)
     if (numbers := table(study, measure)) is not None:
         found.blocks.append(numbers)
+    if (tests := comparisons(study, measure)) is not None:
+        found.blocks.append(tests)
     return found if found.blocks else None
 
 
@@ -42,10 +47,11 @@ def figure(study: Study, canvas: Canvas, measure: Measure) -> Figure:
         "Every cost is charged in full to every setting that needs it: collecting pairs, reference, rollouts; so a "
         "curve begins at what was spent before its first step. The shared start is charged to none. Faint: every run; "
         "bold: the mean over seeds, between evaluations on straight lines and never beyond them; dotted: where the "
-        "common range of all settings ends. A setting that spends none of a cost as it trains is not on that axis."
+        "common range of all settings ends. A setting that spends none of a cost as it trains is not on that axis. A "
+        "step is not alike across trainers: that axis compares settings of one."
     )
     drawn = panels(study, canvas, measure, shown)
-    remarks = budget.refusals(study) + budget.uncovered(study, measure)
+    remarks = [*budget.refusals(study), *budget.uncovered(study, measure), *budget.coarse(study, measure)]
     return Figure(drawn, see, how, legend=True, remarks=remarks)
 
 
@@ -98,6 +104,42 @@ def table(study: Study, measure: Measure) -> Table | None:
     )
     label = "Settings at equal cost"
     return Table("equal_cost", columns, rows, flat, label=label, caption=caption) if rows else None
+
+
+def comparisons(study: Study, measure: Measure) -> Table | None:
+    """Every two settings where the common range of a cost ends; None without two seeds or a range."""
+    rows, flat = [], []
+    for cost in budget.axes(study, measure):
+        _, high = budget.common_range(budget.curves(study, measure, cost))
+        for c in budget.compare_at_end(study, measure, cost):
+            t = c.test
+            limits = "" if math.isnan(t.low) else f"{signed(t.low, measure)} to {signed(t.high, measure)}"
+            rows.append(
+                [
+                    Cell(cost.label, None, (format_number(high, cost.kind),)),
+                    setting(c.first),
+                    setting(c.second),
+                    Cell(signed(t.difference, measure), t.difference, (limits,) if limits else ()),
+                    Cell(format_p(t.p), t.p),
+                    Cell(format_p(c.adjusted), c.adjusted, tone="best" if c.separated else ""),
+                ]
+            )
+            flat.append(
+                {"axis": cost.column, "at": high, "first": c.first.name, "second": c.second.name}
+                | {"difference": t.difference, "low": t.low, "high": t.high, "t": t.t, "df": t.df}
+                | {"p_welch": t.p, "p_holm": c.adjusted, "p_permutation": c.exact.p}
+            )
+    if not rows:
+        return None
+    caption = (
+        "First less second, at the last amount of each cost that every setting on its axis spent. Welch's test on "
+        "seeds; Holm over the pairs of one cost. Costs are other ways to ask one question, not further methods: to read "
+        "off the kindest of them is a choice after the fact."
+    )
+    heads = [("cost", "at"), ("first", ""), ("second", ""), ("difference", ""), ("Welch", ""), ("Holm", "")]
+    label = "Settings against each other at equal cost"
+    folded = f"{label}: {len(rows)} comparisons" if len(rows) > SHOWN else ""
+    return Table("equal_cost_tests", heads, rows, flat, label=label, caption=caption, folded=folded)
 
 
 def panels(study: Study, canvas: Canvas, measure: Measure, shown: list[Measure]) -> list[Panel]:

@@ -3,49 +3,129 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis import stats
-from analysis.document import Figure, Panel, Section
-from analysis.measures import Measure, capital, join
+from analysis.document import Cell, Figure, Panel, Section, Table
+from analysis.measures import BY_COLUMN, Measure, capital, join_few
 from analysis.plots import INK, MUTED, Canvas, slug
+from analysis.sections.cells import setting, with_interval
 from analysis.study import Study, Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+KL = "eval/kl_start"
+DRAWS = 10_000
+SHOWN = 12
+"""Settings up to which the table is not folded."""
+
 
 def section(study: Study, canvas: Canvas) -> Section | None:
     """The frontier of final values and the way there, of settings whose KL has one reference (comparability)."""
     measure = study.deciding
-    if measure is None or "exact_match" not in measure.column or not study.has("eval/kl_start"):
+    if measure is None or not measure.higher_is_better or not study.has("eval/kl_start"):
+        return None
+    points = _points(study, measure)
+    if not points:
         return None
     title = f"{capital(measure.label)} against KL from the start"
-    return Section(title, [figure(study, canvas, measure)])
+    return Section(title, [figure(canvas, measure, points), table(measure, points)])
 
 
-def figure(study: Study, canvas: Canvas, measure: Measure) -> Figure:
-    points = []
+@dataclass(frozen=True)
+class Point:
+    """A setting's finals: KL and value over its seeds; whether its means are on the frontier, and how probably."""
+
+    variant: Variant
+    kl: list[float]
+    values: list[float]
+    on_frontier: bool = False
+    probability: float = math.nan
+
+
+def _points(study: Study, measure: Measure) -> list[Point]:
+    found = []
     for variant in study.compared(measure.column):
-        kl, value = study.values(variant, "eval/kl_start"), study.values(variant, measure.column)
-        if kl and value:
-            points.append((variant.label, sum(kl) / len(kl), sum(value) / len(value)))
+        kl, values = study.values(variant, KL), study.values(variant, measure.column)
+        if len(kl) == len(values) > 0:
+            found.append(Point(variant, kl, values))
     start = study.start_value(measure.column)
-    everything = [("the start", 0.0, start), *points]
-    best = [everything[i][0] for i in stats.frontier([p[1] for p in everything], [p[2] for p in everything])]
-    beaten = [label for label, *_ in points if label not in best]
-    see = f"On the frontier (no other mean has both less KL and more exact match): {join(best)}."
-    if beaten:
-        see += f" {join(beaten)} {'pay' if len(beaten) > 1 else 'pays'} more KL for no more exact match than another."
+    fixed = [] if math.isnan(start) else [(0.0, start)]
+    costs, heights = (
+        [float(np.mean(side)) for side in sides] for sides in ([p.kl for p in found], [p.values for p in found])
+    )
+    best = set(stats.frontier([*costs, *(x for x, _ in fixed)], [*heights, *(y for _, y in fixed)]))
+    chances = stats.frontier_probability(
+        [p.kl for p in found], [p.values for p in found], np.random.default_rng(0), DRAWS, fixed
+    )
+    return [
+        replace(point, on_frontier=i in best, probability=chance)
+        for i, (point, chance) in enumerate(zip(found, chances, strict=True))
+    ]
+
+
+def figure(canvas: Canvas, measure: Measure, points: Sequence[Point]) -> Figure:
+    ahead = [_with_chance(p) for p in points if p.on_frontier]
+    behind = [_with_chance(p) for p in points if not p.on_frontier]
+    see = (
+        f"By their means on the frontier, where no other has both less KL and more {measure.label}: "
+        f"{join_few(ahead, 6)}."
+    )
+    if behind:
+        see += f" Behind it: {join_few(behind, 6)}."
+    if any(not math.isnan(p.probability) for p in points):
+        see += " In brackets: how probable that is, given the scatter of the seeds."
     how = (
         "KL is the report's one estimator: on held-out prompts, samples at temperature 1 from the model, the "
         "full-vocabulary KL to the start summed over positions, mean over prompts, in nats. Left: final means with "
         "95 % t intervals both ways, dots for seeds, + for the start, dotted the non-dominated set of means. Right: "
-        "the mean over seeds at each evaluation. The frontier is drawn through means and carries no test of its own."
+        "the mean over seeds at each evaluation."
     )
     return Figure(_panels(canvas, measure), see, how, legend=True)
+
+
+def _with_chance(point: Point) -> str:
+    label = point.variant.label
+    return label if math.isnan(point.probability) else f"{label} ({point.probability:.2f})"
+
+
+def table(measure: Measure, points: Sequence[Point]) -> Table:
+    """Every setting's place, and how sure it is."""
+    rows, flat = [], []
+    for point in points:
+        kl, value = stats.t_interval(point.kl), stats.t_interval(point.values)
+        chance = "one seed" if math.isnan(point.probability) else f"{point.probability:.2f}"
+        rows.append(
+            [
+                setting(point.variant, (f"{len(point.kl)} seed{'s' if len(point.kl) > 1 else ''}",)),
+                with_interval(kl, BY_COLUMN[KL]),
+                with_interval(value, measure),
+                Cell("yes" if point.on_frontier else "no", float(point.on_frontier)),
+                Cell(chance, point.probability),
+            ]
+        )
+        flat.append(
+            {"variant": point.variant.name, "seeds": len(point.kl), "kl": kl.mean, "kl_low": kl.low, "kl_high": kl.high}
+            | {"value": value.mean, "value_low": value.low, "value_high": value.high, "measure": measure.column}
+            | {"on_frontier": point.on_frontier, "probability": point.probability}
+        )
+    heads = [
+        ("setting", ""), ("KL from the start", "nats per sequence"), (measure.label, measure.unit),
+        ("means on the frontier", ""), ("probability of being on it", ""),
+    ]  # fmt: skip
+    caption = (
+        f"95 % t intervals over seeds. Probability: the share of {DRAWS:,} draws in which no other setting and not the "
+        "start beats it; in a draw each setting's mean KL and value come together from Student's distribution that its "
+        "seeds give (a parametric bootstrap: resampling a few seeds would spread too little). A setting with one seed "
+        "has none, and beats no other in the draws."
+    )
+    label = f"Frontier of {measure.label} against KL"
+    return Table("frontier", heads, rows, flat, label=label, caption=caption, folded=label if len(rows) > SHOWN else "")
 
 
 def _panels(canvas: Canvas, measure: Measure) -> list[Panel]:

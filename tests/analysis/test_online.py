@@ -190,7 +190,7 @@ def test_a_budget_left_unspent_is_flagged_with_its_share(make_budget_experiment:
 def test_seconds_of_unlike_machines_are_not_compared(make_budget_experiment: Make) -> None:
     folder = make_budget_experiment(**SMALL, arms=("dpo", "grpo"), seeds=2)
     study = open_study(folder)
-    assert [cost.column for cost in budget.axes(study, SAMPLED)][-1] == "time/seconds"
+    assert "time/seconds" in [cost.column for cost in budget.axes(study, SAMPLED)]
     path = folder / "grpo" / "seed0" / "status.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": 2}))
     study = open_study(folder)
