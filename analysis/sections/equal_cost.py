@@ -133,8 +133,8 @@ def comparisons(study: Study, measure: Measure) -> Table | None:
         return None
     caption = (
         "First less second, at the last amount of each cost that every setting on its axis spent. Welch's test on "
-        "seeds; Holm over the pairs of one cost. Costs are other ways to ask one question, not further methods: to read "
-        "off the kindest of them is a choice after the fact."
+        "seeds; Holm over the pairs of one cost. Costs are other ways to ask one question, not further methods: to "
+        "read off the kindest of them is a choice after the fact."
     )
     heads = [("cost", "at"), ("first", ""), ("second", ""), ("difference", ""), ("Welch", ""), ("Holm", "")]
     label = "Settings against each other at equal cost"
