@@ -1,0 +1,97 @@
+"""Comparisons at equal cost and what runs rest on, by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis import budget, stats
+from analysis.measures import BY_COLUMN, STEPS
+from analysis.report import write_report
+from analysis.sections import equal_cost
+from analysis.study import open_study
+
+Make = Callable[..., Path]
+FLOPS = BY_COLUMN["cost/flops"]
+
+
+def test_settings_are_tested_where_the_common_range_ends(make_budget_experiment: Make) -> None:
+    study = open_study(make_budget_experiment())
+    assert study.deciding is not None
+    found = budget.compare_at_end(study, study.deciding, FLOPS)
+    assert len(found) == 6
+    curves = budget.curves(study, study.deciding, FLOPS)
+    _, high = budget.common_range(curves)
+    first, second = (
+        [stats.value_at(c.costs, c.values, high) for c in curves if c.variant.name == name]
+        for name in ("continued_sft", "dpo")
+    )
+    assert found[0].test == stats.welch(first, second)
+    assert [c.adjusted for c in found] == stats.holm([c.test.p for c in found])
+
+
+def test_a_cost_that_one_setting_does_not_spend_compares_the_others(make_budget_experiment: Make) -> None:
+    study = open_study(make_budget_experiment())
+    assert study.deciding is not None
+    pairs = budget.compare_at_end(study, study.deciding, BY_COLUMN["cost/generated_tokens"])
+    assert [(c.first.name, c.second.name) for c in pairs] == [("grpo", "ppo")]
+
+
+def test_without_a_common_range_nothing_is_compared(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(arms=("continued_sft", "dpo"), steps=10)
+    study = open_study(folder)
+    assert study.deciding is not None
+    # DPO begins at what collecting cost, beyond all that SFT spent.
+    assert budget.compare_at_end(study, study.deciding, FLOPS) == []
+    assert budget.at_equal_flops(study, study.deciding) == []
+
+
+def test_unlike_final_costs_are_answered_at_equal_flops(make_budget_experiment: Make) -> None:
+    study = open_study(make_budget_experiment(arms=("continued_sft", "grpo")))
+    assert study.deciding is not None
+    assert budget.unlike_costs(study) != []
+    (text,) = budget.at_equal_flops(study, study.deciding)
+    assert text.startswith("At equal FLOPs (1.20×10¹¹")
+    assert "grpo is better than continued_sft" in text
+
+
+def test_seldom_evaluations_are_named(make_budget_experiment: Make) -> None:
+    study = open_study(make_budget_experiment(arms=("continued_sft", "grpo"), every=25))
+    assert study.deciding is not None
+    (text,) = budget.coarse(study, study.deciding)
+    assert "continued_sft (4)" in text
+    assert len(budget.curves(study, study.deciding, STEPS)) == 6
+
+
+def test_every_test_is_in_the_file(make_budget_experiment: Make) -> None:
+    study = open_study(make_budget_experiment())
+    assert study.deciding is not None
+    table = equal_cost.comparisons(study, study.deciding)
+    assert table is not None
+    # Six pairs on every axis, one where only two settings generate.
+    assert len(table.plain) == 4 * 6 + 1
+    assert {row["axis"] for row in table.plain} == set(budget.AXES)
+
+
+def test_what_runs_rest_on_is_charged_in_full_and_shared_out(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(arms=("continued_sft", "dpo"), seeds=2)
+    start = folder.parent / "sft_sort" / "main" / "seed0" / "status.json"
+    status = json.loads(start.read_text())
+    status["costs"] = {"flops": 8.0e10, "inherited": {}}
+    start.write_text(json.dumps(status))
+    rows = {
+        (row["what"], row["part"]): float(row["flops"])
+        for row in csv.DictReader((write_report(folder).parent / "costs.csv").read_text().splitlines())
+    }
+    own = rows["dpo", "own"]
+    assert rows["start sft_sort/main/seed0", "own"] == 8.0e10
+    assert rows["dpo", "charged in full"] == pytest.approx(own + 1.1e11)
+    assert rows["dpo", "with the start"] == pytest.approx(own + 1.1e11 + 8.0e10)
+    # Both of dpo's runs used the pairs, all four runs the start. (Provenance names one "collect" for all runs here.)
+    assert rows["dpo", "amortised"] == pytest.approx(own + 1.1e11 / 4 + 8.0e10 / 4)
+    assert rows["continued_sft", "amortised"] == pytest.approx(rows["continued_sft", "own"] + 8.0e10 / 4)
+    assert ("continued_sft", "charged in full") not in rows, "it inherits nothing"
