@@ -156,19 +156,38 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
         where = ", inside the grid"
     start = study.start_value(measure.column)
     against = f", against {measure.text(start)} at the start" if not math.isnan(start) else ""
-    result = (
-        f"{measure.subject} is best at {best.label}{where}: {_with_interval(interval, measure)} "
-        f"over {interval.n} seeds{against}."
-    )
     ours = [c for c in comparisons if best in (c.first, c.second)]
     apart = [c for c in ours if c.separated]
     close = [c for c in ours if not c.separated]
+    result = (
+        f"{measure.subject} is {'highest' if close else 'best'} at {best.label}{where}: "
+        f"{_with_interval(interval, measure)} over {interval.n} seeds{against}"
+    )
+    if close:
+        beside = [_beside(study, measure, other) for other in _others(best, close)]
+        result += f"; {join_few(beside)} cannot be told from it"
     certainty = f"{_from_start(study)}, {_verdict(best, apart, close, len(comparisons), measure)}."
     grounds = _gain_grounds(study, measure) + _power_grounds(study, measure)
     alone = [v.label for v in study.compared(measure.column) if len(study.values(v, measure.column)) == 1]
     if alone:
         grounds.append(f"{join(alone)} finished with one seed only and is left out of every test.")
-    return Answer(result, certainty, grounds, flags)
+    return Answer(f"{result}.", certainty, grounds, flags)
+
+
+def _beside(study: Study, measure: Measure, variant: Variant) -> str:
+    interval = stats.t_interval(study.values(variant, measure.column))
+    return f"{variant.label} ({measure.text(interval.mean)})"
+
+
+def leaders(study: Study, measure: Measure) -> list[Variant]:
+    """The best setting and every one that cannot be told from it."""
+    best = best_of(study, measure)
+    close = [c for c in compare_all(study, measure) if best in (c.first, c.second) and not c.separated]
+    return [] if best is None else [best, *_others(best, close)]
+
+
+def _others(best: Variant, comparisons: list[Comparison]) -> list[Variant]:
+    return [c.second if c.first is best else c.first for c in comparisons]
 
 
 def _from_start(study: Study) -> str:
@@ -179,19 +198,16 @@ def _verdict(best: Variant, apart: list[Comparison], close: list[Comparison], m:
     method = f"Welch's test on seed means, Holm over all {m} pairs" if m > 1 else "Welch's test on seed means"
 
     def others(comparisons: list[Comparison]) -> str:
-        return join([(c.second if c.first is best else c.first).label for c in comparisons])
+        return join([variant.label for variant in _others(best, comparisons)])
 
     if not apart and not close:
         return "no other setting has two finished seeds, so nothing can be compared"
-    if not close:
-        return (
-            f"it is better than {others(apart)} {_differences(best, apart, measure)} ({method}: each {_worst(apart)})"
-        )
-    unclear = f"it cannot be told from {others(close)} ({_least(close)}, {_differences(best, close, measure)})"
+    ahead = f"its lead over {others(close)} is {_differences(best, close, measure)}, {_least(close)}" if close else ""
     if not apart:
-        return f"this is no more than the highest of the means: {unclear}; {method}"
-    better = f"it is better than {others(apart)} {_differences(best, apart, measure)}"
-    return f"{better} ({method}: each {_worst(apart)}), but {unclear}"
+        return f"{best.label} is no more than the highest of the means: {ahead}; {method}"
+    better = f"{best.label} is better than {others(apart)} by {_differences(best, apart, measure)}"
+    tested = f"{better}, {_worst(apart)} ({method})"
+    return f"{tested}; {ahead}: no claim" if close else tested
 
 
 def _differences(best: Variant, comparisons: list[Comparison], measure: Measure) -> str:
@@ -204,16 +220,17 @@ def _differences(best: Variant, comparisons: list[Comparison], measure: Measure)
     if len(ahead) == 1:
         difference, low, high = ahead[0]
         limits = "" if math.isnan(low) else f" (95 % interval {format_number(low)} to {format_number(high)})"
-        return f"by {format_number(difference)}{limits}"
+        return f"{format_number(difference)}{limits}"
     least, most = min(ahead), max(ahead)
     ends = [end for _, low, high in ahead for end in (low, high) if not math.isnan(end)]
     reach = f" (95 % intervals from {format_number(min(ends))} to {format_number(max(ends))})" if ends else ""
-    return f"by {format_number(least[0])} to {format_number(most[0])}{reach}"
+    return f"{format_number(least[0])} to {format_number(most[0])}{reach}"
 
 
 def _worst(comparisons: list[Comparison]) -> str:
     highest = max(c.adjusted for c in comparisons)
-    return "adjusted p < 0.001" if highest < 0.001 else f"adjusted p ≤ {highest:.3f}"
+    each = "adjusted " if len(comparisons) == 1 else "each adjusted "
+    return f"{each}p < 0.001" if highest < 0.001 else f"{each}p ≤ {highest:.3f}"
 
 
 def _least(comparisons: list[Comparison]) -> str:

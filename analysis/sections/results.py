@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis import checkpoints
 from analysis.checkpoints import interval_of
-from analysis.claims import best_of, checked_by_number
+from analysis.claims import checked_by_number, leaders
 from analysis.comparability import groups
 from analysis.document import Cell, Figure, Panel, Prose, Section, Table
 from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, capital, join, plain
@@ -53,12 +53,13 @@ def section(study: Study, canvas: Canvas) -> Section | None:
 
 
 def _best(study: Study) -> list[str]:
-    """The variants to mark, the best of each group of several, where a ranking may be spoken of."""
+    """The variants to mark where a ranking may be spoken of: of each group of several the best, and all that cannot be
+    told from it."""
     measure = study.deciding
     if measure is None or checkpoints.one_seed(study):
         return []
     several = [group.study for group in groups(study) if len(group.study.variants) > 1]
-    return [best.name for own in several if (best := best_of(own, measure)) is not None]
+    return [variant.name for own in several for variant in leaders(own, measure)]
 
 
 def table(study: Study) -> Table:
@@ -101,6 +102,10 @@ def table(study: Study) -> Table:
         rows.append(row)
     head = study.axis or ("setting" if len(study.variants) > 1 else "run")
     caption = "The first row is the start before any step." if rows and rows[0][0].text == "start" else ""
+    if best:
+        caption += (
+            f" Marked: the best of {'each group' if any(names.values()) else 'them'} and what cannot be told from it."
+        )
     heads = [(head, ""), *((m.label, m.unit) for m in measures)]
     return Table("results", heads, rows, flat, label="Results", caption=caption, broad=True)
 

@@ -32,7 +32,7 @@ def test_separated_settings_are_claimed_with_the_test_and_its_m(make_experiment:
     values = {"beta=0.1": [0.30, 0.31, 0.29], "beta=1": [0.70, 0.71, 0.69], "beta=10": [0.50, 0.51, 0.49]}
     answer = claims.answer(_with_finals(folder, values))
     assert "best at beta = 1, inside the grid: 0.700 (95 % interval 0.675 to 0.725)" in answer.result
-    assert answer.certainty.startswith("From this start, it is better than beta = 0.1 and beta = 10")
+    assert answer.certainty.startswith("From this start, beta = 1 is better than beta = 0.1 and beta = 10")
     assert "Holm over all 3 pairs" in answer.certainty
     assert answer.flags == []
     assert any("permutation test of 3 against 3 seeds cannot give less than p = 0.1" in g for g in answer.grounds)
@@ -43,7 +43,8 @@ def test_equal_settings_are_not_ranked(make_experiment: Make) -> None:
     same = [0.50, 0.55, 0.45]
     answer = claims.answer(_with_finals(folder, {"beta=0.1": same, "beta=1": [0.51, 0.56, 0.46], "beta=10": same}))
     assert "no more than the highest of the means" in answer.certainty
-    assert "cannot be told from beta = 0.1 and beta = 10" in answer.certainty
+    assert "beta = 0.1 (0.500) and beta = 10 (0.500) cannot be told from it" in answer.result
+    assert "its lead over beta = 0.1 and beta = 10 is" in answer.certainty
     assert "better than" not in answer.certainty
 
 
