@@ -40,38 +40,116 @@ def long_rows(count: int) -> list[tuple[list[int], list[int], list[int]]]:
     return [([3 + (i + k) % 13 for k in range(12)], [4, 5, 6, 7 + i % 5], [8, 9, 10, 11, 12, 3]) for i in range(count)]
 
 
+def of_transformers() -> Any:
+    """A model of the same size whose forward is transformers': it computes a prompt with each of its completions."""
+    import torch
+    import transformers
+
+    ids = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 3}
+    config = transformers.Qwen3Config(**LARGE, **ids, head_dim=16, max_position_embeddings=64, tie_word_embeddings=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def packed_batch() -> dict[str, Any]:
+    """Two rows of three texts each, laid end to end."""
+    import torch
+
+    ids = torch.tensor([[3 + k % 13 for k in range(60)]] * 2)
+    positions = torch.tensor([[*range(18), *range(22), *range(20)]] * 2)
+    return {"input_ids": ids, "labels": ids.clone(), "position_ids": positions}
+
+
+def step_on(name: str, model: Any, batch: dict[str, Any], **settings: Any) -> Any:
+    """A trainer about to make one step on that batch."""
+    from workbench.trainer import get_trainer_class
+
+    trainer_class = get_trainer_class(name)
+    chosen = trainer_class.settings_class(steps=1, device="cpu", precision="float32", **settings)
+    return trainer_class(model, None, [batch], settings=chosen)
+
+
 @pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("name", ["sft", "dpo"])
+@pytest.mark.parametrize("name", ["pretrain", "sft", "dpo"])
 def test_of_a_step_on_rows(small_llama: Callable, collate: Callable, name: str, lora: bool) -> None:
     from workbench.models.adapters import add_lora
     from workbench.models.settings import LoraSettings
-    from workbench.trainer import get_trainer_class
 
     model = small_llama(**LARGE)
     if lora:
         add_lora(model, LoraSettings(rank=2, alpha=4), seed=0)
-    trainer_class = get_trainer_class(name)
-    settings = trainer_class.settings_class(steps=1, device="cpu", precision="float32")
-    trainer = trainer_class(model, None, [collate(name, long_rows(6))], settings=settings)
-    counted, recorded = counted_and_recorded(trainer)
+    counted, recorded = counted_and_recorded(step_on(name, model, collate(name, long_rows(6))))
     assert recorded == pytest.approx(counted, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["pretrain", "sft"])
+def test_of_a_step_on_packed_rows(small_llama: Callable, name: str) -> None:
+    counted, recorded = counted_and_recorded(step_on(name, small_llama(**LARGE), packed_batch()))
+    assert recorded == pytest.approx(counted, rel=0.05)
+
+
+def test_of_a_step_whose_reference_was_scored_before_the_run(small_llama: Callable, collate: Callable) -> None:
+    import torch
+
+    batch = collate("dpo", long_rows(6))
+    scored_now, _ = counted_and_recorded(step_on("dpo", small_llama(**LARGE), dict(batch)))
+    for side in ("chosen", "rejected"):
+        batch[f"ref_{side}_logprobs"] = torch.full(batch[f"{side}_input_ids"].shape, -2.0)
+    trainer = step_on("dpo", small_llama(**LARGE), batch, starts_from_reference=False)
+    counted, recorded = counted_and_recorded(trainer)
+    assert recorded == pytest.approx(counted, rel=0.05)
+    assert trainer.costs.scored_tokens == 0
+    assert counted < 0.8 * scored_now, "a reference pass is a quarter of a step"
+
+
+def test_of_pairs_where_a_prompt_is_computed_with_each_completion(small_llama: Callable, collate: Callable) -> None:
+    shared = step_on("dpo", small_llama(**LARGE), collate("dpo", long_rows(6)))
+    apart = step_on("dpo", of_transformers(), collate("dpo", long_rows(6)))
+    counted, recorded = counted_and_recorded(apart)
+    counted_and_recorded(shared)
+    assert recorded == pytest.approx(counted, rel=0.05)
+    # 12 tokens of a prompt, completions of 4 and 6: the prompt is read twice, or once.
+    assert apart.costs.trained_tokens == 6 * (2 * 12 + 4 + 6)
+    assert shared.costs.trained_tokens == 6 * (12 + 4 + 6)
+
+
+@pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
         ("grpo", {}),
         ("grpo", {"entropy_bonus": 0.1}),
         ("grpo", {"beta": 0.1}),
+        ("grpo", {"dynamic_sampling": 2}),
+        ("grpo", {"passes": 2, "minibatches": 2}),
         ("ppo", {"critic": "head"}),
         ("ppo", {"critic": "model", "entropy_bonus": 0.1}),
-        ("ppo", {"critic": "head", "beta": 0.1}),
+        ("ppo", {"critic": "head", "beta": 0.0}),
         ("online_dpo", {}),
     ],
 )
 def test_of_a_step_that_samples_its_own_data(
-    small_llama: Callable, rollout_trainer: Callable, name: str, settings: dict[str, Any]
+    small_llama: Callable, rollout_trainer: Callable, name: str, settings: dict[str, Any], lora: bool
 ) -> None:
-    trainer = rollout_trainer(name, model=small_llama(**LARGE), steps=1, **settings)
+    trainer = rollout_trainer(name, model=small_llama(**LARGE), lora=lora, steps=1, **settings)
     counted, recorded = counted_and_recorded(trainer)
-    assert recorded == pytest.approx(counted, rel=0.06)
+    assert recorded == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "online_dpo"])
+def test_of_a_rollout_whose_prompts_are_computed_with_each_completion(rollout_trainer: Callable, name: str) -> None:
+    counted, recorded = counted_and_recorded(rollout_trainer(name, model=of_transformers(), steps=1))
+    assert recorded == pytest.approx(counted, rel=0.05)
+
+
+def test_completions_without_advantage_are_sampled_and_not_learned_from(rollout_trainer: Callable) -> None:
+    # One prompt's completions differ in reward, the others' do not: GRPO computes that prompt's alone.
+    def judge(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        return [i / 10 if prompt == prompts[0] else 1.0 for i, prompt in enumerate(prompts)]
+
+    few, every = (rollout_trainer(reward_fn=judge, steps=1, entropy_bonus=bonus) for bonus in (0.0, 0.1))
+    few._train_step()
+    every._train_step()
+    assert few.costs.generated_tokens == every.costs.generated_tokens
+    assert few.costs.trained_tokens < every.costs.trained_tokens / 2
