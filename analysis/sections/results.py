@@ -133,8 +133,8 @@ def figure(study: Study, canvas: Canvas) -> Figure:
     remarks = by_pairs(study)
     if remarks:
         see = (
-            "The pair measures and the task disagree: where pair accuracy and margin are highest, exact match is not. "
-            "Training there fits the preferences better and does the task worse (over-optimisation)."
+            "The pair measures and the task disagree: the settings named below have a wider margin or a higher pair "
+            "accuracy than the best one and do the task worse (over-optimisation)."
         )
     elif exact and pairs:
         see = (
