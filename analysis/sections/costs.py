@@ -136,7 +136,8 @@ def _caption(study: Study) -> str:
             "FLOPs: forward 2 (N frozen + N trained) a token, backward 2 N frozen + 4 N trained; attention and "
             "recomputation added, input embedding excluded, the output head where a position is projected; a prompt "
             "counts as often as it is computed, once for all of its completions that a step learns from where the "
-            "model's forward is our own. Training time leaves out evaluation; it depends on the machine and on what "
+            "model's forward is our own (a group that micro-batches cut apart computes its prompt again, uncounted). "
+            "Training time leaves out evaluation; it depends on the machine and on what "
             "ran beside it. Amortised: the start and the stages divided by the runs of this report that used them.",
         ]
     )

@@ -17,8 +17,8 @@ from workbench.data.hub import dataset_identity
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.sources import SUFFIXES
 from workbench.errors import DataError
-from workbench.experiment.definition.schema import START, RunSpec, dump, rewards_of
 from workbench.evaluation.settings import KL_VERSION
+from workbench.experiment.definition.schema import START, RunSpec, dump, rewards_of
 from workbench.experiment.run_folder import RunFolder
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
 from workbench.models.folder import settings_identity
@@ -196,7 +196,10 @@ def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
     if evaluate is not None:
         found |= {"sampling": SAMPLING_VERSION, "eval/kl_start": KL_VERSION}
         if evaluate.task is not None:
-            found |= {f"task {evaluate.task}": tasks.VERSION, f"verifier {evaluate.task}": verifier_version(evaluate.task)}
+            found |= {
+                f"task {evaluate.task}": tasks.VERSION,
+                f"verifier {evaluate.task}": verifier_version(evaluate.task),
+            }
         elif evaluate.path is not None or evaluate.split is not None:
             found[f"verifier {evaluate.verifier}"] = verifier_version(evaluate.verifier)
     if spec.hyperparameters.data_form == "prompts":

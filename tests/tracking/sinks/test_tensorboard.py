@@ -10,6 +10,7 @@ import pytest
 
 from workbench.tracking.reader import read_run
 from workbench.tracking.sinks.replay import Replay
+from workbench.tracking.sinks.sink import FINAL
 from workbench.tracking.sinks.tensorboard import TensorBoardSink, completion_texts
 
 Row = dict[str, Any]
@@ -29,7 +30,7 @@ def _accumulator(folder: Path) -> Any:
 
 def _scalars(accumulator: Any) -> dict[str, list[tuple[int, float]]]:
     accumulator.Reload()
-    tags = accumulator.Tags()["scalars"]
+    tags = [tag for tag in accumulator.Tags()["scalars"] if not tag.startswith(FINAL)]
     return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in tags}
 
 
@@ -123,12 +124,12 @@ def test_the_seeds_of_a_variant_are_one_trial_with_mean_metrics(make_run: Callab
     assert "seed" not in groups[0].hparams
     ends = [run.rows()[-1]["eval/exact_match_sampled"] for run in runs[:3]]
     shown = {value.name.tag: value.value for value in groups[0].metric_values}
-    assert shown["eval/exact_match_sampled"] == pytest.approx(sum(ends) / 3, rel=1e-6)
+    assert shown["final/exact_match_sampled"] == pytest.approx(sum(ends) / 3, rel=1e-6)
     assert [session.status for session in groups[1].sessions] == [1, 1, 2], "success, success, failure"
     declared = {info.name: info.differs for info in experiment.hparam_infos}
     assert declared.pop("beta") is True
     assert not any(declared.values())
-    assert [info.name.tag for info in experiment.metric_infos] == ["eval/exact_match_sampled", "eval/kl_start"]
+    assert [info.name.tag for info in experiment.metric_infos] == ["final/exact_match_sampled", "final/kl_start"]
 
 
 def test_variants_of_equal_name_in_two_experiments_stay_apart(make_run: Callable[..., Any], tmp_path: Path) -> None:

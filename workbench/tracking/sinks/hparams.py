@@ -1,4 +1,4 @@
-"""What TensorBoard's HParams tab shows of an experiment: its hyperparameters and its held-out metrics."""
+"""What TensorBoard's HParams tab shows of an experiment: its hyperparameters and its final held-out values."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 from workbench.redaction import redact
 from workbench.tracking.reader import RunRecord, read_run
-from workbench.tracking.sinks.sink import Row
+from workbench.tracking.sinks.sink import FINAL, Row
 
-FIRST_METRICS = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/kl_start", "eval/pair_accuracy")
+FIRST_METRICS = tuple(
+    f"{FINAL}{name}" for name in ("exact_match_sampled", "exact_match_greedy", "kl_start", "pair_accuracy")
+)
 Scalar = bool | int | float | str
 
 
@@ -44,7 +46,7 @@ def session_end(success: bool, end_seconds: float) -> Any:
 
 
 def declaration(runs: Iterable[Path]) -> Any:
-    """A summary that declares every hyperparameter and held-out metric of these runs; what differs comes first."""
+    """A summary that declares every hyperparameter and final held-out value of these runs; what differs comes first."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     values: dict[str, list[Scalar]] = {}
@@ -53,6 +55,8 @@ def declaration(runs: Iterable[Path]) -> Any:
         for name, value in _values_of(run, _changed(run / "definition.yaml")).items():
             values.setdefault(name, []).append(value)
         metrics |= dict.fromkeys(_held_out_of(run, _changed(run / "metrics.jsonl")))
+    # The values of the models that the runs left, which the report compares: a last evaluation may be of another.
+    metrics = {f"{FINAL}{name.removeprefix('eval/')}": None for name in metrics}
     infos = sorted((_info(name, found) for name, found in values.items()), key=lambda info: not info.differs)
     names = [*(name for name in FIRST_METRICS if name in metrics), *sorted(metrics.keys() - {*FIRST_METRICS})]
     experiment = api_pb2.Experiment(

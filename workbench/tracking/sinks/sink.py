@@ -70,6 +70,33 @@ def numbers(row: Row) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if name != "step" and isinstance(value, int | float)}
 
 
+FINAL = "final/"
+"""Before the names of a run's final values: those that the report compares."""
+
+
+class FinalValues:
+    """The held-out values of the model that a run left: of its last evaluation, or of the best step it restored."""
+
+    def __init__(self) -> None:
+        self._evaluations: dict[int, dict[str, float]] = {}
+
+    def see(self, row: Row) -> None:
+        """A row of metrics.jsonl."""
+        found = {name: value for name, value in numbers(row).items() if name.startswith("eval/")}
+        if found:
+            self._evaluations[int(row["step"])] = found
+
+    def of(self, status: Row) -> tuple[int, dict[str, float]]:
+        """(step, values named final/...) by what status.json says of the run's end; no values without evaluations."""
+        best = status.get("best_step") if status.get("restored") is True else None
+        steps = [step for step in self._evaluations if best not in self._evaluations or step <= best]
+        if not steps:
+            return 0, {}
+        step = max(steps)
+        values = self._evaluations[step]
+        return step, {f"{FINAL}{name.removeprefix('eval/')}": value for name, value in values.items()}
+
+
 def rewards_of(completion: Row) -> dict[str, float]:
     """The numbers among a completion's rewards, by name."""
     rewards = completion.get("rewards")

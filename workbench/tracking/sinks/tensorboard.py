@@ -13,7 +13,7 @@ from typing import Any
 from workbench.tracking.reader import ROLLOUTS, RunRecord, find_runs
 from workbench.tracking.sinks.hparams import declaration, session_end, session_start
 from workbench.tracking.sinks.rollouts import split_off
-from workbench.tracking.sinks.sink import Row, Sink, created_seconds, numbers, rewards_of, verdict
+from workbench.tracking.sinks.sink import FinalValues, Row, Sink, created_seconds, numbers, rewards_of, verdict
 
 TEXTS_PER_SPLIT = 8
 """Completions of each held-out split shown at an evaluation: the same prompts every time."""
@@ -33,6 +33,7 @@ class TensorBoardSink(Sink):
             # next file, whose name must sort later and whose first event makes it forget this one's rows.
             os.truncate(path, 0)
         replay = 1 + max((int(path.name.split(".")[-2]) for path in former if path.suffix == ".replay"), default=-1)
+        self._final = FinalValues()
         self._file = EventFile(self.folder / f"events.out.tfevents.{int(self._started):010d}.{replay:04d}.replay")
         self._file.write_start(self._started)
         self._file.write(session_start(run, self._started), self._started)
@@ -41,6 +42,7 @@ class TensorBoardSink(Sink):
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         step = int(row["step"])
+        self._final.see(row)
         self._wall_time = self._started + float(row.get("time/seconds") or self._wall_time - self._started)
         values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers(row).items()]
         held_out, rollouts = split_off(list(completions))
@@ -54,6 +56,12 @@ class TensorBoardSink(Sink):
         self._file.flush()
 
     def finish(self, status: Row) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        step, final = self._final.of(status)
+        if final and status.get("state") == "finished":
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in final.items()]
+            self._file.write(Summary(value=values), self._wall_time, step)
         if status.get("state") != "running":
             self._file.write(session_end(status.get("state") == "finished", self._wall_time), self._wall_time)
         self._file.close()

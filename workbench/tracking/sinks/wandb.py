@@ -16,7 +16,17 @@ from workbench.redaction import redact
 from workbench.tracking.reader import ROLLOUTS, RunRecord, find_runs, is_held_out
 from workbench.tracking.sinks.replay import is_complete
 from workbench.tracking.sinks.rollouts import split_off
-from workbench.tracking.sinks.sink import RestartTracker, Row, Sink, created_seconds, log_line, rewards_of, verdict
+from workbench.tracking.sinks.sink import (
+    FinalValues,
+    RestartTracker,
+    Row,
+    Sink,
+    created_seconds,
+    log_line,
+    rewards_of,
+    verdict,
+)
+from workbench.tracking.sinks.wandb_file import wait_for_end
 
 PROJECT = "workbench"
 INIT_TIMEOUT_SECONDS = 6.0
@@ -43,6 +53,7 @@ class WandbSink(Sink):
         for name in _OURS:
             os.environ.pop(f"WANDB_{name}", None)
         os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+        self._final = FinalValues()
         self._run = self._open(run)
         for cost in ("cost/trained_tokens", "cost/generated_tokens", "cost/flops", "time/seconds"):
             self._run.define_metric(cost, summary="last")
@@ -52,6 +63,7 @@ class WandbSink(Sink):
     def write(self, row: Row, completions: Sequence[Row]) -> None:
         import wandb
 
+        self._final.see(row)
         values: dict[str, Any] = {name: value for name, value in row.items() if name != "step" and value is not None}
         if isinstance(row.get("time/seconds"), int | float):
             # The run's clock, not the replay's.
@@ -72,7 +84,13 @@ class WandbSink(Sink):
 
     def finish(self, status: Row) -> None:
         finished = status.get("state") == "finished"
+        if finished:
+            self._run.summary.update(self._final.of(status)[1])
+        folder = Path(self._run.settings.sync_dir)
         self._run.finish(exit_code=0 if finished else int(status.get("exit_code") or 1))
+        # This process ends without waiting for W&B's service, which may still hold the last rows.
+        if not wait_for_end(folder, FINISH_TIMEOUT_SECONDS):
+            raise TimeoutError(f"{folder.name} had not been written to its end after {FINISH_TIMEOUT_SECONDS:g} s")
 
     def abandon(self) -> None:
         with contextlib.suppress(Exception):  # the run that takes its place has the same id

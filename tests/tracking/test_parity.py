@@ -1,0 +1,219 @@
+"""The record, TensorBoard's event files and W&B's offline files hold the same numbers, read by each one's own reader.
+
+Of runs that the runner trained: SFT, DPO on collected pairs, and GRPO with rollouts; whole, resumed, and rebuilt. And
+the dashboards' final values are those that the report compares.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from analysis.study import open_study
+from workbench.tracking.reader import read_rows, read_run
+from workbench.tracking.sinks.follow import replay
+from workbench.tracking.sinks.sink import FINAL, FinalValues
+from workbench.tracking.sinks.wandb_file import holds_exit
+
+TRACK = "track: [tensorboard, wandb]\n"
+DEFINITIONS = {
+    "start": "question: q\ntrainer: sft\nmodel: {preset: tiny}\ndata: {task: sort, digits: 3, rows: 64}\n"
+    "hyperparameters: {steps: 8, batch_rows: 16, learning_rate: 3.0e-3, precision: float32}\n"
+    "evaluate: {task: sort, digits: 3, prompts: 8, every: 3}\n",
+    "pairs": "question: q\ntrainer: dpo\nstart_from: start\n"
+    "data: {collect: {task: sort, digits: 3, pairs: 16, samples_per_prompt: 8, from: start, no_correct: reference}}\n"
+    "hyperparameters: {steps: 6, batch_pairs: 8, learning_rate: 1.0e-3, precision: float32}\n"
+    "evaluate: {task: sort, digits: 3, prompts: 8, every: 2}\n",
+    "online": "question: q\ntrainer: grpo\nstart_from: start\ndata: {task: sort, digits: 3, rows: 64}\n"
+    "hyperparameters: {steps: 6, batch_prompts: 4, group_size: 4, max_new_tokens: 6, learning_rate: 1.0e-3,\n"
+    "  precision: float32}\nevaluate: {task: sort, digits: 3, prompts: 8, every: 2}\n",
+    "stopped": "question: q\ntrainer: sft\nmodel: {preset: tiny}\ndata: {task: sort, digits: 3, rows: 64}\n"
+    "hyperparameters: {steps: 40, batch_rows: 16, learning_rate: 0.3, precision: float32,\n"
+    "  early_stopping: {metric: eval/loss, patience: 2}}\nevaluate: {task: sort, digits: 3, prompts: 8, every: 2}\n",
+}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that the command made, each with both trackers."""
+    lab = tmp_path_factory.mktemp("lab")
+    (lab / "experiments").mkdir()
+    for name, text in DEFINITIONS.items():
+        (lab / "experiments" / f"{name}.yaml").write_text(text + TRACK)
+    for name in ("pairs", "online", "stopped"):
+        command = [sys.executable, "-m", "workbench.cli", "run", name, "--jobs", "1"]
+        environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=lab, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return lab / "runs"
+
+
+NAMES = ["start", "pairs", "online", "stopped"]
+
+
+def run_of(runs: Path, name: str) -> Path:
+    return runs / name / "main" / "seed0"
+
+
+def recorded(run: Path) -> pd.DataFrame:
+    """metrics.jsonl by step, as float32."""
+    frame = pd.DataFrame(read_rows(run / "metrics.jsonl")).set_index("step")
+    return frame.astype(np.float32).dropna(axis=1, how="all").sort_index(axis=1)
+
+
+def in_tensorboard(run: Path) -> pd.DataFrame:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    series: dict[str, dict[int, float]] = {}
+    for tag in accumulator.Tags()["scalars"]:
+        events = accumulator.Scalars(tag)
+        assert len({event.step for event in events}) == len(events), f"{tag}: a step comes once"
+        if not tag.startswith(FINAL):
+            series[tag] = {event.step: event.value for event in events}
+    return as_frame(series)
+
+
+def wandb_records(run: Path) -> list[dict[str, Any]]:
+    (folder,) = (run / "wandb").glob("*run-*")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(folder)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, env=ENVIRONMENT)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def in_wandb(run: Path) -> pd.DataFrame:
+    series: dict[str, dict[int, float]] = {}
+    for record in wandb_records(run):
+        item = record["history"]["item"] if record["type"] == "history" else {}
+        for name, value in item.items():
+            if not name.startswith(("_", "completions.", "completions/train")):
+                known = series.setdefault(name, {})
+                assert item["_step"] not in known, f"{name}: a step comes once"
+                known[item["_step"]] = value
+    return as_frame(series)
+
+
+def as_frame(series: dict[str, dict[int, float]]) -> pd.DataFrame:
+    frame = pd.DataFrame({name: pd.Series(values) for name, values in series.items()}).astype(np.float32)
+    frame.index.name = "step"
+    return frame.sort_index().sort_index(axis=1)
+
+
+def assert_equal(run: Path) -> None:
+    record = recorded(run)
+    assert len(record) > 3
+    for read in (in_tensorboard, in_wandb):
+        pd.testing.assert_frame_equal(read(run), record, rtol=0, atol=0, check_index_type=False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_frames_are_equal(runs: Path, name: str) -> None:
+    assert_equal(run_of(runs, name))
+
+
+def test_an_online_run_has_its_rollouts_in_all_three(runs: Path) -> None:
+    run = run_of(runs, "online")
+    columns = set(recorded(run).columns)
+    assert {"reward", "frac_reward_zero_std", "completions/mean_length", "eval/kl_start", "cost/flops"} <= columns
+
+
+@pytest.mark.parametrize("name", ["start", "online"])
+def test_after_a_resume_each_step_stands_once(runs: Path, name: str, tmp_path: Path) -> None:
+    """As a resume leaves it: rows after the checkpoint were cut, then written again with other clocks."""
+    import shutil
+
+    run = tmp_path / "runs" / name / "main" / "seed0"
+    shutil.copytree(run_of(runs, name), run)
+    rows = read_rows(run / "metrics.jsonl")
+    again = [row | {"time/seconds": row.get("time/seconds", 0.0) + 1.0} if row["step"] > 3 else row for row in rows]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in again))
+    assert replay([run], 60.0) == ()
+    assert_equal(run)
+
+
+def test_a_rebuild_is_the_same(runs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    run = tmp_path / "runs" / "pairs" / "main" / "seed0"
+    shutil.copytree(run_of(runs, "pairs"), run)
+    for kind in ("tensorboard", "wandb"):
+        shutil.rmtree(run / kind)
+    assert replay([run], 60.0) == ()
+    assert_equal(run)
+
+
+@pytest.fixture
+def finals(runs: Path) -> dict[str, dict[str, float]]:
+    """The report's final values by run, of those that a dashboard has."""
+    found = {}
+    for name in NAMES:
+        row = open_study(runs / name).finals.iloc[0]
+        found[name] = {
+            f"{FINAL}{column.removeprefix('eval/')}": float(row[column])
+            for column in row.index
+            if column.startswith("eval/") and pd.notna(row[column])
+        }
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_final_values_are_the_report_s(runs: Path, finals: dict[str, dict[str, float]], name: str) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, wanted = run_of(runs, name), finals[name]
+    assert len(wanted) >= 3
+    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    tags = [tag for tag in accumulator.Tags()["scalars"] if tag.startswith(FINAL)]
+    shown = {tag: accumulator.Scalars(tag)[-1].value for tag in tags}
+    assert shown == {tag: pytest.approx(value, rel=1e-6) for tag, value in wanted.items()}
+    summary: dict[str, Any] = {}
+    for record in wandb_records(run):
+        summary |= record.get("summary", {}).get("update", {})
+    assert {key: summary[key] for key in wanted} == wanted
+
+
+def test_a_run_that_went_back_to_its_best_step_shows_that_step(runs: Path, finals: dict[str, dict[str, float]]) -> None:
+    run = run_of(runs, "stopped")
+    status = read_run(run).status
+    assert status["restored"] is True
+    assert status["best_step"] < status["step"]
+    last = [row for row in read_rows(run / "metrics.jsonl") if "eval/loss" in row][-1]
+    assert finals["stopped"][f"{FINAL}loss"] != last["eval/loss"]
+
+
+@pytest.mark.parametrize(
+    ("status", "step"),
+    [({}, 4), ({"restored": False, "best_step": 2}, 4), ({"restored": True, "best_step": 2}, 2)],
+)
+def test_which_evaluation_is_final(status: dict[str, Any], step: int) -> None:
+    final = FinalValues()
+    for number in range(6):
+        final.see({"step": number, "loss": 1.0} | ({"eval/loss": float(number)} if number % 2 == 0 else {}))
+    assert final.of(status) == (step, {"final/loss": float(step)})
+    assert FinalValues().of(status) == (0, {})
+
+
+def test_a_wandb_file_that_was_cut_does_not_hold_its_end(runs: Path) -> None:
+    """Its last block is written after W&B's finish returns: a file without it must not count as complete."""
+    (path,) = (run_of(runs, "online") / "wandb").glob("*run-*/*.wandb")
+    data = path.read_bytes()
+    assert len(data) > 32768, "more than a block, so that chunks are told from records"
+    assert holds_exit(data)
+    for length in {0, 3, 7, 32768, len(data) - 1, *range(8, len(data), 997)}:
+        assert not holds_exit(data[:length])
+
+
+def test_definitions_ask_for_both_trackers() -> None:
+    assert all(yaml.safe_load(text + TRACK)["track"] == ["tensorboard", "wandb"] for text in DEFINITIONS.values())
