@@ -1,7 +1,7 @@
 """Run folders to tidy tables: one row a run, one a step, one a completion, one a pair, one a held-out row's loss.
 
-A run that a plan names and nobody made is a row too, with the state "missing": what did not happen is part of the
-result.
+A run that a plan names and nobody made is a row too, with the state "missing", and one whose definition or status
+cannot be read with the state "unreadable": what did not happen is part of the result.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ STATUS_FIELDS = (
 COST_FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops")
 KEYS = ("run", "experiment", "variant", "seed")
 FORMS = ("csv", "parquet")
+RUN_FILES = ("definition.yaml", "status.json", "metrics.jsonl")
+"""A folder with one of them is a run's."""
 
 
 class Loaded:
@@ -140,7 +142,8 @@ def load_runs(runs_dir: Path | str, where: Where | None = None) -> Loaded:
     root = Path(runs_dir)
     if not root.is_dir():
         raise DefinitionError(f"{root}: no such folder of runs")
-    folders = reader.find_runs(root)
+    # Not find_runs: a folder that lost its definition is a row too.
+    folders = sorted({path.parent for name in RUN_FILES for path in root.glob(f"*/*/seed*/{name}")})
     return load_folders(root, [{"folder": str(folder.relative_to(root))} for folder in folders], where)
 
 
@@ -175,16 +178,29 @@ def _run_row(root: Path, plan: dict[str, Any]) -> tuple[dict[str, Any], dict[str
         "variant": definition.get("variant") or plan.get("variant") or (parts[-2] if len(parts) > 2 else "main"),
         "seed": definition.get("seed", plan.get("seed", _seed_of(parts[-1]))),
         "trainer": definition.get("trainer") or plan.get("trainer"),
-        "state": status.get("state") or ("not started" if definition else "missing"),
+        "state": _state(folder, definition, status),
     }
     row.update({key: status.get(key) for key in STATUS_FIELDS})
-    costs = status.get("costs") or {}
+    costs = _mapping(status.get("costs"))
     row.update({f"cost/{key}": costs.get(key) for key in COST_FIELDS})
-    for axis, value in (definition.get("point") or plan.get("point") or {}).items():
+    for axis, value in _mapping(definition.get("point") or plan.get("point")).items():
         row[f"point/{axis}"] = value
-    for key, value in (definition.get("hyperparameters") or {}).items():
-        row[f"hyperparameters/{key}"] = value if isinstance(value, str | int | float | None) else json.dumps(value)
+    for key, value in _mapping(definition.get("hyperparameters")).items():
+        plain = isinstance(value, str | int | float | None)
+        row[f"hyperparameters/{key}"] = value if plain else json.dumps(value, default=str)
     return row, record
+
+
+def _state(folder: Path, definition: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    """What the status says; else why it says nothing."""
+    records = {"definition.yaml": definition, "status.json": status}
+    if any(not record and (folder / name).exists() for name, record in records.items()):
+        return "unreadable"
+    return str(status.get("state") or ("not started" if definition else "missing"))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _seed_of(part: str) -> int:

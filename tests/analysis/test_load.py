@@ -117,5 +117,37 @@ def test_torn_files_lose_no_other_run(make_experiment: Make) -> None:
     (run / "status.json").write_text('{"state": "fini')
     (run / "metrics.jsonl").write_bytes(b"\x00\xff garbage")
     loaded = load_runs(folder.parent, {"experiment": "dpo_beta_sweep"})
-    assert list(loaded.runs["state"]) == ["finished", "not started"]
+    assert list(loaded.runs["state"]) == ["finished", "unreadable"]
     assert set(loaded.metrics["variant"]) == {"beta=0.1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "state"),
+    [
+        ("definition.yaml", "{torn", "unreadable"),
+        ("definition.yaml", None, "finished"),
+        ("definition.yaml", "point: [1]", "finished"),
+        ("definition.yaml", "hyperparameters: [1]", "finished"),
+        ("definition.yaml", "hyperparameters: {since: 2026-01-01}", "finished"),
+        ("status.json", "", "unreadable"),
+        ("status.json", "[" * 100_000, "unreadable"),
+        ("status.json", '{"state": "finished", "costs": [1]}', "finished"),
+        ("status.json", None, "not started"),
+        ("metrics.jsonl", "[" * 100_000 + "\n", "finished"),
+        ("metrics.jsonl", '{"step": 0, "\\ud800": 1.0}\n', "finished"),
+        ("metrics.parquet", "", "finished"),
+    ],
+)
+def test_whatever_a_folder_holds_the_run_is_a_row(
+    make_experiment: Make, name: str, content: str | None, state: str
+) -> None:
+    folder = make_experiment(betas=(0.1,), seeds=2, prompts=4, steps=6, every=3)
+    path = folder / "beta=0.1" / "seed1" / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    for _ in range(2):  # from the record, then from the copies
+        loaded = load_runs(folder.parent, lambda row: row["run"].startswith("dpo_beta_sweep/"))
+        assert list(loaded.runs["state"]) == ["finished", state]
+        assert set(loaded.metrics["run"]) >= {loaded.runs["run"][0]}

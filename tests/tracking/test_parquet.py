@@ -24,7 +24,7 @@ NUMBERS = st.one_of(
     st.just(-0.0),
 )
 VALUES = st.one_of(NUMBERS, st.text(), st.lists(st.integers(), max_size=2))
-NAMES = st.text("abc/_", min_size=1, max_size=4)
+NAMES = st.text("abc/_é\ud800", min_size=1, max_size=4)
 
 
 def rows_of(values: st.SearchStrategy) -> st.SearchStrategy:
@@ -60,7 +60,7 @@ def test_metrics_are_the_record_s_numbers(rows: list[dict]) -> None:
     table = to_table(rows, numeric=True).to_pydict()
     for i, row in enumerate(rows):
         for name, column in table.items():
-            value = row.get(name)
+            value = row.get(json.loads(name) if name.startswith('"') else name)  # half a surrogate pair
             assert repr(column[i]) == repr(None if value is None else float(value))
 
 

@@ -59,12 +59,17 @@ def to_table(rows: Iterable[Mapping[str, Any]], *, numeric: bool = False) -> pa.
 
     flat = [_flat(row) for row in rows]
     names = dict.fromkeys(name for row in flat for name in row)
-    columns = {name: [row.get(name) for row in flat] for name in names}
+    columns = {_as_name(name): [row.get(name) for row in flat] for name in names}
     if numeric:
         arrays = {name: _step(values) if name == "step" else _numbers(values) for name, values in columns.items()}
     else:
         arrays = {name: _narrowest(values) for name, values in columns.items()}
     return pa.table(arrays)
+
+
+def _as_name(name: str) -> str:
+    """Half a surrogate pair is legal in JSON and no text: such a name stands as JSON writes it."""
+    return name if name.isascii() or name.encode(errors="ignore").decode() == name else json.dumps(name)
 
 
 def _flat(row: Mapping[str, Any]) -> Row:

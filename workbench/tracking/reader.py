@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object; None when it is absent or not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -116,7 +116,7 @@ def read_run(folder: Path) -> RunRecord:
 
     try:
         definition = yaml.load((folder / "definition.yaml").read_text(encoding="utf-8"), _yaml_loader())
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         definition = None
     return RunRecord(
         folder,
@@ -143,7 +143,7 @@ def _parse(lines: Iterable[bytes], keep: Callable[[Row], bool] | None = None) ->
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # torn, or nested beyond reading
             continue
         if isinstance(row, dict) and (keep is None or keep(row)):
             rows.append(row)
