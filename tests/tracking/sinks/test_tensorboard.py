@@ -112,7 +112,11 @@ def _session_groups(root: Path) -> tuple[Any, list[Any]]:
 
 
 def test_the_seeds_of_a_variant_are_one_trial_with_mean_metrics(make_run: Callable[..., Any], tmp_path: Path) -> None:
-    runs = [make_run(beta=beta, seed=seed).train(20) for beta in (0.1, 1.0) for seed in (0, 1, 2)]
+    runs = [
+        make_run(beta=beta, seed=seed, hyperparameters={"beta": beta, "seed": seed}).train(20)
+        for beta in (0.1, 1.0)
+        for seed in (0, 1, 2)
+    ]
     for run in runs:
         run.end("failed" if run is runs[-1] else "finished")
         _replay(run)

@@ -22,6 +22,7 @@ def hyperparameter_values(definition: Row) -> dict[str, Scalar]:
     """Scalars that a variant's seeds share: swept axes, hyperparameters, trainer, arm, experiment."""
     named = {name: definition.get(name) for name in ("experiment", "trainer", "arm")}
     values = redact({**(definition.get("point") or {}), **named, **(definition.get("hyperparameters") or {})})
+    values.pop("seed", None)  # a group shows the values of its first session
     return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
 
