@@ -123,7 +123,7 @@ def answer(study: Study) -> Answer:
         return _of_group(study, measure, flags)
     found = [_of_group(group.study, measure, []) for group in apart]
     names = [f"Group {group.name} ({join_few(group.labels)})" for group in apart]
-    grounds = [f"{name}: {text}" for name, own in zip(names, found, strict=True) for text in own.grounds]
+    grounds = [f"Group {group.name}: {text}" for group, own in zip(apart, found, strict=True) for text in own.grounds]
     result = " ".join(f"{name}: {own.result}" for name, own in zip(names, found, strict=True))
     certainty = " ".join(f"Group {group.name}: {own.certainty}" for group, own in zip(apart, found, strict=True))
     more = [flag for own in found for flag in own.flags]

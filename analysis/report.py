@@ -14,6 +14,7 @@ from typing import Any
 from analysis import budget, claims, comparability, notices, over_optimisation
 from analysis.comparability import Group
 from analysis.document import Section, Table
+from analysis.measures import Measure
 from analysis.plots import Canvas
 from analysis.sections import (
     checkpoints,
@@ -157,11 +158,17 @@ def answer_of(study: Study) -> claims.Answer:
     answer = claims.answer(study)
     # Without a held-out measure, what the reward did; with one, whether it was had at one price.
     measure = study.deciding
-    more = over_optimisation.reward_in_words(study) if measure is None else budget.unlike_costs(study)
-    if measure is not None:
-        more += [text for group in comparability.groups(study) for text in budget.at_equal_flops(group.study, measure)]
+    if measure is None:
+        more = over_optimisation.reward_in_words(study)
+    else:
+        more = [text for group in comparability.groups(study) for text in _of_costs(group, measure)]
     flags = [*over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
     return replace(answer, grounds=[*answer.grounds, *more], flags=flags)
+
+
+def _of_costs(group: Group, measure: Measure) -> list[str]:
+    found = budget.unlike_costs(group.study) + budget.at_equal_flops(group.study, measure)
+    return [f"Group {group.name}: {text}" if group.name else text for text in found]
 
 
 def _render(name: str, context: dict[str, Any]) -> str:

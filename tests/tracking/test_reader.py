@@ -132,3 +132,11 @@ def test_a_tail_keeps_only_what_is_asked_for(tmp_path):
     path.write_bytes(lines({"step": 0}, {"step": 1}, {"step": 2}))
     assert tail.new_rows(lambda row: row["step"] != 1) == [{"step": 0}, {"step": 2}]
     assert tail.new_rows() == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{a: " * 50_000, "a: &x [*x]\n", "!!python/object/apply:os.system ['x']"]
+)
+def test_a_hostile_definition_is_an_empty_one(tmp_path, text):
+    (tmp_path / "definition.yaml").write_text(text)
+    assert "x" not in read_run(tmp_path).definition

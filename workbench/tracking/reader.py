@@ -115,7 +115,8 @@ def read_run(folder: Path) -> RunRecord:
     import yaml
 
     try:
-        definition = yaml.load((folder / "definition.yaml").read_text(encoding="utf-8"), _yaml_loader())
+        text = (folder / "definition.yaml").read_text(encoding="utf-8")
+        definition = yaml.load(text, _yaml_loader(text))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         definition = None
     return RunRecord(
@@ -126,11 +127,13 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
-def _yaml_loader() -> type[yaml.SafeLoader] | type[yaml.CSafeLoader]:
-    """The safe loader, in C where libyaml is there: of a thousand definitions that is seconds."""
+def _yaml_loader(text: str) -> type[yaml.SafeLoader] | type[yaml.CSafeLoader]:
+    """The safe loader, in C where libyaml is there: of a thousand definitions that is seconds. The one in C ends the
+    process on what is nested too deeply, so text that could be goes to the one in Python, which raises."""
     import yaml
 
-    return yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+    could_be_deep = len(text) > 1_000_000 or sum(map(text.count, "[{")) > 2_000
+    return yaml.CSafeLoader if yaml.__with_libyaml__ and not could_be_deep else yaml.SafeLoader
 
 
 def find_runs(root: Path) -> list[Path]:
