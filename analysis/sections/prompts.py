@@ -84,7 +84,9 @@ def _flips_table(flipped: list[Flips]) -> Table:
             | {"gained_in_every_seed": always[0], "lost_in_every_seed": always[1]}
         )
     names = ["checkpoint", "right at the start", "right after", "gained", "lost", "McNemar", f"Holm, m = {len(rows)}"]
-    names += ["gained in every seed", "lost in every seed"]
+    if any(flips.seeds > 1 for flips in flipped):
+        names += ["gained in every seed", "lost in every seed"]
+    rows = [row[: len(names)] for row in rows]
     caption = (
         "Greedy decoding, one completion a prompt. McNemar's exact test asks whether gains and losses are equally "
         "likely for these weights. Every flip with both completions is in flips.csv."

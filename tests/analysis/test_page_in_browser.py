@@ -25,6 +25,7 @@ addEventListener("securitypolicyviolation", (event) => found.errors.push("refuse
 PROBE = """<script>
 addEventListener("load", () => {
   const page = document.documentElement;
+  document.querySelectorAll("details").forEach((folded) => { folded.open = true; });
   const table = document.querySelector("table.sortable");
   const column = () => [...table.tBodies[0].rows].map((row) => row.cells[1].dataset.sort);
   table.tHead.rows[0].cells[1].querySelector("button").click();
@@ -43,8 +44,17 @@ addEventListener("load", () => {
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_the_page_is_quiet_offline_and_fits_a_phone(make_experiment: Callable[..., Path], tmp_path: Path) -> None:
-    page = write_report(make_experiment(betas=(0.1, 1.0, 10.0), prompts=8, steps=12, every=4))
+@pytest.mark.parametrize("shape", ["sweep", "methods", "two groups"])
+def test_the_page_is_quiet_offline_and_fits_a_phone(
+    make_experiment: Callable[..., Path], make_budget_experiment: Callable[..., Path], tmp_path: Path, shape: str
+) -> None:
+    if shape == "methods":
+        page = write_report(make_budget_experiment(steps=20, prompts=8))
+    else:
+        folder = make_experiment(betas=(0.1, 1.0, 10.0), prompts=8, steps=12, every=4)
+        for path in folder.glob("beta=10/*/definition.yaml") if shape == "two groups" else ():
+            path.write_text(path.read_text().replace("prompts: 48", "prompts: 99"))
+        page = write_report(folder)
     text = page.read_text()
     probed = text.replace("<head>", "<head>" + LISTEN, 1).replace("</body>", PROBE + "</body>", 1)
     for width in (420, 1400):
