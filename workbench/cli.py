@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, command, text)
         sub.add_argument("--jobs", type=_positive, help="runs side by side (default: cores / threads)")
         sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
+        sub.add_argument("--inexact", action="store_true", help="go on from checkpoints of other libraries or threads")
         sub.add_argument("--allow-reward-code", action="store_true", help="run the Python files that are rewards")
     data = add("data", _data, "what the model will see: tokens, what is learned of them, lengths, rows cut or left out")
     data.add_argument("--rows", type=_positive, default=3, help="rows shown here; the page shows more")
@@ -95,11 +96,14 @@ def _run(parsed: argparse.Namespace) -> int:
     # The processes that train collect as usual (experiment/launchers.py).
     gc.disable()
     experiment = _load(parsed)
+    from workbench.experiment.exactness import allow_inexact
     from workbench.experiment.launchers import set_environment
     from workbench.experiment.reward_code import allow_reward_code, refuse_reward_code
 
     if parsed.allow_reward_code:
         allow_reward_code()
+    if parsed.inexact:
+        allow_inexact()
     refuse_reward_code(experiment, parsed.runs)
     set_environment()
     from workbench.experiment.runner import run_experiment

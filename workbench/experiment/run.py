@@ -15,6 +15,7 @@ from workbench.data.batches import BatchLoader
 from workbench.data.sets import Dataset, PairSet, PromptSet, RowSet
 from workbench.errors import Interrupted, WorkbenchError
 from workbench.experiment.definition.schema import rewards_of
+from workbench.experiment.exactness import inexact_allowed
 from workbench.experiment.held_out import build_evaluators, held_out_notes
 from workbench.experiment.identity import measuring_versions, task_of
 from workbench.experiment.locks import hold
@@ -46,7 +47,7 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
         try:
             trainer = build_trainer(prepared, folder.path)
             folder.write_status(notes=[*prepared.notes, *held_out_notes(prepared)])
-            trainer.resume()
+            trainer.resume(inexact=inexact_allowed())
             trainer.train()
             _finish(folder, prepared, trainer, before + time.monotonic() - started)
         except WorkbenchError as error:
@@ -143,6 +144,7 @@ def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seco
         step=trainer.step,
         num_steps=trainer.num_steps,
         warnings=trainer.warnings,
+        inexact=trainer.inexact,
         seconds=seconds,
         stopped_by=trainer.stopped_by,
         best_step=best.best_step if best else None,

@@ -115,6 +115,7 @@ class BaseTrainer(TrainerHooks):
         # What the step's completions are recorded as, and what was warned of so far.
         self.pending_completions: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.inexact: list[str] = []
         # Of this process alone, and dropped with the attempt it was spent on: see _charge and _next_batch.
         self._spent, self._num_taken = Costs(), 0
         self._batches: Iterator[Any] | None = None
@@ -191,16 +192,17 @@ class BaseTrainer(TrainerHooks):
             checkpoint.write(Path(path), tensors, state)
         distributed.barrier()
 
-    def load_checkpoint(self, path: Path | str) -> None:
-        """Continue from a checkpoint folder. CheckpointError when it is damaged or of other settings."""
-        restore_snapshot(self, *checkpoint.read(Path(path)))
+    def load_checkpoint(self, path: Path | str, *, inexact: bool = False) -> None:
+        """Continue from a checkpoint folder. CheckpointError when it is damaged or of other settings; of other
+        libraries, threads or data, unless inexact says to go on: then `inexact` and `warnings` tell of it."""
+        restore_snapshot(self, *checkpoint.read(Path(path)), inexact=inexact)
         self._batches = None
 
-    def resume(self) -> bool:
+    def resume(self, *, inexact: bool = False) -> bool:
         """Continue from output_dir's newest valid checkpoint, if there is one; whether there was."""
         folder = self._folder.newest()
         if folder is not None:
-            self.load_checkpoint(folder)
+            self.load_checkpoint(folder, inexact=inexact)
         return folder is not None
 
     # One step.

@@ -11,11 +11,12 @@ from workbench.errors import CheckpointError
 from workbench.trainer import distributed, training_state
 from workbench.trainer.checkpoint import Tensors
 from workbench.trainer.costs import Costs
+from workbench.trainer.surroundings import differences, surroundings_of
 
 if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
-VERSION = 3
+VERSION = 4
 # What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
 FREE_SETTINGS = {
     *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
@@ -35,6 +36,7 @@ PROGRESS = (
     "pending_row",
     "pending_completions",
     "warnings",
+    "inexact",
 )
 
 
@@ -57,6 +59,7 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
         "trainer": type(trainer).__name__,
         "world_size": trainer.world_size,
         "settings": _settings_record(trainer),
+        "surroundings": surroundings_of(trainer),
         "progress": {name: getattr(trainer, name) for name in PROGRESS} | {"costs": asdict(trainer.costs)},
         "optimizer": optimizer_rest,
         "scheduler": trainer.scheduler.state_dict(),
@@ -69,9 +72,11 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
     return {name: group for name, group in tensors.items() if group}, state
 
 
-def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, Any]) -> None:
-    """Put the trainer where take_snapshot found it. CheckpointError when it is of another model or other settings."""
+def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, Any], *, inexact: bool = False) -> None:
+    """Put the trainer where take_snapshot found it. CheckpointError when it is of another model or other settings, or,
+    unless inexact, of surroundings in which it would not go on to the same bits."""
     _refuse_other_settings(trainer, state)
+    changed = _changed_surroundings(trainer, state, inexact)
     pending = {name: group for name, group in tensors.items() if name.startswith("pending")}
     if pending and state["world_size"] != trainer.world_size:
         raise CheckpointError(
@@ -93,10 +98,30 @@ def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, An
         trainer.range_test.load_state_dict(state["range_test"])
     for name in PROGRESS:
         setattr(trainer, name, state["progress"][name])
+    _mark_inexact(trainer, changed)
     trainer.micro_batch_rows = _micro_batch_rows(trainer.settings.micro_batch_rows, state)
     trainer.costs = Costs(**state["progress"]["costs"])
     own = training_state.batches_from_tensors(pending.get(f"pending{trainer.rank}", {}))
     trainer.pending_batches = [{key: value.to(trainer.device) for key, value in batch.items()} for batch in own]
+
+
+def _changed_surroundings(trainer: BaseTrainer, state: dict[str, Any], inexact: bool) -> list[str]:
+    changed = differences(state["surroundings"], surroundings_of(trainer))
+    # Another number of processes adds up in another order, which a user asks for by starting so many.
+    refused = [text for text in changed if not text.startswith("processes ")]
+    if refused and not inexact:
+        raise CheckpointError(
+            f"the checkpoint was written under {'; '.join(refused)}: the run would not go on to the same bits; restore "
+            "what changed, run afresh (FRESH=1), or go on all the same with --inexact (make: INEXACT=1), which marks it"
+        )
+    return changed
+
+
+def _mark_inexact(trainer: BaseTrainer, changed: list[str]) -> None:
+    if changed:
+        text = f"not exact from step {trainer.step} on: resumed under {'; '.join(changed)}"
+        trainer.inexact = [*trainer.inexact, text]
+        trainer.warnings = [*trainer.warnings, text]
 
 
 def _settings_record(trainer: BaseTrainer) -> dict[str, Any]:

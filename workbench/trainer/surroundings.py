@@ -1,0 +1,76 @@
+"""What a run's bits depend on beside its settings: libraries, threads, processes, and the data it was given.
+
+A checkpoint holds them, so that a resume which could not be exact is refused, or marked where it was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from workbench.trainer.base_trainer import BaseTrainer
+
+LIBRARIES = ("torch", "transformers", "numpy", "peft")
+LARGEST_LIST = 256
+"""Batches of a plain list that are hashed; of a longer one the first and the last."""
+SAMPLED_ROWS = 16
+
+
+def surroundings_of(trainer: BaseTrainer) -> dict[str, str]:
+    """By name; what cannot be told (the data of a loader that is read but once) is left out."""
+    found = {name: _version(name) for name in LIBRARIES}
+    found |= {"threads": str(torch.get_num_threads()), "processes": str(trainer.world_size)}
+    data = _data_digest(trainer.train_loader)
+    return found | ({"data": data} if data else {})
+
+
+def differences(saved: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+    """What differs between the two, in words, of what both know."""
+    return [f"{name} {saved[name]}, now {own[name]}" for name in own if name in saved and saved[name] != own[name]]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _data_digest(loader: Any) -> str:
+    """A hash that another set of rows would hardly share: of every length and of rows from all over the set."""
+    digest = hashlib.sha256()
+    data = getattr(loader, "data", None)
+    if data is not None and len(data):
+        digest.update(np.ascontiguousarray(data.lengths).tobytes())
+        rows = np.unique(np.linspace(0, len(data) - 1, SAMPLED_ROWS).astype(np.int64))
+        _add(digest, data.batch(rows))
+    elif isinstance(loader, list | tuple) and loader:
+        batches = loader if len(loader) <= LARGEST_LIST else [loader[0], loader[-1]]
+        digest.update(str(len(loader)).encode())
+        for batch in batches:
+            _add(digest, batch)
+    else:
+        return ""
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: Any, value: Any) -> None:
+    """Tensors, texts and numbers, in mappings and lists."""
+    if isinstance(value, torch.Tensor):
+        digest.update(str((value.dtype, tuple(value.shape))).encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    elif isinstance(value, Mapping):
+        for name in sorted(map(str, value)):
+            digest.update(name.encode())
+            _add(digest, value[name])
+    elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        for part in value:
+            _add(digest, part)
+    else:
+        digest.update(repr(value).encode())
