@@ -158,6 +158,8 @@ class BaseTrainer(TrainerHooks):
                 self._abandon_step()
                 self._save()
                 raise Interrupted(request.signal_number) from None
+            except Exception as error:
+                raise distributed.explained(error)  # noqa: B904 - most often it is the error itself
             finally:
                 self._folder.close()
         return self.last_row
@@ -292,8 +294,11 @@ class BaseTrainer(TrainerHooks):
         micro_batches = list(split_rows(batch, self.micro_batch_rows))
         for index, micro_batch in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1
+            distributed.progress()
             with nullcontext() if is_last else distributed.no_sync(self.model), self._recomputing():
-                self.precision.backward(loss.add(self._loss_result(micro_batch)))
+                summed = loss.add(self._loss_result(micro_batch))
+                with distributed.waiting():
+                    self.precision.backward(summed)
         return loss.finish(self.parameters)
 
     def _loss_result(self, micro_batch: Batch) -> LossResult:

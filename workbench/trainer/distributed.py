@@ -9,13 +9,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from workbench.errors import DefinitionError
+from workbench.errors import DefinitionError, Interrupted
+from workbench.trainer.peers import PeerWatch
 
 T = TypeVar("T")
 
 # What is exchanged on the CPU has a group of its own, which nothing else holds. So leaving it ends gloo's threads: one
 # that still lets go of an exchanged tensor while Python shuts down aborts the process (about one end in four).
 _own_group: list[torch.distributed.ProcessGroup] = []
+_watch: list[PeerWatch] = []
 
 
 def _group(device: torch.device) -> torch.distributed.ProcessGroup | None:
@@ -57,7 +59,29 @@ def join_process_group(device: torch.device) -> None:
             torch.cuda.set_device(device)
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         _own_group.append(torch.distributed.new_group(backend="gloo"))
+        _watch.append(PeerWatch(get_rank(), get_world_size()))
         atexit.register(leave_process_group)
+
+
+def waiting() -> contextlib.AbstractContextManager[None]:
+    """Around whatever waits for the other processes, so that one which does not come is found out."""
+    return _watch[0].waiting() if _watch else contextlib.nullcontext()
+
+
+def progress() -> None:
+    """Say that this process has come further."""
+    if _watch:
+        _watch[0].progress()
+
+
+def explained(error: BaseException) -> BaseException:
+    """An error that ends this process, told to the others; or the RankError of another process that is to blame."""
+    if not _watch or isinstance(error, Interrupted):
+        return error
+    if isinstance(error, RuntimeError) and (found := _watch[0].blame(error)) is not None:
+        return found
+    _watch[0].fail(f"{type(error).__name__}: {error}")
+    return error
 
 
 def wrap_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -77,7 +101,8 @@ def reduce_tensor(tensor: torch.Tensor, operation: str = "sum") -> torch.Tensor:
         return tensor
     reduced = tensor.clone()
     operations = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
-    torch.distributed.all_reduce(reduced, operations[operation], group=_group(tensor.device))
+    with waiting():
+        torch.distributed.all_reduce(reduced, operations[operation], group=_group(tensor.device))
     return reduced
 
 
@@ -86,7 +111,8 @@ def gather_objects(value: T) -> list[T]:
     if not is_distributed():
         return [value]
     gathered: list[Any] = [None] * get_world_size()
-    torch.distributed.all_gather_object(gathered, value, group=_group(torch.device("cpu")))
+    with waiting():
+        torch.distributed.all_gather_object(gathered, value, group=_group(torch.device("cpu")))
     return gathered
 
 
@@ -95,14 +121,16 @@ def broadcast_object(value: T) -> T:
     if not is_distributed():
         return value
     holder: list[Any] = [value]
-    torch.distributed.broadcast_object_list(holder, src=0, group=_group(torch.device("cpu")))
+    with waiting():
+        torch.distributed.broadcast_object_list(holder, src=0, group=_group(torch.device("cpu")))
     return holder[0]
 
 
 def barrier() -> None:
     """Wait for every process."""
     if is_distributed():
-        torch.distributed.barrier(group=_group(torch.device("cpu")))
+        with waiting():
+            torch.distributed.barrier(group=_group(torch.device("cpu")))
 
 
 def any_process(flag: bool) -> bool:
@@ -113,6 +141,8 @@ def any_process(flag: bool) -> bool:
 def leave_process_group() -> None:
     """Part from the other processes, where any were met."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        while _watch:
+            _watch.pop().leave()
         _own_group.clear()
         torch.distributed.destroy_process_group()
 

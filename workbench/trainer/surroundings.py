@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from workbench.trainer import distributed
+
 if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
@@ -26,8 +28,7 @@ def surroundings_of(trainer: BaseTrainer) -> dict[str, str]:
     """By name; what cannot be told (the data of a loader that is read but once) is left out."""
     found = {name: _version(name) for name in LIBRARIES}
     found |= {"threads": str(torch.get_num_threads()), "processes": str(trainer.world_size)}
-    data = _data_digest(trainer.train_loader)
-    return found | ({"data": data} if data else {})
+    return found | _data_of(trainer.train_loader, trainer.world_size)
 
 
 def differences(saved: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
@@ -40,6 +41,18 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _data_of(loader: Any, processes: int) -> dict[str, str]:
+    """The data's hash by its name: of a set of rows the same in every process; batches in a list are each process's
+    own, so that only as many processes can compare theirs."""
+    own = _data_digest(loader)
+    everyone = distributed.gather_objects(own)
+    if not all(everyone):
+        return {}
+    if len(set(everyone)) == 1 and getattr(loader, "data", None) is not None:
+        return {"data": own}
+    return {f"data of {processes} processes": hashlib.sha256("".join(everyone).encode()).hexdigest()[:16]}
 
 
 def _data_digest(loader: Any) -> str:
