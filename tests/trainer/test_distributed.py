@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from workbench.errors import DataError, DivergenceError, Interrupted
+from workbench.errors import DataError, DivergenceError, Interrupted, RankError
 from workbench.tracking.reader import read_rows
 from workbench.tracking.values import Max, Mean
 
@@ -142,12 +142,12 @@ def test_a_process_without_rows_to_train_on_is_refused(run, in_processes):
             run("sft", rank, 2, sizes=(1, 1, 1))
         except DataError as error:
             return str(error)
-        except RuntimeError:  # what gloo says to the other process
-            return "the other process is gone"
+        except RankError as error:
+            return str(error)
         return ""
 
     assert in_processes(2, refused) == [
-        "the other process is gone",
+        "rank 1 failed: DataError: batch 1 has no row for process 1; take larger batches",
         "batch 1 has no row for process 1; take larger batches",
     ]
 
