@@ -52,8 +52,8 @@ compare: $(READY)  ## one report over several experiments: NAMES="a b c"
 export: $(READY)  ## runs, metrics and completions as tables: NAMES="a b" [OUT=folder] [FORMAT=parquet]
 	@$(BIN)/workbench export $(NAMES) --runs "$(RUNS)" --out "$(or $(OUT),$(RUNS)/exports)" --format "$(or $(FORMAT),csv)"
 
-dashboard: $(READY)  ## TensorBoard over all runs
-	@$(BIN)/tensorboard --logdir "$(RUNS)" --host localhost --samples_per_plugin text=200
+dashboard: $(READY)  ## TensorBoard over all runs: [RUNS=folder] [PORT=n]
+	@exec $(BIN)/workbench dashboard --runs "$(RUNS)" $(if $(PORT),--port "$(PORT)")
 
 sync: $(READY)  ## send offline W&B runs to the server
 	@$(BIN)/python -m workbench.tracking.sinks.sync "$(RUNS)"

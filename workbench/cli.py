@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("names", nargs="+", metavar="NAME", help="experiments that were run")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the tables")
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
+    dashboard = add("dashboard", _dashboard, "TensorBoard over all runs", overrides=False, named=False)
+    dashboard.add_argument("--port", type=_positive, help="of this machine's loopback (default: 6006)")
     sample = add("sample", _sample, "complete a prompt with a run's model", overrides=False, named=False)
     sample.add_argument("run", metavar="RUN", help="experiment/variant/seed0, or a model folder")
     sample.add_argument("prompt", metavar="PROMPT")
@@ -179,6 +181,13 @@ def _export(parsed: argparse.Namespace) -> int:
         raise DefinitionError(f"{parsed.runs / missing[0]}: no runs; `make exp NAME={missing[0]}` makes them")
     for path in loaded.export(parsed.out, parsed.format):
         print(path)
+    return 0
+
+
+def _dashboard(parsed: argparse.Namespace) -> int:
+    from workbench.tracking.dashboard import show
+
+    show(parsed.runs, parsed.port)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import yaml
 
 from tests.benchmarks.measure import ROOT, BenchmarkError, environment
 from tests.benchmarks.page import Result, Table
+from workbench.tracking.dashboard import HOST, free_port
 from workbench.tracking.reader import read_run
 from workbench.tracking.sinks import tensorboard
 
@@ -49,16 +49,13 @@ def run(*, quick: bool, repeats: int | None) -> Result:
 
 
 def _ready(runs: Path, variants: int) -> tuple[float, float, float]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = time.perf_counter()
-    command = [str(Path(sys.executable).parent / "tensorboard"), "--logdir", str(runs), "--host", "localhost"]
-    command += ["--port", str(port), "--samples_per_plugin", "text=200"]
+    command = [sys.executable, "-m", "workbench.cli", "dashboard", "--runs", str(runs), "--port", str(port)]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    base = f"http://localhost:{port}"
+    base = f"http://{HOST}:{port}"
 
     def when(ready: object) -> float:
         while not ready():  # type: ignore[operator]
