@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
@@ -31,7 +30,7 @@ def show(runs: Path, port: int | None = None) -> None:
     os.execv(command[0], command)
 
 
-def tensorboard_command(runs: Path, port: int) -> Sequence[str]:
+def tensorboard_command(runs: Path, port: int) -> list[str]:
     """The program and its arguments."""
     options = ["--logdir", str(runs), "--host", HOST, "--port", str(port), "--samples_per_plugin", f"text={TEXTS_KEPT}"]
     return [str(Path(sys.executable).with_name("tensorboard")), *options]
