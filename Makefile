@@ -30,7 +30,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --compile-bytecode --no-deps --editable .
 	touch $@
 
-.PHONY: help setup exp plan data report compare export dashboard sync test check fix bench lock clean
+.PHONY: help setup exp plan data report compare export dashboard sync test faults check fix bench lock clean
 
 setup: $(READY)  ## create .venv with everything that is needed
 
@@ -60,6 +60,9 @@ sync: $(READY)  ## send offline W&B runs to the server
 
 test: $(READY)  ## run the tests in minutes; with ALL=1 the slow ones too: every shipped experiment, the runner, parity with TRL
 	@$(BIN)/python -m pytest $(if $(ALL),,-m "not slow")
+
+faults: $(READY)  ## inject every fault of the matrix, for an hour, and print what survived [ROWS="1 17"] [SHORT=1]
+	@$(BIN)/python -m tests.faults $(ROWS) $(if $(SHORT),--short)
 
 check: $(READY)  ## read-only: lint, format, types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

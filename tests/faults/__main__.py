@@ -1,0 +1,109 @@
+"""`make faults`: python -m tests.faults [--short] [ROW ...]. Injects every fault of the matrix, prints what survived.
+
+--short: a few tries of what is drawn at random, as CI does; else 24 kills of every trainer and 1,500 examples of each
+of the nine fuzz tests. A try is a test case, or as many as it says itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.rows import FAULTS
+
+ROOT = Path(__file__).parents[2]
+LONG = {"FAULT_TRIES": "24", "FAULT_EXAMPLES": "1500"}
+SHORT = {"FAULT_TRIES": "2", "FAULT_EXAMPLES": "150"}
+
+
+@dataclass
+class Tally:
+    """Of one row."""
+
+    tries: int = 0
+    lost: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    failed: list[str] = field(default_factory=list)
+
+
+class Matrix:
+    """A pytest plugin: keeps the tests of the wanted rows, and counts what became of them."""
+
+    def __init__(self, wanted: set[int]) -> None:
+        self.wanted = wanted
+        self.rows_of: dict[str, list[int]] = {}
+        self.tally: dict[int, Tally] = defaultdict(Tally)
+
+    def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
+        kept = []
+        for item in items:
+            rows = [number for number in rows_of(item.nodeid) if number in self.wanted]
+            if rows:
+                self.rows_of[item.nodeid] = rows
+                kept.append(item)
+        items[:] = kept
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        for number in self.rows_of.get(report.nodeid, ()):
+            tally = self.tally[number]
+            tally.seconds += report.duration
+            if report.skipped:
+                tally.skipped += 1
+            elif report.when == "call" or report.failed:
+                drawn = int(os.environ["FAULT_EXAMPLES"]) if "test_fuzz.py" in report.nodeid else 1
+                tries = dict(report.user_properties).get("tries", drawn)
+                tally.tries += tries
+                tally.lost += report.failed
+                tally.failed += [report.nodeid] * report.failed
+
+
+def rows_of(nodeid: str) -> list[int]:
+    """The rows that a test checks."""
+    name = nodeid.removeprefix("tests/").split("[")[0]
+    return [fault.number for fault in FAULTS if any(fnmatch.fnmatchcase(name, pattern) for pattern in fault.tests)]
+
+
+def table(matrix: Matrix) -> str:
+    """As the README shows it."""
+    lines = ["| # | fault | promise | tries | survived | lost |", "| --- | --- | --- | ---: | ---: | ---: |"]
+    for fault in FAULTS:
+        if fault.number in matrix.wanted:
+            t = matrix.tally[fault.number]
+            counts = f"{t.tries:,} | {t.tries - t.lost:,} | {t.lost}"
+            lines.append(f"| {fault.number} | {fault.what} | {fault.promise} | {counts} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """1 where something was lost, or a row was not tried."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Inject every fault of the matrix.")
+    parser.add_argument("rows", nargs="*", type=int, metavar="ROW", help="numbers of rows (default: all)")
+    parser.add_argument("--short", action="store_true", help="a few tries of what is drawn at random")
+    parsed = parser.parse_args()
+    known = {fault.number for fault in FAULTS}
+    if unknown := sorted(set(parsed.rows) - known):
+        parser.error(f"found {unknown[0]}, allowed 1 to {max(known)}")
+    os.environ |= SHORT if parsed.short else LONG
+    matrix = Matrix(set(parsed.rows) or known)
+    started = time.monotonic()
+    code = pytest.main(["-q", "--no-header", "-rfE", str(ROOT / "tests")], plugins=[matrix])
+    minutes = (time.monotonic() - started) / 60
+    print(f"\n{table(matrix)}\n\n{minutes:.0f} min; skipped: {sum(t.skipped for t in matrix.tally.values())}")
+    untried = [number for number in sorted(matrix.wanted) if not matrix.tally[number].tries]
+    if untried:
+        print(f"rows without a try: {untried}", file=sys.stderr)
+    return int(code != 0 or bool(untried))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""The fault matrix: every fault that must be survived, and the tests that inject it for real.
+
+A pattern is that of a test's id below tests/, as pytest writes it, with * for anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row: what happens, what is promised, and who checks it."""
+
+    number: int
+    what: str
+    promise: str
+    tests: tuple[str, ...]
+
+
+FAULTS = (
+    Fault(
+        1,
+        "SIGKILL at random times and at every named point",
+        "resumes to the same bits",
+        ("contracts/test_random_kills.py::*", "contracts/test_resume.py::test_sigkill*",
+         "experiment/test_runner.py::test_runs_whose_runner_was_killed*"),
+    ),
+    Fault(
+        2,
+        "SIGTERM or Ctrl-C in any phase",
+        "a checkpoint, exit 143 or 130; a second signal stops at once",
+        ("contracts/test_resume.py::test_sigterm*", "contracts/test_resume.py::test_interrupted_at_every_step*",
+         "trainer/test_interrupts.py::*", "experiment/test_runner.py::test_a_signal_leaves_a_checkpoint*"),
+    ),
+    Fault(
+        3,
+        "the record cut at any byte of its last two lines",
+        "every whole line is read; no gap and no duplicate",
+        ("tracking/test_store.py::test_a_tail_torn*", "tracking/test_store.py::test_a_last_line_of_garbage*",
+         "tracking/test_reader.py::test_every_whole_line*", "tracking/sinks/*::test_a_resume_that_cut_rows*"),
+    ),
+    Fault(
+        4,
+        "a flipped bit or a truncation in a checkpoint, stage, model or Parquet copy",
+        "found before use; the last valid one is taken",
+        ("trainer/test_checkpoint.py::test_any_*", "trainer/test_checkpoint.py::test_the_newest_valid*",
+         "contracts/test_resume.py::test_a_damaged_newest*", "experiment/test_stages.py::test_a_flipped_bit*",
+         "experiment/test_runner.py::test_a_damaged_start*", "tracking/test_parquet.py::test_no_flipped_bit*"),
+    ),
+    Fault(
+        5,
+        "disk full, file too large, folder read-only or gone",
+        "one line, exit 4, the last checkpoint intact",
+        ("trainer/test_checkpoint.py::test_a_failing_write*", "tracking/test_store.py::test_a_failing_disk*",
+         "experiment/test_runner.py::test_a_folder_that_cannot*",
+         "experiment/test_locks.py::test_a_folder_that_cannot*",
+         "analysis/test_report.py::test_a_report_that_cannot*"),
+    ),
+    Fault(
+        6,
+        "malformed definitions, and any bytes at all",
+        "exit 2, a line each, no run folder",
+        ("experiment/definition/test_malformed.py::*", "experiment/definition/test_fuzz.py::*",
+         "test_cli.py::test_all_problems*"),
+    ),
+    Fault(
+        7,
+        "names that lead out of the tree",
+        "nothing written outside; exit 2",
+        ("test_cli.py::test_a_name_that_leads_out*", "test_cli.py::test_compare_refuses*",
+         "experiment/definition/test_resolve.py::test_the_folder_of_an_override*"),
+    ),
+    Fault(
+        8,
+        "bad data rows, and any bytes at all",
+        "file:line and reason; skipped and counted where asked",
+        ("data/test_malformed_rows.py::*", "data/test_fuzz.py::*", "experiment/test_runner.py::test_bad_rows*"),
+    ),
+    Fault(
+        9,
+        "code in pickles, models, YAML, rewards and templates",
+        "never run",
+        ("models/test_load.py::test_remote_code*", "rewards/test_classifier.py::test_pickles_and_remote_code*",
+         "data/test_chat.py::test_a_hostile_template*", "data/test_chat.py::test_random_templates*",
+         "rewards/test_kinds.py::test_own_code_is_not_run*", "trainer/test_checkpoint.py::test_only_safetensors*",
+         "tracking/test_reader.py::test_a_hostile_definition*"),
+    ),
+    Fault(
+        10,
+        "secrets in environment, command, YAML, URL and diff",
+        "in no file",
+        ("experiment/test_runner.py::test_a_secret*", "experiment/test_provenance.py::test_*secret*",
+         "tracking/sinks/test_redaction.py::*", "tracking/sinks/*::test_*secret*"),
+    ),
+    Fault(
+        11,
+        "many starts of one experiment at once",
+        "one proceeds; the others exit 5 and name it",
+        ("experiment/test_locks.py::*", "experiment/test_runner.py::test_of_many_starts*"),
+    ),
+    Fault(
+        12,
+        "a tracker that hangs, crashes, or has no server or disk",
+        "training neither stops nor waits; the record is whole",
+        ("tracking/sinks/test_follow.py::*", "tracking/sinks/test_wandb.py::test_an_unreachable*",
+         "tracking/sinks/test_wandb.py::test_a_place_that*", "tracking/test_parity.py::*"),
+    ),
+    Fault(
+        13,
+        "NaN or infinity at a step",
+        "stop, skip or roll back as declared",
+        ("trainer/test_base_trainer.py::test_a_non_finite*", "trainer/test_base_trainer.py::test_a_skip*",
+         "trainer/test_base_trainer.py::test_*rollback*", "contracts/test_resume.py::test_a_rollback*"),
+    ),
+    Fault(
+        14,
+        "rewards that raise or are no number; nothing to learn from; a wrong reference",
+        "exit 6 with the prompt; dead signals after their patience",
+        ("rewards/test_reward.py::*", "trainer/test_signals.py::*", "trainer/test_rollouts.py::test_a_failing_reward*",
+         "trainer/test_sft_trainer.py::test_rows_without_a_label*",
+         "trainer/test_dpo_trainer.py::test_a_wrong_reference*"),
+    ),
+    Fault(
+        15,
+        "out of memory on a micro-batch",
+        "halved, kept, no number moves; at one row exit 6",
+        ("trainer/test_base_trainer.py::test_out_of_memory*",),
+    ),
+    Fault(
+        16,
+        "another cut into micro-batches, padding, packing or processes",
+        "the same losses, gradients and evaluations",
+        ("contracts/test_gradient.py::*", "trainer/test_distributed.py::*"),
+    ),
+    Fault(
+        17,
+        "a process of a job killed, stopped, raising or hanging",
+        "the job ends with code 7 in 30 s and names it; a restart is exact",
+        ("trainer/test_peers.py::*",),
+    ),
+    Fault(
+        18,
+        "rotation with the best oldest, a stale step, a delete that fails",
+        "k newest, the best and the newest valid survive",
+        ("trainer/test_checkpoint.py::test_rotation*", "trainer/test_checkpoint.py::test_a_delete*"),
+    ),
+    Fault(
+        19,
+        "a resume under another definition, data, library or thread count",
+        "refused by name; marked where it was asked for",
+        ("contracts/test_resume.py::test_a_resume_*", "contracts/test_resume.py::test_changed_settings*",
+         "experiment/test_runner.py::test_a_changed_definition*"),
+    ),
+    Fault(
+        20,
+        "a stage killed while written, written twice, poisoned",
+        "never a partial hit; verified by hash",
+        ("experiment/test_stages.py::*",),
+    ),
+)  # fmt: skip

@@ -1,0 +1,28 @@
+"""The matrix has every row, and no row has a pattern that matches nothing."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rows import FAULTS
+
+TESTS = Path(__file__).parents[1]
+IDS = [
+    f"{path.relative_to(TESTS)}::{name}"
+    for path in sorted(TESTS.rglob("test_*.py"))
+    for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+]
+
+
+def test_every_row_is_there_once() -> None:
+    assert [fault.number for fault in FAULTS] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault.number))
+def test_every_pattern_finds_a_test(fault) -> None:
+    for pattern in fault.tests:
+        assert fnmatch.filter(IDS, pattern), pattern
