@@ -6,10 +6,15 @@ the dashboards' final values are those that the report compares.
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +24,11 @@ import pytest
 import yaml
 
 from analysis.study import open_study
-from workbench.tracking.reader import read_rows, read_run
+from workbench.tracking.reader import ROLLOUTS, read_rows, read_run
 from workbench.tracking.sinks.follow import replay
 from workbench.tracking.sinks.sink import FINAL, FinalValues
+from workbench.tracking.sinks.tensorboard import TEXTS_PER_SPLIT
+from workbench.tracking.sinks.wandb import ROWS_PER_SPLIT
 from workbench.tracking.sinks.wandb_file import holds_exit
 
 TRACK = "track: [tensorboard, wandb]\n"
@@ -51,11 +58,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in DEFINITIONS.items():
         (lab / "experiments" / f"{name}.yaml").write_text(text + TRACK)
     for name in ("pairs", "online", "stopped"):
-        command = [sys.executable, "-m", "workbench.cli", "run", name, "--jobs", "1"]
-        environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=lab, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        with command(lab, name) as process:
+            _, errors = process.communicate()
+        assert process.returncode == 0, errors
     return lab / "runs"
+
+
+def command(lab: Path, name: str) -> subprocess.Popen[str]:
+    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "workbench.cli", "run", name, "--jobs", "1"],
+        cwd=lab,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 NAMES = ["start", "pairs", "online", "stopped"]
@@ -131,8 +149,6 @@ def test_an_online_run_has_its_rollouts_in_all_three(runs: Path) -> None:
 @pytest.mark.parametrize("name", ["start", "online"])
 def test_after_a_resume_each_step_stands_once(runs: Path, name: str, tmp_path: Path) -> None:
     """As a resume leaves it: rows after the checkpoint were cut, then written again with other clocks."""
-    import shutil
-
     run = tmp_path / "runs" / name / "main" / "seed0"
     shutil.copytree(run_of(runs, name), run)
     rows = read_rows(run / "metrics.jsonl")
@@ -142,15 +158,95 @@ def test_after_a_resume_each_step_stands_once(runs: Path, name: str, tmp_path: P
     assert_equal(run)
 
 
-def test_a_rebuild_is_the_same(runs: Path, tmp_path: Path) -> None:
-    import shutil
+def test_an_interrupted_run_that_went_on_is_whole(runs: Path) -> None:
+    """Interrupted while both trackers follow it, gone on with by the same command in another process."""
+    lab, text = runs.parent, DEFINITIONS["online"].replace("steps: 6", "steps: 40") + TRACK
+    (lab / "experiments/longer.yaml").write_text(text)
+    run, deadline = run_of(runs, "longer"), time.monotonic() + 120
+    with command(lab, "longer") as process:
+        while time.monotonic() < deadline and process.poll() is None and len(read_rows(run / "metrics.jsonl")) < 6:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    before = read_rows(run / "metrics.jsonl")
+    with command(lab, "longer") as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    after = read_rows(run / "metrics.jsonl")
+    assert 6 <= len(before) < len(after)
+    assert after[: len(before)] == before, "it went on, it did not begin again"
+    steps = [row["step"] for row in after if "loss" in row]
+    assert steps == list(range(1, 41))
+    assert_equal(run)
 
+
+def test_a_rebuild_is_the_same(runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "pairs" / "main" / "seed0"
     shutil.copytree(run_of(runs, "pairs"), run)
     for kind in ("tensorboard", "wandb"):
         shutil.rmtree(run / kind)
     assert replay([run], 60.0) == ()
     assert_equal(run)
+
+
+def by_split_and_step(run: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in read_rows(run / "completions.jsonl"):
+        found.setdefault((row["split"], row["step"]), []).append(row)
+    return found
+
+
+def in_plain(cell: str) -> str:
+    """A Markdown cell's text, but for blanks around it."""
+    return html.unescape(cell.replace("<br>", "\n")).replace("\u00a0", " ").strip()
+
+
+@pytest.mark.parametrize("name", ["start", "online"])
+def test_texts_are_the_recorded_completions(runs: Path, name: str) -> None:
+    """TensorBoard's fenced texts and cells, taken apart again."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = run_of(runs, name)
+    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    recorded, shown = by_split_and_step(run), set()
+    for tag in accumulator.Tags()["tensors"]:
+        if not tag.startswith("completions/"):
+            continue
+        split = tag.removeprefix("completions/")
+        for event in accumulator.Tensors(tag):
+            (text,) = (value.decode() for value in event.tensor_proto.string_val)
+            rows = recorded[split, event.step]
+            shown.add((split, event.step))
+            if split == ROLLOUTS:
+                cells = [[in_plain(cell) for cell in line.split(" | ")] for line in text.splitlines()[2:]]
+                assert [cells_of_row[1] for cells_of_row in cells] == [
+                    row["completion"].strip() or "(empty)" for row in rows
+                ]
+                assert [float(cells_of_row[2]) for cells_of_row in cells] == [row["reward"] for row in rows]
+            else:
+                first = [row for row in rows if not row.get("sample_index")][:TEXTS_PER_SPLIT]
+                found = re.findall(r"^~~~\n(.*?)\n~~~$", text, re.MULTILINE | re.DOTALL)
+                assert found == [f"{row['prompt']}{row['completion']}" for row in first]
+    assert shown == recorded.keys()
+
+
+@pytest.mark.parametrize("name", ["start", "online"])
+def test_tables_are_the_recorded_completions(runs: Path, name: str) -> None:
+    run = run_of(runs, name)
+    found: dict[tuple[str, int], list[list[Any]]] = {}
+    columns = ["split", "step", "prompt_id", "sample_index", "prompt", "completion", "num_tokens", "ended"]
+    for path in (run / "wandb").glob("*run-*/files/media/table/**/*.table.json"):
+        table = pd.DataFrame(**{key: value for key, value in json.loads(path.read_text()).items() if key != "ncols"})
+        for values in table[columns].to_dict("split")["data"]:
+            found.setdefault((values[0], values[1]), []).append(values[2:])
+    wanted = {
+        key: [[row[column] for column in columns[2:]] for row in rows[:ROWS_PER_SPLIT]]
+        for key, rows in by_split_and_step(run).items()
+    }
+    assert len(wanted) >= 4
+    assert found == wanted
 
 
 @pytest.fixture
