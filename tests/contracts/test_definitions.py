@@ -59,7 +59,8 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
             part["model"] = {"path": "model"}
     definition.setdefault("hyperparameters", {})["steps"] = 2
     if "sweep" in definition:
-        definition["sweep"]["seeds"] = min(definition["sweep"].get("seeds", 1), 2)
+        seeds = definition["sweep"].get("seeds", 1)
+        definition["sweep"]["seeds"] = seeds[:2] if isinstance(seeds, list) else min(seeds, 2)
     return definition
 
 
