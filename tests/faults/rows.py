@@ -156,6 +156,6 @@ FAULTS = (
         20,
         "a stage killed while written, written twice, poisoned",
         "never a partial hit; verified by hash",
-        ("experiment/test_stages.py::*",),
+        ("experiment/test_stages.py::*", "faults/test_stages_killed.py::*"),
     ),
 )  # fmt: skip

@@ -1,11 +1,13 @@
 """Results that runs share: made once, published whole, verified before every use.
 
-A stage is the folder <name>-v<version>-<fingerprint>/ with stage.json, which names every file's checksum and is written
-last. It is made as .partial, synced and renamed, so a folder under its final name is whole; a damaged one is made anew.
+A stage is the folder <name>-v<version>-<fingerprint>/ with stage.json, which says of what it is, names every file's
+checksum, bears its own, and is written last. It is made as .partial, synced and renamed, so a folder under its final
+name is whole; one that is damaged, or holds what is not its own, is made anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -70,7 +72,7 @@ class StageCache:
             return known
         folder = self.root / stage.folder_name
         manifest = read_json(folder / MANIFEST)
-        if manifest is None or _damage(folder, manifest):
+        if manifest is None or _damage(folder, manifest, stage):
             return None
         result = StageResult(stage, folder, manifest["made"])
         self._known[stage.folder_name] = result
@@ -85,7 +87,7 @@ class StageCache:
         with hold(self.runs, stage.folder_name, on_wait=lambda holder: say(f"{waiting}{holder} makes")):
             found = self.find(stage)
             if found is None:
-                if (self.root / stage.folder_name).exists():
+                if os.path.lexists(self.root / stage.folder_name):
                     say(f"{stage.folder_name} is damaged and is made anew")
                 self._publish(stage, make)
                 found = self.find(stage)
@@ -96,18 +98,19 @@ class StageCache:
         folder = self.root / stage.folder_name
         partial = folder.with_name(folder.name + ".partial")
         try:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
             partial.mkdir(parents=True)
             made = dict(make(partial))
             files = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
             for name in files:
                 _sync(partial / name)
             manifest = {"name": stage.name, "version": stage.version, "key": dict(stage.key)}
-            text = json.dumps({**manifest, "made": made, "files": files}, indent=1)
+            manifest = json.loads(json.dumps({**manifest, "made": made, "files": files}))  # as it is read back
+            text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
             (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
             _sync(partial / MANIFEST)
             _sync(partial)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             partial.rename(folder)
             _sync(self.root)
         except OSError as error:
@@ -117,14 +120,35 @@ class StageCache:
             ) from error
 
 
-def _damage(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+def _damage(folder: Path, manifest: Mapping[str, Any], stage: Stage) -> str | None:
+    """Why the folder is not that stage, whole and nothing else; None where it is."""
     try:
-        for name, digest in manifest["files"].items():
-            if file_sha256(folder / name) != digest:
-                return f"{name} does not match its checksum"
-        return None if isinstance(manifest["made"], dict) else "stage.json is damaged"
-    except (OSError, KeyError, AttributeError, TypeError) as error:
+        rest = {name: value for name, value in manifest.items() if name != "sha256"}
+        if manifest["sha256"] != _digest(rest):
+            return f"{MANIFEST} does not match its checksum"
+        if Stage(manifest["name"], manifest["version"], manifest["key"]).fingerprint != stage.fingerprint:
+            return f"{MANIFEST} is of another stage"
+        paths = list(folder.iterdir())
+        if {path.name for path in paths} != {MANIFEST, *manifest["files"]}:
+            return "its files are not those that were made"
+        for path in paths:
+            if path.is_symlink() or (path.name != MANIFEST and file_sha256(path) != manifest["files"][path.name]):
+                return f"{path.name} is a link or does not match its checksum"
+        return None
+    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
         return str(error)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Whatever stands there; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
