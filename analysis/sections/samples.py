@@ -60,6 +60,8 @@ def side_by_side(study: Study, prompts: int = 8) -> SideBySide | None:
     runs = usable[usable["seed"] == seed].set_index("variant")
     variants = [variant for variant in study.variants if variant.name in runs.index]
     shown = _spread(variants)
+    if not shown:  # the runs that were finished are of no variant that their definitions still tell of
+        return None
     split = "greedy" if (table["split"] == "greedy").any() else str(table["split"].iloc[0])
     table = table[(table["split"] == split) & (table["sample_index"] == 0)]
     finals_by_run = {v.name: table[_at(table, runs.loc[v.name, "run"], runs.loc[v.name, "step"])] for v in shown}

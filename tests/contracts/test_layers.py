@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = {
     "workbench.errors": 0,
     "workbench.config": 0,
+    "workbench.disk": 1,
     "workbench.redaction": 0,
     "workbench.objectives": 1,
     "workbench.tracking": 1,

@@ -206,7 +206,7 @@ def test_a_damaged_start_is_found_before_it_is_used(lab, command):
     weights.write_bytes(data)
     done = command("run", "sweep", "--set", "seeds=1", "beta=1")
     assert done.returncode == 2
-    assert "the weights are damaged (checksum); FRESH=1 trains start/main/seed0 anew" in done.stderr
+    assert "model.safetensors is damaged (checksum); FRESH=1 trains start/main/seed0 anew" in done.stderr
 
 
 def test_a_definition_in_a_run_folder_describes_the_same_run(lab, command):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.contracts.conftest import make_trainer  # noqa: F401 - a fixture
+
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 

@@ -46,7 +46,8 @@ FAULTS = (
         "found before use; the last valid one is taken",
         ("trainer/test_checkpoint.py::test_any_*", "trainer/test_checkpoint.py::test_the_newest_valid*",
          "contracts/test_resume.py::test_a_damaged_newest*", "experiment/test_stages.py::test_a_flipped_bit*",
-         "experiment/test_runner.py::test_a_damaged_start*", "tracking/test_parquet.py::test_no_flipped_bit*"),
+         "experiment/test_runner.py::test_a_damaged_start*", "tracking/test_parquet.py::test_no_flipped_bit*",
+         "faults/test_damage.py::*"),
     ),
     Fault(
         5,

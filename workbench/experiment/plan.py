@@ -70,6 +70,8 @@ def _plan_run(
     status = folder.status()
     if identity.fields is None:
         return PlannedRun(spec, "waits", identity, precision, f"{identity.waits_for} is made first")
+    if not status and (folder.path / "checkpoints").exists():
+        return PlannedRun(spec, "changed", identity, precision, "its status.json, which says of what it is, is damaged")
     if not status:
         return PlannedRun(spec, "new", identity, precision)
     if fresh:

@@ -224,14 +224,18 @@ class Preparer:
     def model_folder(self, spec: RunSpec) -> Path:
         """The model that the run begins with, verified where it is another run's."""
         if spec.start is not None:
-            start = RunFolder(self.runs, spec.start)
-            start.verify_model()
-            return start.model
+            return self._made_by(spec.start)
         assert spec.model is not None
         stages = self.runs / FOLDER
         stages.mkdir(parents=True, exist_ok=True)
         with hold(self.runs, "models", on_wait=lambda holder: self.reporter.say(f"waiting for a model: {holder}")):
             return resolve_model_folder(spec.model, stages)
+
+    def _made_by(self, key: str) -> Path:
+        """The model of a finished run, verified."""
+        folder = RunFolder(self.runs, key)
+        folder.verify_model()
+        return folder.model
 
     def training_data(self, spec: RunSpec, form: DataForm) -> StageResult:
         """The training data as token ids, alone. form: what the trainer takes, or another to look at a file in."""
@@ -262,9 +266,7 @@ class Preparer:
             "threads": worker.threads,
         }
         key.pop("held_out_pairs")
-        folders = [
-            self.model_folder(spec) if name == START else RunFolder(self.runs, name).model for name in samplers_of(spec)
-        ]
+        folders = [self.model_folder(spec) if name == START else self._made_by(name) for name in samplers_of(spec)]
         label = f"collecting {num_pairs:,} {'held-out ' if split == 'held_out' else ''}pairs"
         return self._get(
             Stage("collect", collect.VERSION, key),

@@ -155,6 +155,7 @@ def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seco
         trained_parameters=trained,
         peak_memory_bytes=_peak_memory(trainer),
         model_sha256=file_sha256(weights_file(folder.model)),
+        model_files=folder.model_files(),
         model_fingerprint=model_fingerprint(folder.model),
         costs={**own, "inherited": prepared.inherited},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,8 @@ from workbench.tracking.reader import read_json
 
 SUPERSEDED = ".superseded"
 FINISHED = "finished"
+CHECKSUM = "sha256"
+"""In status.json, of everything else in it."""
 
 
 class RunFolder:
@@ -40,22 +43,34 @@ class RunFolder:
         return self.path / "log.txt"
 
     def status(self) -> dict[str, Any]:
-        """status.json; empty when there is none."""
-        return read_json(self.path / "status.json") or {}
+        """status.json; empty when there is none, or one that does not match the checksum it bears."""
+        status = read_json(self.path / "status.json") or {}
+        return status if status.pop(CHECKSUM, None) in (None, _digest(status)) else {}
 
     def is_finished(self) -> bool:
         """Whether it ran to its end and its model stands."""
         return self.status().get("state") == FINISHED and weights_file(self.model).is_file()
 
+    def model_files(self) -> dict[str, str]:
+        """SHA-256 of every file of the model, by its place in the model's folder."""
+        paths = sorted(path for path in self.model.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.model)): file_sha256(path) for path in paths}
+
     def verify_model(self) -> None:
-        """ModelError when the weights are not those that the run wrote."""
-        expected = self.status().get("model_sha256")
-        if file_sha256(weights_file(self.model)) != expected:
-            raise ModelError(f"{self.model}: the weights are damaged (checksum); FRESH=1 trains {self.key} anew")
+        """ModelError when a file of the model is not as the run wrote it."""
+        status = self.status()
+        # Of runs that were made before every file had a checksum, the weights alone.
+        expected = status.get("model_files") or {weights_file(self.model).name: status.get("model_sha256")}
+        found = self.model_files()
+        damaged = [name for name, digest in expected.items() if found.get(name) != digest]
+        if damaged:
+            raise ModelError(f"{self.model / damaged[0]} is damaged (checksum); FRESH=1 trains {self.key} anew")
 
     def write_status(self, **changes: Any) -> None:
         """Lay changes over status.json, atomically."""
-        write_json(self.path / "status.json", self.status() | changes | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")})
+        status = self.status() | changes | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")}
+        status = json.loads(json.dumps(status))  # as it is read back
+        write_json(self.path / "status.json", {**status, CHECKSUM: _digest(status)})
 
     def begin(self, spec: RunSpec, provenance: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """Definition and provenance first, then the status."""
@@ -97,6 +112,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         partial.replace(path)
     except OSError as error:
         raise _failed(path, error) from error
+
+
+def _digest(status: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(status, sort_keys=True).encode()).hexdigest()
 
 
 def _failed(path: Path, error: OSError) -> StorageError:

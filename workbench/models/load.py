@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from workbench.errors import ModelError
+from workbench.disk import writing
+from workbench.errors import ModelError, StorageError
 from workbench.models import adapters
 from workbench.models.folder import adapter_base, check_folder, is_adapter, write_base
 from workbench.models.llama import Llama
@@ -41,18 +42,27 @@ def save_model(model: torch.nn.Module, folder: Path, source: Path) -> None:
     """A Hugging Face folder that other tools load as it is: adapters merged (and kept beside, in adapter/), or the
     adapter alone where its settings say so. source: the folder that the model was loaded from."""
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            _write_model(model, partial, source)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    except StorageError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_model(model: torch.nn.Module, folder: Path, source: Path) -> None:
     if adapters.saves_adapter_alone(model):
-        adapters.save_adapter(model, partial, source)
-        copy_other_files(source, partial)
-        write_base(partial, source)
-    else:
-        if adapters.has_adapter(model):
-            adapters.save_adapter(model, partial / "adapter", source)
-        write_model(adapters.merged_tensors(model), partial, source)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+        adapters.save_adapter(model, folder, source)
+        copy_other_files(source, folder)
+        write_base(folder, source)
+        return
+    if adapters.has_adapter(model):
+        adapters.save_adapter(model, folder / "adapter", source)
+    write_model(adapters.merged_tensors(model), folder, source)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from workbench.config import file_sha256, fingerprint
+from workbench.disk import writing
+from workbench.errors import StorageError
 from workbench.models import adapters, gguf, vocabulary
 from workbench.models.folder import (
     ADDED_TOKENS_VERSION,
@@ -21,6 +24,7 @@ from workbench.models.folder import (
 from workbench.models.presets import make_preset
 from workbench.models.settings import ModelSettings
 from workbench.models.smollm2 import SMOLLM2_NAME, convert_smollm2
+from workbench.tracking.reader import read_json
 
 
 def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
@@ -62,16 +66,41 @@ def _with_adapter(base: Path, adapter: Path, cache: Path) -> Path:
 
 def _make_once(cache: Path, label: str, make: Callable[[Path], None]) -> Path:
     folder = cache / f"model-v1-{label}"
-    if not folder.exists():
+    checksums = folder.with_name(f"{folder.name}.json")
+    if not _is_whole(folder, checksums):
         # Runs side by side may make the same model: each its own, and the first to finish is kept.
         partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            make(partial)
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():
+            with writing(folder):
+                shutil.rmtree(partial, ignore_errors=True)
+                make(partial)
+                _publish(partial, folder, checksums)
+        except StorageError:
+            if not _is_whole(folder, checksums):
                 raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _publish(partial: Path, folder: Path, checksums: Path) -> None:
+    """The checksums before what they are of: where nothing follows them, nothing matches them."""
+    if _is_whole(folder, checksums):
+        return
+    written = checksums.with_name(f"{checksums.name}.{os.getpid()}.partial")
+    try:
+        written.write_text(json.dumps(_checksums(partial), indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        written.replace(checksums)
+        partial.rename(folder)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _is_whole(folder: Path, checksums: Path) -> bool:
+    """Whether the folder holds what was made, every bit of it."""
+    return folder.is_dir() and _checksums(folder) == read_json(checksums)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import file_sha256, fingerprint
-from workbench.errors import StorageError
+from workbench.disk import writing
 from workbench.experiment.locks import hold
 from workbench.tracking.reader import read_json
 
@@ -98,26 +98,30 @@ class StageCache:
         folder = self.root / stage.folder_name
         partial = folder.with_name(folder.name + ".partial")
         try:
-            _remove(partial)
-            partial.mkdir(parents=True)
-            made = dict(make(partial))
-            files = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
-            for name in files:
-                _sync(partial / name)
-            manifest = {"name": stage.name, "version": stage.version, "key": dict(stage.key)}
-            manifest = json.loads(json.dumps({**manifest, "made": made, "files": files}))  # as it is read back
-            text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
-            (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
-            _sync(partial / MANIFEST)
-            _sync(partial)
-            _remove(folder)
-            partial.rename(folder)
-            _sync(self.root)
-        except OSError as error:
+            with writing(folder):
+                _remove(partial)
+                partial.mkdir(parents=True)
+                _write(stage, make, partial)
+                _remove(folder)
+                partial.rename(folder)
+                _sync(self.root)
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
-            raise StorageError(
-                f"{folder}: cannot be written ({error.strerror or error}); free some space or choose RUNS=folder"
-            ) from error
+            raise
+
+
+def _write(stage: Stage, make: Maker, folder: Path) -> None:
+    """The stage's files and, last, its manifest, all on the disk."""
+    made = dict(make(folder))
+    files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    for name in files:
+        _sync(folder / name)
+    manifest = {"name": stage.name, "version": stage.version, "key": dict(stage.key)}
+    manifest = json.loads(json.dumps({**manifest, "made": made, "files": files}))  # as it is read back
+    text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    _sync(folder / MANIFEST)
+    _sync(folder)
 
 
 def _damage(folder: Path, manifest: Mapping[str, Any], stage: Stage) -> str | None:

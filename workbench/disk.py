@@ -1,0 +1,26 @@
+"""A disk that fails, told in one way, whichever library wrote to it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workbench.errors import StorageError
+
+_RUST = re.compile(r"\(os error (\d+)\)")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """StorageError, naming `path`, for what an OSError is inside; nothing else is touched."""
+    try:
+        yield
+    except Exception as error:  # safetensors and tokenizers tell of the disk in the words of other exceptions
+        number = _RUST.search(str(error))
+        if not isinstance(error, OSError) and number is None:
+            raise
+        told = os.strerror(int(number[1])) if number is not None else getattr(error, "strerror", None) or error
+        raise StorageError(f"{path}: cannot be written ({told}); free some space or choose RUNS=folder") from error
