@@ -106,6 +106,7 @@ class Loaded:
                     _plain_objects(table).to_parquet(partial, index=False)
                 partial.replace(path)
             except OSError as error:
+                partial.unlink(missing_ok=True)
                 raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
             written.append(path)
         return written

@@ -98,14 +98,21 @@ def write(study: Study, out: Path) -> Path:
         for name, content in files.items():
             path = out / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            data = content.encode() if isinstance(content, str) else content
-            partial = path.with_name(path.name + ".partial")
-            partial.write_bytes(data)
-            partial.replace(path)
+            _write_whole(path, content.encode() if isinstance(content, str) else content)
         _remove_stale(out, set(files))
     except OSError as error:
         raise StorageError(f"{out}: the report cannot be written: {error.strerror or error}") from error
     return out / "index.html"
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _remove_stale(out: Path, written: set[str]) -> None:

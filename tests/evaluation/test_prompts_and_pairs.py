@@ -116,7 +116,7 @@ def test_a_step_does_not_change_the_samples(speaker, tokenizer):
 
 
 def test_every_completion_is_recorded(speaker, tokenizer, tmp_path):
-    records = tmp_path / "new" / "completions.jsonl"
+    records = tmp_path / "completions.jsonl"
     evaluator = _evaluator(tokenizer, _prompts(tokenizer, "sort 21: ", "sort 3: "), records=records)
     evaluator(speaker(SAYS_12), 0)
     evaluator(speaker({" ": {"3": 1.0}, "3": {"3": 1.0}}), 5)

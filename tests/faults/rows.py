@@ -56,7 +56,8 @@ FAULTS = (
         ("trainer/test_checkpoint.py::test_a_failing_write*", "tracking/test_store.py::test_a_failing_disk*",
          "experiment/test_runner.py::test_a_folder_that_cannot*",
          "experiment/test_locks.py::test_a_folder_that_cannot*",
-         "analysis/test_report.py::test_a_report_that_cannot*"),
+         "analysis/test_report.py::test_a_report_that_cannot*", "tracking/test_store.py::test_a_file_that_is_gone*",
+         "faults/test_disks.py::*"),
     ),
     Fault(
         6,

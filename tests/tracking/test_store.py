@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 
@@ -20,8 +21,29 @@ def write(path, rows):
 
 def test_rows_come_back_as_they_were_written(tmp_path):
     rows = [{"step": 0, "text": 'ümlaut "quote" \n\r  end'}, {"step": 1, "nested": {"a": [1, 2.5]}}]
-    write(tmp_path / "deep" / "m.jsonl", rows)
-    assert read_rows(tmp_path / "deep" / "m.jsonl") == rows
+    write(tmp_path / "m.jsonl", rows)
+    assert read_rows(tmp_path / "m.jsonl") == rows
+
+
+@pytest.mark.parametrize("gone", ["renamed", "removed", "replaced"])
+def test_a_file_that_is_gone_is_told_and_not_made_anew(tmp_path, gone):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    store = MetricStore(folder / "m.jsonl")
+    store.append({"step": 0})
+    folder.rename(tmp_path / "away")
+    if gone == "removed":
+        shutil.rmtree(tmp_path / "away")
+    if gone == "replaced":
+        folder.mkdir()
+        (folder / "m.jsonl").write_text("")
+    with pytest.raises(StorageError, match="No such file"):
+        store.append({"step": 1})
+    store.close()
+    assert gone == "replaced" or not folder.exists()
+    with pytest.raises(StorageError, match="No such file"):
+        MetricStore(tmp_path / "never" / "m.jsonl")
+    assert not (tmp_path / "never").exists()
 
 
 def test_what_json_cannot_hold_becomes_null(tmp_path):

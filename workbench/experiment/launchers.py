@@ -6,8 +6,10 @@ survives a fork.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import io
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -144,11 +146,11 @@ class RunProcess:
 
 def _run(target: Callable[[], None], threads: int, log: Path) -> None:
     _become_worker(threads)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout = sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    descriptor = _open_log(log)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout = sys.stderr = io.TextIOWrapper(_Log(2, "w", closefd=False), encoding="utf-8", write_through=True)
     code = 0
     try:
         target()
@@ -160,6 +162,24 @@ def _run(target: Callable[[], None], threads: int, log: Path) -> None:
         code = BUG_EXIT_CODE
     sys.stderr.flush()
     os._exit(code)
+
+
+def _open_log(log: Path) -> int:
+    """Where the disk takes no log the run shall say so itself, in its status and exit code."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+class _Log(io.FileIO):
+    """What a full disk does not take of the log is lost: no run ends for a line of it."""
+
+    def write(self, data: Any, /) -> int:
+        with contextlib.suppress(OSError):
+            super().write(data)
+        return len(data)
 
 
 def _become_worker(threads: int) -> None:

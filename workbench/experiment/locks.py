@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from workbench.disk import writing
 from workbench.errors import AlreadyRunningError, StorageError
 
 FOLDER = ".locks"
@@ -36,8 +37,9 @@ def hold(runs: Path, name: str, *, on_wait: Callable[[str], None] | None = None)
             on_wait(holder)
             while not _try(descriptor):
                 time.sleep(POLL_SECONDS)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode(), 0)
+        with writing(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode(), 0)
         yield
     finally:
         os.close(descriptor)  # the kernel lets the lock go, as it does when a process dies

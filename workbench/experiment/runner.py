@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing.connection
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import StorageError, WorkbenchError
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
 from workbench.experiment.locks import hold
@@ -189,9 +190,12 @@ class Sweep:
         folder = RunFolder(self.runs, key)
         status = folder.status()
         if code and status.get("state") == "running":
-            # It died without a word: killed from outside, or by our own mistake.
+            # It died without a word: killed from outside, by a disk that took none, or by our own mistake.
             message = f"killed by signal {code - 128}" if code > 128 else f"unexpected error; {log} tells"
-            folder.write_status(state="failed", message=message, exit_code=code)
+            if code == StorageError.exit_code:
+                message = f"{folder.path}: cannot be written; free some space or choose RUNS=folder"
+            with contextlib.suppress(StorageError):
+                folder.write_status(state="failed", message=message, exit_code=code)
             return f"failed: {message}"
         if code == BUG_EXIT_CODE:
             return f"failed: unexpected error; {log} tells"

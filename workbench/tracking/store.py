@@ -14,12 +14,12 @@ from workbench.errors import StorageError
 
 
 class MetricStore:
-    """Rows of one file. StorageError when the disk fails."""
+    """Rows of one file. StorageError when the disk fails, or the file or its folder is gone: none is made anew, which
+    would hold a part of the record in the place of the whole."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             _drop_torn_tail(path)
             # Unbuffered: what could not be written must not fail a second time, untold, when the store is closed.
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held for the life of the store
@@ -35,10 +35,22 @@ class MetricStore:
         lines = [json.dumps({key: _plain(item) for key, item in row.items()}, ensure_ascii=False) for row in rows]
         try:
             data = "".join(f"{line}\n" for line in lines).encode()
+            self._check_place()
             if self._file.write(data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise _failed(self.path, error) from error
+
+    def check(self) -> None:
+        """StorageError where the file that was opened is no longer in its place."""
+        try:
+            self._check_place()
+        except OSError as error:
+            raise _failed(self.path, error) from error
+
+    def _check_place(self) -> None:
+        if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def sync(self) -> None:
         """Force what was written onto the disk."""

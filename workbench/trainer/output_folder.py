@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from workbench.disk import writing
 from workbench.tracking.store import MetricStore
 from workbench.trainer import checkpoint
 from workbench.trainer.settings import TrainerSettings
@@ -35,6 +36,8 @@ class OutputFolder:
         self._checkpointed_at = time.monotonic()
         if not self._writes or self.path is None:
             return
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         for name in RECORDS:
             if name == RECORDS[0] or (self.path / name).exists():
                 store = MetricStore(self.path / name)
@@ -87,6 +90,8 @@ class OutputFolder:
         self._checkpointed_at = time.monotonic()
         if not self._writes:
             return
+        if self._metrics:
+            self._metrics.check()
         checkpoint.write(self._folder(step), tensors, state)
         kept = {best_step} if best_step is not None else set()
         if self._settings.non_finite == "rollback":
