@@ -91,6 +91,17 @@ def _drop_torn_tail(path: Path) -> None:
         os.truncate(path, end)
 
 
+def has_row_ending_at(path: Path, end: int) -> bool:
+    """Whether the file's first `end` bytes are there and end with a whole row."""
+    if end == 0:
+        return True
+    try:
+        data = path.read_bytes()[:end]
+    except OSError:
+        return False
+    return len(data) == end and data[-1:] == b"\n" and _row(data[data.rfind(b"\n", 0, -1) + 1 :]) is not None
+
+
 def _row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)

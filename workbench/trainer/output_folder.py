@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 
 from workbench.disk import writing
-from workbench.tracking.store import MetricStore
+from workbench.tracking.store import MetricStore, has_row_ending_at
 from workbench.trainer import checkpoint
 from workbench.trainer.settings import TrainerSettings
 
@@ -92,7 +94,7 @@ class OutputFolder:
             return
         if self._metrics:
             self._metrics.check()
-        checkpoint.write(self._folder(step), tensors, state)
+        checkpoint.write(self._folder(step), tensors, {**state, "records": self._sync_records()})
         kept = {best_step} if best_step is not None else set()
         if self._settings.non_finite == "rollback":
             kept.add(self.rollback_step(step))
@@ -101,8 +103,30 @@ class OutputFolder:
         )
 
     def newest(self) -> Path | None:
-        """The newest valid checkpoint. CheckpointError when there are some and none is valid."""
-        return checkpoint.newest_valid(self.path / "checkpoints") if self.path else None
+        """The newest valid checkpoint up to which every record is whole: what a crash has cut off them is done again.
+        None where there is none, or the records end before it. CheckpointError when there are some and none is valid.
+        """
+        if self.path is None or checkpoint.newest_valid(self.path / "checkpoints") is None:
+            return None
+        folders = checkpoint.steps_newest_first(self.path / "checkpoints")
+        return next((f for f in folders if checkpoint.find_damage(f) is None and self._records_reach(f)), None)
+
+    def _sync_records(self) -> dict[str, int]:
+        """Force the records onto the disk before the checkpoint that counts on them; how long each is."""
+        assert self.path is not None, "what writes has a folder"
+        sizes = {}
+        with writing(self.path):
+            for path in (self.path / name for name in RECORDS if (self.path / name).exists()):
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+                sizes[path.name] = path.stat().st_size
+        return sizes
+
+    def _records_reach(self, folder: Path) -> bool:
+        """Whether every record is at least as long as when the checkpoint was written, and a row ends there."""
+        assert self.path is not None, "there is a checkpoint"
+        sizes: dict[str, int] = json.loads((folder / "state.json").read_text()).get("records", {})
+        return all(has_row_ending_at(self.path / name, size) for name, size in sizes.items())
 
     def read_tensors(self, step: int, group: str) -> dict[str, torch.Tensor]:
         """One group of the checkpoint of a step: "model" or "ema". CheckpointError when it is not there or damaged."""
