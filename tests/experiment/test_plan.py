@@ -159,10 +159,13 @@ def test_the_estimate_counts_optimiser_averages_and_what_is_kept_by_hand(lab):
     plain = memory()
     layer = 4 * 64 + 3 * 64 + 2 * 64 + 4 * 256
     assert plain[0] == 4 * (4 * parameters + 1.25 * tokens * (2 * layer + 4 * 98))
-    assert plain[1] == 4 * (parameters + 2 * 3 * parameters)
+    # Four steps' metrics and TensorBoard's; four evaluations of eight prompts, greedy, sampled and their loss.
+    records = 4 * 350 * 2 + 4 * 8 * (2 * (180 + 14) + 85)
+    assert plain[1] == 4 * (parameters + 3 * parameters) + records
+    assert memory("checkpoint_every=1")[1] - plain[1] == 2 * 4 * 3 * parameters
     averaged, muon, again = memory("ema_decay=0.9"), memory("optimizer=muon"), memory("gradient_checkpointing=true")
-    assert [a - b for a, b in zip(averaged, plain, strict=True)] == [4 * parameters, 2 * 4 * parameters, 0]
-    assert [a - b for a, b in zip(muon, plain, strict=True)] == [-4 * hidden, -2 * 4 * hidden, 0]
+    assert [a - b for a, b in zip(averaged, plain, strict=True)] == [4 * parameters, 4 * parameters, 0]
+    assert [a - b for a, b in zip(muon, plain, strict=True)] == [-4 * hidden, -4 * hidden, 0]
     assert plain[0] - again[0] == 4 * 1.25 * tokens * (2 * layer - (layer + 2 * 64))
     assert again[2] - plain[2] == 4 * tokens * 2 * hidden
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -21,6 +22,8 @@ from tests.contracts.test_random_kills import ONLINE, VARIANTS, outcome
 from tests.faults.test_damage import ON, START
 from tests.faults.test_stages_killed import STAGE, make
 from workbench.errors import StorageError
+from workbench.experiment.definition.resolve import load_experiment
+from workbench.experiment.estimate import estimate, measured_speed
 from workbench.experiment.stages.cache import StageCache
 from workbench.models.load import load_model, save_model
 from workbench.trainer import checkpoint
@@ -298,6 +301,25 @@ def test_at_the_command_a_disk_that_fills_is_exit_4_and_the_same_command_ends_ex
         assert rows_of(run / name) == rows_of(whole_run / name)
     weights = [path / "model/model.safetensors" for path in (run, whole_run)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_what_cannot_fit_is_refused_before_any_folder_is_made(lab, small_disk):
+    disk = small_disk(3_000)
+    code, output = run_to_end(lab, "run", "long", "--runs", str(disk))
+    assert (code, len(output.strip().splitlines())) == (4, 1), output
+    assert re.search(
+        r"about [\d.]+ MB are needed for 1 runs, 3\.\d+ MB are free; free some space, choose RUNS=", output
+    )
+    assert list(disk.iterdir()) == []
+
+
+def test_what_is_estimated_is_within_twice_of_what_is_written(whole_run):
+    runs = whole_run.parents[2]
+    specs = {run.key: run for run in load_experiment("long", folder=runs.parent / "experiments").runs}
+    [(key, spec)] = specs.items()
+    found = estimate(spec, specs, runs, measured_speed(runs, spec)).disk_bytes
+    written = size_of(runs / key)
+    assert written / 2 < found < 2 * written, (found, written)
 
 
 def test_at_the_command_a_run_folder_that_vanishes_is_exit_4_and_not_made_anew(lab, small_disk):

@@ -19,8 +19,9 @@ from workbench.data.tasks import iterate_rows
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.provenance import num_cores
+from workbench.experiment.record_sizes import record_bytes
 from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.sizes import RunSize, StepWork, disk_bytes, memory_bytes
+from workbench.experiment.sizes import BYTES_PER_NUMBER, RunSize, StepWork, disk_bytes, memory_bytes
 from workbench.experiment.stages.cache import FOLDER
 from workbench.models.presets import preset_config
 from workbench.models.smollm2 import SMOLLM2_NAME
@@ -119,8 +120,20 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
         seconds = flops / speed.flops_per_second
     if work is not None:
         memory = memory_bytes(config, spec, size, work)
-    disk = disk_bytes(size, settings)
+    last = steps if ended is None else ended
+    disk = disk_bytes(size, settings, last, seconds)
+    if last is not None and lengths:
+        characters_per_token = 1.0 if config["vocab_size"] < 1000 else CHARACTERS_PER_TOKEN
+        disk += record_bytes(spec, last, lengths, characters_per_token)
     return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk, ended)
+
+
+def model_bytes(spec: RunSpec, runs: Path) -> float:
+    """Of the model that a run begins with, where it is made under the runs folder and is not there yet."""
+    assert spec.model is not None, "a run that begins from another makes no model"
+    if spec.model.preset is None or any((runs / FOLDER).glob(f"model-v1-{spec.model.preset}-seed{spec.model.seed}")):
+        return 0.0
+    return float(BYTES_PER_NUMBER * RunSize.of(preset_config(spec.model.preset), spec).policy)
 
 
 def _steps_within(budget: Budget | None, flops: float, tokens: float, speed: Speed) -> float:

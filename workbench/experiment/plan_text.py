@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, waves
 from workbench.experiment.provenance import current_commit, num_cores
 from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.space import as_text, free_bytes
 from workbench.tracking.durations import format_duration
 
 
@@ -89,7 +89,7 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
     if found.flops:
         parts.append(f"{found.flops:.2g} FLOPs")
     if found.memory_bytes:
-        parts.append(f"about {_bytes(found.memory_bytes)} of memory beside the libraries")
+        parts.append(f"about {as_text(found.memory_bytes)} of memory beside the libraries")
     return "; ".join(parts)
 
 
@@ -115,15 +115,6 @@ def _totals(
         yield "time: not known before the data and the model are here"
     disk = [found.disk_bytes for found in known if found.disk_bytes is not None]
     if len(disk) == len(todo):
-        place = next(path for path in (runs, *runs.resolve().parents) if path.exists())
-        free = shutil.disk_usage(place).free
+        free = free_bytes(runs)
         warning = "  <- more than there is" if sum(disk) > free else ""
-        yield f"disk: about {_bytes(sum(disk))} of {_bytes(free)} free{warning}"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:,.3g} TB"
+        yield f"disk: about {as_text(sum(disk))} of {as_text(free)} free{warning}"

@@ -26,6 +26,7 @@ from workbench.experiment.prepare import PreparedRun, Preparer
 from workbench.experiment.provenance import collect_provenance, current_commit, num_cores
 from workbench.experiment.run import execute
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.space import refuse_without_space
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay
@@ -67,6 +68,7 @@ def run_experiment(
 
     jobs: runs side by side; None takes cores / threads. report: writes an experiment folder's report, returns its page.
     """
+    refuse_without_space(experiment, runs, fresh)
     with hold(runs, experiment.name), Console() as console:
         sweep = Sweep(experiment, runs, console, jobs=jobs, fresh=fresh)
         outcome = sweep.run()

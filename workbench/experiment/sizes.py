@@ -110,10 +110,14 @@ def memory_bytes(config: Mapping[str, Any], spec: RunSpec, size: RunSize, work: 
     return BYTES_PER_NUMBER * (held + SLACK * (tokens * kept + logits))
 
 
-def disk_bytes(size: RunSize, settings: TrainerSettings) -> float:
-    """The model, and what is kept of checkpoints."""
-    kept = settings.keep_checkpoints + bool(settings.early_stopping)
-    return BYTES_PER_NUMBER * (size.policy + (size.trained + size.state) * kept)
+def disk_bytes(size: RunSize, settings: TrainerSettings, steps: float | None, seconds: float | None) -> float:
+    """The model, and as many checkpoints as there are at once: those that are kept, and the one being written."""
+    at_once = settings.keep_checkpoints + bool(settings.early_stopping) + 1.0
+    if steps is not None and seconds is not None and not settings.early_stopping:
+        by_steps = steps // settings.checkpoint_every if settings.checkpoint_every else 0
+        by_time = seconds // settings.checkpoint_seconds if settings.checkpoint_seconds else 0
+        at_once = min(at_once, 1 + by_steps + by_time)
+    return BYTES_PER_NUMBER * (size.policy + (size.trained + size.state) * at_once)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
