@@ -146,7 +146,8 @@ FAULTS = (
         18,
         "rotation with the best oldest, a stale step, a delete that fails",
         "k newest, the best and the newest valid survive",
-        ("trainer/test_checkpoint.py::test_rotation*", "trainer/test_checkpoint.py::test_a_delete*"),
+        ("trainer/test_checkpoint.py::test_rotation*", "trainer/test_checkpoint.py::test_a_delete*",
+         "faults/test_rotation.py::*"),
     ),
     Fault(
         19,

@@ -113,12 +113,12 @@ def test_no_damage_of_a_trainer_s_checkpoint_is_loaded(
     while sampled and not list(folders[0].glob("pending*")):  # until one in the middle of its rollouts is the newest
         shutil.rmtree(folders.pop(0))
     newest, older, *_ = folders
-    tries = 0
+    trainer, tries = build(), 0
     for damage in damages(files_of(newest), random.Random(variant), 2 * FLIPS, 2 * CUTS):
         with damage as what:
             assert checkpoint.newest_valid(tmp_path / "checkpoints") == older, what
             with pytest.raises(CheckpointError, match="is not a valid checkpoint"):
-                build().load_checkpoint(newest)
+                trainer.load_checkpoint(newest)
         tries += 1
     assert checkpoint.newest_valid(tmp_path / "checkpoints") == newest
     record_property("tries", tries)
