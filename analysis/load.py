@@ -6,6 +6,7 @@ cannot be read with the state "unreadable": what did not happen is part of the r
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -106,7 +107,8 @@ class Loaded:
                     _plain_objects(table).to_parquet(partial, index=False)
                 partial.replace(path)
             except OSError as error:
-                partial.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
                 raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
             written.append(path)
         return written

@@ -242,7 +242,10 @@ def final_values(loaded: Loaded) -> pd.DataFrame:
             elif column not in held_out and column not in row:
                 row[column] = (tail if tail[column].notna().any() else rollouts)[column].mean()
         rows.append(row)
-    return pd.DataFrame(rows, columns=None if rows else ["run", "variant", "seed", "finished"])
+    if rows:
+        return pd.DataFrame(rows)
+    # A mask must be of booleans even where it is empty: one of objects would select columns.
+    return pd.DataFrame(columns=["run", "variant", "seed", "finished", "step"]).astype({"finished": bool})
 
 
 def starts_of(study: Study) -> set[str]:

@@ -245,6 +245,18 @@ def test_a_damaged_record_of_a_run_is_no_traceback_and_never_believed(name, lab,
     record_property("tries", tries)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "completions.jsonl", "losses.jsonl"])
+@pytest.mark.parametrize("content", [b"", b'{"step": 0', b"\0" * 64])
+def test_a_report_of_a_run_whose_records_are_empty_is_written(name, content, lab):
+    from analysis.report import write_report
+
+    run_folder = lab / "runs/start/main/seed0"
+    for copy in run_folder.glob("*.parquet"):
+        copy.unlink()
+    (run_folder / name).write_bytes(content)
+    assert write_report(lab / "runs/start").is_file()
+
+
 def test_a_run_whose_status_is_torn_is_made_anew_by_the_same_command(lab):
     status = lab / "runs/on/main/seed0/status.json"
     weights = lab / "runs/on/main/seed0/model/model.safetensors"
