@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
+from analysis.incidents import incidents
 from analysis.measures import join
 from analysis.study import Study
 
@@ -23,13 +25,26 @@ def warnings(study: Study) -> list[str]:
             label = labels.get(row["variant"], row["variant"])
             named = f"{label} seed {row['seed']}" if len(labels) > 1 else f"seed {row['seed']}"
             kinds.setdefault(kind, (text, {}))[1][named] = None
-    found = []
+    found = _troubled(study)
     for text, runs in kinds.values():
         others = [f"{len(runs) - MAX_RUNS_NAMED} more"] if len(runs) > MAX_RUNS_NAMED else []
         named = join([*list(runs)[:MAX_RUNS_NAMED], *others])
         found.append(f"Warned by {len(runs)} of {len(study.loaded.runs)} runs ({named}): {text}")
     more = len(found) - MAX_WARNINGS
     return [*found[:MAX_WARNINGS], f"{more} further kinds of warning stand in status.json."] if more > 0 else found
+
+
+def _troubled(study: Study) -> list[str]:
+    """How many runs did not take every step, in a line; their account stands with the runs."""
+    found = incidents(study)
+    if not found:
+        return []
+    done = Counter(incident.action.split()[0] for incident in found)
+    counted = join(
+        [f"{number:,} {'out of memory' if action == 'micro_batch_rows' else action}" for action, number in done.items()]
+    )
+    runs = len({incident.run for incident in found})
+    return [f"{runs} of {len(study.loaded.runs)} runs had steps in trouble ({counted}): Runs says which and when."]
 
 
 def notes(study: Study) -> list[str]:

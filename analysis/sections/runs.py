@@ -1,16 +1,20 @@
-"""Every planned run: its state, how far it came, why it stopped. None is dropped in silence."""
+"""Every planned run: its state, how far it came, why it stopped, what went wrong. None is dropped in silence."""
 
 from __future__ import annotations
 
 import math
 
 from analysis.document import Cell, Prose, Section, Table
+from analysis.incidents import Incident, incidents
 from analysis.measures import format_number, number_or_nan
 from analysis.plots import Canvas
 from analysis.study import Study
 
 SHOWN = 20
 """Runs up to which the table is not folded."""
+
+
+SHOWN_INCIDENTS = 200
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
@@ -22,7 +26,40 @@ def section(study: Study, canvas: Canvas) -> Section | None:
             " Runs that did not finish are in no mean and no test; their last values are marked unfinished in the "
             "results and their curves are drawn as far as they came."
         )
-    return Section("Runs", [Prose(text), table(study)])
+    found = incidents(study)
+    return Section("Runs", [Prose(text), table(study), *([_incident_table(study, found)] if found else [])])
+
+
+def _incident_table(study: Study, found: list[Incident]) -> Table:
+    labels = {variant.name: variant.label for variant in study.variants}
+    rows = [
+        [
+            Cell(labels.get(incident.variant, incident.variant)),
+            _seed_cell(incident.seed),
+            Cell(str(incident.step), float(incident.step)),
+            Cell(incident.what),
+            Cell(incident.action, tone="bad" if incident.action == "stop" else ""),
+            Cell(incident.at),
+        ]
+        for incident in found[:SHOWN_INCIDENTS]
+    ]
+    cut = f" The first {SHOWN_INCIDENTS} of {len(found):,}; incidents.csv has all." if len(found) > len(rows) else ""
+    return Table(
+        "incidents",
+        [("setting", ""), ("seed", ""), ("step", ""), ("what happened", ""), ("what was done", ""), ("when", "UTC")],
+        rows,
+        [vars(incident) for incident in found],
+        label="Steps in trouble",
+        caption="skip: the step counts and the weights stay as they were; rollback: the run went on from a checkpoint, "
+        f"past the batches since; stop: the run ended.{cut}",
+        broad=True,
+        folded="All steps in trouble" if len(found) > SHOWN else "",
+    )
+
+
+def _seed_cell(value: object) -> Cell:
+    seed = number_or_nan(value)
+    return Cell("–" if math.isnan(seed) else f"{seed:.0f}", seed)
 
 
 def states(study: Study) -> dict[str, int]:
@@ -44,11 +81,10 @@ def table(study: Study) -> Table:
         sha = str(record["status"].get("model_sha256") or "")
         done = "–" if math.isnan(step) else f"{step:.0f}" + ("" if math.isnan(planned) else f" of {planned:.0f}")
         state = str(row["state"])
-        seed = number_or_nan(row["seed"])
         rows.append(
             [
                 Cell(labels.get(str(row["variant"]), str(row["variant"]))),
-                Cell("–" if math.isnan(seed) else f"{seed:.0f}", seed),
+                _seed_cell(row["seed"]),
                 Cell(state, tone="" if state == "finished" else "bad"),
                 Cell(done, step),
                 Cell("; ".join(why) or "–"),

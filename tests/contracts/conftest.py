@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.contracts.variants import ONLINE, VARIANTS
+
 
 @pytest.fixture(scope="session")
 def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
@@ -40,5 +42,25 @@ def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
             settings=trainer_class.settings_class(**chosen),
             **(arguments or {}),
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_variant(make_trainer, collate, make_rows, prompt_batch, rollout_arguments) -> Callable[..., Any]:
+    """make(variant, output_dir=None, **settings) -> the trainer of that variant on four small batches."""
+
+    def make(variant: str, output_dir: Any = None, **settings: Any) -> Any:
+        name, own = VARIANTS[variant]
+        if name in ONLINE:
+            batches, held_out = [prompt_batch(3, index) for index in range(4)], [prompt_batch(3, 11)]
+        else:
+            batches, held_out = (
+                [collate(name, make_rows(3, index)) for index in range(4)],
+                [collate(name, make_rows(3, 11))],
+            )
+        arguments = {"output_dir": output_dir, "val_loader": held_out}
+        arguments |= rollout_arguments if name in ONLINE else {}
+        return make_trainer(name, batches=batches, arguments=arguments, **(own | settings))
 
     return make

@@ -14,37 +14,22 @@ import time
 
 import pytest
 
+from tests.contracts.variants import VARIANTS
 from workbench.tracking.reader import read_rows
 from workbench.trainer.registry import trainer_names
 
 TRIES = int(os.environ.get("FAULT_TRIES", "2"))
 STEPS = 6
 EVERY = {"steps": STEPS, "checkpoint_every": 2, "evaluate_every": 3}
-SAMPLING = {"batch_prompts": 3, "group_size": 3, "max_new_tokens": 4}
-VARIANTS = {
-    **{name: (name, {}) for name in trainer_names() if name in ("sft", "pretrain", "dpo")},
-    "sft-lora": ("sft", {"lora": True}),
-    "dpo-lora": ("dpo", {"lora": True, "ema_decay": 0.9}),
-    "grpo": ("grpo", SAMPLING | {"passes": 2, "minibatches": 2}),
-    "grpo-lora": ("grpo", SAMPLING | {"lora": True, "beta": 0.1}),
-    "ppo": ("ppo", SAMPLING | {"passes": 2, "kl_target": 0.01, "kl_horizon": 50.0}),
-    "online_dpo": ("online_dpo", SAMPLING | {"passes": 2}),
-}
-ONLINE = ("grpo", "ppo", "online_dpo")
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 
 
 @pytest.fixture
-def train(make_trainer, collate, make_rows, prompt_batch, rollout_arguments):
+def train(make_variant):
     """train(variant, folder) -> the outcome of a run that resumes what is there and ends."""
 
     def run(variant, folder):
-        name, settings = VARIANTS[variant]
-        make_batch = prompt_batch if name in ONLINE else lambda number, seed: collate(name, make_rows(number, seed))
-        arguments = {"output_dir": folder, "val_loader": [make_batch(3, 11)]}
-        arguments |= rollout_arguments if name in ONLINE else {}
-        batches = [make_batch(3, index) for index in range(4)]
-        trainer = make_trainer(name, batches=batches, arguments=arguments, **(EVERY | settings))
+        trainer = make_variant(variant, folder, **EVERY)
         trainer.resume()
         trainer.train()
         return outcome(trainer, folder)
@@ -101,3 +86,7 @@ def test_killed_at_random_times_nothing_is_lost(variant, train, in_processes, tm
         [again] = in_processes(1, lambda _, folder=folder: train(variant, folder))
         assert again == whole, f"killed after {delay:.3f} s of {seconds:.3f}"
     record_property("tries", killed)
+
+
+def test_every_trainer_is_among_the_variants():
+    assert {name for name, _ in VARIANTS.values()} == set(trainer_names())

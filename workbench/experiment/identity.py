@@ -57,6 +57,10 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
             return Identity(None, key)
     model = model_identity(spec.model, spec.start, runs)
     hyperparameters, free = dump(spec.hyperparameters), set(FREE_HYPERPARAMETERS)
+    if spec.hyperparameters.spikes is None:
+        free.add("spikes")  # what was not asked for is left out: runs from before it could be are still valid
+    if spec.hyperparameters.rolls_back:
+        free.remove("checkpoint_every")  # a rollback returns to a regular checkpoint
     if spec.budget is not None and spec.budget.flops is not None:
         free.remove("gradient_checkpointing")  # what is computed again is charged, so it moves the end of the run
     if spec.hyperparameters.data_form == "prompts":

@@ -51,11 +51,12 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
             trainer.train()
             _finish(folder, prepared, trainer, before + time.monotonic() - started)
         except WorkbenchError as error:
-            state = "interrupted" if isinstance(error, Interrupted) else "failed"
-            seconds = before + time.monotonic() - started
-            warnings = trainer.warnings if trainer is not None else []
             folder.write_status(
-                state=state, message=str(error), exit_code=error.exit_code, seconds=seconds, warnings=warnings
+                state="interrupted" if isinstance(error, Interrupted) else "failed",
+                message=str(error),
+                exit_code=error.exit_code,
+                seconds=before + time.monotonic() - started,
+                **(_progress(trainer) if trainer is not None else {}),
             )
             raise
 
@@ -141,11 +142,8 @@ def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seco
         state=FINISHED,
         message="",
         exit_code=0,
-        step=trainer.step,
-        num_steps=trainer.num_steps,
-        warnings=trainer.warnings,
-        inexact=trainer.inexact,
         seconds=seconds,
+        **_progress(trainer),
         stopped_by=trainer.stopped_by,
         best_step=best.best_step if best else None,
         best_value=best.best_value if best else None,
@@ -159,6 +157,17 @@ def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seco
         model_fingerprint=model_fingerprint(folder.model),
         costs={**own, "inherited": prepared.inherited},
     )
+
+
+def _progress(trainer: BaseTrainer) -> dict[str, Any]:
+    """How far a run came, and what there is to say of its way."""
+    return {
+        "step": trainer.step,
+        "num_steps": trainer.num_steps,
+        "warnings": trainer.warnings,
+        "incidents": trainer.incidents,
+        "inexact": trainer.inexact,
+    }
 
 
 def _peak_memory(trainer: BaseTrainer) -> int:

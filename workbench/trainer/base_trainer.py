@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from workbench.errors import DataError, DefinitionError, DivergenceError, Interrupted
+from workbench.errors import DataError, DivergenceError, Interrupted
 from workbench.generation.mode import evaluation_mode
 from workbench.models.flops import ModelFlops, Work
 from workbench.trainer import checkpoint, distributed
@@ -28,6 +28,7 @@ from workbench.trainer.costs import Costs
 from workbench.trainer.early_stopping import Stopper
 from workbench.trainer.ema import AveragedWeights
 from workbench.trainer.hooks import TrainerHooks
+from workbench.trainer.incidents import note
 from workbench.trainer.interrupts import InterruptRequested, Interrupts
 from workbench.trainer.loss import LossResult
 from workbench.trainer.optimizer import configure_optimizer
@@ -41,6 +42,7 @@ from workbench.trainer.reference import FrozenReference
 from workbench.trainer.schedule import configure_scheduler
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.snapshot import restore_snapshot, take_snapshot
+from workbench.trainer.spikes import SpikeWatch
 from workbench.trainer.training_state import load_model_tensors, model_tensors
 from workbench.trainer.update import apply_update
 
@@ -97,13 +99,14 @@ class BaseTrainer(TrainerHooks):
         self.ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
         ranging = self.settings.schedule == "range_test"
         self.range_test = RangeTest(self.num_steps, self.settings.range_test_stop) if ranging else None
+        self.spikes = SpikeWatch(self.settings.spikes) if self.settings.spikes else None
         self._folder = OutputFolder(output_dir, self.settings, writes=self.is_main)
         self.output_dir = self._folder.path
         self._set_up_state()
 
     def _set_up_state(self) -> None:
         """Where the run is: what the loop changes, and what a checkpoint holds of it (snapshot.py)."""
-        self.step, self.batches_taken, self.rollbacks = 0, 0, 0
+        self.step, self.batches_taken, self.rollbacks, self.skipped_in_a_row = 0, 0, 0, 0
         self.costs = Costs()
         self.stopped_by: str | None = None
         self.restored_best = False
@@ -115,6 +118,7 @@ class BaseTrainer(TrainerHooks):
         # What the step's completions are recorded as, and what was warned of so far.
         self.pending_completions: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.incidents: list[dict[str, Any]] = []
         self.inexact: list[str] = []
         # Of this process alone, and dropped with the attempt it was spent on: see _charge and _next_batch.
         self._spent, self._num_taken = Costs(), 0
@@ -122,6 +126,7 @@ class BaseTrainer(TrainerHooks):
         self._interrupts = Interrupts()
         self._best_weights: dict[str, torch.Tensor] = {}
         self._log_info = ""
+        self._progress = Progress(self.num_steps, enabled=self.is_main)
 
     def _charge(self, costs: Costs) -> None:
         """For hooks that prepare batches: what this process spent on it. It counts once the batches are ready."""
@@ -142,7 +147,6 @@ class BaseTrainer(TrainerHooks):
     def train(self) -> dict[str, Any]:
         """Run to the last step, the budget's end or an early stop; the last metrics row."""
         self._open_records()
-        self._progress = Progress(self.num_steps, enabled=self.is_main)
         extra = {"device": self.device, "precision": self.precision.name, **self._get_extra_config_info()}
         self._progress.announce(f"{type(self).__name__}, {self.num_steps} steps", extra)
         with Interrupts(immediate=not self.is_distributed) as self._interrupts:
@@ -159,7 +163,10 @@ class BaseTrainer(TrainerHooks):
                 self._save()
                 raise Interrupted(request.signal_number) from None
             except Exception as error:
-                raise distributed.explained(error)  # noqa: B904 - most often it is the error itself
+                explained = distributed.explained(error)
+                if isinstance(explained, DivergenceError):
+                    note(self, str(explained), "stop")
+                raise explained  # noqa: B904 - most often it is the error itself
             finally:
                 self._folder.close()
         return self.last_row
@@ -281,6 +288,7 @@ class BaseTrainer(TrainerHooks):
                     remedy = "shorten the rows or take a smaller model" if rows == 1 else "lower micro_batch_rows"
                     raise DivergenceError(f"out of memory at micro_batch_rows {rows}: {remedy}") from error
                 self.micro_batch_rows = math.ceil(rows / 2)
+                note(self, f"out of memory at micro_batch_rows {rows}", f"micro_batch_rows {self.micro_batch_rows}")
         self.precision.unscale(self.optimizer)
         limit = self.settings.max_grad_norm or math.inf
         row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
@@ -333,12 +341,12 @@ class BaseTrainer(TrainerHooks):
         row = row | self.costs.row()
         self._folder.append_completions(self.step, self.pending_completions)
         self._folder.append(row)
-        self.last_row, self.pending_row, self.pending_completions = row, None, []
         improved = self._observe({name: value for name, value in row.items() if name.startswith("eval/")})
         self._progress.report(self.step, row, self._log_info)
         for warning in self._watch(row):
             self.warnings.append(f"step {self.step}: {warning}")
             self._progress.warn(self.warnings[-1])
+        self.last_row, self.pending_row, self.pending_completions = row, None, []
         if improved or self._folder.is_due(self.step) or distributed.any_process(self._folder.is_overdue()):
             self._save()
         self._stop_if_interrupted()
@@ -384,13 +392,6 @@ class BaseTrainer(TrainerHooks):
 
     def _open_records(self) -> None:
         self._folder.open_records(self.step - 1 if self.pending_row is not None else self.step)
-
-    def _plan_steps(self) -> int:
-        if self.settings.steps is not None:
-            return self.settings.steps
-        if not isinstance(self.train_loader, Sized):
-            raise DefinitionError("steps is absent and train_loader has no length to count epochs by; set steps")
-        return math.ceil(self.settings.epochs * len(self.train_loader))
 
     def _seed(self, phase: int) -> None:
         seed_step(self.device, self.settings.seed, self.step, phase, self.rank, self.world_size)

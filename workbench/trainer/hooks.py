@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import torch
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, DefinitionError
 from workbench.models.flops import Work
 from workbench.trainer.batches import Batch, num_rows
 from workbench.trainer.loss import LossResult
@@ -17,6 +17,9 @@ from workbench.trainer.loss import LossResult
 
 class TrainerHooks(abc.ABC):
     """The part of BaseTrainer that subclasses fill in; none of it is called by users."""
+
+    settings: Any
+    train_loader: Iterable[Any]
 
     @abc.abstractmethod
     def _prepare_batch(self, batch: Any) -> Batch:
@@ -36,6 +39,14 @@ class TrainerHooks(abc.ABC):
         Returns the module to train: the model itself, or one that holds it (see _policy_of).
         """
         return model.eval()
+
+    def _plan_steps(self) -> int:
+        """Optimiser steps: as many as the settings say, or as the epochs have batches."""
+        if self.settings.steps is not None:
+            return self.settings.steps
+        if not isinstance(self.train_loader, Sized):
+            raise DefinitionError("steps is absent and train_loader has no length to count epochs by; set steps")
+        return math.ceil(self.settings.epochs * len(self.train_loader))
 
     def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:
         """The language model within what _set_up_model returned."""

@@ -78,7 +78,7 @@ class OutputFolder:
         """Whether a step is one of those that checkpoint_every names."""
         every = self._settings.checkpoint_every
         if step == 0:
-            return self._settings.non_finite == "rollback"
+            return self._settings.rolls_back
         return bool(every) and step % every == 0
 
     def rollback_step(self, step: int) -> int:
@@ -96,7 +96,7 @@ class OutputFolder:
             self._metrics.check()
         checkpoint.write(self._folder(step), tensors, {**state, "records": self._sync_records()})
         kept = {best_step} if best_step is not None else set()
-        if self._settings.non_finite == "rollback":
+        if self._settings.rolls_back:
             kept.add(self.rollback_step(step))
         checkpoint.rotate(
             self._folder(step), self._settings.keep_checkpoints, {self._folder(kept_step) for kept_step in kept}

@@ -16,6 +16,9 @@ DataForm = Literal["rows", "text", "pairs", "prompts"]
 it completes itself."""
 
 
+Remedy = Literal["stop", "skip", "rollback"]
+
+
 class EarlyStopping(Settings):
     """Stop when a declared held-out metric no longer improves, and restore the best weights."""
 
@@ -33,6 +36,17 @@ class EarlyStopping(Settings):
         if not self.metric.startswith("eval/"):
             raise ValueError(f"{self.metric} is measured on training data; choose a held-out metric, eval/...")
         return self
+
+
+class Spikes(Settings):
+    """What a step does whose loss or gradient norm stands far above the steps before it."""
+
+    sigmas: PositiveFloat = 6.0
+    """Standard deviations above the mean from which a step is a spike."""
+    window: Annotated[int, Field(ge=8)] = 128
+    """Steps that the mean is taken over; none is judged before half as many were made."""
+    action: Remedy = "skip"
+    """Stop the run, skip the step, or return to a checkpoint."""
 
 
 COSTS_VERSION = 2
@@ -111,17 +125,25 @@ class TrainerSettings(Settings):
     """The newest checkpoints kept, besides the best."""
     early_stopping: EarlyStopping | None = None
     """Stop on a held-out metric; absent: never."""
-    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    non_finite: Remedy = "stop"
     """What a NaN or infinity in loss or gradient does: stop the run, skip the step, or return to a checkpoint."""
+    spikes: Spikes | None = None
+    """What a finite step that stands out does; absent: it is taken like any other."""
     budget: Budget | None = None
     """Ends the run; written in the definition as `budget`."""
     seed: NonNegativeInt = 0
     """Data order and dropout; written in the definition as `sweep.seeds`."""
 
+    @property
+    def rolls_back(self) -> bool:
+        """Whether a step in trouble may return to a checkpoint; then the cadence of checkpoints decides numbers."""
+        return self.non_finite == "rollback" or (self.spikes is not None and self.spikes.action == "rollback")
+
     @model_validator(mode="after")
     def _rollback_has_a_target(self) -> TrainerSettings:
-        if self.non_finite == "rollback" and not self.checkpoint_every:
-            raise ValueError("non_finite: rollback returns to a regular checkpoint; set checkpoint_every")
+        if self.rolls_back and not self.checkpoint_every:
+            name = "non_finite" if self.non_finite == "rollback" else "spikes.action"
+            raise ValueError(f"{name}: rollback returns to a regular checkpoint; set checkpoint_every")
         return self
 
     @model_validator(mode="after")
@@ -131,6 +153,8 @@ class TrainerSettings(Settings):
                 "schedule: range_test rises from min_learning_rate_ratio x learning_rate to learning_rate; set "
                 "min_learning_rate_ratio between 0 and 1 (such as 1.0e-5), and warmup_steps to 0"
             )
+        if self.schedule == "range_test" and self.spikes is not None:
+            raise ValueError("spikes: a range test ends where the loss rises; leave spikes out")
         return self
 
     def batch_rows_per_step(self) -> int:

@@ -16,7 +16,7 @@ from workbench.trainer.surroundings import differences, surroundings_of
 if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
-VERSION = 4
+VERSION = 5
 # What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
 FREE_SETTINGS = {
     *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
@@ -29,6 +29,7 @@ PROGRESS = (
     "step",
     "batches_taken",
     "rollbacks",
+    "skipped_in_a_row",
     "stopped_by",
     "restored_best",
     "micro_batch_rows",
@@ -36,6 +37,7 @@ PROGRESS = (
     "pending_row",
     "pending_completions",
     "warnings",
+    "incidents",
     "inexact",
 )
 
@@ -66,6 +68,7 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
         "scaler": trainer.precision.state_dict(),
         "stopper": trainer.stopper.state_dict() if trainer.stopper else None,
         "range_test": trainer.range_test.state_dict() if trainer.range_test else None,
+        "spikes": trainer.spikes.state_dict() if trainer.spikes else None,
         "reference": trainer._reference.state_dict(),
         "extra": {name: value for name, value in extra.items() if not isinstance(value, torch.Tensor)},
     }
@@ -96,6 +99,8 @@ def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, An
         trainer.stopper.load_state_dict(state["stopper"])
     if trainer.range_test:
         trainer.range_test.load_state_dict(state["range_test"])
+    if trainer.spikes:
+        trainer.spikes.load_state_dict(state["spikes"])
     for name in PROGRESS:
         setattr(trainer, name, state["progress"][name])
     _mark_inexact(trainer, changed)
@@ -148,7 +153,7 @@ def _refuse_other_settings(trainer: BaseTrainer, state: dict[str, Any]) -> None:
         raise CheckpointError(f"this is a {found}; {type(trainer).__name__} version {VERSION} is needed")
     saved, own = state["settings"], _settings_record(trainer)
     # A rollback returns to a regular checkpoint, so there the cadence decides numbers.
-    free = FREE_SETTINGS - ({"checkpoint_every"} if trainer.settings.non_finite == "rollback" else set())
+    free = FREE_SETTINGS - ({"checkpoint_every"} if trainer.settings.rolls_back else set())
     differing = sorted(k for k in saved.keys() | own.keys() if saved.get(k) != own.get(k) and k not in free)
     if differing:
         name = differing[0]
