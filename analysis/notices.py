@@ -11,6 +11,7 @@ from analysis.study import Study
 
 MAX_WARNINGS = 8
 MAX_RUNS_NAMED = 4
+DONE = {"skip": "skipped", "rollback": "rolled back", "micro_batch_rows": "cut for memory", "stop": "stopped at"}
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -40,9 +41,7 @@ def _troubled(study: Study) -> list[str]:
     if not found:
         return []
     done = Counter(incident.action.split()[0] for incident in found)
-    counted = join(
-        [f"{number:,} {'out of memory' if action == 'micro_batch_rows' else action}" for action, number in done.items()]
-    )
+    counted = join([f"{done[action]:,} {said}" for action, said in DONE.items() if done[action]])
     runs = len({incident.run for incident in found})
     return [f"{runs} of {len(study.loaded.runs)} runs had steps in trouble ({counted}): Runs says which and when."]
 

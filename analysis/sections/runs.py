@@ -39,7 +39,7 @@ def _incident_table(study: Study, found: list[Incident]) -> Table:
             Cell(str(incident.step), float(incident.step)),
             Cell(incident.what),
             Cell(incident.action, tone="bad" if incident.action == "stop" else ""),
-            Cell(incident.at),
+            Cell(incident.at.removesuffix("+00:00").replace("T", " ")),
         ]
         for incident in found[:SHOWN_INCIDENTS]
     ]

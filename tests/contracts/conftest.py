@@ -12,7 +12,7 @@ from tests.contracts.variants import ONLINE, VARIANTS
 
 @pytest.fixture(scope="session")
 def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
-    """make(name, batches=..., dtype=..., make_optimizer=..., lora=False, **settings) -> a trainer of that name."""
+    """make(name, batches=..., model=..., make_optimizer=..., lora=False, **settings) -> a trainer of that name."""
 
     def make(
         name: str,
@@ -21,6 +21,7 @@ def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
         model: Any = None,
         make_optimizer: Any = None,
         lora: bool = False,
+        lora_dropout: float = 0.25,
         arguments: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Any:
@@ -31,7 +32,7 @@ def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
         trainer_class = get_trainer_class(name)
         model = small_llama() if model is None else model
         if lora:
-            add_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.25), seed=1)
+            add_lora(model, LoraSettings(rank=2, alpha=4, dropout=lora_dropout), seed=1)
         if batches is None:
             batches = [collate(name, make_rows(3, seed=index)) for index in range(4)]
         chosen = {"precision": "float32", "device": "cpu", "checkpoint_seconds": 0.0} | settings
@@ -48,17 +49,16 @@ def make_trainer(small_llama, collate, make_rows) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def make_variant(make_trainer, collate, make_rows, prompt_batch, rollout_arguments) -> Callable[..., Any]:
-    """make(variant, output_dir=None, **settings) -> the trainer of that variant on four small batches."""
+    """make(variant, output_dir=None, rows=3, **settings, and what make_trainer takes) -> the trainer of that variant
+    on four small batches."""
 
-    def make(variant: str, output_dir: Any = None, **settings: Any) -> Any:
+    def make(variant: str, output_dir: Any = None, *, rows: int = 3, **settings: Any) -> Any:
         name, own = VARIANTS[variant]
-        if name in ONLINE:
-            batches, held_out = [prompt_batch(3, index) for index in range(4)], [prompt_batch(3, 11)]
-        else:
-            batches, held_out = (
-                [collate(name, make_rows(3, index)) for index in range(4)],
-                [collate(name, make_rows(3, 11))],
-            )
+
+        def make_batch(number: int, seed: int) -> Any:
+            return prompt_batch(number, seed) if name in ONLINE else collate(name, make_rows(number, seed))
+
+        batches, held_out = [make_batch(rows, index) for index in range(4)], [make_batch(rows, 11)]
         arguments = {"output_dir": output_dir, "val_loader": held_out}
         arguments |= rollout_arguments if name in ONLINE else {}
         return make_trainer(name, batches=batches, arguments=arguments, **(own | settings))

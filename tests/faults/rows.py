@@ -129,7 +129,7 @@ FAULTS = (
         15,
         "out of memory on a micro-batch",
         "halved, kept, no number moves; at one row exit 6",
-        ("trainer/test_base_trainer.py::test_out_of_memory*",),
+        ("contracts/test_out_of_memory.py::*",),
     ),
     Fault(
         16,

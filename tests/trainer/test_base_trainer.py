@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError
+from workbench.errors import CheckpointError, DataError, DefinitionError
 from workbench.tracking.reader import read_rows
 from workbench.trainer.batches import batches_from, split_rows
 
@@ -48,39 +48,6 @@ def test_a_skip_costs_exactly_one_step_and_leaves_the_moments_finite(poisoned, t
 def test_a_rollback_without_regular_checkpoints_is_refused(sft):
     with pytest.raises(ValueError, match="set checkpoint_every"):
         sft(non_finite="rollback")
-
-
-class Full:
-    """A forward hook that runs out of memory above so many rows, or texts laid end to end in one."""
-
-    def __init__(self, torch, rows):
-        self.torch, self.rows, self.seen = torch, rows, []
-
-    def __call__(self, module, arguments, keywords):
-        self.seen.append(len(keywords.get("texts") or arguments[0]))
-        if self.seen[-1] > self.rows:
-            raise self.torch.OutOfMemoryError("CUDA out of memory")
-
-
-def test_out_of_memory_halves_the_micro_batch_and_changes_no_number(torch, sft, collate, make_rows, tmp_path):
-    batches = [collate("sft", make_rows(7, seed=index)) for index in range(2)]
-    whole, small = (sft(steps=2, batches=batches, arguments={"output_dir": tmp_path / n}) for n in ("whole", "small"))
-    full = Full(torch, 2)
-    small.model.register_forward_pre_hook(full, with_kwargs=True)
-    expected, row = whole.train(), small.train()
-    # ceil(7 / 2) = 4 is still too much, 2 fits; the second step begins with 2.
-    assert full.seen == [7, 4, 2, 2, 2, 1, 2, 2, 2, 1]
-    assert (row["loss"], row["grad_norm"]) == pytest.approx((expected["loss"], expected["grad_norm"]), rel=1e-5)
-    resumed = sft(steps=2, batches=batches, arguments={"output_dir": tmp_path / "small"})
-    resumed.resume()
-    assert resumed.micro_batch_rows == 2
-
-
-def test_out_of_memory_at_one_row_ends_with_a_remedy(torch, sft):
-    trainer = sft()
-    trainer.model.register_forward_pre_hook(Full(torch, 0), with_kwargs=True)
-    with pytest.raises(DivergenceError, match="out of memory at micro_batch_rows 1: shorten the rows"):
-        trainer.train()
 
 
 def test_a_bare_scalar_is_the_mean_over_rows(torch, sft, collate, make_rows):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from workbench.trainer.hooks import TrainerHooks
 from workbench.trainer.incidents import note
 from workbench.trainer.interrupts import InterruptRequested, Interrupts
 from workbench.trainer.loss import LossResult
+from workbench.trainer.memory import within_memory
 from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.output_folder import OutputFolder
 from workbench.trainer.precision import Precision, resolve_precision
@@ -274,21 +276,8 @@ class BaseTrainer(TrainerHooks):
         return self.batches_taken + self._num_taken
 
     def _compute_gradient(self, batch: Batch) -> dict[str, float]:
-        """The whole step's gradients, clipped; its loss, metrics and gradient norm over all processes.
-
-        A micro-batch that does not fit into memory is halved, and so are all that follow.
-        """
-        while True:
-            try:
-                row = self._accumulate(batch)
-                break
-            except torch.OutOfMemoryError as error:
-                rows = min(self.micro_batch_rows or math.inf, num_rows(batch))
-                if rows == 1 or self.is_distributed:
-                    remedy = "shorten the rows or take a smaller model" if rows == 1 else "lower micro_batch_rows"
-                    raise DivergenceError(f"out of memory at micro_batch_rows {rows}: {remedy}") from error
-                self.micro_batch_rows = math.ceil(rows / 2)
-                note(self, f"out of memory at micro_batch_rows {rows}", f"micro_batch_rows {self.micro_batch_rows}")
+        """The whole step's gradients, clipped; its loss, metrics and gradient norm over all processes."""
+        row = within_memory(self, batch, partial(self._accumulate, batch))
         self.precision.unscale(self.optimizer)
         limit = self.settings.max_grad_norm or math.inf
         row["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
@@ -318,9 +307,12 @@ class BaseTrainer(TrainerHooks):
         loss = StepLoss()
         for batch in loader:
             for prepared in self._make_validation_batches(self._prepare_batch(batch)):
-                for micro_batch in split_rows(prepared, self.micro_batch_rows):
-                    loss.add(self._loss_result(micro_batch))
+                for result in within_memory(self, prepared, partial(self._loss_results, prepared)):
+                    loss.add(result)
         return loss.finish()
+
+    def _loss_results(self, batch: Batch) -> list[LossResult]:
+        return [self._loss_result(micro_batch) for micro_batch in split_rows(batch, self.micro_batch_rows)]
 
     def _abandon_step(self) -> None:
         """Forget a step that was interrupted, so that it can begin again, here or from the checkpoint."""

@@ -60,7 +60,7 @@ def apply_update(trainer: BaseTrainer, row: dict[str, float]) -> bool:
 def _find_trouble(trainer: BaseTrainer, row: dict[str, float], *, finite: bool, sound: bool) -> Trouble | None:
     if not sound:
         action = "skip" if trainer.range_test else trainer.settings.non_finite
-        what = f"loss is {row['loss']}, gradient norm {row['grad_norm']}"
+        what = f"loss is {row['loss']:.4g}, gradient norm {row['grad_norm']:.4g}"
         return Trouble(what, action, "non_finite", NonFiniteError)
     spike = trainer.spikes.observe(row) if finite and trainer.spikes else None
     return None if spike is None else Trouble(spike, trainer.settings.spikes.action, "spikes.action", DivergenceError)

@@ -1,0 +1,44 @@
+"""Out of memory is met with smaller micro-batches, which change no number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from workbench.errors import DivergenceError
+from workbench.trainer.batches import Batch, num_rows
+from workbench.trainer.incidents import note
+
+if TYPE_CHECKING:
+    from workbench.trainer.base_trainer import BaseTrainer
+
+T = TypeVar("T")
+
+
+def within_memory(trainer: BaseTrainer, batch: Batch, compute: Callable[[], T]) -> T:
+    """compute(), which cuts `batch` by the trainer's micro_batch_rows; as long as it does not fit, again by half of
+    them, and so are all batches that follow. DivergenceError where a single row does not fit, or among several
+    processes, which would have to agree."""
+    while True:
+        try:
+            return compute()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            rows = int(min(trainer.micro_batch_rows or math.inf, num_rows(batch)))
+            if rows == 1 or trainer.is_distributed:
+                remedy = "shorten the rows or take a smaller model" if rows == 1 else "lower micro_batch_rows"
+                raise DivergenceError(f"out of memory at micro_batch_rows {rows}: {remedy}") from error
+        # Outside of the handler, whose error would keep alive what did not fit.
+        trainer.micro_batch_rows = math.ceil(rows / 2)
+        note(trainer, f"out of memory at micro_batch_rows {rows}", f"micro_batch_rows {trainer.micro_batch_rows}")
+        if trainer.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: torch has a class of errors for it on a GPU, and only words on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
