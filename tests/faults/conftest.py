@@ -16,32 +16,48 @@ from tests.contracts.conftest import make_trainer  # noqa: F401 - a fixture
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
+class Moments:
+    """What this process does, in order: act is called before the number-th of it. It cannot be taken back: for a
+    process of its own."""
+
+    def __init__(self, number: int, act: Callable[[], None]) -> None:
+        self.seen: list[str] = []
+        self._number, self._act = number, act
+
+    def visit(self, name: str) -> None:
+        """Here is one."""
+        self.seen.append(name)
+        if len(self.seen) == self._number:
+            self._act()
+
+    def before_writes(self, folder: Path) -> None:
+        """From now on one before everything that is done to a folder: opening to write, fsync, rename, ... Its name
+        is the deed and the path within the folder."""
+
+        def happens(deed: str, where: str) -> None:
+            if where.startswith(str(folder)):
+                self.visit(f"{deed} {os.path.relpath(where, folder)}")
+
+        def audit(event: str, arguments: tuple) -> None:
+            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if (event in WRITES or writes) and isinstance(arguments[0], str | os.PathLike):
+                happens(event.removeprefix("os.").removeprefix("shutil."), os.fspath(arguments[0]))
+
+        sync = os.fsync
+
+        def counted_sync(descriptor: int) -> None:
+            happens("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
+            sync(descriptor)
+
+        os.fsync = counted_sync
+        sys.addaudithook(audit)
+
+
 def at_write(folder: Path, number: int, act: Callable[[], None]) -> Callable[[], int]:
-    """From now on count what this process does to a folder (opening to write, fsync, rename, ...), and act before the
-    number-th; the count so far. It cannot be taken back: for a process of its own."""
-    count = 0
-
-    def happens(where: str) -> None:
-        nonlocal count
-        if where.startswith(str(folder)):
-            count += 1
-            if count == number:
-                act()
-
-    def audit(event: str, arguments: tuple) -> None:
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if (event in WRITES or writes) and isinstance(arguments[0], str | os.PathLike):
-            happens(os.fspath(arguments[0]))
-
-    sync = os.fsync
-
-    def counted_sync(descriptor: int) -> None:
-        happens(os.readlink(f"/proc/self/fd/{descriptor}"))
-        sync(descriptor)
-
-    os.fsync = counted_sync
-    sys.addaudithook(audit)
-    return lambda: count
+    """From now on count what this process does to a folder, and act before the number-th; the count so far."""
+    moments = Moments(number, act)
+    moments.before_writes(folder)
+    return lambda: len(moments.seen)
 
 
 def kill() -> None:

@@ -211,6 +211,8 @@ class BaseTrainer(TrainerHooks):
 
     def resume(self, *, inexact: bool = False) -> bool:
         """Continue from output_dir's newest valid checkpoint, if there is one; whether there was."""
+        self._folder.recover()
+        distributed.barrier()
         folder = self._folder.newest()
         if folder is not None:
             self.load_checkpoint(folder, inexact=inexact)

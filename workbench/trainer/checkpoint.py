@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON only, checksummed, atomic; a folder bears its final name only when whole.
 
 A checkpoint is a folder step_00000060/ of named safetensors files, state.json, and manifest.json with the SHA-256 of
-each, written last. It is made as step_00000060.partial, synced, then renamed.
+each, written last. It is made as step_00000060.partial, synced, then renamed; one that it replaces is kept beside it
+until then.
 """
 
 from __future__ import annotations
@@ -46,9 +47,7 @@ def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
         manifest["state.json"] = _write_synced(partial / "state.json", json.dumps(state, indent=1).encode())
         _write_synced(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
         _sync_folder(partial)
-        _remove(folder)
-        partial.rename(folder)
-        _sync_folder(folder.parent)
+        _take_place(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise StorageError(f"{folder}: the checkpoint could not be written ({error.strerror or error})") from error
@@ -117,6 +116,26 @@ def rotate(newest: Path, keep: int, always: set[Path]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for partial in newest.parent.glob("*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def recover(checkpoints: Path) -> None:
+    """Give whole checkpoints the names that a kill kept from them: written and not yet renamed, or being replaced."""
+    # The new one sorts before the one that it replaces.
+    for partial in sorted(checkpoints.glob("step_*.partial")):
+        folder = checkpoints / partial.name.split(".")[0]
+        if not folder.exists() and find_damage(partial) is None:
+            partial.rename(folder)
+
+
+def _take_place(partial: Path, folder: Path) -> None:
+    """Rename, and only then delete what stood there: at every moment one of the two is whole, see recover."""
+    replaced = folder.with_name(f"{folder.name}.replaced.partial")
+    _remove(replaced)
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:

@@ -102,6 +102,12 @@ class OutputFolder:
             self._folder(step), self._settings.keep_checkpoints, {self._folder(kept_step) for kept_step in kept}
         )
 
+    def recover(self) -> None:
+        """Mend what a kill in the middle of writing a checkpoint has left."""
+        if self._writes and self.path is not None:
+            with writing(self.path):
+                checkpoint.recover(self.path / "checkpoints")
+
     def newest(self) -> Path | None:
         """The newest valid checkpoint up to which every record is whole: what a crash has cut off them is done again.
         None where there is none, or the records end before it. CheckpointError when there are some and none is valid.
