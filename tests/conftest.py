@@ -230,6 +230,9 @@ def in_processes(torch) -> Callable[..., list[Any]]:
     """run(number, function) -> function(rank) of each forked process; more than one find each other by torchrun's
     environment. A process that dies gives its exit code as an int (a signal as a negative one); one that raises fails
     the test."""
+    # What an optimiser and an adapter import when they are first used, once and not in every process.
+    import peft  # noqa: F401
+    import torch._dynamo  # noqa: F401
 
     from workbench.trainer.distributed import leave_process_group
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -65,24 +64,3 @@ def make_variant(make_trainer, collate, make_rows, prompt_batch, rollout_argumen
         return make_trainer(name, batches=batches, arguments=arguments, **(own | settings))
 
     return make
-
-
-@pytest.fixture(scope="session")
-def outcome_of() -> Callable[..., Any]:
-    """outcome_of(trainer, folder) -> what must be equal to the last bit: metrics less their clocks, completions,
-    weights and costs."""
-    from workbench.tracking.reader import read_rows
-
-    def outcome(trainer: Any, folder: Any) -> dict[str, Any]:
-        rows = read_rows(folder / "metrics.jsonl")
-        digest = hashlib.sha256()
-        for parameter in trainer.unwrapped_model.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
-        return {
-            "rows": [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows],
-            "completions": read_rows(folder / "completions.jsonl"),
-            "weights": digest.hexdigest(),
-            "costs": trainer.costs.flops,
-        }
-
-    return outcome

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tests.contracts.variants import VARIANTS
+from tests.contracts.variants import VARIANTS, outcome
 from workbench.trainer.registry import trainer_names
 
 TRIES = int(os.environ.get("FAULT_TRIES", "2"))
@@ -23,14 +23,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.multi]
 
 
 @pytest.fixture
-def train(make_variant, outcome_of):
+def train(make_variant):
     """train(variant, folder) -> the outcome of a run that resumes what is there and ends."""
 
     def run(variant, folder):
         trainer = make_variant(variant, folder, **EVERY)
         trainer.resume()
         trainer.train()
-        return outcome_of(trainer, folder)
+        return outcome(trainer, folder)
 
     return run
 

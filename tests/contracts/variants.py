@@ -1,9 +1,13 @@
 """Every trainer, full and LoRA, with the settings that leave the most to lose: passes, minibatches, averages, a
-controlled KL coefficient."""
+controlled KL coefficient; and all that must be equal of two runs of one."""
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
+
+from workbench.tracking.reader import read_rows
 
 SAMPLING = {"batch_prompts": 3, "group_size": 3, "max_new_tokens": 4}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -16,3 +20,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "online_dpo": ("online_dpo", SAMPLING | {"passes": 2}),
 }
 ONLINE = ("grpo", "ppo", "online_dpo")
+
+
+def outcome(trainer: Any, folder: Path) -> dict[str, Any]:
+    """What must be equal to the last bit: metrics less their clocks, completions, weights and costs."""
+    digest = hashlib.sha256()
+    for parameter in trainer.unwrapped_model.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    rows = read_rows(folder / "metrics.jsonl")
+    return {
+        "rows": [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows],
+        "completions": read_rows(folder / "completions.jsonl"),
+        "weights": digest.hexdigest(),
+        "costs": trainer.costs.flops,
+    }

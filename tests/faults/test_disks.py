@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.contracts.test_random_kills import ONLINE, VARIANTS, outcome
+from tests.contracts.variants import ONLINE, VARIANTS, outcome
 from tests.faults.test_damage import ON, START
 from tests.faults.test_stages_killed import STAGE, make
 from workbench.errors import StorageError

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from tests.contracts.test_random_kills import outcome
+from tests.contracts.variants import outcome
 from workbench.errors import Interrupted
 from workbench.trainer import checkpoint
 

@@ -11,7 +11,7 @@ import signal
 import pytest
 import torch
 
-from tests.contracts.test_random_kills import ONLINE, VARIANTS, outcome
+from tests.contracts.variants import ONLINE, VARIANTS, outcome
 from tests.faults.conftest import kill
 from workbench.trainer import checkpoint
 

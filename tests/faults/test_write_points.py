@@ -15,8 +15,8 @@ from collections import defaultdict
 
 import pytest
 
-from tests.contracts.conftest import make_variant, outcome_of  # noqa: F401 - fixtures
-from tests.contracts.variants import ONLINE, VARIANTS
+from tests.contracts.conftest import make_variant  # noqa: F401 - a fixture
+from tests.contracts.variants import ONLINE, VARIANTS, outcome
 from tests.faults.conftest import Moments, kill
 from workbench.tracking.store import MetricStore
 
@@ -64,7 +64,7 @@ def name_moments(trainer, moments):
 
 
 @pytest.fixture
-def train(make_variant, outcome_of):  # noqa: F811 - the fixtures
+def train(make_variant):  # noqa: F811 - the fixture
     """train(variant, folder, number=0) -> the outcome and the names of all moments; killed before the number-th."""
 
     def run(variant, folder, number=0):
@@ -75,7 +75,7 @@ def train(make_variant, outcome_of):  # noqa: F811 - the fixtures
             moments.before_writes(folder)
         trainer.resume()
         trainer.train()
-        return outcome_of(trainer, folder), moments.seen
+        return outcome(trainer, folder), moments.seen
 
     return run
 
