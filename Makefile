@@ -11,7 +11,7 @@ READY := .venv/.ready
 FIND_LINKS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo "$$PIP_FIND_LINKS")
 NAME ?= dpo_beta_sweep
 RUNS ?= runs
-RUN_OPTIONS = --runs "$(RUNS)" $(if $(JOBS),--jobs "$(JOBS)") $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh) $(if $(REWARD_CODE),--allow-reward-code) $(if $(INEXACT),--inexact)
+RUN_OPTIONS = --runs "$(RUNS)" $(if $(JOBS),--jobs "$(JOBS)") $(if $(SET),--set $(SET)) $(if $(FRESH),--fresh) $(if $(SHARE),--share) $(if $(REWARD_CODE),--allow-reward-code) $(if $(INEXACT),--inexact)
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -34,7 +34,7 @@ $(READY): requirements.lock pyproject.toml
 
 setup: $(READY)  ## create .venv with everything that is needed
 
-exp: $(READY)  ## run an experiment and what it depends on: NAME=... [SET="beta=0.2 steps=10"] [RUNS=folder] [JOBS=n] [FRESH=1] [REWARD_CODE=1] [INEXACT=1]
+exp: $(READY)  ## run an experiment and what it depends on: NAME=... [SET="beta=0.2 steps=10"] [RUNS=folder] [JOBS=n] [FRESH=1] [SHARE=1] [REWARD_CODE=1] [INEXACT=1]
 	@$(BIN)/workbench run "$(NAME)" $(RUN_OPTIONS)
 
 plan: $(READY)  ## what would run, what is cached, what changed, and what it will take: NAME=...

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import argparse
 import gc
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import DefinitionError, WorkbenchError
+from workbench.interrupts import SIGNALS, InterruptRequested, handled_by, raise_interrupt
 
 if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
+
+
+def entry() -> None:
+    """The command as a program. A signal before its work begins or after its code is known ends it as it would any
+    program: without a word."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     parsed = _parser().parse_args(arguments)
     try:
-        return parsed.command(parsed)
+        with handled_by(raise_interrupt):
+            return parsed.command(parsed)
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except InterruptRequested as request:
+        return 128 + request.signal_number
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -53,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, command, text)
         sub.add_argument("--jobs", type=_positive, help="runs side by side (default: cores / threads)")
         sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
+        sub.add_argument("--share", action="store_true", help="divide the runs among all commands that say so")
         sub.add_argument("--inexact", action="store_true", help="go on from checkpoints of other libraries or threads")
         sub.add_argument("--allow-reward-code", action="store_true", help="run the Python files that are rewards")
     data = add("data", _data, "what the model will see: tokens, what is learned of them, lengths, rows cut or left out")
@@ -97,6 +109,10 @@ def _run(parsed: argparse.Namespace) -> int:
     # Loading torch makes a million objects that all stay: looking for garbage among them takes 0.7 s of a start.
     # The processes that train collect as usual (experiment/launchers.py).
     gc.disable()
+    if parsed.share and parsed.fresh:
+        raise DefinitionError(
+            "command line: --share: not with --fresh: each command would train anew what another made"
+        )
     experiment = _load(parsed)
     from workbench.experiment.exactness import allow_inexact
     from workbench.experiment.launchers import set_environment
@@ -110,7 +126,9 @@ def _run(parsed: argparse.Namespace) -> int:
     set_environment()
     from workbench.experiment.runner import run_experiment
 
-    return run_experiment(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, report=_write_report)
+    return run_experiment(
+        experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, share=parsed.share, report=_write_report
+    )
 
 
 def _plan(parsed: argparse.Namespace) -> int:
@@ -241,4 +259,4 @@ def _schema(_parsed: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

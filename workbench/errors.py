@@ -66,8 +66,9 @@ class RankError(WorkbenchError):
 
 
 class Interrupted(WorkbenchError):
-    """SIGINT or SIGTERM, honoured after a checkpoint was written."""
+    """SIGINT or SIGTERM. While training it is honoured after a checkpoint was written (`saved`)."""
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, *, saved: bool) -> None:
         self.exit_code = 128 + signal_number
-        super().__init__(f"interrupted by signal {signal_number}; a checkpoint was written, the same command resumes")
+        written = "a checkpoint was written, " if saved else ""
+        super().__init__(f"interrupted by signal {signal_number}; {written}the same command goes on")

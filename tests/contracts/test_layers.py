@@ -13,6 +13,8 @@ FLOORS = {
     "workbench.config": 0,
     "workbench.disk": 1,
     "workbench.redaction": 0,
+    "workbench.interrupts": 0,
+    "workbench.locks": 0.5,  # over errors, and under tracking
     "workbench.objectives": 1,
     "workbench.tracking": 1,
     "workbench.models": 2,
@@ -59,7 +61,7 @@ def imports_at_start(tree: ast.Module, name: str) -> set[str]:
     return imports(name, ast.Module(body, []))
 
 
-def floor_of(module: str) -> int | None:
+def floor_of(module: str) -> float | None:
     folder = ".".join(module.split(".")[:2])
     return FLOORS.get(folder)
 

@@ -56,7 +56,7 @@ FAULTS = (
         "one line, exit 4, the last checkpoint intact",
         ("trainer/test_checkpoint.py::test_a_failing_write*", "tracking/test_store.py::test_a_failing_disk*",
          "experiment/test_runner.py::test_a_folder_that_cannot*",
-         "experiment/test_locks.py::test_a_folder_that_cannot*",
+         "test_locks.py::test_a_folder_that_cannot*",
          "analysis/test_report.py::test_a_report_that_cannot*", "tracking/test_store.py::test_a_file_that_is_gone*",
          "faults/test_disks.py::*"),
     ),
@@ -100,7 +100,7 @@ FAULTS = (
         11,
         "many starts of one experiment at once",
         "one proceeds; the others exit 5 and name it",
-        ("experiment/test_locks.py::*", "experiment/test_runner.py::test_of_many_starts*"),
+        ("test_locks.py::*", "experiment/test_runner.py::test_of_many_starts*"),
     ),
     Fault(
         12,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import shutil
 import signal
@@ -18,12 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from analysis.study import open_study
+from tests.tracking.frames import assert_equal, recorded, wandb_records, without_wandb
 from workbench.tracking.reader import ROLLOUTS, read_rows, read_run
 from workbench.tracking.sinks.follow import replay
 from workbench.tracking.sinks.sink import FINAL, FinalValues
@@ -47,7 +46,6 @@ DEFINITIONS = {
     "hyperparameters: {steps: 40, batch_rows: 16, learning_rate: 0.3, precision: float32,\n"
     "  early_stopping: {metric: eval/loss, patience: 2}}\nevaluate: {task: sort, digits: 3, prompts: 8, every: 2}\n",
 }
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(lab: Path, name: str) -> subprocess.Popen[str]:
-    environment = ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = without_wandb() | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "workbench.cli", "run", name, "--jobs", "1"],
         cwd=lab,
@@ -81,58 +79,6 @@ NAMES = ["start", "pairs", "online", "stopped"]
 
 def run_of(runs: Path, name: str) -> Path:
     return runs / name / "main" / "seed0"
-
-
-def recorded(run: Path) -> pd.DataFrame:
-    """metrics.jsonl by step, as float32."""
-    frame = pd.DataFrame(read_rows(run / "metrics.jsonl")).set_index("step")
-    return frame.astype(np.float32).dropna(axis=1, how="all").sort_index(axis=1)
-
-
-def in_tensorboard(run: Path) -> pd.DataFrame:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    series: dict[str, dict[int, float]] = {}
-    for tag in accumulator.Tags()["scalars"]:
-        events = accumulator.Scalars(tag)
-        assert len({event.step for event in events}) == len(events), f"{tag}: a step comes once"
-        if not tag.startswith(FINAL):
-            series[tag] = {event.step: event.value for event in events}
-    return as_frame(series)
-
-
-def wandb_records(run: Path) -> list[dict[str, Any]]:
-    (folder,) = (run / "wandb").glob("*run-*")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(folder)]
-    done = subprocess.run(command, capture_output=True, check=True, text=True, env=ENVIRONMENT)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def in_wandb(run: Path) -> pd.DataFrame:
-    series: dict[str, dict[int, float]] = {}
-    for record in wandb_records(run):
-        item = record["history"]["item"] if record["type"] == "history" else {}
-        for name, value in item.items():
-            if not name.startswith(("_", "completions.", "completions/train")):
-                known = series.setdefault(name, {})
-                assert item["_step"] not in known, f"{name}: a step comes once"
-                known[item["_step"]] = value
-    return as_frame(series)
-
-
-def as_frame(series: dict[str, dict[int, float]]) -> pd.DataFrame:
-    frame = pd.DataFrame({name: pd.Series(values) for name, values in series.items()}).astype(np.float32)
-    frame.index.name = "step"
-    return frame.sort_index().sort_index(axis=1)
-
-
-def assert_equal(run: Path) -> None:
-    record = recorded(run)
-    assert len(record) > 3
-    for read in (in_tensorboard, in_wandb):
-        pd.testing.assert_frame_equal(read(run), record, rtol=0, atol=0, check_index_type=False)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import WorkbenchError
+from workbench.interrupts import SIGNALS, InterruptRequested, held, let_in, raise_interrupt
 
 Item = TypeVar("Item")
 State = TypeVar("State")
@@ -64,13 +65,14 @@ def fork_map(
     results: list[Any] = [None] * len(items)
     workers = max(1, min(jobs, len(items)))
     pipes: dict[Any, Any] = {}  # each worker by the end of its pipe
-    for worker in range(workers):
-        receiver, sender = _FORK.Pipe(duplex=False)
-        process = _FORK.Process(target=_serve, args=(setup, work, items, worker, workers, threads, sender))
-        process.start()
-        sender.close()
-        pipes[receiver] = process
     try:
+        with held():
+            for worker in range(workers):
+                receiver, sender = _FORK.Pipe(duplex=False)
+                process = _FORK.Process(target=_serve, args=(setup, work, items, worker, workers, threads, sender))
+                process.start()
+                sender.close()
+                pipes[receiver] = process
         while pipes:
             ready: list[Any] = multiprocessing.connection.wait(list(pipes))
             for receiver in ready:
@@ -96,8 +98,7 @@ def fork_map(
 def _serve(
     setup: Callable, work: Callable, items: Sequence, worker: int, workers: int, threads: int, sender: Any
 ) -> None:
-    _become_worker(threads)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _become_worker(threads, signal.SIG_DFL)
     try:
         state = setup()
         for index in range(worker, len(items), workers):
@@ -117,7 +118,8 @@ class RunProcess:
         """target: raises a WorkbenchError for what it says in its own status; anything else is our bug."""
         self.log = log
         self._process = _FORK.Process(target=_run, args=(target, threads, log))
-        self._process.start()
+        with held():
+            self._process.start()
 
     @property
     def sentinel(self) -> int:
@@ -145,23 +147,30 @@ class RunProcess:
 
 
 def _run(target: Callable[[], None], threads: int, log: Path) -> None:
-    _become_worker(threads)
-    descriptor = _open_log(log)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    sys.stdout = sys.stderr = io.TextIOWrapper(_Log(2, "w", closefd=False), encoding="utf-8", write_through=True)
     code = 0
     try:
+        _become_worker(threads, raise_interrupt)
+        _write_to(log)
         target()
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         code = error.exit_code
+    except InterruptRequested as request:
+        code = 128 + request.signal_number
     except BaseException:  # the traceback belongs in the log, not on the user's screen
         traceback.print_exc()
         code = BUG_EXIT_CODE
     sys.stderr.flush()
     os._exit(code)
+
+
+def _write_to(log: Path) -> None:
+    """All that this process prints, and what its libraries print."""
+    descriptor = _open_log(log)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout = sys.stderr = io.TextIOWrapper(_Log(2, "w", closefd=False), encoding="utf-8", write_through=True)
 
 
 def _open_log(log: Path) -> int:
@@ -182,21 +191,29 @@ class _Log(io.FileIO):
         return len(data)
 
 
-def _become_worker(threads: int) -> None:
-    """A session of its own, so that Ctrl-C reaches it only through its parent; its end follows its parent's."""
+def _become_worker(threads: int, on_signal: Any) -> None:
+    """A session of its own, so that Ctrl-C reaches it only through its parent; its end follows its parent's.
+
+    on_signal: what it does with the signals that were held while it was forked."""
     os.setsid()
+    for number in SIGNALS:
+        signal.signal(number, on_signal)
     # What came with the fork is never garbage, and counting it would copy its pages.
     gc.freeze()
     gc.enable()
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         library.prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it died before it could be said
+            os._exit(128 + signal.SIGTERM)
         # glibc gives large blocks back to the kernel at once, and every step would fault them in again (15 % of one).
         for option, value in _KEEP_FREED_MEMORY if hasattr(library, "mallopt") else ():
             library.mallopt(option, value)
     import torch
 
     torch.set_num_threads(threads)
+    let_in()
 
 
 def _describe_exit(code: int) -> str:

@@ -36,11 +36,11 @@ from workbench.experiment.identity import (
     task_fields,
 )
 from workbench.experiment.launchers import fork_map
-from workbench.experiment.locks import hold
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
 from workbench.experiment.stages.cache import FOLDER, Stage, StageCache, StageResult
 from workbench.experiment.stages.worker import Worker
+from workbench.locks import hold
 from workbench.models.load import load_model
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.tokenizer import Tokenizer

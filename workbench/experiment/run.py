@@ -18,10 +18,11 @@ from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.exactness import inexact_allowed
 from workbench.experiment.held_out import build_evaluators, held_out_notes
 from workbench.experiment.identity import measuring_versions, task_of
-from workbench.experiment.locks import hold
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
+from workbench.interrupts import InterruptRequested
+from workbench.locks import hold
 from workbench.models.adapters import add_lora
 from workbench.models.folder import model_fingerprint, weights_file
 from workbench.models.load import count_parameters, load_model, save_model
@@ -37,28 +38,48 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
     """Train the run to its end, or on from its last checkpoint, and leave its model. What went wrong is in its status
     and raised again."""
     folder = RunFolder(runs, prepared.spec.key)
-    with hold(runs, prepared.spec.key, on_wait=lambda holder: print(f"waiting for {holder}", file=sys.stderr)):
-        if folder.is_finished() and folder.status().get("fingerprint") == prepared.identity.fingerprint:
-            return  # another command made it while this one waited
-        _begin(folder, prepared, provenance)
+    waited_for: list[str] = []
+
+    def wait(holder: str) -> None:
+        waited_for.append(holder)
+        print(f"waiting for {holder}", file=sys.stderr)
+
+    with hold(runs, prepared.spec.key, on_wait=wait):
+        if folder.status().get("fingerprint") == prepared.identity.fingerprint:
+            if folder.is_finished():
+                return  # another command made it while this one waited
+            if waited_for and folder.status().get("state") == "failed":
+                raise _failed_there(folder.status())
         started = time.monotonic()
-        before = float(folder.status().get("seconds") or 0.0)
+        before = 0.0
         trainer: BaseTrainer | None = None
         try:
+            _begin(folder, prepared, provenance)
+            before = float(folder.status().get("seconds") or 0.0)
             trainer = build_trainer(prepared, folder.path)
             folder.write_status(notes=[*prepared.notes, *held_out_notes(prepared)])
             trainer.resume(inexact=inexact_allowed())
             trainer.train()
             _finish(folder, prepared, trainer, before + time.monotonic() - started)
-        except WorkbenchError as error:
-            folder.write_status(
-                state="interrupted" if isinstance(error, Interrupted) else "failed",
-                message=str(error),
-                exit_code=error.exit_code,
-                seconds=before + time.monotonic() - started,
-                **(_progress(trainer) if trainer is not None else {}),
-            )
-            raise
+        except (WorkbenchError, InterruptRequested) as met:
+            # A signal before or after training, which answers its own, finds nothing to save.
+            error = met if isinstance(met, WorkbenchError) else Interrupted(met.signal_number, saved=False)
+            if not folder.is_finished():
+                folder.write_status(
+                    state="interrupted" if isinstance(error, Interrupted) else "failed",
+                    message=str(error),
+                    exit_code=error.exit_code,
+                    seconds=before + time.monotonic() - started,
+                    **(_progress(trainer) if trainer is not None else {}),
+                )
+            raise error from None
+
+
+def _failed_there(status: Mapping[str, Any]) -> WorkbenchError:
+    """What another command met, and this one would meet again."""
+    error = WorkbenchError(str(status.get("message")))
+    error.exit_code = int(status.get("exit_code") or error.exit_code)
+    return error
 
 
 def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:

@@ -19,7 +19,6 @@ from typing import Any
 from workbench.errors import StorageError, WorkbenchError
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
-from workbench.experiment.locks import hold
 from workbench.experiment.plan import PlannedRun, plan_runs, waves
 from workbench.experiment.plan_file import plan_path, write_plan
 from workbench.experiment.prepare import PreparedRun, Preparer
@@ -27,6 +26,8 @@ from workbench.experiment.provenance import collect_provenance, current_commit, 
 from workbench.experiment.run import execute
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.space import refuse_without_space
+from workbench.interrupts import InterruptRequested, handled_by, held
+from workbench.locks import hold, is_held
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay
@@ -35,10 +36,6 @@ from workbench.trainer.rollout_settings import RolloutSettings
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
 """How long runs may take to write their checkpoints after a signal."""
-
-
-class _Stopped(BaseException):
-    """A signal arrived; BaseException, so that no handler of errors takes it for one."""
 
 
 @dataclass
@@ -62,31 +59,38 @@ def run_experiment(
     *,
     jobs: int | None = None,
     fresh: bool = False,
+    share: bool = False,
     report: Callable[[Path], Path] | None = None,
 ) -> int:
     """Train what is missing, write the report, return the exit code. Raises AlreadyRunningError.
 
-    jobs: runs side by side; None takes cores / threads. report: writes an experiment folder's report, returns its page.
+    jobs: runs side by side; None takes cores / threads. share: other commands that share may work on the experiment at
+    the same time, here or on other machines with the same folder; each run is trained by one of them. report: writes an
+    experiment folder's report, returns its page.
     """
     refuse_without_space(experiment, runs, fresh)
-    with hold(runs, experiment.name), Console() as console:
-        sweep = Sweep(experiment, runs, console, jobs=jobs, fresh=fresh)
+    with hold(runs, experiment.name, shared=share), Console() as console:
+        sweep = Sweep(experiment, runs, console, jobs=jobs, fresh=fresh, share=share)
         outcome = sweep.run()
         stopped = sweep.received
         if report is not None and not stopped:
             page = runs / experiment.name / "report" / "index.html"
-            current = not outcome.codes and sweep.is_reported(page)
-            console.say(f"report: {page if current else report(runs / experiment.name)}")
+            with hold(runs, f"{experiment.name}/report", on_wait=lambda _: None):
+                current = not outcome.codes and sweep.is_reported(page)
+                console.say(f"report: {page if current else report(runs / experiment.name)}")
     return 128 + stopped if stopped else outcome.exit_code
 
 
 class Sweep:
     """One command's work."""
 
-    def __init__(self, experiment: Experiment, runs: Path, console: Console, *, jobs: int | None, fresh: bool) -> None:
+    def __init__(
+        self, experiment: Experiment, runs: Path, console: Console, *, jobs: int | None, fresh: bool, share: bool
+    ) -> None:
         self.experiment, self.runs, self.console = experiment, runs, console
         self.jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
         self.fresh = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
+        self.share = share
         self.root = Path.cwd()
         self.provenance = collect_provenance(self.root)
         self.outcome = Outcome()
@@ -100,11 +104,11 @@ class Sweep:
         specs = [spec for level in levels for spec in level]
         write_plan(self.experiment, self.runs, notes=self._notes())
         self.console.expect({spec.key: spec.hyperparameters.steps or 0 for spec in specs if self._is_expected(spec)})
-        with self._signals(), self._trackers(specs):
+        with handled_by(self._receive), self._trackers(specs):
             try:
                 for level in levels:
                     self._run_wave(level)
-            except _Stopped:
+            except InterruptRequested:
                 self._stop_processes()
         write_plan(self.experiment, self.runs, notes=self._notes())
         return self.outcome
@@ -148,7 +152,7 @@ class Sweep:
         try:
             if run.state == "broken":
                 raise WorkbenchError(run.reason)
-            if run.state == "changed":
+            if run.state == "changed" and not self.share:  # where others may be at it, the run does it under its lock
                 moved = folder.supersede()
                 self.console.say(f"{run.spec.key}: {run.reason}; the old one is now {moved}")
             return preparer.prepare(run.spec, run.precision)
@@ -168,14 +172,22 @@ class Sweep:
         steps = {run.spec.key: num_steps(run) for run in prepared}
         while waiting or self._processes:
             while waiting and len(self._processes) < self.jobs:
-                run = waiting.pop()
+                run = self._take(waiting)
                 folder = RunFolder(self.runs, run.spec.key)
-                process = RunProcess(_task(run, self.runs, self.provenance), run.spec.threads, folder.log)
-                self._processes[run.spec.key] = process
+                with held():  # a run that was started is known, and so will be stopped
+                    process = RunProcess(_task(run, self.runs, self.provenance), run.spec.threads, folder.log)
+                    self._processes[run.spec.key] = process
                 self.console.started(run.spec.key, folder.path, steps[run.spec.key])
             multiprocessing.connection.wait([p.sentinel for p in self._processes.values()], timeout=POLL_SECONDS)
             self._reap()
             self.console.refresh()
+
+    def _take(self, waiting: list[PreparedRun]) -> PreparedRun:
+        """The next that no other command is at; where there is none, the next, which waits for the other's end."""
+        for index in reversed(range(len(waiting))) if self.share else ():
+            if not is_held(self.runs, waiting[index].spec.key):
+                return waiting.pop(index)
+        return waiting.pop()
 
     def _reap(self) -> None:
         for key, process in list(self._processes.items()):
@@ -191,6 +203,10 @@ class Sweep:
     def _describe_end(self, key: str, code: int, log: Path) -> str:
         folder = RunFolder(self.runs, key)
         status = folder.status()
+        if code and status.get("state") == "interrupted":
+            return str(status["message"])
+        if self.received is not None and code == 128 + self.received:
+            return "interrupted"
         if code and status.get("state") == "running":
             # It died without a word: killed from outside, by a disk that took none, or by our own mistake.
             message = f"killed by signal {code - 128}" if code > 128 else f"unexpected error; {log} tells"
@@ -201,10 +217,8 @@ class Sweep:
             return f"failed: {message}"
         if code == BUG_EXIT_CODE:
             return f"failed: unexpected error; {log} tells"
-        state = str(status.get("state", "finished"))
         if code:
-            message = str(status.get("message", ""))
-            return message if state == "interrupted" else f"{state}: {message}"
+            return f"{status.get('state', 'failed')}: {status.get('message', '')}"
         stopped_by = status.get("stopped_by")
         return f"finished ({stopped_by})" if stopped_by else "finished"
 
@@ -227,22 +241,13 @@ class Sweep:
 
     # Signals.
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:
             for process in self._processes.values():
                 process.send(signal.SIGKILL)
             os._exit(128 + number)
         self.received = number
-        raise _Stopped
+        raise InterruptRequested(number)
 
     def _stop_processes(self) -> None:
         assert self.received is not None

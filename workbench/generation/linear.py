@@ -53,8 +53,10 @@ class JoinedLinear:
 
 def can_pack(device: torch.device, dtype: torch.dtype, num_rows: int) -> bool:
     """Whether the reordered weights exist here and pay."""
-    known = dtype in (torch.float32, torch.bfloat16)
-    return device.type == "cpu" and known and num_rows >= PACKED_ROWS and torch.backends.mkldnn.is_available()
+    if device.type != "cpu" or num_rows < PACKED_ROWS or not torch.backends.mkldnn.is_available():
+        return False
+    # A CPU without AVX-512 has no bf16 blocks: there the weights stay as they are.
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _weights(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, list[tuple[Tensor, Tensor]]]:

@@ -21,6 +21,7 @@ import torch
 
 from workbench.errors import DataError, DivergenceError, Interrupted
 from workbench.generation.mode import evaluation_mode
+from workbench.interrupts import InterruptRequested, Interrupts
 from workbench.models.flops import ModelFlops, Work
 from workbench.trainer import checkpoint, distributed
 from workbench.trainer.accumulation import StepLoss
@@ -30,7 +31,6 @@ from workbench.trainer.early_stopping import Stopper
 from workbench.trainer.ema import AveragedWeights
 from workbench.trainer.hooks import TrainerHooks
 from workbench.trainer.incidents import note
-from workbench.trainer.interrupts import InterruptRequested, Interrupts
 from workbench.trainer.loss import LossResult
 from workbench.trainer.memory import within_memory
 from workbench.trainer.optimizer import configure_optimizer
@@ -163,7 +163,7 @@ class BaseTrainer(TrainerHooks):
             except InterruptRequested as request:
                 self._abandon_step()
                 self._save()
-                raise Interrupted(request.signal_number) from None
+                raise Interrupted(request.signal_number, saved=self.output_dir is not None) from None
             except Exception as error:
                 explained = distributed.explained(error)
                 if isinstance(explained, DivergenceError):

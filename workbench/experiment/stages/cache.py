@@ -18,7 +18,7 @@ from typing import Any
 
 from workbench.config import file_sha256, fingerprint
 from workbench.disk import writing
-from workbench.experiment.locks import hold
+from workbench.locks import hold
 from workbench.tracking.reader import read_json
 
 FOLDER = "stages"

@@ -101,7 +101,14 @@ class Followers:
 
     def finish(self, timeout_seconds: float = 15.0) -> tuple[str, ...]:
         """Let the trackers write what is left, and kill them after the timeout. Returns the kinds that were killed."""
-        deadline = time.monotonic() + timeout_seconds
+        try:
+            return self._finish(time.monotonic() + timeout_seconds, timeout_seconds)
+        finally:
+            self._processes = {}
+            if self._scratch is not None:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _finish(self, deadline: float, timeout_seconds: float) -> tuple[str, ...]:
         for process in self._processes.values():
             assert process.stdin is not None, "opened as a pipe"
             with contextlib.suppress(OSError):
@@ -121,9 +128,6 @@ class Followers:
             assert process.stdin is not None, "opened as a pipe"
             with contextlib.suppress(OSError):
                 process.stdin.close()
-        self._processes = {}
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
         return tuple(killed)
 
     def __enter__(self) -> Followers:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from workbench.errors import AlreadyRunningError
+from workbench.locks import hold_file
 from workbench.tracking.reader import RunRecord, Tail, is_held_out, read_json, read_run
 from workbench.tracking.sinks.rollouts import RolloutFilter
 from workbench.tracking.sinks.sink import ENDED, Row, Sink, log_line
@@ -61,7 +63,9 @@ def _fingerprint(run: Path) -> Row:
 
 
 class Replay:
-    """Follows one run for one tracker. Nothing that the tracker raises leaves it: a tracker that fails is dropped."""
+    """Follows one run for one tracker. Nothing that the tracker raises leaves it: a tracker that fails is dropped.
+
+    Of several commands that follow one run, the first to begin writes; another takes over where that one died."""
 
     def __init__(self, folder: Path, kind: str, open_sink: OpenSink) -> None:
         self.folder = folder
@@ -69,6 +73,7 @@ class Replay:
         self.failed = False
         self._open_sink = open_sink
         self._sink: Sink | None = None
+        self._lock = contextlib.ExitStack()
         self._tails = self._fresh_tails()
         self._waiting: dict[int, list[Row]] = {}
         self._evaluated: set[int] = set()
@@ -97,6 +102,7 @@ class Replay:
             if sink is not None:
                 with contextlib.suppress(Exception):
                     sink.abandon()
+            self._lock.close()
 
     def _poll(self) -> None:
         seen = [_signature(self.folder / name) for name in _WATCHED]
@@ -118,10 +124,13 @@ class Replay:
 
     def _start(self, ended: bool) -> None:
         """Open the sink when there is a row to write, or when the run ended without any."""
+        run = read_run(self.folder)
+        if self.kind not in tracked(run) or not self._is_ours():
+            return
         self._tails = self._fresh_tails()
         rows, completions = self._new_rows()
-        run = read_run(self.folder)
-        if not (rows or ended) or self.kind not in tracked(run):
+        if not (rows or ended):
+            self._lock.close()
             return
         self._waiting, self._evaluated, self._last_step, self._rows_written = {}, set(), 0, 0
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -129,12 +138,21 @@ class Replay:
         self._sink = self._open_sink(run)
         self._write(rows, completions)
 
+    def _is_ours(self) -> bool:
+        """Take the lock of the tracker's files."""
+        try:
+            self._lock.enter_context(hold_file(self.folder / f".{self.kind}.lock", f"{self.kind} of {self.folder}"))
+        except AlreadyRunningError:
+            return False
+        return True
+
     def _continue(self) -> None:
         rows, completions = self._new_rows()
         if any(tail.restarted for tail in self._tails):
             assert self._sink is not None, "only an open replay goes on"
             self._sink.abandon()
             self._sink = None
+            self._lock.close()
             self._start(ended=False)
         else:
             self._write(rows, completions)
@@ -176,6 +194,7 @@ class Replay:
         sink.finish(read_json(self.folder / "status.json") or {})
         if fingerprint and fingerprint == _fingerprint(self.folder):
             _mark(self.folder, self.kind).write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
+        self._lock.close()
 
     def _fresh_tails(self) -> tuple[Tail, Tail]:
         self._shown = RolloutFilter()

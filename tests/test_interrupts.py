@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from workbench.trainer.interrupts import InterruptRequested, Interrupts
+from workbench.interrupts import InterruptRequested, Interrupts
 
 
 def visit(interrupts, done, signal_number=None):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import AlreadyRunningError, StorageError
-from workbench.experiment.locks import hold
+from workbench.locks import hold
 
 FORK = multiprocessing.get_context("fork")
 

@@ -1,0 +1,128 @@
+"""The real command, with all the processes that it starts, and what must be equal of two folders of runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from tests.experiment.conftest import command_environment
+from workbench.tracking.reader import read_rows
+
+MARK = "FAULTS_COMMAND"
+SORT = {"task": "sort", "digits": 3}
+EVALUATE = {**SORT, "prompts": 8, "every": 2, "max_new_tokens": 6}
+START: dict[str, Any] = {
+    "question": "How well does it sort?",
+    "trainer": "sft",
+    "model": {"preset": "tiny"},
+    "data": {**SORT, "rows": 64},
+    "hyperparameters": {"steps": 8, "batch_rows": 16, "learning_rate": 3e-3, "precision": "float32"},
+    "evaluate": EVALUATE,
+}
+SWEEP: dict[str, Any] = {
+    "question": "Does a reward help more than pairs?",
+    "start_from": "start",
+    "evaluate": EVALUATE,
+    "hyperparameters": {"steps": 6, "learning_rate": 1e-3, "precision": "float32", "checkpoint_every": 2},
+    "track": ["tensorboard", "wandb"],
+    "arms": {
+        "dpo": {
+            "trainer": "dpo",
+            "data": {"collect": {**SORT, "pairs": 32, "samples_per_prompt": 2, "no_correct": "reference",
+                                 "held_out_pairs": 8}},
+            "hyperparameters": {"beta": 0.5, "batch_pairs": 8},
+        },
+        "grpo": {
+            "trainer": "grpo",
+            "data": {**SORT, "rows": 64},
+            "hyperparameters": {"batch_prompts": 4, "group_size": 4, "max_new_tokens": 6,
+                                "rewards": [{"length": {"target": 4}}]},
+        },
+    },
+}  # fmt: skip
+
+
+def make_lab(folder: Path) -> Path:
+    """experiments/start.yaml, and experiments/sweep.yaml, which begins from it: two methods, stages, both trackers."""
+    (folder / "experiments").mkdir(parents=True)
+    for name, definition in (("start", START), ("sweep", SWEEP)):
+        (folder / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
+    return folder
+
+
+class Command:
+    """`workbench ...` in a lab, as it runs."""
+
+    def __init__(self, lab: Path, *arguments: str, **environment: str) -> None:
+        self._mark = uuid.uuid4().hex
+        self._started = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "workbench.cli", *arguments],
+            cwd=lab,
+            env=command_environment() | {MARK: self._mark, "WANDB_MODE": "offline"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """Itself and all that it started, in whichever session, as far as they live."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def sleep_until(self, seconds: float) -> None:
+        """Counted from its start, or to its end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, seconds - (time.monotonic() - self._started)))
+
+    def send(self, number: int) -> None:
+        """A signal, as others send it: Ctrl-C to all of the foreground, anything else to the command alone."""
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if number == signal.SIGINT else os.kill)(self._process.pid, number)
+
+    def kill_one(self, rng: random.Random) -> None:
+        """One of the processes that it started, with SIGKILL: a run, a tracker, or what a tracker started."""
+        others = [process for process in self.processes() if process.pid != self._process.pid]
+        with contextlib.suppress(psutil.Error, IndexError):
+            rng.choice(others).kill()
+
+    def end(self, timeout: float = 120.0) -> tuple[int, str]:
+        """Its code and all that it said."""
+        output, _ = self._process.communicate(timeout=timeout)
+        return self._process.returncode, output
+
+    def orphans(self, seconds: float = 3.0) -> list[str]:
+        """What still runs so long after its end."""
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [f"{process.pid}: {' '.join(process.cmdline())}" for process in left]
+
+
+def outcomes(runs: Path) -> dict[str, Any]:
+    """Of every run: metrics less their clocks, completions, weights."""
+    found = {}
+    for run in sorted(path.parent for path in runs.glob("*/*/*/definition.yaml")):
+        records = {name: read_rows(run / f"{name}.jsonl") for name in ("metrics", "completions")}
+        metrics = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in records["metrics"]]
+        weights = run / "model/model.safetensors"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
+        found[str(run.relative_to(runs))] = (metrics, records["completions"], digest)
+    return found

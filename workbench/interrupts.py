@@ -1,0 +1,105 @@
+"""SIGINT and SIGTERM: what is left at once, what is finished first, and what must not be cut in two."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class InterruptRequested(BaseException):
+    """A signal arrived; BaseException, so that no `except Exception` swallows it."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(signal_number)
+
+
+def raise_interrupt(number: int, _frame: FrameType | None) -> None:
+    """A handler for work that may be left anywhere; a second signal has its default effect: the process stops."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    raise InterruptRequested(number)
+
+
+@contextlib.contextmanager
+def handled_by(receive: Handler) -> Iterator[None]:
+    """Both signals go to this handler, in the main thread; elsewhere Python allows none, and nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, receive) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Signals wait until the end of this section. A process that is forked in it is born deaf to them, until it says
+    what it does with them and calls `let_in`."""
+    came: list[int] = []
+    # The mask is for the forked process, which has this thread alone; here any other thread may be given the signal.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        with handled_by(lambda number, _frame: came.append(number)):
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for number in came:
+        signal.raise_signal(number)
+
+
+def let_in() -> None:
+    """Hear signals again, in a process that was forked where they were held."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+class Interrupts:
+    """Signal handlers for the length of a training run.
+
+    A first signal raises InterruptRequested at once inside `interruptible()` sections, and at the next one's start
+    elsewhere. A second signal has its default effect: the process stops.
+    """
+
+    def __init__(self, immediate: bool = True) -> None:
+        """immediate: False where other processes wait for this one in the middle of a step."""
+        self.immediate = immediate
+        self.received: int | None = None
+        self._interruptible = False
+        self._handlers = contextlib.ExitStack()
+
+    def __enter__(self) -> Interrupts:
+        self._handlers.enter_context(handled_by(self._receive))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handlers.close()
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.received = number
+        if self._interruptible and self.immediate:
+            self._interruptible = False
+            raise InterruptRequested(number)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A section whose work is thrown away when a signal comes."""
+        if self.received is not None and self.immediate:
+            raise InterruptRequested(self.received)
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False

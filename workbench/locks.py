@@ -1,0 +1,96 @@
+"""One holder at a time of an experiment, a run, a stage or a tracker's files, across processes; a dead holder's lock is
+free at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from workbench.errors import AlreadyRunningError, StorageError
+
+FOLDER = ".locks"
+POLL_SECONDS = 0.1
+
+
+@contextlib.contextmanager
+def hold(
+    runs: Path, name: str, *, shared: bool = False, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Hold the lock `name` of a runs folder, alone or with all others that share it.
+
+    on_wait: None raises AlreadyRunningError when another process has it; else it is called once with who that is, and
+    the lock is waited for."""
+    with hold_file(_path(runs, name), name, shared=shared, on_wait=on_wait):
+        yield
+
+
+def is_held(runs: Path, name: str) -> bool:
+    """Whether a process has it now."""
+    try:
+        descriptor = os.open(_path(runs, name), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _try(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_file(
+    path: Path, name: str, *, shared: bool = False, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """As `hold`, of a lock that is this file; `name` is what messages call it."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with _making(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _try(descriptor, kind):
+            holder = _holder(path)
+            if on_wait is None:
+                raise AlreadyRunningError(f"{name} is already running: {holder} holds it")
+            on_wait(holder)
+            while not _try(descriptor, kind):
+                time.sleep(POLL_SECONDS)
+        with _making(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)  # the kernel lets the lock go, as it does when a process dies
+
+
+@contextlib.contextmanager
+def _making(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be made ({error.strerror}); free some space or choose RUNS=folder"
+        ) from error
+
+
+def _path(runs: Path, name: str) -> Path:
+    return runs / FOLDER / f"{name.replace('/', '~')}.lock"
+
+
+def _try(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(path: Path) -> str:
+    try:
+        found = json.loads(path.read_text())
+        return f"process {found['pid']} on {found['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
