@@ -20,6 +20,8 @@ import yaml
 from tests.experiment.conftest import command_environment
 from workbench.tracking.reader import read_rows
 
+TRIES = max(1, int(os.environ.get("FAULT_TRIES", "2")) // 3)
+"""Of each kind of fault: a command takes seconds, where a trainer's step takes milliseconds."""
 MARK = "FAULTS_COMMAND"
 SORT = {"task": "sort", "digits": 3}
 EVALUATE = {**SORT, "prompts": 8, "every": 2, "max_new_tokens": 6}

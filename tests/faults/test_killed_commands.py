@@ -7,7 +7,6 @@ FAULT_TRIES: kills of each kind (`make faults` takes many, CI a few).
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import time
@@ -15,11 +14,10 @@ import time
 import psutil
 import pytest
 
-from tests.faults.commands import Command, make_lab, outcomes
+from tests.faults.commands import TRIES, Command, make_lab, outcomes
 from tests.tracking.frames import assert_equal
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
-TRIES = int(os.environ.get("FAULT_TRIES", "2"))
 TRACKED = ("sweep/dpo/seed0", "sweep/grpo/seed0")
 EARLIEST = 0.3
 """Of a command's time: before that it has read nothing but its own modules."""

@@ -6,17 +6,15 @@ FAULT_TRIES: signals of each kind, at random times (`make faults` takes many, CI
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import time
 
 import pytest
 
-from tests.faults.commands import Command, make_lab, outcomes
+from tests.faults.commands import TRIES, Command, make_lab, outcomes
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
-TRIES = int(os.environ.get("FAULT_TRIES", "2"))
 SECONDS_TO_STOP = 10.0
 NUMBERS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 

@@ -71,7 +71,7 @@ class ReadData(Settings):
 class FileData(ReadData):
     """A data file: plain text, prompt and completion, preference pairs, or chat messages, told by its columns."""
 
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     """JSONL, JSON, Parquet or CSV."""
 
 
@@ -101,7 +101,7 @@ class CollectSettings(TaskSettings):
     """Pairs collected on held-out prompts, for eval/pair_accuracy."""
     samples_per_prompt: Annotated[int, Field(ge=2)] = 4
     """Samples of each prompt that the pair is chosen from."""
-    from_: str | list[str] = Field("start", alias="from")
+    from_: Literal["start"] | list[str] = Field("start", alias="from")
     """Who samples: start, or a list of runs or model folders."""
     no_correct: Literal["skip", "reference"] = "skip"
     """A prompt without a correct sample: left out, or the task's reference answer is the chosen one."""

@@ -30,7 +30,7 @@ class EvaluateSettings(Settings):
     """reasoning_gym: the name of a generator, such as chain_sum. Needs the extra "gym"."""
     gym_config: dict[str, Any] = Field(default_factory=dict)
     """reasoning_gym: the generator's own settings."""
-    path: str | None = None
+    path: Annotated[str, Field(min_length=1)] | None = None
     """A prompt-completion file as the held-out set."""
     verifier: Literal["exact", "number"] = "exact"
     """How completions are checked against the file's: as text, or by the number that they give as their answer."""

@@ -176,8 +176,50 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "experiments"
 
 
-def test_the_table_is_long_enough() -> None:
-    assert len(CASES) >= 60
+GOOD = {
+    "question": "question: How well does it sort?",
+    "model": "model: {preset: tiny}",
+    "data": "data: {task: sort, rows: 128}",
+}
+CORPUS = [
+    tuple(line.split(" | ", 2))
+    for line in Path(__file__).with_name("malformed.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
+
+
+def good_part(name: str) -> list[str]:
+    """The lines before the wrong one: a trainer's, less one section where the name says so."""
+    trainer, _, left_out = name.partition(" less ")
+    lines = {**GOOD, "trainer": f"trainer: {trainer}"}
+    if trainer == "dpo":
+        lines["data"] = "data: {collect: {task: sort, pairs: 10}}"
+    return [line for key, line in lines.items() if key != left_out]
+
+
+def test_three_hundred_malformed_definitions_are_known() -> None:
+    assert len({case[:3] for case in CASES}) + len({case[:2] for case in CORPUS}) >= 300
+
+
+@pytest.mark.parametrize(("name", "line", "said"), CORPUS, ids=range(len(CORPUS)))
+def test_a_wrong_line_is_named_with_what_was_found_and_what_is_allowed(
+    folder: Path, name: str, line: str, said: str
+) -> None:
+    lines = [*good_part(name), line]
+    (folder / "case.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    before = sorted(folder.parent.rglob("*"))
+    started = time.monotonic()
+    with pytest.raises(DefinitionError) as caught:
+        load_experiment("case")
+    assert time.monotonic() - started < 1
+    assert caught.value.problems == (f"experiments/case.yaml:{len(lines)}: {said}",)
+    assert sorted(folder.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in CORPUS if " less " not in name}))
+def test_the_good_parts_of_the_corpus_are_good(folder: Path, name: str) -> None:
+    (folder / "case.yaml").write_text("\n".join(good_part(name)) + "\nhyperparameters: {steps: 10}\n")
+    assert len(load_experiment("case").runs) == 1
 
 
 @pytest.mark.parametrize(("base", "old", "new", "lines"), CASES, ids=range(len(CASES)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.experiment.definition.merge import merge_sections
 from workbench.experiment.definition.schema import Arm, Definition
+from workbench.experiment.definition.sections import unknown_section
 from workbench.experiment.definition.source import Node, describe, read_source, show
 from workbench.experiment.definition.validate import Problems, suggest, validate
 
@@ -74,7 +75,7 @@ def load_tree(asked: Node, folder: Path, problems: Problems, chain: tuple[str, .
 
 def check_shape(tree: Node, problems: Problems) -> Node:
     """The parts of a definition that have the shape they must have; the others are reported and left out."""
-    validate(Definition, tree, problems)
+    validate(Definition, tree, problems, lambda name: unknown_section(name, Definition.model_fields))
     kept = _keep_sections(tree, tuple(Definition.model_fields))
     arms = kept.get("arms")
     if arms is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from workbench.config import Settings
 from workbench.data.settings import DatasetData, DataSettings, ReadData
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.merge import KINDS
+from workbench.experiment.definition.other_names import OURS
 from workbench.experiment.definition.schema import Arm, StartFrom, rewards_of
 from workbench.experiment.definition.source import Node, describe
 from workbench.experiment.definition.validate import Problems, suggest, unknown_key, validate
@@ -62,6 +64,22 @@ def unknown_hyperparameter(name: str, classes: list[type[TrainerSettings]]) -> s
         near = f", did you mean {WRITTEN_AS[name]}?"
     elif owners:
         near = f", did you mean trainer {owners[0]}, which has {name}?"
+    elif name in OURS:
+        near = f", did you mean {OURS[name]}?"
+    return unknown_key(name, names, near)
+
+
+def unknown_section(name: str, allowed: Iterable[str]) -> str:
+    """The problem of a key of the whole definition that does not exist; it may stand deeper."""
+    names, deeper = list(allowed), {"grid": "sweep.grid", "seeds": "sweep.seeds", **WRITTEN_AS}
+    hyperparameters = {field for other in trainer_names() for field in hyperparameter_names(get_settings_class(other))}
+    near = suggest(name, names)
+    if name in deeper:
+        near = f", did you mean {deeper[name]}?"
+    elif name in hyperparameters:
+        near = f", did you mean hyperparameters.{name}?"
+    elif name in OURS:
+        near = f", did you mean {OURS[name] if '.' in OURS[name] else f'hyperparameters.{OURS[name]}'}?"
     return unknown_key(name, names, near)
 
 
