@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import time
 
 import pytest
 
-from workbench.interrupts import InterruptRequested, Interrupts
+from workbench.interrupts import InterruptRequested, Interrupts, handled_by, held, raise_interrupt
 
 
 def visit(interrupts, done, signal_number=None):
@@ -39,6 +41,58 @@ def test_where_other_processes_wait_nothing_is_left_half_way():
         visit(interrupts, done, signal.SIGTERM)
         visit(interrupts, done)
     assert (done, interrupts.received) == (["whole", "whole"], signal.SIGTERM)
+
+
+class Finalised:
+    """A signal comes while it is taken away, where Python swallows whatever is raised."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("finalised", [False, True])
+def test_a_command_is_left_though_the_signal_came_in_a_finaliser(finalised, capfd):
+    with pytest.raises(InterruptRequested) as caught, handled_by(raise_interrupt):  # noqa: PT012
+        if finalised:
+            Finalised()
+        else:
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(5.0)
+    assert caught.value.signal_number == signal.SIGTERM
+    assert capfd.readouterr().err == ""
+
+
+def test_a_section_is_left_though_the_signal_came_in_a_finaliser():
+    with Interrupts() as interrupts, pytest.raises(InterruptRequested), interrupts.interruptible():  # noqa: PT012
+        Finalised()
+        time.sleep(5.0)
+
+
+def test_what_is_committed_is_not_left_for_a_signal_that_came_in_a_finaliser():
+    done = []
+    with Interrupts() as interrupts:
+        with interrupts.interruptible():
+            done.append("section")
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            Finalised()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        time.sleep(0.1)
+        done.append("committed")
+    assert (done, interrupts.received) == (["section", "committed"], signal.SIGTERM)
+
+
+def test_signals_that_are_held_come_afterwards(in_processes):
+    def run(_):
+        done = []
+        with contextlib.suppress(InterruptRequested), handled_by(raise_interrupt):
+            with held():
+                signal.raise_signal(signal.SIGTERM)
+                done.append("whole")
+            done.append("never")
+        return done
+
+    assert in_processes(1, run) == [["whole"]]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGTERM, signal.SIGINT} == set()
 
 
 def test_handlers_are_put_back():

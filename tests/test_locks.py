@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +44,22 @@ def test_a_held_lock_is_refused_at_once_and_names_its_holder(tmp_path):
     finally:
         process.kill()
         process.join()
+
+
+def test_a_former_holder_is_not_named_for_the_one_that_has_it(tmp_path):
+    """Between taking the lock and saying so, the file speaks of whoever had it before."""
+    former = holder(tmp_path)
+    former.kill()
+    former.join()
+    with hold(tmp_path, "a/b"):
+        path = tmp_path / ".locks/a~b.lock"
+        mine = path.read_text()
+        path.write_text(mine.replace(str(os.getpid()), str(former.pid)))
+        later = threading.Timer(0.1, path.write_text, [mine])
+        later.start()
+        with pytest.raises(AlreadyRunningError, match=f"process {os.getpid()} on"), hold(tmp_path, "a/b"):
+            pass
+        later.join()
 
 
 def test_a_killed_holder_leaves_the_lock_free(tmp_path):

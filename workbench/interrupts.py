@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN_SECONDS = 0.01
 
 Handler = Callable[[int, FrameType | None], None]
 
@@ -16,9 +19,14 @@ Handler = Callable[[int, FrameType | None], None]
 class InterruptRequested(BaseException):
     """A signal arrived; BaseException, so that no `except Exception` swallows it."""
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, again: Callable[[], None] | None = None) -> None:
+        """again: raises it once more where it is still due; by default it always is."""
         self.signal_number = signal_number
+        self.again = again or self._raise
         super().__init__(signal_number)
+
+    def _raise(self) -> None:
+        raise self
 
 
 def raise_interrupt(number: int, _frame: FrameType | None) -> None:
@@ -34,12 +42,26 @@ def handled_by(receive: Handler) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, receive) for number in SIGNALS}
+    previous: dict[int, Any] = {number: signal.signal(number, receive) for number in SIGNALS}
+    previous[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
+    default, sys.unraisablehook = sys.unraisablehook, lambda unraisable: _raise_again(unraisable, default)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        sys.unraisablehook = default
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _raise_again(unraisable: Any, default: Callable[[Any], object]) -> None:
+    """Python swallows what is raised in a finaliser or a weak reference's callback: raise it anew a moment later."""
+    request = unraisable.exc_value
+    if not isinstance(request, InterruptRequested):
+        default(unraisable)
+        return
+    signal.signal(signal.SIGALRM, lambda _number, _frame: request.again())
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
 
 
 @contextlib.contextmanager
@@ -89,9 +111,12 @@ class Interrupts:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.received = number
-        if self._interruptible and self.immediate:
-            self._interruptible = False
-            raise InterruptRequested(number)
+        self._leave()
+
+    def _leave(self) -> None:
+        """At once, in a section that may be left so."""
+        if self._interruptible and self.immediate and self.received is not None:
+            raise InterruptRequested(self.received, again=self._leave)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:

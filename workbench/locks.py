@@ -15,6 +15,7 @@ from workbench.errors import AlreadyRunningError, StorageError
 
 FOLDER = ".locks"
 POLL_SECONDS = 0.1
+SECONDS_TO_SAY = 0.5
 
 
 @contextlib.contextmanager
@@ -59,8 +60,9 @@ def hold_file(
             while not _try(descriptor, kind):
                 time.sleep(POLL_SECONDS)
         with _making(path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode(), 0)
+            told = json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode()
+            os.pwrite(descriptor, told, 0)
+            os.ftruncate(descriptor, len(told))
         yield
     finally:
         os.close(descriptor)  # the kernel lets the lock go, as it does when a process dies
@@ -89,8 +91,23 @@ def _try(descriptor: int, kind: int) -> bool:
 
 
 def _holder(path: Path) -> str:
+    """Who has it. The file may still name a former holder, or none yet: the new one says so within milliseconds."""
+    deadline = time.monotonic() + SECONDS_TO_SAY
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(path.read_text())
+            pid, host = int(found["pid"]), str(found["host"])
+            if host != os.uname().nodename or _is_alive(pid):
+                return f"process {pid} on {host}"
+        time.sleep(0.01)
+    return "another process"
+
+
+def _is_alive(pid: int) -> bool:
     try:
-        found = json.loads(path.read_text())
-        return f"process {found['pid']} on {found['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from workbench.tracking.reader import read_rows
 TRIES = max(1, int(os.environ.get("FAULT_TRIES", "2")) // 3)
 """Of each kind of fault: a command takes seconds, where a trainer's step takes milliseconds."""
 MARK = "FAULTS_COMMAND"
+MODULE = (sys.executable, "-m", "workbench.cli")
 SORT = {"task": "sort", "digits": 3}
 EVALUATE = {**SORT, "prompts": 8, "every": 2, "max_new_tokens": 6}
 START: dict[str, Any] = {
@@ -67,11 +69,11 @@ def make_lab(folder: Path) -> Path:
 class Command:
     """`workbench ...` in a lab, as it runs."""
 
-    def __init__(self, lab: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, lab: Path, *arguments: str, program: Sequence[str] = MODULE, **environment: str) -> None:
         self._mark = uuid.uuid4().hex
         self._started = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "workbench.cli", *arguments],
+            [*program, *arguments],
             cwd=lab,
             env=command_environment() | {MARK: self._mark, "WANDB_MODE": "offline"} | environment,
             stdout=subprocess.PIPE,
@@ -93,6 +95,10 @@ class Command:
         """Counted from its start, or to its end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, seconds - (time.monotonic() - self._started)))
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def send(self, number: int) -> None:
         """A signal, as others send it: Ctrl-C to all of the foreground, anything else to the command alone."""

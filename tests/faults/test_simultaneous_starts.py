@@ -29,6 +29,8 @@ def start_together(lab, barrier):
     from workbench.experiment import runner
 
     os.chdir(lab)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # these are fifty commands, not fifty processes of one job
+        del os.environ[name]
     refuse, tried = runner.refuse_without_space, []
 
     def last_before_the_lock(*arguments):
@@ -65,7 +67,7 @@ def test_of_fifty_starts_one_proceeds_and_the_others_say_so_within_a_second(
     barrier = multiprocessing.get_context("fork").Barrier(STARTS)
     ends = in_processes(STARTS, lambda _: start_together(lab, barrier))
     others = [(said, seconds) for code, said, seconds in ends if code == 5]
-    assert sorted(code for code, _, _ in ends) == [0] + [5] * (STARTS - 1)
+    assert sorted(code for code, _, _ in ends) == [0] + [5] * (STARTS - 1), [end for end in ends if end[0] != 5]
     named = {
         re.fullmatch(r"start\+steps=60 is already running: process (\d+) on .+ holds it\n", s)[1] for s, _ in others
     }

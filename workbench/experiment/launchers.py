@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import WorkbenchError
-from workbench.interrupts import SIGNALS, InterruptRequested, held, let_in, raise_interrupt
+from workbench.interrupts import SIGNALS, InterruptRequested, handled_by, held, let_in, raise_interrupt
+from workbench.redaction import redact
 
 Item = TypeVar("Item")
 State = TypeVar("State")
@@ -98,7 +99,9 @@ def fork_map(
 def _serve(
     setup: Callable, work: Callable, items: Sequence, worker: int, workers: int, threads: int, sender: Any
 ) -> None:
-    _become_worker(threads, signal.SIG_DFL)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    _become_worker(threads)
     try:
         state = setup()
         for index in range(worker, len(items), workers):
@@ -149,9 +152,10 @@ class RunProcess:
 def _run(target: Callable[[], None], threads: int, log: Path) -> None:
     code = 0
     try:
-        _become_worker(threads, raise_interrupt)
-        _write_to(log)
-        target()
+        with handled_by(raise_interrupt):
+            _become_worker(threads)
+            _write_to(log)
+            target()
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         code = error.exit_code
@@ -183,21 +187,19 @@ def _open_log(log: Path) -> int:
 
 
 class _Log(io.FileIO):
-    """What a full disk does not take of the log is lost: no run ends for a line of it."""
+    """Without secrets, and what a full disk does not take of it is lost: no run ends for a line of its log."""
 
     def write(self, data: Any, /) -> int:
+        told = redact(bytes(data).decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         with contextlib.suppress(OSError):
-            super().write(data)
+            super().write(told)
         return len(data)
 
 
-def _become_worker(threads: int, on_signal: Any) -> None:
-    """A session of its own, so that Ctrl-C reaches it only through its parent; its end follows its parent's.
-
-    on_signal: what it does with the signals that were held while it was forked."""
+def _become_worker(threads: int) -> None:
+    """A session of its own, so that Ctrl-C reaches it only through its parent; its end follows its parent's. It has
+    said what it does with signals, and from here on they come."""
     os.setsid()
-    for number in SIGNALS:
-        signal.signal(number, on_signal)
     # What came with the fork is never garbage, and counting it would copy its pages.
     gc.freeze()
     gc.enable()

@@ -12,6 +12,7 @@ from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.identity import Identity, differences, identify
 from workbench.experiment.run_folder import RunFolder
+from workbench.redaction import redact
 
 State = Literal["cached", "new", "resumes", "changed", "waits", "broken"]
 DESCRIPTIONS: dict[State, str] = {
@@ -78,7 +79,7 @@ def _plan_run(
         return PlannedRun(spec, "changed", identity, precision, "trained anew as asked")
     if status.get("fingerprint") != identity.fingerprint:
         return PlannedRun(
-            spec, "changed", identity, precision, describe_change(status.get("identity"), identity.fields)
+            spec, "changed", identity, precision, describe_change(status.get("identity"), redact(identity.fields))
         )
     if not folder.is_finished():
         checkpoints = sorted((folder.path / "checkpoints").glob("step_*[0-9]"))

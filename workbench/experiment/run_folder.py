@@ -68,8 +68,8 @@ class RunFolder:
             raise ModelError(f"{self.model / damaged[0]} is damaged (checksum); FRESH=1 trains {self.key} anew")
 
     def write_status(self, **changes: Any) -> None:
-        """Lay changes over status.json, atomically."""
-        status = self.status() | changes | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")}
+        """Lay changes over status.json, atomically; what an error says may hold a secret, which stays out."""
+        status = self.status() | redact(changes) | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")}
         status = json.loads(json.dumps(status))  # as it is read back
         write_json(self.path / "status.json", {**status, CHECKSUM: _digest(status)})
 

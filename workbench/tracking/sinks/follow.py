@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import psutil
 
 POLL_SECONDS = 2.0
+FINISH_SECONDS = 14.0
+"""Trackers may hold up the end of a command: 15 s at most, and killing them takes some of it."""
 _MODULE = "workbench.tracking.sinks.follow"
 _NICENESS = 10
 _PR_SET_PDEATHSIG = 1
@@ -99,7 +101,7 @@ class Followers:
             except OSError as error:
                 self._log(f"{kind} could not be started: {error}")
 
-    def finish(self, timeout_seconds: float = 15.0) -> tuple[str, ...]:
+    def finish(self, timeout_seconds: float = FINISH_SECONDS) -> tuple[str, ...]:
         """Let the trackers write what is left, and kill them after the timeout. Returns the kinds that were killed."""
         try:
             return self._finish(time.monotonic() + timeout_seconds, timeout_seconds)
