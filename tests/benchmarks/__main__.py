@@ -8,7 +8,19 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.benchmarks import dashboard, dpo, generation, grpo, loading, memory, scaling, sft, start_up, sweep
+from tests.benchmarks import (
+    checkpoints,
+    dashboard,
+    dpo,
+    generation,
+    grpo,
+    loading,
+    memory,
+    scaling,
+    sft,
+    start_up,
+    sweep,
+)
 from tests.benchmarks.measure import ROOT, BenchmarkError, machine
 from tests.benchmarks.page import paste_table, write
 
@@ -16,6 +28,7 @@ BENCHMARKS = {
     "start_up": start_up.run,
     "sft_padded": sft.run_padded,
     "sft_ragged": sft.run_ragged,
+    "checkpoints": checkpoints.run,
     "dashboard": dashboard.run,
     "dpo": dpo.run,
     "generation": generation.run,

@@ -188,6 +188,7 @@ def _progress(trainer: BaseTrainer) -> dict[str, Any]:
         "warnings": trainer.warnings,
         "incidents": trainer.incidents,
         "inexact": trainer.inexact,
+        "checkpoints": {"written": len(trainer.save_seconds), "seconds": sum(trainer.save_seconds)},
     }
 
 

@@ -122,6 +122,8 @@ class BaseTrainer(TrainerHooks):
         self.warnings: list[str] = []
         self.incidents: list[dict[str, Any]] = []
         self.inexact: list[str] = []
+        # How long each checkpoint took that this process wrote.
+        self.save_seconds: list[float] = []
         # Of this process alone, and dropped with the attempt it was spent on: see _charge and _next_batch.
         self._spent, self._num_taken = Costs(), 0
         self._batches: Iterator[Any] | None = None
@@ -364,15 +366,18 @@ class BaseTrainer(TrainerHooks):
 
     def _save(self) -> None:
         if self.output_dir is not None:
+            started = time.perf_counter()
             best = self.stopper.state.best_step if self.stopper and self.stopper.state.best_value is not None else None
             self._folder.write(self.step, *take_snapshot(self), best)
             distributed.barrier()
+            self.save_seconds.append(time.perf_counter() - started)
 
     def _finish(self) -> None:
         """The final checkpoint, then the weights that the run leaves: early stopping's best, or the averaged ones."""
         if self.restored_best:
             return
-        self._save()
+        if self._folder.saved_step != self.step:
+            self._save()
         self._stop_if_interrupted()
         best, weights = self.stopper.state if self.stopper else None, self.ema.shadow if self.ema else None
         if best is not None and best.best_value is not None and best.best_step != self.step:

@@ -29,6 +29,8 @@ class OutputFolder:
         self._writes = writes and self.path is not None
         self._metrics: MetricStore | None = None
         self._checkpointed_at = time.monotonic()
+        self.saved_step: int | None = None
+        """The step of the checkpoint that was written last."""
 
     # Rows.
 
@@ -89,7 +91,7 @@ class OutputFolder:
 
     def write(self, step: int, tensors: checkpoint.Tensors, state: dict[str, Any], best_step: int | None) -> None:
         """Write the checkpoint of `step`, then delete what need not be kept."""
-        self._checkpointed_at = time.monotonic()
+        self._checkpointed_at, self.saved_step = time.monotonic(), step
         if not self._writes:
             return
         if self._metrics:
