@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from workbench.interrupts import InterruptRequested, Interrupts, handled_by, held, raise_interrupt
+from workbench.interrupts import InterruptRequested, Interrupts, handled_by, held, interrupt_behind, raise_interrupt
 
 
 def visit(interrupts, done, signal_number=None):
@@ -79,6 +79,18 @@ def test_what_is_committed_is_not_left_for_a_signal_that_came_in_a_finaliser():
         time.sleep(0.1)
         done.append("committed")
     assert (done, interrupts.received) == (["section", "committed"], signal.SIGTERM)
+
+
+def test_a_signal_is_known_behind_the_error_that_it_became():
+    class Attribute:
+        def __set_name__(self, owner, name):
+            signal.raise_signal(signal.SIGTERM)
+
+    with handled_by(raise_interrupt), pytest.raises(BaseException) as caught:  # noqa: PT012
+        type("Made", (), {"attribute": Attribute()})
+        time.sleep(5.0)
+    assert interrupt_behind(caught.value).signal_number == signal.SIGTERM
+    assert interrupt_behind(ValueError("another")) is None
 
 
 def test_signals_that_are_held_come_afterwards(in_processes):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import DefinitionError, WorkbenchError
-from workbench.interrupts import SIGNALS, InterruptRequested, handled_by, raise_interrupt
+from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
 
 if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
@@ -31,14 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with handled_by(raise_interrupt):
             return parsed.command(parsed)
-    except WorkbenchError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except InterruptRequested as request:
-        return 128 + request.signal_number
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+    except BaseException as error:
+        if request := interrupt_behind(error):
+            return 128 + request.signal_number
+        if isinstance(error, WorkbenchError):
+            print(error, file=sys.stderr)
+            return error.exit_code
+        if isinstance(error, BrokenPipeError):
+            sys.stderr.close()
+            return 0
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,6 +29,18 @@ class InterruptRequested(BaseException):
         raise self
 
 
+def interrupt_behind(error: BaseException | None) -> InterruptRequested | None:
+    """The signal that led to an error: some code turns whatever it meets into an exception of its own, Python's class
+    creation among it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, InterruptRequested):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def raise_interrupt(number: int, _frame: FrameType | None) -> None:
     """A handler for work that may be left anywhere; a second signal has its default effect: the process stops."""
     for each in SIGNALS:

@@ -66,6 +66,12 @@ def make_lab(folder: Path) -> Path:
     return folder
 
 
+def define(lab: Path, name: str, definition: dict[str, Any] | str) -> None:
+    """Write an experiment, as settings or as text."""
+    text = definition if isinstance(definition, str) else yaml.safe_dump(definition, sort_keys=False)
+    (lab / "experiments" / f"{name}.yaml").write_text(text)
+
+
 class Command:
     """`workbench ...` in a lab, as it runs."""
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.contracts.conftest import make_trainer  # noqa: F401 - a fixture
+from tests.faults.commands import make_lab
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
@@ -63,6 +67,32 @@ def at_write(folder: Path, number: int, act: Callable[[], None]) -> Callable[[],
 def kill() -> None:
     """This process, as power failing would."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """A folder with the experiments of commands.py."""
+    return make_lab(tmp_path / "lab")
+
+
+@pytest.fixture
+def call(lab: Path, in_processes: Callable[..., list[Any]]) -> Callable[..., tuple[int, str]]:
+    """call("run", "start") -> code and words of the command in the lab, in a process forked from this warm one."""
+    import analysis.report  # noqa: F401
+    from workbench import cli
+    from workbench.experiment import runner  # noqa: F401
+
+    def in_child(arguments: tuple[str, ...], environment: dict[str, str]) -> tuple[int, str]:
+        os.environ |= environment
+        os.chdir(lab)
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return cli.main(list(arguments)), said.getvalue()
+
+    def run(*arguments: str, **environment: str) -> tuple[int, str]:
+        return in_processes(1, lambda _: in_child(arguments, environment))[0]
+
+    return run
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@ checkpoints and finished runs. It would leave a file behind; the command refuses
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -18,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.commands import START, SWEEP, Command, make_lab
+from tests.faults.commands import START, SWEEP, Command, define
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 CALLS = ("run", "plan", "data")
@@ -35,38 +33,12 @@ class Payload:
 
 
 @pytest.fixture
-def lab(tmp_path):
-    return make_lab(tmp_path / "lab")
-
-
-@pytest.fixture
 def canary(tmp_path):
     path = tmp_path / "canary"
     pickle.loads(pickle.dumps(Payload(path)))
     assert path.exists(), "it would be seen"
     path.unlink()
     return path
-
-
-@pytest.fixture
-def call(lab, torch, in_processes):
-    """call("run", "start") -> code and words of the command, in a process forked from this warm one."""
-    import analysis.report  # noqa: F401
-    from workbench import cli
-    from workbench.experiment import runner  # noqa: F401
-
-    def in_child(arguments):
-        os.chdir(lab)
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return cli.main(list(arguments)), said.getvalue()
-
-    return lambda *arguments: in_processes(1, lambda _: in_child(arguments))[0]
-
-
-def define(lab, name, definition):
-    text = definition if isinstance(definition, str) else yaml.safe_dump(definition, sort_keys=False)
-    (lab / "experiments" / f"{name}.yaml").write_text(text)
 
 
 def python_code(canary):
@@ -99,9 +71,7 @@ def test_tags_in_a_definition(tag, place, lab, call, canary):
     assert_refused(call, canary, "evil", words="evil.yaml:")
 
 
-@pytest.mark.parametrize(
-    "name", ["x.pkl", "x.pt", "x.npy", "x.bin", "x.jsonl", "x.json", "x.csv", "x.parquet", "x.arrow"]
-)
+@pytest.mark.parametrize("ending", ["pkl", "pt", "npy", "bin", "jsonl", "json", "csv", "parquet", "arrow"])
 def test_pickles_in_place_of_data(ending, lab, call, canary):
     name = f"x.{ending}"
     (lab / name).write_bytes(pickle.dumps(Payload(canary)))
@@ -216,7 +186,7 @@ def test_own_code_that_nobody_allowed(path, lab, call, canary):
 
 def test_pickles_in_checkpoints_whose_manifests_say_that_they_belong_there(lab, call, canary):
     command = Command(lab, "run", "start", "--set", "steps=2000", "checkpoint_every=5")
-    run = lab / "runs/start+checkpoint_every=5+steps=2000/main/seed0"
+    run = lab / "runs/start+checkpoint_every=5,steps=2000/main/seed0"
     while not list(run.glob("checkpoints/step_*5/manifest.json")):
         assert command.is_running(), command.end()
         time.sleep(0.02)

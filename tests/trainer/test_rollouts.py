@@ -6,7 +6,8 @@ import warnings
 
 import pytest
 
-from workbench.errors import DataError, DefinitionError, RewardError
+from tests.conftest import VOCABULARY, Letters
+from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
 from workbench.tracking.reader import read_rows
 
 ONLINE = ["grpo", "ppo", "online_dpo"]
@@ -118,6 +119,17 @@ def test_a_failing_reward_stops_the_run_at_once_with_the_prompt_shown(name, rewa
     assert stopped.value.exit_code == 6
     assert f"prompt '{trainer.train_loader[0]['texts'][0]}'" in str(stopped.value)
     assert trainer.step == 0
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_a_rollout_of_which_overlong_mask_leaves_nothing_stops_the_run(name, rollout_trainer):
+    class NeverEnds(Letters):
+        eos_ids = (VOCABULARY + 1,)
+
+    arguments = {"tokenizer": NeverEnds()}
+    with pytest.raises(DivergenceError, match=r"^step 1: all completions of the rollout were cut at max_new_tokens 2"):
+        rollout_trainer(name, arguments=arguments, max_new_tokens=2, overlong="mask").train()
+    rollout_trainer(name, arguments=arguments, max_new_tokens=2, overlong="keep").train()
 
 
 def test_rewards_without_a_tokenizer_are_refused(rollout_trainer):

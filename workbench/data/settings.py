@@ -67,12 +67,21 @@ class ReadData(Settings):
     chat_template: bool = False
     """Render plain prompts as a user's turn through the model's chat template."""
 
+    @property
+    def source(self) -> str:
+        """What is read, as a message names it."""
+        raise NotImplementedError
+
 
 class FileData(ReadData):
     """A data file: plain text, prompt and completion, preference pairs, or chat messages, told by its columns."""
 
     path: Annotated[str, Field(min_length=1)]
     """JSONL, JSON, Parquet or CSV."""
+
+    @property
+    def source(self) -> str:
+        return self.path
 
 
 class DatasetData(ReadData):
@@ -88,6 +97,10 @@ class DatasetData(ReadData):
     """Branch, tag or commit on the hub; a whole commit makes the run independent of what is uploaded later."""
     streaming: bool = False
     """Read from the hub row by row, instead of downloading all of it first."""
+
+    @property
+    def source(self) -> str:
+        return self.dataset
 
 
 class CollectSettings(TaskSettings):

@@ -112,9 +112,8 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
     if isinstance(source, DatasetData):  # which may be large: no more is read than is asked for
         source = source.model_copy(update={"rows": settings.prompts})
     bad = BadRows(remedy=REMEDY)
-    name = source.path if isinstance(source, FileData) else "the held-out data"
     form: Form = "prompts" if spec.hyperparameters.data_form == "prompts" else "rows"
-    found = list(Examples(open_records(source), form, bad, source.chat_template, source.columns, name))
+    found = list(Examples(open_records(source), form, bad, source.chat_template, source.columns, source.source))
     return found[: settings.prompts]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import WorkbenchError
-from workbench.interrupts import SIGNALS, InterruptRequested, handled_by, held, let_in, raise_interrupt
+from workbench.interrupts import SIGNALS, handled_by, held, interrupt_behind, let_in, raise_interrupt
 from workbench.redaction import redact
 
 Item = TypeVar("Item")
@@ -159,11 +159,11 @@ def _run(target: Callable[[], None], threads: int, log: Path) -> None:
     except WorkbenchError as error:
         print(error, file=sys.stderr)
         code = error.exit_code
-    except InterruptRequested as request:
-        code = 128 + request.signal_number
-    except BaseException:  # the traceback belongs in the log, not on the user's screen
-        traceback.print_exc()
-        code = BUG_EXIT_CODE
+    except BaseException as error:  # the traceback belongs in the log, not on the user's screen
+        request = interrupt_behind(error)
+        code = 128 + request.signal_number if request else BUG_EXIT_CODE
+        if not request:
+            traceback.print_exc()
     sys.stderr.flush()
     os._exit(code)
 

@@ -110,7 +110,9 @@ class Reading:
         wanted: Form = "rows" if form == "text" else form
 
         def read(bad: BadRows) -> Examples:
-            return Examples(open_records(settings), wanted, bad, settings.chat_template, settings.columns)
+            return Examples(
+                open_records(settings), wanted, bad, settings.chat_template, settings.columns, settings.source
+            )
 
         skip = settings.bad_rows == "skip"
         return cls(read, form, settings.max_tokens, settings.chat_template, skip_bad=skip)

@@ -21,7 +21,7 @@ from workbench.experiment.identity import measuring_versions, task_of
 from workbench.experiment.prepare import ROWS_FILE, PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
-from workbench.interrupts import InterruptRequested
+from workbench.interrupts import interrupt_behind
 from workbench.locks import hold
 from workbench.models.adapters import add_lora
 from workbench.models.folder import model_fingerprint, weights_file
@@ -61,9 +61,12 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
             trainer.resume(inexact=inexact_allowed())
             trainer.train()
             _finish(folder, prepared, trainer, before + time.monotonic() - started)
-        except (WorkbenchError, InterruptRequested) as met:
+        except BaseException as met:
             # A signal before or after training, which answers its own, finds nothing to save.
-            error = met if isinstance(met, WorkbenchError) else Interrupted(met.signal_number, saved=False)
+            request = interrupt_behind(met) if not isinstance(met, Interrupted) else None
+            error = Interrupted(request.signal_number, saved=False) if request else met
+            if not isinstance(error, WorkbenchError):
+                raise
             if not folder.is_finished():
                 folder.write_status(
                     state="interrupted" if isinstance(error, Interrupted) else "failed",

@@ -55,6 +55,7 @@ def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
 
 def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors and state of a checkpoint, verified before use. CheckpointError names what does not hold."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     reason = find_damage(folder)
@@ -62,8 +63,11 @@ def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
         raise CheckpointError(f"{folder} is not a valid checkpoint: {reason}")
     # Only what the manifest lists: a file beside it was never verified.
     names = sorted(json.loads((folder / MANIFEST).read_text()))
-    tensors = {Path(n).stem: load((folder / n).read_bytes()) for n in names if n.endswith(".safetensors")}
-    return tensors, json.loads((folder / "state.json").read_text())
+    try:
+        tensors = {Path(n).stem: load((folder / n).read_bytes()) for n in names if n.endswith(".safetensors")}
+        return tensors, json.loads((folder / "state.json").read_text())
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not a valid checkpoint: it holds what none wrote ({error})") from error
 
 
 def find_damage(folder: Path) -> str | None:
@@ -71,10 +75,14 @@ def find_damage(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, digest in manifest.items():
+            if Path(name).name != name:
+                return f"{MANIFEST} lists {name}, which lies elsewhere"
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 return f"{name} does not match its checksum"
         if "state.json" not in manifest:
             return f"{MANIFEST} lists no state.json"
+        if not isinstance(json.loads((folder / "state.json").read_text()), dict):
+            return "state.json holds no state"
     except (OSError, ValueError, AttributeError, TypeError) as error:
         return f"{MANIFEST} or a file it lists cannot be read ({error})"
     return None

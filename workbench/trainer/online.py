@@ -226,13 +226,17 @@ class OnlineTrainer(BaseTrainer):
         counts = distributed.gather_objects([float(update["tokens"].sum()) for update in updates])
         kept = [update for update, *found in zip(updates, *counts, strict=True) if any(found)]
         if not kept:
-            raise DivergenceError(
-                f"step {self.step + 1}: all completions of the rollout were cut at max_new_tokens "
-                f"{self.settings.max_new_tokens}, and overlong: mask leaves none to learn from; raise max_new_tokens, "
-                "or take overlong: keep"
-            )
+            raise self._all_cut()
         kept[0][FRESH] = updates[0][FRESH].max().expand(len(kept[0][FRESH])).clone()
         return kept
+
+    def _all_cut(self) -> DivergenceError:
+        """Of a rollout that overlong: mask leaves nothing of."""
+        return DivergenceError(
+            f"step {self.step + 1}: all completions of the rollout were cut at max_new_tokens "
+            f"{self.settings.max_new_tokens}, and overlong: mask leaves none to learn from; raise max_new_tokens, "
+            "or take overlong: keep"
+        )
 
     def _validate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Its rollouts leave no trace in the row of the step that is under way."""

@@ -25,7 +25,10 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
 
     def _make_update_batches(self, batch: Batch) -> list[Batch]:
         rollout = self._roll_out(batch)
-        won, lost = best_and_worst(rollout, only_ended=self.settings.overlong == "mask")
+        only_ended = self.settings.overlong == "mask"
+        if not distributed.any_process(bool(rollout.ended.any()) or not only_ended):
+            raise self._all_cut()
+        won, lost = best_and_worst(rollout, only_ended=only_ended)
         ranks = torch.zeros(len(rollout.rewards))
         ranks[won], ranks[lost] = 1.0, -1.0
         self._report(rollout, ranks, {"pairs": float(sum(distributed.gather_objects(len(won))))})
