@@ -77,20 +77,21 @@ def lab(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(lab: Path, in_processes: Callable[..., list[Any]]) -> Callable[..., tuple[int, str]]:
-    """call("run", "start") -> code and words of the command in the lab, in a process forked from this warm one."""
+    """call("run", "start", before=change) -> code and words of the command in the lab, in a process forked from this
+    warm one; before it, change() may change the code there."""
     import analysis.report  # noqa: F401
     from workbench import cli
     from workbench.experiment import runner  # noqa: F401
 
-    def in_child(arguments: tuple[str, ...], environment: dict[str, str]) -> tuple[int, str]:
-        os.environ |= environment
+    def in_child(arguments: tuple[str, ...], before: Callable[[], object]) -> tuple[int, str]:
+        before()
         os.chdir(lab)
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             return cli.main(list(arguments)), said.getvalue()
 
-    def run(*arguments: str, **environment: str) -> tuple[int, str]:
-        return in_processes(1, lambda _: in_child(arguments, environment))[0]
+    def run(*arguments: str, before: Callable[[], object] = lambda: None) -> tuple[int, str]:
+        return in_processes(1, lambda _: in_child(arguments, before))[0]
 
     return run
 

@@ -26,3 +26,10 @@ def test_every_row_is_there_once() -> None:
 def test_every_pattern_finds_a_test(fault) -> None:
     for pattern in fault.tests:
         assert fnmatch.filter(IDS, pattern), pattern
+
+
+def test_every_test_of_a_fault_stands_in_a_row() -> None:
+    patterns = [pattern for fault in FAULTS for pattern in fault.tests]
+    faults = [name for name in IDS if name.startswith("faults/") and "test_rows.py" not in name]
+    assert faults
+    assert [name for name in faults if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)] == []

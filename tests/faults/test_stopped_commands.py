@@ -16,6 +16,7 @@ from tests.faults.commands import TRIES, Command, make_lab, outcomes
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 SECONDS_TO_STOP = 10.0
+SECONDS_AT_ONCE = 2.0
 NUMBERS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 
 
@@ -84,7 +85,7 @@ def test_a_second_signal_stops_at_once(number, whole, tmp_path, record_property)
         sent = time.monotonic()
         command.send(number)
         code, output = command.end()
-        assert time.monotonic() - sent < 1.0
+        assert time.monotonic() - sent < SECONDS_AT_ONCE
         assert code in (0, 128 + number, -number), output
         assert "Traceback" not in output
         assert command.orphans() == []

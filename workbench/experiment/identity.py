@@ -20,6 +20,7 @@ from workbench.errors import DataError
 from workbench.evaluation.settings import KL_VERSION
 from workbench.experiment.definition.schema import START, RunSpec, dump, rewards_of
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.stages.versions import VERSIONS
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
 from workbench.models.folder import settings_identity
 from workbench.models.settings import ModelSettings
@@ -76,6 +77,7 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
             "model": model,
             "lora": dump(spec.lora),
             "data": data_identity(spec, model, runs),
+            "stages": _stages_identity(spec),
             "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in free},
             "precision": precision,
             "evaluate": _evaluate_identity(spec),
@@ -83,6 +85,12 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
             "threads": spec.threads,
         }
     )
+
+
+def _stages_identity(spec: RunSpec) -> dict[str, int]:
+    """Versions of the stages that a run of its kind rests on."""
+    with_pairs = spec.hyperparameters.data_form == "pairs" or (spec.evaluate is not None and spec.evaluate.pairs)
+    return {name: version for name, version in VERSIONS.items() if with_pairs or name == "data"}
 
 
 def task_of(spec: RunSpec) -> str | None:

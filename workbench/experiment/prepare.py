@@ -39,6 +39,7 @@ from workbench.experiment.launchers import fork_map
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
 from workbench.experiment.stages.cache import FOLDER, Stage, StageCache, StageResult
+from workbench.experiment.stages.versions import VERSIONS
 from workbench.experiment.stages.worker import Worker
 from workbench.locks import hold
 from workbench.models.load import load_model
@@ -48,7 +49,6 @@ from workbench.trainer.distributed import training_device
 from workbench.trainer.precision import resolve_precision
 from workbench.trainer.settings import DataForm as TrainedForm
 
-DATA_VERSION = 3
 ROWS_FILE = "rows.safetensors"
 MAX_TASK_TOKENS = 2048
 
@@ -273,7 +273,7 @@ class Preparer:
         folders = [self.model_folder(spec) if name == START else self._made_by(name) for name in samplers_of(spec)]
         label = f"collecting {num_pairs:,} {'held-out ' if split == 'held_out' else ''}pairs"
         return self._get(
-            Stage("collect", collect.VERSION, key),
+            Stage("collect", VERSIONS["collect"], key),
             lambda folder, progress: collect.collect_pairs(
                 folder, settings, split=split, num_pairs=num_pairs, samplers=folders, worker=worker, jobs=self.jobs,
                 on_progress=progress,
@@ -308,7 +308,7 @@ class Preparer:
             return {"counts": vars(counts), "format": found}
 
         key = {**source, **reading.key, "tokenizer": tokenizer.fingerprint}
-        return self._get(Stage("data", DATA_VERSION, key), make, "")
+        return self._get(Stage("data", VERSIONS["data"], key), make, "")
 
     def _held_out_pairs(self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker) -> StageResult | None:
         held_out = held_out_source(spec, "pairs")
@@ -331,7 +331,7 @@ class Preparer:
         scorer = replace(worker, lora=spec.lora)
         rows = PairSet.load(pairs.folder / ROWS_FILE)
         return self._get(
-            Stage("ref_logprobs", reference_logprobs.VERSION, key),
+            Stage("ref_logprobs", VERSIONS["ref_logprobs"], key),
             lambda out, progress: reference_logprobs.score_reference(
                 out, rows, model_folder=folder, worker=scorer, jobs=self.jobs, on_progress=progress
             ),

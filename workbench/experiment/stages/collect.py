@@ -23,7 +23,6 @@ from workbench.rewards import get_verifier
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
 BLOCK_PROMPTS = 256
 """Prompts sampled by one process at a time. The result does not depend on the number of processes: it is taken in the
 order of the blocks, and what lies behind the last pair needed is neither used nor charged."""

@@ -12,7 +12,6 @@ from workbench.data.sets import PairSet, save_reference
 from workbench.experiment.launchers import fork_map
 from workbench.experiment.stages.worker import Worker
 
-VERSION = 2
 BLOCK_TOKENS = 8192
 """Tokens scored at a time, about; the same whatever the number of processes."""
 REFERENCE_FILE = "ref_logprobs.safetensors"

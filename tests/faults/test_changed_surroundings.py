@@ -1,0 +1,108 @@
+"""A run that was interrupted, gone on with under another definition, data, stage version, library or number of
+threads: never silently. What makes it another run is made anew and the old one kept; the rest is refused."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import signal
+import time
+
+import pytest
+
+from tests.faults.commands import START, Command, define, outcomes
+from workbench.experiment.stages.versions import VERSIONS
+
+pytestmark = [pytest.mark.slow, pytest.mark.multi]
+ROWS = [{"prompt": f"say {n}: ", "completion": str(n % 7)} for n in range(64)]
+RUN = "long/main/seed0"
+
+
+@pytest.fixture
+def interrupted(lab):
+    """The lab with a run on a data file that was stopped half-way, and its own words."""
+    write_data(lab, ROWS)
+    definition = START | {"data": {"path": "rows.jsonl"}}
+    definition["hyperparameters"] = START["hyperparameters"] | {"steps": 60, "checkpoint_every": 5}
+    define(lab, "long", definition)
+    command = Command(lab, "run", "long")
+    while not list((lab / "runs" / RUN / "checkpoints").glob("step_*[0-9]/manifest.json")):
+        assert command.is_running(), command.end()
+        time.sleep(0.01)
+    command.send(signal.SIGTERM)
+    assert command.end()[0] == 128 + signal.SIGTERM
+    assert 5 <= status(lab)["step"] < 60
+    return definition
+
+
+def write_data(lab, rows):
+    (lab / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def status(lab):
+    return json.loads((lab / "runs" / RUN / "status.json").read_text())
+
+
+def other_stage_version():
+    VERSIONS["data"] += 1
+
+
+def other_library():
+    version = importlib.metadata.version
+    importlib.metadata.version = lambda name: "0.0.1" if name == "numpy" else version(name)
+
+
+def assert_made_anew(call, lab, words, before=lambda: None):
+    code, said = call("plan", "long", before=before)
+    assert (code, words in said) == (0, True), said
+    code, said = call("run", "long", before=before)
+    assert code == 0, said
+    assert words in said
+    assert len(list((lab / "runs/.superseded/long/main").iterdir())) == 1, "the old one is kept"
+    made = outcomes(lab / "runs")
+    code, said = call("run", "long", "--runs", "whole", before=before)
+    assert code == 0, said
+    assert outcomes(lab / "whole") == made
+
+
+def test_another_stage_version_makes_it_anew(interrupted, call, lab):
+    was = VERSIONS["data"]
+    assert_made_anew(call, lab, f"stages.data was {was}, is {was + 1}", other_stage_version)
+
+
+def test_other_data_makes_it_anew(interrupted, call, lab):
+    write_data(lab, ROWS[1:])
+    assert_made_anew(call, lab, "data.")
+
+
+def test_another_definition_makes_it_anew(interrupted, call, lab):
+    interrupted["hyperparameters"]["weight_decay"] = 0.1
+    define(lab, "long", interrupted)
+    assert_made_anew(call, lab, "hyperparameters.weight_decay was 0.0, is 0.1")
+
+
+def test_another_number_of_threads_is_not_gone_on_with(interrupted, call, lab):
+    define(lab, "long", interrupted | {"threads": 2})
+    code, said = call("run", "long")
+    assert "threads" in said, said
+    assert code == 3 or list((lab / "runs/.superseded/long/main").iterdir())
+
+
+def test_another_library_is_refused_by_name_and_marked_where_it_was_asked_for(interrupted, call, lab):
+    stopped_at, numpy = status(lab)["step"], importlib.metadata.version("numpy")
+    code, said = call("run", "long", before=other_library)
+    assert (code, f"numpy {numpy}, now 0.0.1" in said, "INEXACT=1" in said) == (3, True, True), said
+    assert status(lab)["state"] == "failed"
+    assert list((lab / "runs" / RUN / "checkpoints").glob(f"step_*{stopped_at}")), "nothing is lost"
+    code, said = call("run", "long", "--inexact", before=other_library)
+    assert code == 0, said
+    found = status(lab)
+    assert (found["state"], found["step"]) == ("finished", 60)
+    assert found["inexact"] == [f"numpy {numpy}, now 0.0.1"] or "numpy" in str(found["inexact"])
+    assert "numpy" in (lab / "runs/long/report/report.md").read_text()
+
+
+def test_the_same_surroundings_go_on_to_the_same_bits(interrupted, call, lab):
+    assert call("run", "long")[0] == 0
+    assert call("run", "long", "--runs", "whole")[0] == 0
+    assert outcomes(lab / "runs") == outcomes(lab / "whole")

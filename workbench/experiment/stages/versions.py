@@ -1,0 +1,6 @@
+"""The version of what each stage makes: raised where the same key would give another result, it makes stages anew, and
+the runs that rest on them."""
+
+from __future__ import annotations
+
+VERSIONS = {"data": 3, "collect": 1, "ref_logprobs": 2}
