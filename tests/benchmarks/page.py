@@ -15,7 +15,6 @@ td:first-child,th:first-child{text-align:left}
 .note{color:#666;font-size:.85rem;margin:.4rem 0}.chart svg{max-width:100%;height:auto}.chart{background:#fff}
 @media(prefers-color-scheme:dark){body{background:#16181c;color:#e6e6e6}td,th{border-color:#444}.note{color:#aaa}}"""
 SUMMARY_HEAD = ["", "workbench", "TRL", "plain loop", "workbench / other (goal)", "reached"]
-TABLE_BEGIN, TABLE_END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 
 
 @dataclass
@@ -116,11 +115,14 @@ def _markdown(records: list[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def paste_table(readme: Path, table: str) -> None:
-    """Replace what stands between the README's two marks with the table. ValueError where it lacks them."""
+def paste_table(readme: Path, table: str, of: str = "make bench") -> None:
+    """Replace what stands between the README's two marks with the table. ValueError where it lacks them.
+
+    of: what made it, as the marks say."""
+    begin, end = f"<!-- {of}: begin -->", f"<!-- {of}: end -->"
     text = readme.read_text(encoding="utf-8")
-    before, begun, rest = text.partition(TABLE_BEGIN)
-    _, ended, after = rest.partition(TABLE_END)
+    before, begun, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
     if not (begun and ended):
-        raise ValueError(f"{readme}: found no {TABLE_BEGIN} ... {TABLE_END}; put both where the table belongs")
-    readme.write_text(f"{before}{TABLE_BEGIN}\n\n{table}\n{TABLE_END}{after}", encoding="utf-8")
+        raise ValueError(f"{readme}: found no {begin} ... {end}; put both where the table belongs")
+    readme.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 from tests.benchmarks import grpo
 from tests.benchmarks.comparison import Comparison
 from tests.benchmarks.measure import BenchmarkError
-from tests.benchmarks.page import TABLE_BEGIN, TABLE_END, Result, Table, paste_table, write
+from tests.benchmarks.page import Result, Table, paste_table, write
 from tests.benchmarks.turns import LOOP, OURS, TRL, Measured, check_agree, take_turns
 from tests.benchmarks.workload import LONGEST, SHORTEST, Shape, Workload, character, gsm8k_lengths
 
@@ -52,7 +52,7 @@ def test_the_table_replaces_what_stood_between_the_marks(tmp_path: Path) -> None
     result = Result("one", "none", True, [Table("t", ["", "x"])], {}, summary=[["a", "1", "2", "3", "4", "yes"]])
     write(tmp_path / "bench", result, {})
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{TABLE_BEGIN}\nold\n{TABLE_END}\nafter\n")
+    readme.write_text("before\n<!-- make bench: begin -->\nold\n<!-- make bench: end -->\nafter\n")
     paste_table(readme, (tmp_path / "bench" / "table.md").read_text())
     text = readme.read_text()
     assert text.startswith("before\n")

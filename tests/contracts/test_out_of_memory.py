@@ -147,3 +147,17 @@ def test_a_gpus_error_is_taken_for_it_too(make_variant, torch):
     trainer._forward = fail_once
     trainer.train()
     assert calls[:3] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "online_dpo"])
+def test_completions_that_do_not_fit_are_one_line(name, torch, rollout_trainer, in_processes):
+    def run(_):
+        limit_memory(torch, 4)
+        trainer = rollout_trainer(name, max_new_tokens=10**9)
+        with pytest.raises(DivergenceError) as caught:
+            trainer.train()
+        return str(caught.value), trainer.incidents[-1]["what"]
+
+    [(said, noted)] = in_processes(1, run)
+    assert said == noted
+    assert said.startswith("out of memory outside of the micro-batches: sample fewer at a time (batch_prompts,")

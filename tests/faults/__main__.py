@@ -1,7 +1,8 @@
 """`make faults`: python -m tests.faults [--short] [ROW ...]. Injects every fault of the matrix, prints what survived.
 
---short: a few tries of what is drawn at random, as CI does; else 24 kills of every trainer and 1,500 examples of each
-of the nine fuzz tests. A try is a test case, or as many as it says itself.
+--short: a few tries of what is drawn at random, as CI does; else 24 kills of every trainer at random times and as many
+at named points, 8 of whole commands, and 1,200 examples of each of the nine fuzz tests. A try is a test case, or as
+many as it says itself. The table of a whole long run is kept in runs/faults; --readme pastes it into README.md.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.benchmarks.page import paste_table
 from tests.faults.rows import FAULTS
 
 ROOT = Path(__file__).parents[2]
-LONG = {"FAULT_TRIES": "24", "FAULT_EXAMPLES": "1500"}
+KEPT = ROOT / "runs/faults/table.md"
+LONG = {"FAULT_TRIES": "24", "FAULT_EXAMPLES": "1200"}
 SHORT = {"FAULT_TRIES": "2", "FAULT_EXAMPLES": "150"}
 
 
@@ -66,6 +70,10 @@ class Matrix:
                 tally.lost += report.failed
                 tally.failed += [report.nodeid] * report.failed
 
+    def seconds(self) -> dict[int, int]:
+        """That the tests of each row took; one that stands in several rows counts in each."""
+        return {number: round(self.tally[number].seconds) for number in sorted(self.tally)}
+
 
 def rows_of(nodeid: str) -> list[int]:
     """The rows that a test checks."""
@@ -89,7 +97,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Inject every fault of the matrix.")
     parser.add_argument("rows", nargs="*", type=int, metavar="ROW", help="numbers of rows (default: all)")
     parser.add_argument("--short", action="store_true", help="a few tries of what is drawn at random")
+    parser.add_argument("--readme", action="store_true", help="paste the table of the last whole run into README.md")
     parsed = parser.parse_args()
+    if parsed.readme:
+        paste_table(ROOT / "README.md", KEPT.read_text(encoding="utf-8"), "make faults")
+        return 0
     known = {fault.number for fault in FAULTS}
     if unknown := sorted(set(parsed.rows) - known):
         parser.error(f"found {unknown[0]}, allowed 1 to {max(known)}")
@@ -98,7 +110,15 @@ def main() -> int:
     started = time.monotonic()
     code = pytest.main(["-q", "--no-header", "-rfE", str(ROOT / "tests")], plugins=[matrix])
     minutes = (time.monotonic() - started) / 60
-    print(f"\n{table(matrix)}\n\n{minutes:.0f} min; skipped: {sum(t.skipped for t in matrix.tally.values())}")
+    tries, lost = (sum(getattr(t, name) for t in matrix.tally.values()) for name in ("tries", "lost"))
+    skipped = sum(t.skipped for t in matrix.tally.values())
+    found = (
+        f"{table(matrix)}\n\n{tries:,} tries, {lost} lost, {skipped} skipped here; {minutes:.0f} min, {date.today()}\n"
+    )
+    print(f"\n{found}\nseconds by row: {matrix.seconds()}")
+    if matrix.wanted == known and not parsed.short:
+        KEPT.parent.mkdir(parents=True, exist_ok=True)
+        KEPT.write_text(found, encoding="utf-8")
     untried = [number for number in sorted(matrix.wanted) if not matrix.tally[number].tries]
     if untried:
         print(f"rows without a try: {untried}", file=sys.stderr)

@@ -23,7 +23,7 @@ from workbench.errors import DataError, DivergenceError, Interrupted
 from workbench.generation.mode import evaluation_mode
 from workbench.interrupts import InterruptRequested, Interrupts
 from workbench.models.flops import ModelFlops, Work
-from workbench.trainer import checkpoint, distributed
+from workbench.trainer import checkpoint, distributed, memory
 from workbench.trainer.accumulation import StepLoss
 from workbench.trainer.batches import Batch, batches_from, is_empty, num_rows, split_rows
 from workbench.trainer.costs import Costs
@@ -167,7 +167,7 @@ class BaseTrainer(TrainerHooks):
                 self._save()
                 raise Interrupted(request.signal_number, saved=self.output_dir is not None) from None
             except Exception as error:
-                explained = distributed.explained(error)
+                explained = memory.explained(distributed.explained(error))
                 if isinstance(explained, DivergenceError):
                     note(self, str(explained), "stop")
                 raise explained  # noqa: B904 - most often it is the error itself

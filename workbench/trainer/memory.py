@@ -39,6 +39,16 @@ def within_memory(trainer: BaseTrainer, batch: Batch, compute: Callable[[], T]) 
             torch.cuda.empty_cache()
 
 
+def explained(error: BaseException) -> BaseException:
+    """What did not fit outside of the micro-batches, as a line; any other error as it is."""
+    if not is_out_of_memory(error):
+        return error
+    remedy = "sample fewer at a time (batch_prompts, group_size, max_new_tokens), or take a smaller model or LoRA"
+    line = DivergenceError(f"out of memory outside of the micro-batches: {remedy}")
+    line.__cause__ = error
+    return line
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: torch has a class of errors for it on a GPU, and only words on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)

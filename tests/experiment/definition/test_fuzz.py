@@ -5,11 +5,13 @@ FAULT_EXAMPLES: how many are tried (`make faults` takes 10,000 with the data fil
 
 from __future__ import annotations
 
+import copy
 import os
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,7 +30,20 @@ GOOD: dict[str, Any] = {
     "evaluate": {"task": "sort", "prompts": 8},
     "sweep": {"grid": {"learning_rate": [1e-3, 1e-2]}, "seeds": 2},
 }
-INNER = [key for part in GOOD.values() if isinstance(part, dict) for key in part]
+SHIPPED = Path(__file__).parents[3] / "experiments"
+GOODS: list[dict[str, Any]] = [GOOD, *(yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("*.yaml")))]
+"""What is damaged: every shipped definition among it, so every trainer and section."""
+
+
+def keys_of(value: Any) -> set[str]:
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value))
+    if not isinstance(value, dict):
+        return set()
+    return set(value) | set().union(*map(keys_of, value.values()))
+
+
+INNER = sorted(set().union(*map(keys_of, GOODS)))
 KEYS = st.one_of(
     st.sampled_from([*Definition.model_fields, *INNER]),
     st.text(max_size=6),
@@ -45,7 +60,7 @@ VALUES = st.recursive(
 @st.composite
 def definitions(draw: st.DrawFn) -> dict[Any, Any]:
     """A good definition with a few of its values, or keys, replaced at any depth."""
-    found = yaml.safe_load(yaml.safe_dump(GOOD))
+    found = copy.deepcopy(draw(st.sampled_from(GOODS)))
     for _ in range(draw(st.integers(1, 3))):
         place: Any = found
         while True:
@@ -58,11 +73,16 @@ def definitions(draw: st.DrawFn) -> dict[Any, Any]:
     return found
 
 
-def load(text: bytes) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped definitions, for x.yaml to begin from."""
+    return Path(shutil.copytree(SHIPPED, tmp_path_factory.mktemp("lab") / "experiments"))
+
+
+def load(text: bytes, folder: Path) -> None:
     """It loads, or says in one line each what is wrong; nothing else."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "x.yaml").write_bytes(text)
-        code, said = said_of(Path(folder))
+    (folder / "x.yaml").write_bytes(text)
+    code, said = said_of(folder)
     assert code in (0, 2)
     assert bool(said.strip()) == bool(code)
     assert "Traceback" not in said
@@ -78,8 +98,8 @@ def said_of(folder: Path) -> tuple[int, str]:
 
 @given(definition=definitions())
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_definition_with_anything_in_its_places(definition: dict[Any, Any]) -> None:
-    load(yaml.safe_dump(definition, allow_unicode=True).encode("utf-8", "surrogatepass"))
+def test_a_definition_with_anything_in_its_places(definition: dict[Any, Any], folder: Path) -> None:
+    load(yaml.safe_dump(definition, allow_unicode=True).encode("utf-8", "surrogatepass"), folder)
 
 
 @given(
@@ -88,14 +108,16 @@ def test_a_definition_with_anything_in_its_places(definition: dict[Any, Any]) ->
     )
 )
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_bytes(text: bytes) -> None:
-    load(text)
+def test_any_bytes(text: bytes, folder: Path) -> None:
+    load(text, folder)
 
 
-@given(place=st.integers(0, 400), byte=st.integers(0, 255), insert=st.booleans())
+@given(good=st.sampled_from(GOODS), place=st.integers(0, 2000), byte=st.integers(0, 255), insert=st.booleans())
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-def test_a_good_file_with_one_wrong_byte(place: int, byte: int, insert: bool) -> None:
-    text = bytearray(yaml.safe_dump(GOOD).encode())
+def test_a_good_file_with_one_wrong_byte(
+    good: dict[str, Any], place: int, byte: int, insert: bool, folder: Path
+) -> None:
+    text = bytearray(yaml.safe_dump(good).encode())
     place %= len(text)
     text[place : place + (not insert)] = bytes([byte])
-    load(bytes(text))
+    load(bytes(text), folder)
