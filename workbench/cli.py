@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
 
 
-def entry() -> None:
+def entry(arguments: Sequence[str] | None = None) -> None:
     """The command as a program. A signal before its work begins or after its code is known ends it as it would any
     program: without a word."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    sys.exit(main())
+    sys.exit(main(arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
+import multiprocessing
 import os
 import random
 import signal
@@ -23,7 +25,7 @@ from workbench.tracking.reader import read_rows
 
 TRIES = max(1, int(os.environ.get("FAULT_TRIES", "2")) // 3)
 """Of each kind of fault: a command takes seconds, where a trainer's step takes milliseconds."""
-MARK = "FAULTS_COMMAND"
+PR_SET_CHILD_SUBREAPER = 36
 MODULE = (sys.executable, "-m", "workbench.cli")
 SORT = {"task": "sort", "digits": 3}
 EVALUATE = {**SORT, "prompts": 8, "every": 2, "max_new_tokens": 6}
@@ -73,54 +75,76 @@ def define(lab: Path, name: str, definition: dict[str, Any] | str) -> None:
 
 
 class Command:
-    """`workbench ...` in a lab, as it runs."""
+    """`workbench ...` in a lab, as it runs, in a session of its own: forked from this warm process, which spares it the
+    seconds of imports, or a program of its own (`cold`)."""
 
-    def __init__(self, lab: Path, *arguments: str, program: Sequence[str] = MODULE, **environment: str) -> None:
-        self._mark = uuid.uuid4().hex
+    def __init__(
+        self, lab: Path, *arguments: str, cold: bool = False, program: Sequence[str] = MODULE, **environment: str
+    ) -> None:
+        _keep_orphans()
+        self._others = {process.pid for process in _descendants()}
+        self._output = lab.with_name(f"{lab.name}-output-{uuid.uuid4().hex[:8]}.txt")
         self._started = time.monotonic()
-        self._process = subprocess.Popen(
-            [*program, *arguments],
-            cwd=lab,
-            env=command_environment() | {MARK: self._mark, "WANDB_MODE": "offline"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        settings = {"WANDB_MODE": "offline"} | environment
+        if cold:
+            with open(self._output, "wb") as output:
+                self._program = subprocess.Popen(
+                    [*program, *arguments],
+                    cwd=lab,
+                    env=command_environment() | settings,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            self.pid = self._program.pid
+            self._wait, self._code = self._wait_for_program, lambda: self._program.poll()
+        else:
+            fork = multiprocessing.get_context("fork").Process(
+                target=_be_the_command, args=(lab, arguments, settings, self._output)
+            )
+            fork.start()
+            self.pid = fork.pid or 0
+            self._wait, self._code = fork.join, lambda: fork.exitcode
+
+    def _wait_for_program(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._program.wait(seconds)
 
     def processes(self) -> list[psutil.Process]:
         """Itself and all that it started, in whichever session, as far as they live."""
         found = []
-        for process in psutil.process_iter():
+        for process in _descendants():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                if process.pid not in self._others and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
     def sleep_until(self, seconds: float) -> None:
         """Counted from its start, or to its end."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, seconds - (time.monotonic() - self._started)))
+        self._wait(max(0.0, seconds - (time.monotonic() - self._started)))
 
     def is_running(self) -> bool:
         """Whether it has not ended."""
-        return self._process.poll() is None
+        return self._code() is None
 
     def send(self, number: int) -> None:
         """A signal, as others send it: Ctrl-C to all of the foreground, anything else to the command alone."""
-        with contextlib.suppress(ProcessLookupError):
-            (os.killpg if number == signal.SIGINT else os.kill)(self._process.pid, number)
+        if self.is_running():
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if number == signal.SIGINT else os.kill)(self.pid, number)
 
     def kill_one(self, rng: random.Random) -> None:
         """One of the processes that it started, with SIGKILL: a run, a tracker, or what a tracker started."""
-        others = [process for process in self.processes() if process.pid != self._process.pid]
+        others = [process for process in self.processes() if process.pid != self.pid]
         with contextlib.suppress(psutil.Error, IndexError):
             rng.choice(others).kill()
 
     def end(self, timeout: float = 120.0) -> tuple[int, str]:
         """Its code and all that it said."""
-        output, _ = self._process.communicate(timeout=timeout)
-        return self._process.returncode, output
+        self._wait(timeout)
+        code = self._code()
+        assert code is not None, f"still running after {timeout:g} s: {self._output.read_text()}"
+        return code, self._output.read_text()
 
     def orphans(self, seconds: float = 3.0) -> list[str]:
         """What still runs so long after its end."""
@@ -128,6 +152,45 @@ class Command:
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return [f"{process.pid}: {' '.join(process.cmdline())}" for process in left]
+
+
+def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path) -> None:
+    from workbench import cli
+
+    os.setsid()
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+    os.chdir(lab)
+    os.environ |= {"NO_COLOR": "1"} | settings
+    try:
+        cli.entry(arguments)
+    except SystemExit as ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
+
+
+def warm_up() -> None:
+    """Import what a command imports, for all that are forked from here."""
+    import peft  # noqa: F401
+    import torch
+    import torch._dynamo
+
+    import analysis.report  # noqa: F401
+    from workbench.experiment import runner  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def _keep_orphans() -> None:
+    """Whatever loses its parent becomes a child of this process, and so is seen."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
 
 
 def outcomes(runs: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.contracts.conftest import make_trainer  # noqa: F401 - a fixture
-from tests.faults.commands import make_lab
+from tests.faults.commands import make_lab, warm_up
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
@@ -69,6 +69,12 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def warm() -> None:
+    """Commands and runs are forked from a process that has imported what they import."""
+    warm_up()
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Path:
     """A folder with the experiments of commands.py."""
@@ -79,9 +85,7 @@ def lab(tmp_path: Path) -> Path:
 def call(lab: Path, in_processes: Callable[..., list[Any]]) -> Callable[..., tuple[int, str]]:
     """call("run", "start", before=change) -> code and words of the command in the lab, in a process forked from this
     warm one; before it, change() may change the code there."""
-    import analysis.report  # noqa: F401
     from workbench import cli
-    from workbench.experiment import runner  # noqa: F401
 
     def in_child(arguments: tuple[str, ...], before: Callable[[], object]) -> tuple[int, str]:
         before()

@@ -227,6 +227,6 @@ def test_a_command_reads_no_module_from_where_it_is_called(lab, canary):
     for name in ("torch.py", "yaml.py", "analysis.py", "sitecustomize.py"):
         (lab / name).write_text(python_code(canary))
     script = Path(sys.executable).with_name("workbench")
-    process = Command(lab, "plan", "start", program=[str(script)])
+    process = Command(lab, "plan", "start", cold=True, program=[str(script)])
     assert process.end()[0] == 0
     assert not canary.exists()

@@ -45,16 +45,9 @@ def start_together(lab, barrier):
     return code, said.getvalue(), time.monotonic() - tried[0]
 
 
-@pytest.fixture
-def warm(tmp_path):
-    """All that a command imports is imported, and will not be in fifty processes on two cores."""
-    import analysis.report  # noqa: F401
-    from workbench.experiment import runner  # noqa: F401
-
-
 @pytest.mark.parametrize("held_by_a_dead_one", [False, True], ids=["free", "held by a dead process"])
 def test_of_fifty_starts_one_proceeds_and_the_others_say_so_within_a_second(
-    held_by_a_dead_one, warm, in_processes, tmp_path, record_property
+    held_by_a_dead_one, in_processes, tmp_path, record_property
 ):
     lab = make_lab(tmp_path)
     if held_by_a_dead_one:

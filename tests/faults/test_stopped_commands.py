@@ -25,7 +25,7 @@ def whole(tmp_path_factory):
     """What a command that nobody stops leaves, and how long it takes."""
     lab = make_lab(tmp_path_factory.mktemp("whole"))
     started = time.monotonic()
-    code, output = Command(lab, "run", "sweep").end()
+    code, output = Command(lab, "run", "sweep", cold=True).end()
     assert code == 0, output
     return outcomes(lab / "runs"), time.monotonic() - started
 
@@ -59,7 +59,7 @@ def test_a_signal_at_any_time_stops_in_order_and_the_same_command_ends_bit_ident
     rng = random.Random(int(number))
     for index in range(TRIES):
         lab, delay = make_lab(tmp_path / str(index)), rng.uniform(0.0, seconds)
-        code = stop(Command(lab, "run", "sweep"), number, delay)
+        code = stop(Command(lab, "run", "sweep", cold=index % 2 == 0), number, delay)
         written = texts(lab / "runs")
         assert not [path for path, text in written.items() if "Traceback" in text], f"stopped after {delay:.2f} s"
         states = {json.loads(text)["state"] for path, text in written.items() if path.name == "status.json"}
@@ -115,12 +115,12 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
 def test_every_other_command_stops_too(arguments, finished, record_property):
     started = time.monotonic()
-    code, output = Command(finished, *arguments).end()
+    code, output = Command(finished, *arguments, cold=True).end()
     assert code == 0, output
     seconds = time.monotonic() - started
     rng = random.Random(arguments[0])
     for _ in range(TRIES):
-        stop(Command(finished, *arguments), rng.choice([*NUMBERS.values()]), rng.uniform(0.0, seconds))
+        stop(Command(finished, *arguments, cold=True), rng.choice([*NUMBERS.values()]), rng.uniform(0.0, seconds))
         assert not list((finished / "runs").rglob("*.partial"))
     assert Command(finished, *arguments).end() == (code, output), "what it would have said is unchanged"
     record_property("tries", TRIES)
