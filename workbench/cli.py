@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from workbench.errors import DefinitionError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
+from workbench.redaction import redact
 
 if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if request := interrupt_behind(error):
             return 128 + request.signal_number
         if isinstance(error, WorkbenchError):
-            print(error, file=sys.stderr)
+            print(redact(str(error)), file=sys.stderr)
             return error.exit_code
         if isinstance(error, BrokenPipeError):
             sys.stderr.close()
@@ -138,7 +139,7 @@ def _plan(parsed: argparse.Namespace) -> int:
     from workbench.experiment.plan_text import describe_plan
 
     allowed = parsed.allow_reward_code
-    print(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed))
+    print(redact(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed)))
     if found := _detectable(experiment, parsed.runs):
         print(
             "\n".join(
@@ -224,14 +225,14 @@ def _experiments(names: Sequence[str]) -> list[str]:
 def _status(parsed: argparse.Namespace) -> int:
     from workbench.experiment.status import status_text
 
-    print(status_text(_load(parsed), parsed.runs))
+    print(redact(status_text(_load(parsed), parsed.runs)))
     return 0
 
 
 def _explain(parsed: argparse.Namespace) -> int:
     from workbench.experiment.definition.explain import explain
 
-    print(explain(_load(parsed)))
+    print(redact(explain(_load(parsed))))
     return 0
 
 

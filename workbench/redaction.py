@@ -20,6 +20,15 @@ _SECRET_TEXT = (
     re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/-]{16,}=*"),
     re.compile(r"(?i)(?:(?<=api_key=)|(?<=token=)|(?<=secret=)|(?<=password=)|(?<=passwd=))[^\s&'\"]+"),
 )
+_NAMED = r"api_?key|passw(?:or)?d|(?:secret|access|private)_?key|client_secret|(?:auth|access|api|bearer|refresh)_token"
+_ASSIGNED = (
+    # What source code and YAML give to a name that says it is secret; text in quotes also to names of less weight.
+    re.compile(rf"(?i)(\b\w*(?:{_NAMED})['\"]?\s*[:=]\s*['\"]?)[^\s'\",;&*]{{6,}}"),
+    re.compile(
+        r"(?i)(\b\w*(?:secret|credentials?|(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)token)"
+        r"['\"]?\s*[:=]\s*['\"])[^\s'\"]{8,}(?=['\"])"
+    ),
+)
 _SHORTEST_SECRET = 8
 """Shorter values of such variables are words ("1", "true") that a definition may hold by right."""
 
@@ -50,4 +59,6 @@ def redact(value: Any, secrets: tuple[str, ...] | None = None) -> Any:
             value = value.replace(secret, HIDDEN)
         for pattern in _SECRET_TEXT:
             value = pattern.sub(HIDDEN, value)
+        for pattern in _ASSIGNED:
+            value = pattern.sub(rf"\1{HIDDEN}", value)
     return value

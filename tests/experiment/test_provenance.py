@@ -62,6 +62,26 @@ def test_what_looks_like_a_secret_is_hidden_and_settings_are_not(text, shown):
     assert redact(text) == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("api_key = 'abcdef12'", "api_key = '***'"),
+        ('{"WANDB_API_KEY": "abcdef12"}', '{"WANDB_API_KEY": "***"}'),
+        ("+password: hunter22", "+password: ***"),
+        ("client_secret=abcdef12", "client_secret=***"),
+        ("+    token = 'abcdef12345'", "+    token = '***'"),
+        ('DB_PASSWD="abcdef12"', 'DB_PASSWD="***"'),
+        ("eos_token = '<|endoftext|>'", "eos_token = '<|endoftext|>'"),
+        ("max_new_tokens: 1024", "max_new_tokens: 1024"),
+        ("token = tokens[index]", "token = tokens[index]"),
+        ("pad_token_id=12345678", "pad_token_id=12345678"),
+        ("secret: 3", "secret: 3"),
+    ],
+)
+def test_what_a_diff_assigns_to_a_secret_name_is_hidden(text, shown):
+    assert redact(text, ()) == shown
+
+
 def test_the_value_of_a_secret_variable_is_hidden_wherever_it_stands(monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "correct horse battery")
     assert redact({"a": ["see correct horse battery!"]}) == {"a": ["see ***!"]}

@@ -98,9 +98,10 @@ def assert_absent(lab, said):
     kinds = {path.suffix for path in files} | {path.name for path in files}
     assert {".wandb", ".replay", ".parquet", ".csv", "index.html", "log.txt", "provenance.json", "plan.json"} <= kinds
     for path in files:
+        assert [secret for secret in secrets if secret in str(path)] == [], "nor in a name"
         held = path.read_bytes()
         if path.suffix == ".parquet":  # whose columns are compressed
             held += pd.read_parquet(path).to_csv().encode()
         assert [secret for secret in secrets if secret.encode() in held] == [], path
     for text in said:
-        assert [secret for secret in secrets if secret in text] == []
+        assert [secret for secret in secrets if secret in text] == [], text

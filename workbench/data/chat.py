@@ -32,7 +32,9 @@ def render_chat(tokenizer: Tokenizer, turns: Sequence[Turn], *, generation_promp
         render = _compile(tokenizer.chat_template)
         return render(messages=messages, tools=None, documents=None, add_generation_prompt=generation_prompt, **special)
     except Exception as error:  # whatever a stranger's template does is its own refusal: nothing of ours runs in it
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # Python says at which kind of call the depth was exceeded, which differs from run to run.
+        told = "maximum recursion depth exceeded" if isinstance(error, RecursionError) else str(error)
+        reason = (told.splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the chat template refuses it: {reason[:200]}") from error
 
 

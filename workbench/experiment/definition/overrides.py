@@ -11,6 +11,7 @@ from typing import Any
 from workbench.config import fingerprint
 from workbench.experiment.definition.source import Node, parse_value, show
 from workbench.experiment.definition.validate import Problems
+from workbench.redaction import redact
 
 MAX_NAME = 120
 SHORTHANDS = {"seeds": "sweep.seeds"}
@@ -55,9 +56,10 @@ def experiment_folder(name: str, overrides: Sequence[Override]) -> str:
 
 
 def file_safe(values: dict[str, Any]) -> str:
-    """key=value,key=value; where letters had to be replaced or cut, a hash of the values tells them apart."""
+    """key=value,key=value; where letters had to be replaced or cut, or a secret is left out, a hash of the values tells
+    them apart."""
     exact = ",".join(f"{key}={value_text(value)}" for key, value in values.items())
-    short = ",".join(f"{key}={_short(value_text(value))}" for key, value in values.items())
+    short = ",".join(f"{key}={_short(redact(value_text(value)))}" for key, value in values.items())
     if short == exact and len(exact) <= MAX_NAME:
         return exact
     return f"{short[: MAX_NAME - 7]}-{fingerprint(values)[:6]}"
