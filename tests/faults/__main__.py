@@ -8,7 +8,6 @@ many as it says itself. The table of a whole long run is kept in runs/faults; --
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.page import paste_table
-from tests.faults.rows import FAULTS
+from tests.faults.rows import FAULTS, rows_of
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "runs/faults/table.md"
@@ -73,12 +72,6 @@ class Matrix:
     def seconds(self) -> dict[int, int]:
         """That the tests of each row took; one that stands in several rows counts in each."""
         return {number: round(self.tally[number].seconds) for number in sorted(self.tally)}
-
-
-def rows_of(nodeid: str) -> list[int]:
-    """The rows that a test checks."""
-    name = nodeid.removeprefix("tests/").split("[")[0]
-    return [fault.number for fault in FAULTS if any(fnmatch.fnmatchcase(name, pattern) for pattern in fault.tests)]
 
 
 def table(matrix: Matrix) -> str:

@@ -5,6 +5,7 @@ A pattern is that of a test's id below tests/, as pytest writes it, with * for a
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 
 
@@ -170,3 +171,9 @@ FAULTS = (
         ("experiment/test_stages.py::*", "faults/test_stages_killed.py::*"),
     ),
 )  # fmt: skip
+
+
+def rows_of(nodeid: str) -> list[int]:
+    """The rows that a test checks."""
+    name = nodeid.removeprefix("tests/").split("[")[0]
+    return [fault.number for fault in FAULTS if any(fnmatch.fnmatchcase(name, pattern) for pattern in fault.tests)]

@@ -214,8 +214,9 @@ def test_code_in_a_finished_run(lab, call, canary):
         (run / f"{name}.parquet").write_bytes(pickle.dumps(Payload(canary)))
     for tag in TAGS.values():
         (run / "definition.yaml").write_text(f"question: {tag.format(canary)}\ntrainer: grpo\n")
-        for arguments in (("report", "sweep"), ("compare", "start", "sweep"), ("export", "sweep", "--out", "runs/out")):
-            assert "Traceback" not in call(*arguments)[1]
+        assert "Traceback" not in call("export", "sweep", "--out", "runs/out")[1]
+    for arguments in (("report", "sweep"), ("compare", "start", "sweep")):
+        assert "Traceback" not in call(*arguments)[1]
     assert not canary.exists()
     pages = list((lab / "runs").rglob("*.html"))
     assert len(pages) >= 2

@@ -133,6 +133,23 @@ def test_a_run_whose_process_died_is_closed_but_not_complete(
     assert not needs_replay(run.folder), "it has not ended: it will be resumed"
 
 
+def test_of_two_that_follow_a_run_one_writes_and_the_other_takes_over_where_it_died(
+    make_run: Callable[..., Any], sink: type[ListSink]
+) -> None:
+    run = make_run().train(5)
+    dead, other = (Replay(run.folder, "tensorboard", sink) for _ in range(2))
+    dead.poll()
+    run.end()
+    for _ in range(2):
+        other.poll()
+    assert len(sink.opened) == 1, "it is the first one's"
+    dead._lock.close()  # as the kernel does when its process dies
+    other.poll()
+    assert [opened.ends for opened in sink.opened] == [[], ["finished"]]
+    assert sink.opened[1].steps == list(range(6))
+    assert is_complete(run.folder, "tensorboard")
+
+
 def test_a_run_without_trackers_opens_none(make_run: Callable[..., Any], sink: type[ListSink]) -> None:
     run = make_run(track=[]).train(5).end()
     _follow_to_the_end(run, sink)

@@ -74,6 +74,7 @@ class Replay:
         self._open_sink = open_sink
         self._sink: Sink | None = None
         self._lock = contextlib.ExitStack()
+        self._is_ours, self._is_anothers = False, False
         self._tails = self._fresh_tails()
         self._waiting: dict[int, list[Row]] = {}
         self._evaluated: set[int] = set()
@@ -102,11 +103,11 @@ class Replay:
             if sink is not None:
                 with contextlib.suppress(Exception):
                     sink.abandon()
-            self._lock.close()
+            self._let_go()
 
     def _poll(self) -> None:
         seen = [_signature(self.folder / name) for name in _WATCHED]
-        if seen == self._seen or seen[0] is None:
+        if seen[0] is None or (seen == self._seen and not (self._is_anothers and self._take())):
             return
         # The status and the fingerprint first: what they speak of is then surely among the rows read next.
         ended = (read_json(self.folder / "status.json") or {}).get("state") in ENDED
@@ -125,12 +126,12 @@ class Replay:
     def _start(self, ended: bool) -> None:
         """Open the sink when there is a row to write, or when the run ended without any."""
         run = read_run(self.folder)
-        if self.kind not in tracked(run) or not self._is_ours():
+        if self.kind not in tracked(run) or not self._take():
             return
         self._tails = self._fresh_tails()
         rows, completions = self._new_rows()
         if not (rows or ended):
-            self._lock.close()
+            self._let_go()
             return
         self._waiting, self._evaluated, self._last_step, self._rows_written = {}, set(), 0, 0
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -138,13 +139,20 @@ class Replay:
         self._sink = self._open_sink(run)
         self._write(rows, completions)
 
-    def _is_ours(self) -> bool:
-        """Take the lock of the tracker's files."""
-        try:
-            self._lock.enter_context(hold_file(self.folder / f".{self.kind}.lock", f"{self.kind} of {self.folder}"))
-        except AlreadyRunningError:
-            return False
-        return True
+    def _take(self) -> bool:
+        """Whether the tracker's files are ours to write, from now on."""
+        if not self._is_ours:
+            try:
+                self._lock.enter_context(hold_file(self.folder / f".{self.kind}.lock", f"{self.kind} of {self.folder}"))
+                self._is_ours = True
+            except AlreadyRunningError:
+                pass
+        self._is_anothers = not self._is_ours
+        return self._is_ours
+
+    def _let_go(self) -> None:
+        self._lock.close()
+        self._is_ours = False
 
     def _continue(self) -> None:
         rows, completions = self._new_rows()
@@ -152,7 +160,6 @@ class Replay:
             assert self._sink is not None, "only an open replay goes on"
             self._sink.abandon()
             self._sink = None
-            self._lock.close()
             self._start(ended=False)
         else:
             self._write(rows, completions)
@@ -194,7 +201,7 @@ class Replay:
         sink.finish(read_json(self.folder / "status.json") or {})
         if fingerprint and fingerprint == _fingerprint(self.folder):
             _mark(self.folder, self.kind).write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
-        self._lock.close()
+        self._let_go()
 
     def _fresh_tails(self) -> tuple[Tail, Tail]:
         self._shown = RolloutFilter()
