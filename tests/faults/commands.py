@@ -86,29 +86,12 @@ class Command:
         self._output = lab.with_name(f"{lab.name}-output-{uuid.uuid4().hex[:8]}.txt")
         self._started = time.monotonic()
         settings = {"WANDB_MODE": "offline"} | environment
+        self._process: _Program | _Fork
         if cold:
-            with open(self._output, "wb") as output:
-                self._program = subprocess.Popen(
-                    [*program, *arguments],
-                    cwd=lab,
-                    env=command_environment() | settings,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            self.pid = self._program.pid
-            self._wait, self._code = self._wait_for_program, lambda: self._program.poll()
+            self._process = _Program(lab, [*program, *arguments], settings, self._output)
         else:
-            fork = multiprocessing.get_context("fork").Process(
-                target=_be_the_command, args=(lab, arguments, settings, self._output)
-            )
-            fork.start()
-            self.pid = fork.pid or 0
-            self._wait, self._code = fork.join, lambda: fork.exitcode
-
-    def _wait_for_program(self, seconds: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._program.wait(seconds)
+            self._process = _Fork(lab, arguments, settings, self._output)
+        self.pid = self._process.pid
 
     def processes(self) -> list[psutil.Process]:
         """Itself and all that it started, in whichever session, as far as they live."""
@@ -121,11 +104,11 @@ class Command:
 
     def sleep_until(self, seconds: float) -> None:
         """Counted from its start, or to its end."""
-        self._wait(max(0.0, seconds - (time.monotonic() - self._started)))
+        self._process.wait(max(0.0, seconds - (time.monotonic() - self._started)))
 
     def is_running(self) -> bool:
         """Whether it has not ended."""
-        return self._code() is None
+        return self._process.code() is None
 
     def send(self, number: int) -> None:
         """A signal, as others send it: Ctrl-C to all of the foreground, anything else to the command alone."""
@@ -141,8 +124,8 @@ class Command:
 
     def end(self, timeout: float = 120.0) -> tuple[int, str]:
         """Its code and all that it said."""
-        self._wait(timeout)
-        code = self._code()
+        self._process.wait(timeout)
+        code = self._process.code()
         assert code is not None, f"still running after {timeout:g} s: {self._output.read_text()}"
         return code, self._output.read_text()
 
@@ -152,6 +135,46 @@ class Command:
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return [f"{process.pid}: {' '.join(process.cmdline())}" for process in left]
+
+
+class _Program:
+    """A new Python."""
+
+    def __init__(self, lab: Path, command: Sequence[str], settings: dict[str, str], output: Path) -> None:
+        with open(output, "wb") as file:
+            self._process = subprocess.Popen(
+                command,
+                cwd=lab,
+                env=command_environment() | settings,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def wait(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def code(self) -> int | None:
+        return self._process.poll()
+
+
+class _Fork:
+    """A fork of this process."""
+
+    def __init__(self, lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path) -> None:
+        output.touch()
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_be_the_command, args=(lab, arguments, settings, output))
+        self._process.start()
+        self.pid = self._process.pid or 0
+
+    def wait(self, seconds: float) -> None:
+        self._process.join(seconds)
+
+    def code(self) -> int | None:
+        return self._process.exitcode
 
 
 def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path) -> None:

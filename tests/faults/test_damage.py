@@ -21,6 +21,7 @@ from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.plan_text import describe_plan
 from workbench.experiment.prepare import Preparer
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.sample import find_model
 from workbench.experiment.status import status_text
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.settings import ModelSettings
@@ -199,12 +200,15 @@ def test_no_damage_of_a_run_s_model_is_begun_from(lab, record_property):
         for damage in damages([path], rng, FLIPS // 2, CUTS // 2):
             with damage, pytest.raises(ModelError, match="is damaged"):
                 Preparer(lab / "runs", Silent(), jobs=1).model_folder(on)
-            tries += 1
+            with damage, pytest.raises(ModelError, match="is damaged"):
+                find_model(lab / "runs", "start/main/seed0")
+            tries += 2
         path.rename(path.with_name("away"))
         with pytest.raises(ModelError):
             Preparer(lab / "runs", Silent(), jobs=1).model_folder(on)
         path.with_name("away").rename(path)
     folder.verify_model()
+    assert find_model(lab / "runs", "start/main/seed0")[0] == folder.model
     record_property("tries", tries)
 
 

@@ -26,7 +26,7 @@ from workbench.experiment.provenance import collect_provenance, current_commit, 
 from workbench.experiment.run import execute
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.space import refuse_without_space
-from workbench.interrupts import InterruptRequested, handled_by, held
+from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
 from workbench.locks import hold, is_held
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
@@ -108,7 +108,9 @@ class Sweep:
             try:
                 for level in levels:
                     self._run_wave(level)
-            except InterruptRequested:
+            except BaseException as error:
+                if interrupt_behind(error) is None:
+                    raise
                 self._stop_processes()
         write_plan(self.experiment, self.runs, notes=self._notes())
         return self.outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workbench.errors import DefinitionError
+from workbench.experiment.run_folder import RunFolder
 from workbench.tracking.reader import read_run
 
 
@@ -39,7 +40,8 @@ def sample_text(
 
 
 def find_model(runs: Path, name: str) -> tuple[Path, bool]:
-    """The model folder that a name means, and whether it was trained on its chat template."""
+    """The model folder that a name means, and whether it was trained on its chat template. ModelError where a run's
+    model is not as the run wrote it."""
     place = Path(name)
     if (place / "config.json").is_file():
         return place, False
@@ -50,5 +52,6 @@ def find_model(runs: Path, name: str) -> tuple[Path, bool]:
         found_text = ", ".join(str(path.relative_to(runs)) for path in matches[:6]) or "no finished run"
         allowed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise DefinitionError(f"RUN: found {found_text} for {name!r}, allowed one of {allowed or '(none is finished)'}")
+    RunFolder(runs, str(matches[0].relative_to(runs))).verify_model()
     data = read_run(matches[0]).definition.get("data") or {}
     return matches[0] / "model", bool(data.get("chat_template"))
