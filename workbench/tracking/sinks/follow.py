@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import psutil
 
 POLL_SECONDS = 2.0
-FINISH_SECONDS = 14.0
-"""Trackers may hold up the end of a command: 15 s at most, and killing them takes some of it."""
+FINISH_SECONDS = 12.0
+"""Trackers may hold up the end of a command: 15 s at most, and killing them takes up to two of it."""
 _MODULE = "workbench.tracking.sinks.follow"
 _NICENESS = 10
 _PR_SET_PDEATHSIG = 1
