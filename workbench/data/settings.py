@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -68,9 +69,9 @@ class ReadData(Settings):
     """Render plain prompts as a user's turn through the model's chat template."""
 
     @property
+    @abstractmethod
     def source(self) -> str:
         """What is read, as a message names it."""
-        raise NotImplementedError
 
 
 class FileData(ReadData):
