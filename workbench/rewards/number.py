@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from fractions import Fraction
 
 VERSION = 4
@@ -74,7 +75,7 @@ def last_box(text: str) -> tuple[str, str | None] | None:
 
 
 def _last(text: str) -> re.Match[str] | None:
-    return next(iter([*_NUMBER.finditer(text)][-1:]), None)
+    return next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
 
 
 def _value(found: re.Match[str] | None) -> Fraction | None:
