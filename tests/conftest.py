@@ -1,18 +1,47 @@
-"""Small real models, ragged batches for every trainer, and tests in processes of their own."""
+"""Small real models, ragged batches for every trainer, tests in processes of their own, and tests that run alone."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import multiprocessing
 import os
 import pickle
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 VOCABULARY = 17
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test marked `alone` waits for the tests of other workers (pytest -n) to end, and they for it."""
+    with _room(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextlib.contextmanager
+def _room(alone: bool) -> Iterator[None]:
+    """Nobody else's while alone, else shared. Whoever waits holds the door, so that those who share cannot pass it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        yield
+        return
+    folder = Path(tempfile.gettempdir())
+    with open(folder / f"workbench-door-{run}", "w") as door, open(folder / f"workbench-room-{run}", "w") as room:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            # Not by closing: a process that the test left behind has these files open too.
+            fcntl.flock(room, fcntl.LOCK_UN)
 
 
 @pytest.fixture(scope="session")

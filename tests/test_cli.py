@@ -59,6 +59,7 @@ def test_compare_refuses_names_that_are_no_experiments(empty, name):
     assert not (empty / "runs").exists()
 
 
+@pytest.mark.alone
 def test_all_problems_of_a_definition_are_told_at_once_within_two_seconds(tmp_path):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments/bad.yaml").write_text(

@@ -31,6 +31,7 @@ def holder(runs: Path):
     return process
 
 
+@pytest.mark.alone
 def test_a_held_lock_is_refused_at_once_and_names_its_holder(tmp_path):
     process = holder(tmp_path)
     try:

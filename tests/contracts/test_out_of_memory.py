@@ -134,14 +134,22 @@ def test_another_error_of_the_forward_is_not_taken_for_it(make_variant):
     assert trainer.micro_batch_rows is None
 
 
-def test_a_gpus_error_is_taken_for_it_too(make_variant, torch):
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB"),
+        ("AcceleratorError", "CUDA error: out of memory"),
+        ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_gpus_error_is_taken_for_it_too(kind, words, make_variant, torch):
     trainer = make_variant("sft", steps=2)
     forward, calls = trainer._forward, []
 
     def fail_once(micro_batch):
         calls.append(num_rows(micro_batch))
         if len(calls) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise getattr(torch, kind, RuntimeError)(words)
         return forward(micro_batch)
 
     trainer._forward = fail_once

@@ -382,7 +382,7 @@ def stopped(build, tmp_path):
 
 
 @pytest.mark.parametrize("variant", VARIANTS_BY_TRAINER.values(), ids=VARIANTS_BY_TRAINER)
-@pytest.mark.parametrize("change", ["numpy", "threads"])
+@pytest.mark.parametrize("change", ["numpy", "device", "threads"])
 def test_a_resume_that_cannot_be_exact_is_refused_or_marked(variant, change, build, stopped, monkeypatch, whole):
     expected = whole(variant)
     folder = stopped(variant)

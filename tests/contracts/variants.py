@@ -26,7 +26,7 @@ def outcome(trainer: Any, folder: Path) -> dict[str, Any]:
     """What must be equal to the last bit: metrics less their clocks, completions, weights and costs."""
     digest = hashlib.sha256()
     for parameter in trainer.unwrapped_model.parameters():
-        digest.update(parameter.detach().numpy().tobytes())
+        digest.update(parameter.detach().cpu().numpy().tobytes())
     rows = read_rows(folder / "metrics.jsonl")
     return {
         "rows": [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows],

@@ -40,24 +40,14 @@ class Tally:
 
 
 class Matrix:
-    """A pytest plugin: keeps the tests of the wanted rows, and counts what became of them."""
+    """A pytest plugin: counts what became of the tests of the wanted rows."""
 
     def __init__(self, wanted: set[int]) -> None:
         self.wanted = wanted
-        self.rows_of: dict[str, list[int]] = {}
         self.tally: dict[int, Tally] = defaultdict(Tally)
 
-    def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        kept = []
-        for item in items:
-            rows = [number for number in rows_of(item.nodeid) if number in self.wanted]
-            if rows:
-                self.rows_of[item.nodeid] = rows
-                kept.append(item)
-        items[:] = kept
-
     def pytest_runtest_logreport(self, report: Any) -> None:
-        for number in self.rows_of.get(report.nodeid, ()):
+        for number in self.wanted.intersection(rows_of(report.nodeid)):
             tally = self.tally[number]
             tally.seconds += report.duration
             if report.skipped:
@@ -101,7 +91,9 @@ def main() -> int:
     os.environ |= SHORT if parsed.short else LONG
     matrix = Matrix(set(parsed.rows) or known)
     started = time.monotonic()
-    code = pytest.main(["-q", "--no-header", "-rfE", str(ROOT / "tests")], plugins=[matrix])
+    rows = ",".join(str(number) for number in sorted(matrix.wanted))
+    arguments = ["-n", "logical", "--dist", "worksteal", "-p", "tests.faults.selection", "--faults", rows]
+    code = pytest.main(["-q", "--no-header", "-rfE", *arguments, str(ROOT / "tests")], plugins=[matrix])
     minutes = (time.monotonic() - started) / 60
     tries, lost = (sum(getattr(t, name) for t in matrix.tally.values()) for name in ("tries", "lost"))
     skipped = sum(t.skipped for t in matrix.tally.values())

@@ -45,6 +45,7 @@ def start_together(lab, barrier):
     return code, said.getvalue(), time.monotonic() - tried[0]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("held_by_a_dead_one", [False, True], ids=["free", "held by a dead process"])
 def test_of_fifty_starts_one_proceeds_and_the_others_say_so_within_a_second(
     held_by_a_dead_one, in_processes, tmp_path, record_property

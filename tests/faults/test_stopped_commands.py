@@ -72,6 +72,7 @@ def test_a_signal_at_any_time_stops_in_order_and_the_same_command_ends_bit_ident
     record_property("tries", TRIES)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
 def test_a_second_signal_stops_at_once(number, whole, tmp_path, record_property):
     expected, seconds = whole

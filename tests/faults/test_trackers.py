@@ -98,6 +98,7 @@ def send_to_trackers(number):
     return meet
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("fault", [no_server, a_server_that_never_answers, no_place, a_full_disk])
 def test_a_tracker_in_trouble_costs_training_nothing(fault, untracked, tmp_path):
     expected, seconds_without = untracked
@@ -112,6 +113,7 @@ def test_a_tracker_in_trouble_costs_training_nothing(fault, untracked, tmp_path)
     bring_up_to_date(lab, expected)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["hang", "are killed"])
 def test_trackers_that_end_early_cost_training_nothing(number, untracked, tmp_path):
     expected, seconds_without = untracked

@@ -52,6 +52,7 @@ def test_values_come_in_the_order_of_the_samples_whoever_was_first():
     assert pool([]) == []
 
 
+@pytest.mark.alone
 def test_processes_stay_between_calls_and_wait_side_by_side():
     pool = pool_of(lambda found: [float(os.getpid())] if time.sleep(0.4) is None else [], workers=4)
     begun = time.monotonic()

@@ -7,9 +7,11 @@ D head size.
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -232,6 +234,9 @@ def _varlen(queries: Tensor, keys: Tensor, values: Tensor, plan: VarlenPlan) -> 
     q, k, v = (part[0].transpose(0, 1) for part in (queries, keys, values))
     if plan.seen is not None:
         k, v = k[plan.seen], v[plan.seen]
+    # torch 2.11 shares heads of keys unasked, and has no word for it.
+    asks = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"enable_gqa": q.shape[1] != k.shape[1]} if asks else {}
     mixed = varlen_attn(
         q,
         k,
@@ -241,7 +246,7 @@ def _varlen(queries: Tensor, keys: Tensor, values: Tensor, plan: VarlenPlan) -> 
         plan.longest_queries,
         plan.longest_keys,
         window_size=(-1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
+        **options,
     )
     assert isinstance(mixed, Tensor)
     return mixed.transpose(0, 1)[None]

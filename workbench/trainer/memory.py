@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
 T = TypeVar("T")
+# Beside the allocator's own: a library that found no room for its workspace, and a kernel's or a graph's launch.
+_WORDS = ("DefaultCPUAllocator: ", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def within_memory(trainer: BaseTrainer, batch: Batch, compute: Callable[[], T]) -> T:
@@ -50,5 +52,6 @@ def explained(error: BaseException) -> BaseException:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch has a class of errors for it on a GPU, and only words on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
+    """Whether an allocation failed: torch has a class of errors for its own on a GPU, and only words for the others."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)

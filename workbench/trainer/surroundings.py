@@ -1,4 +1,4 @@
-"""What a run's bits depend on beside its settings: libraries, threads, processes, and the data it was given.
+"""What a run's bits depend on beside its settings: libraries, device, threads, processes, and the data it was given.
 
 A checkpoint holds them, so that a resume which could not be exact is refused, or marked where it was asked for.
 """
@@ -27,6 +27,7 @@ SAMPLED_ROWS = 16
 def surroundings_of(trainer: BaseTrainer) -> dict[str, str]:
     """By name; what cannot be told (the data of a loader that is read but once) is left out."""
     found = {name: _version(name) for name in LIBRARIES}
+    found["device"] = _name_of(trainer.device)
     found |= {"threads": str(torch.get_num_threads()), "processes": str(trainer.world_size)}
     return found | _data_of(trainer.train_loader, trainer.world_size)
 
@@ -34,6 +35,13 @@ def surroundings_of(trainer: BaseTrainer) -> dict[str, str]:
 def differences(saved: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
     """What differs between the two, in words, of what both know."""
     return [f"{name} {saved[name]}, now {own[name]}" for name in own if name in saved and saved[name] != own[name]]
+
+
+def _name_of(device: torch.device) -> str:
+    """A GPU by its model, a CPU by the instructions that torch uses of it: each chooses other kernels."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} with {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _version(name: str) -> str:

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.alone
 PROBE = """
 import sys, time, types
 class Lazy(types.ModuleType):
