@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.benchmarks import (
     checkpoints,
     dashboard,
+    determinism,
     dpo,
     generation,
     grpo,
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "sft_ragged": sft.run_ragged,
     "checkpoints": checkpoints.run,
     "dashboard": dashboard.run,
+    "determinism": determinism.run,
     "dpo": dpo.run,
     "generation": generation.run,
     "grpo": grpo.run,
@@ -38,12 +40,14 @@ BENCHMARKS = {
     "scaling": scaling.run,
     "sweep": sweep.run,
 }
+ON_A_GPU = {"determinism"}
+"""Only where they are named."""
 
 
 def main() -> int:
     """1 where a benchmark failed or missed its goal."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure, side by side with TRL.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all for a CPU)")
     parser.add_argument("--quick", action="store_true", help="smaller settings on both sides, for trying it out")
     parser.add_argument("--repeats", type=int, help="times each side of a comparison is run (default: its own)")
     parser.add_argument("--out", type=Path, help="folder of the results (default runs/bench; quick: runs/bench-quick)")
@@ -60,7 +64,7 @@ def main() -> int:
         parser.error(f"found {' '.join(unknown) or parsed.repeats}, allowed {', '.join(BENCHMARKS)}, repeats >= 1")
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
     missed = False
-    for name in parsed.names or BENCHMARKS:
+    for name in parsed.names or [name for name in BENCHMARKS if name not in ON_A_GPU]:
         facts = machine() | {"command": command}
         try:
             result = BENCHMARKS[name](quick=parsed.quick, repeats=parsed.repeats)

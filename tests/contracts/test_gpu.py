@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import VOCABULARY
 from tests.contracts.variants import VARIANTS, outcome
 from workbench.errors import CheckpointError, DivergenceError
+from workbench.experiment.launchers import set_environment
 from workbench.trainer.batches import num_rows
 from workbench.trainer.registry import trainer_names
 
@@ -24,8 +25,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.multi]
 
 
 @pytest.fixture(autouse=True)
-def _gpu(torch, monkeypatch):
-    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+def _gpu(torch):
+    set_environment()
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 

@@ -152,7 +152,7 @@ def _reference(prepared: PreparedRun) -> Reference | None:
         return None
     if spec.lora is not None:
         return adapter_off_reference
-    from workbench.trainer.distributed import training_device
+    from workbench.trainer.device import training_device
 
-    device = str(training_device(spec.hyperparameters.device))
+    device = str(training_device(spec.hyperparameters.device, spec.hyperparameters.deterministic))
     return frozen_reference(load_model(prepared.model_folder, device=device))

@@ -33,8 +33,8 @@ from workbench.trainer.settings import COSTS_VERSION
 VERSION = 1
 # Settings that no number depends on, or that stand elsewhere in the dict.
 FREE_HYPERPARAMETERS = (
-    *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
-    *("keep_checkpoints", "budget", "seed", "evaluate_every", "precision", "logged_prompts"),
+    *("device", "deterministic", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every"),
+    *("checkpoint_seconds", "keep_checkpoints", "budget", "seed", "evaluate_every", "precision", "logged_prompts"),
 )
 
 

@@ -40,6 +40,8 @@ def set_environment() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # Asking whether there is a GPU must not start CUDA, which no fork survives.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    # On a GPU, memory that rows of another length have freed in pieces can be had as a whole.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -45,7 +45,7 @@ from workbench.locks import hold
 from workbench.models.load import load_model
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.tokenizer import Tokenizer
-from workbench.trainer.distributed import training_device
+from workbench.trainer.device import training_device
 from workbench.trainer.precision import resolve_precision
 from workbench.trainer.settings import DataForm as TrainedForm
 

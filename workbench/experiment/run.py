@@ -30,7 +30,8 @@ from workbench.models.tokenizer import Tokenizer
 from workbench.rewards.build import build_rewards
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.costs import Costs
-from workbench.trainer.distributed import get_rank, get_world_size, training_device
+from workbench.trainer.device import training_device
+from workbench.trainer.distributed import get_rank, get_world_size
 from workbench.trainer.registry import create_trainer
 
 
@@ -99,7 +100,7 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
     )
     rewards = {}
     if settings.data_form == "prompts":
-        device = str(training_device(settings.device))
+        device = str(training_device(settings.device, settings.deterministic))
         rewards["reward_fn"] = build_rewards(rewards_of(settings), task=task_of(spec), device=device)
     trainer = create_trainer(
         spec.trainer,

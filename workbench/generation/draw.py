@@ -15,6 +15,8 @@ from workbench.generation.sampling import SamplingSettings
 
 MIN_TEMPERATURE = 1e-30
 """Below it, where all but the likeliest token have no probability left, float32 would divide by zero."""
+FRACTION_BITS = 60
+"""Of a probability as a whole number; what a row's rounded ones exceed 1 by fits into the bits above."""
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
 _MIX = (-4658895280553007687, -7723592293110705685)
 
@@ -82,10 +84,18 @@ def _highest(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _inverse(probabilities: torch.Tensor, seeds: torch.Tensor, position: int) -> torch.Tensor:
-    """Where the cumulative distribution (R, V) reaches each row's number; float64, for float32 sums drift."""
-    cumulative = probabilities.double().cumsum(-1)
+    """Where the cumulative distribution (R, V) reaches each row's number."""
+    cumulative = _cumulative(probabilities)
     threshold = uniforms(seeds, position)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold).squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
+
+
+def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
+    """Sums over the vocabulary (R, V) float64, for those of float32 drift. A GPU adds numbers in whatever order its
+    blocks end, which only whole ones do not show."""
+    if probabilities.is_cuda:
+        return (probabilities.double() * 2.0**FRACTION_BITS).long().cumsum(-1).double() * 2.0**-FRACTION_BITS
+    return probabilities.double().cumsum(-1)
 
 
 def _kept(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
@@ -95,9 +105,9 @@ def _kept(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
         logits = logits.masked_fill(logits < least, -torch.inf)
     if settings.top_p < 1.0:
         ordered, order = logits.sort(stable=True, dim=-1, descending=True)
-        reached = ordered.softmax(-1).cumsum(-1)
+        probabilities = ordered.softmax(-1)
         # A token is kept while those before it have not reached top_p: the first one always is.
-        outside = (reached - ordered.softmax(-1)) >= settings.top_p
+        outside = (_cumulative(probabilities) - probabilities) >= settings.top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     return logits
 

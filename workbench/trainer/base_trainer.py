@@ -23,7 +23,7 @@ from workbench.errors import DataError, DivergenceError, Interrupted
 from workbench.generation.mode import evaluation_mode
 from workbench.interrupts import InterruptRequested, Interrupts
 from workbench.models.flops import ModelFlops, Work
-from workbench.trainer import checkpoint, distributed, memory
+from workbench.trainer import checkpoint, device, distributed, memory
 from workbench.trainer.accumulation import StepLoss
 from workbench.trainer.batches import Batch, batches_from, is_empty, num_rows, split_rows
 from workbench.trainer.costs import Costs
@@ -81,7 +81,7 @@ class BaseTrainer(TrainerHooks):
         self.is_distributed = self.use_ddp = distributed.is_distributed()
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self.is_main = distributed.is_main()
-        self.device = distributed.training_device(self.settings.device)
+        self.device = device.training_device(self.settings.device, self.settings.deterministic)
         distributed.join_process_group(self.device)
         self.train_loader, self.val_loader, self.evaluators = train_loader, val_loader, list(evaluators)
         self.ref_model, self.reward_fn, self.reward_model = ref_model, reward_fn, reward_model
@@ -167,7 +167,7 @@ class BaseTrainer(TrainerHooks):
                 self._save()
                 raise Interrupted(request.signal_number, saved=self.output_dir is not None) from None
             except Exception as error:
-                explained = memory.explained(distributed.explained(error))
+                explained = device.explained(memory.explained(distributed.explained(error)))
                 if isinstance(explained, DivergenceError):
                     note(self, str(explained), "stop")
                 raise explained  # noqa: B904 - most often it is the error itself

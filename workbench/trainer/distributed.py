@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from workbench.errors import DefinitionError, Interrupted
+from workbench.errors import Interrupted
 from workbench.trainer.peers import PeerWatch
 
 T = TypeVar("T")
@@ -42,14 +42,6 @@ def get_world_size() -> int:
 def is_main() -> bool:
     """Whether this is the process that prints and saves."""
     return get_rank() == 0
-
-
-def training_device(wanted: str | None) -> torch.device:
-    """The device for this process: as wanted, else this process's GPU, else the CPU."""
-    kind = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise DefinitionError("device is cuda, but torch finds no GPU here; leave device out or set it to cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device("cpu")
 
 
 def join_process_group(device: torch.device) -> None:

@@ -114,6 +114,8 @@ class TrainerSettings(Settings):
     """Autocast dtype; fastest: bf16 on a GPU that has it else fp16, on a CPU what a timed probe finds (printed)."""
     device: Literal["cpu", "cuda"] | None = None
     """Where to train; when absent CUDA if there is a GPU, else the CPU. Not part of the fingerprint."""
+    deterministic: bool = True
+    """A GPU adds up in one order, so that a resume is exact; false: in any, which is faster, and a resume is marked."""
 
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations; 0: only before the first and after the last step."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 VERSION = 5
 # What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
 FREE_SETTINGS = {
-    *("device", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every", "checkpoint_seconds"),
-    *("keep_checkpoints", "logged_prompts"),
+    *("device", "deterministic", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every"),
+    *("checkpoint_seconds", "keep_checkpoints", "logged_prompts"),
 }
 # How rewards are computed, not what they are.
 FREE_REWARD_SETTINGS = ("workers", "timeout_seconds", "batch_rows")
@@ -119,6 +119,8 @@ def _changed_surroundings(trainer: BaseTrainer, state: dict[str, Any], inexact: 
             f"the checkpoint was written under {'; '.join(refused)}: the run would not go on to the same bits; restore "
             "what changed, run afresh (FRESH=1), or go on all the same with --inexact (make: INEXACT=1), which marks it"
         )
+    if trainer.device.type == "cuda" and not trainer.settings.deterministic:
+        changed.append("deterministic: false")
     return changed
 
 
