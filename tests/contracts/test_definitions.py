@@ -71,6 +71,7 @@ def _shrink_rollouts(settings: dict[str, Any], task: str | None) -> None:
     settings["rewards"] = [*settings.get("rewards", [{"reward": task}]), SIGNAL]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_definition_asks_for_no_more_prompts_than_its_tasks_have(name):
     for run in load_experiment(name, folder=ROOT / "experiments").runs:

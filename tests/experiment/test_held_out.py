@@ -27,6 +27,7 @@ def test_a_run_says_what_was_cut_of_its_held_out_rows(lab, command, define, defi
 ROWS = {"train": ["1", "12"], "test": ["2"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["sft", "dpo"])
 def test_a_data_sets_other_split_is_held_out(lab, command, define, trainer):
     """Its prompts for a trainer of rows, its pairs for one of pairs; the record names both splits."""

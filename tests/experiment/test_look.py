@@ -78,6 +78,7 @@ def test_a_file_is_shown_with_its_bad_and_truncated_rows(lab, command, define, d
     assert held_out[0] == "held-out prompts: the task sort, held out"
 
 
+@pytest.mark.slow
 def test_unpaired_rows_can_be_looked_at_and_not_trained_on(lab, command, define, definitions):
     (lab / "kto.jsonl").write_text('{"prompt": "a", "completion": "b", "label": false}\n')
     define("kto", definitions["start"] | {"data": {"path": "kto.jsonl"}})

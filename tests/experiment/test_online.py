@@ -83,6 +83,7 @@ def test_own_code_counts_by_its_content_and_not_by_its_place(lab, online):
         fingerprint(lab, "lost")
 
 
+@pytest.mark.slow
 @pytest.mark.multi
 def test_own_code_is_refused_before_anything_runs_unless_it_is_allowed(lab, command, online, define, definitions):
     (lab / "own.py").write_text(OWN_CODE + "open('ran', 'w').close()\n")

@@ -81,6 +81,8 @@ class Command:
     def __init__(
         self, lab: Path, *arguments: str, cold: bool = False, program: Sequence[str] = MODULE, **environment: str
     ) -> None:
+        if not cold:
+            warm_up()
         _keep_orphans()
         self._others = {process.pid for process in _descendants()}
         self._output = lab.with_name(f"{lab.name}-output-{uuid.uuid4().hex[:8]}.txt")

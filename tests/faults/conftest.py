@@ -69,12 +69,6 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def warm() -> None:
-    """Commands and runs are forked from a process that has imported what they import."""
-    warm_up()
-
-
 @pytest.fixture
 def lab(tmp_path: Path) -> Path:
     """A folder with the experiments of commands.py."""
@@ -86,6 +80,8 @@ def call(lab: Path, in_processes: Callable[..., list[Any]]) -> Callable[..., tup
     """call("run", "start", before=change) -> code and words of the command in the lab, in a process forked from this
     warm one; before it, change() may change the code there."""
     from workbench import cli
+
+    warm_up()
 
     def in_child(arguments: tuple[str, ...], before: Callable[[], object]) -> tuple[int, str]:
         before()

@@ -15,7 +15,7 @@ import time
 import pytest
 import yaml
 
-from tests.faults.commands import START, SWEEP, Command, make_lab, outcomes
+from tests.faults.commands import START, SWEEP, Command, make_lab, outcomes, warm_up
 from tests.tracking.frames import assert_equal
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
@@ -50,6 +50,7 @@ def start_together(lab, barrier):
 def test_of_fifty_starts_one_proceeds_and_the_others_say_so_within_a_second(
     held_by_a_dead_one, in_processes, tmp_path, record_property
 ):
+    warm_up()
     lab = make_lab(tmp_path)
     if held_by_a_dead_one:
         command = Command(lab, "run", "start", "--set", "steps=60")

@@ -30,6 +30,7 @@ from workbench.tracking.sinks.tensorboard import TEXTS_PER_SPLIT
 from workbench.tracking.sinks.wandb import ROWS_PER_SPLIT
 from workbench.tracking.sinks.wandb_file import holds_exit
 
+pytestmark = [pytest.mark.slow, pytest.mark.multi]
 TRACK = "track: [tensorboard, wandb]\n"
 DEFINITIONS = {
     "start": "question: q\ntrainer: sft\nmodel: {preset: tiny}\ndata: {task: sort, digits: 3, rows: 64}\n"
