@@ -135,14 +135,15 @@ def _of_plans(plans: list[dict[str, Any]], loaded: Loaded) -> Study:
 
 def _plan_of(folder: Path) -> dict[str, Any]:
     """plan.json, or what can be told of a plan from the run folders alone."""
-    plan = reader.read_json(folder / "plan.json")
+    plan = reader.read_sealed(folder / "plan.json")
     if plan and plan.get("runs"):
         return plan
     found = [run for run in reader.find_runs(folder.parent) if run.parent.parent == folder] if folder.is_dir() else []
     if not found:
         raise DefinitionError(f"{folder}: no plan.json and no runs; `make exp NAME={folder.name}` makes them")
     runs = [_as_planned(str(run.relative_to(folder.parent))) for run in found]
-    note = "plan.json is missing: only runs whose folders exist are shown."
+    what = "damaged" if (folder / "plan.json").exists() else "missing"
+    note = f"plan.json is {what}: only runs whose folders exist are shown."
     return {"experiment": folder.name, "question": "", "axes": [], "arms": [], "runs": runs, "notes": [note]}
 
 

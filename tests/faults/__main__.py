@@ -1,7 +1,7 @@
 """`make faults`: python -m tests.faults [--short] [ROW ...]. Injects every fault of the matrix, prints what survived.
 
---short: a few tries of what is drawn at random, as CI does; else 24 kills of every trainer at random times and as many
-at named points, 8 of whole commands, and 1,200 examples of each of the nine fuzz tests. A try is a test case, or as
+--short: a few tries of what is drawn at random, as CI does; else 20 kills of every trainer at random times and as many
+at named points, 6 of whole commands, and 1,200 examples of each of the nine fuzz tests. A try is a test case, or as
 many as it says itself. The table of a whole long run is kept in runs/faults; --readme pastes it into README.md.
 """
 
@@ -24,7 +24,7 @@ from tests.faults.rows import FAULTS, rows_of
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "runs/faults/table.md"
-LONG = {"FAULT_TRIES": "24", "FAULT_EXAMPLES": "1200"}
+LONG = {"FAULT_TRIES": "20", "FAULT_EXAMPLES": "1200"}
 SHORT = {"FAULT_TRIES": "2", "FAULT_EXAMPLES": "150"}
 
 

@@ -26,6 +26,7 @@ from workbench.experiment.status import status_text
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.settings import ModelSettings
 from workbench.tracking.parquet import TABLES, read_table
+from workbench.tracking.reader import read_run
 from workbench.trainer import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -234,11 +235,15 @@ def test_a_damaged_record_of_a_run_is_no_traceback_and_never_believed(name, lab,
 
     path, rng, tries = (lab / "runs/on/main/seed0" / name).resolve(), random.Random(name), 0
     whole = RunFolder(lab / "runs", "on/main/seed0").status()
+    record = read_run(lab / "runs/on/main/seed0")
     experiment = load_experiment("on", folder=lab / "experiments")
     for number, damage in enumerate(damages([path], rng)):
         with damage as what:
             status = RunFolder(lab / "runs", "on/main/seed0").status()
             assert status in ({}, whole), what
+            found = read_run(record.folder)
+            for part in ("definition", "status", "provenance"):
+                assert getattr(found, part) in ({}, getattr(record, part)), what
             plan = describe_plan(experiment, lab / "runs", jobs=1, fresh=False)
             assert ("nothing to train" in plan) == (status == whole), what
             assert status_text(experiment, lab / "runs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import random
@@ -133,6 +134,13 @@ def test_a_limit_on_file_sizes_costs_no_bit(variant, train, in_processes, tmp_pa
         [again] = in_processes(1, lambda _, run=run: train(variant, run))
         assert again == whole, f"limited to {limit} bytes in step {step}"
     record_property("tries", TRIES // 2)
+
+
+def test_a_full_disk_behind_the_printed_lines_ends_no_run(train, monkeypatch, tmp_path):
+    whole = train("sft", tmp_path / "whole")
+    with io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert train("sft", tmp_path / "run") == whole
 
 
 @pytest.mark.parametrize("variant", ["sft", "grpo"])

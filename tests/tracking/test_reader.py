@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from workbench.experiment.run_folder import RunFolder
 from workbench.tracking.reader import (
     Tail,
     find_runs,
@@ -15,6 +16,8 @@ from workbench.tracking.reader import (
     read_metrics,
     read_rows,
     read_run,
+    sealed,
+    sealed_text,
 )
 from workbench.tracking.store import MetricStore
 
@@ -140,3 +143,36 @@ def test_a_tail_keeps_only_what_is_asked_for(tmp_path):
 def test_a_hostile_definition_is_an_empty_one(tmp_path, text):
     (tmp_path / "definition.yaml").write_text(text)
     assert "x" not in read_run(tmp_path).definition
+
+
+@pytest.mark.parametrize("name", ["definition.yaml", "status.json", "provenance.json"])
+def test_no_single_bit_and_no_cut_of_a_run_s_records_is_believed(name, tmp_path):
+    run = RunFolder(tmp_path, "x/main/seed0")
+    run.path.mkdir(parents=True)
+    (run.path / "definition.yaml").write_text(
+        sealed_text("experiment: x\nseed: 0\nquestion: Höher?\n"), encoding="utf-8"
+    )
+    (run.path / "provenance.json").write_text(json.dumps(sealed({"commit": "abc", "dirty": True}), indent=1))
+    run.write_status(state="finished", seconds=1.5)
+    whole, good = read_run(run.path), (run.path / name).read_bytes()
+    part = name.split(".")[0]
+    assert getattr(whole, part)
+    flipped = [
+        good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :]
+        for place in range(len(good))
+        for bit in range(8)
+    ]
+    believed = 0
+    for bad in [*flipped, *(good[:end] for end in range(len(good)))]:
+        (run.path / name).write_bytes(bad)
+        found = getattr(read_run(run.path), part)
+        assert found in ({}, getattr(whole, part)), bad
+        believed += found != {}
+    assert believed < len(good), "nearly every damage is found"
+
+
+def test_records_that_bear_no_checksum_are_taken_as_they_are(tmp_path):
+    (tmp_path / "definition.yaml").write_text("experiment: x\n")
+    (tmp_path / "status.json").write_text('{"state": "finished"}')
+    found = read_run(tmp_path)
+    assert (found.definition, found.status) == ({"experiment": "x"}, {"state": "finished"})

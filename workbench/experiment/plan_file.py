@@ -10,7 +10,7 @@ from workbench.disk import writing
 from workbench.experiment.definition.schema import START, Experiment
 from workbench.experiment.run_folder import write_json
 from workbench.redaction import redact
-from workbench.tracking.reader import read_json
+from workbench.tracking.reader import read_json, sealed
 
 
 def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
@@ -20,7 +20,7 @@ def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
     )
     plan = redact(_plan(experiment, list(starts), notes))
     path = plan_path(experiment, runs)
-    if read_json(path) != plan:  # its time says when the plan changed
+    if read_json(path) != (plan := sealed(plan)):  # its time says when the plan changed
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, plan)

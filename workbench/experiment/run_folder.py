@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,12 +18,10 @@ from workbench.errors import ModelError, StorageError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.models.folder import weights_file
 from workbench.redaction import redact
-from workbench.tracking.reader import read_json
+from workbench.tracking.reader import read_sealed, sealed, sealed_text
 
 SUPERSEDED = ".superseded"
 FINISHED = "finished"
-CHECKSUM = "sha256"
-"""In status.json, of everything else in it."""
 
 
 class RunFolder:
@@ -45,8 +42,7 @@ class RunFolder:
 
     def status(self) -> dict[str, Any]:
         """status.json; empty when there is none, or one that does not match the checksum it bears."""
-        status = read_json(self.path / "status.json") or {}
-        return status if status.pop(CHECKSUM, None) in (None, _digest(status)) else {}
+        return read_sealed(self.path / "status.json") or {}
 
     def is_finished(self) -> bool:
         """Whether it ran to its end and its model stands."""
@@ -70,18 +66,17 @@ class RunFolder:
     def write_status(self, **changes: Any) -> None:
         """Lay changes over status.json, atomically; what an error says may hold a secret, which stays out."""
         status = self.status() | redact(changes) | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")}
-        status = json.loads(json.dumps(status))  # as it is read back
-        write_json(self.path / "status.json", {**status, CHECKSUM: _digest(status)})
+        write_json(self.path / "status.json", sealed(status))
 
     def begin(self, spec: RunSpec, provenance: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         """Definition and provenance first, then the status."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = yaml.safe_dump(redact(spec.to_definition()), sort_keys=False, allow_unicode=True)
-            (self.path / "definition.yaml").write_text(text, encoding="utf-8")
+            (self.path / "definition.yaml").write_text(sealed_text(text), encoding="utf-8")
         except OSError as error:
             raise _failed(self.path, error) from error
-        write_json(self.path / "provenance.json", redact(provenance))
+        write_json(self.path / "provenance.json", sealed(redact(provenance)))
         self.write_status(**status)
 
     def supersede(self) -> Path | None:
@@ -114,10 +109,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise _failed(path, error) from error
-
-
-def _digest(status: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(status, sort_keys=True).encode()).hexdigest()
 
 
 def _failed(path: Path, error: OSError) -> StorageError:

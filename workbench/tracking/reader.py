@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +21,15 @@ ROLLOUTS = "train"
 """The split that training's own completions bear in completions.jsonl; every other split is held out."""
 _ROLLOUT_MARK = json.dumps({"split": ROLLOUTS})[1:-1].encode()
 """How the store writes it. Inside a string the quotes would be escaped, so no completion can hold this."""
+SEAL = "sha256"
+"""In a JSON object, of everything else in it."""
+_SEAL_LINE = f"# {SEAL}: "
+_HEX = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run says of itself; a file that is absent or torn is an empty dict."""
+    """What a run says of itself; a file that is absent or damaged is an empty dict."""
 
     folder: Path
     definition: dict[str, Any] = field(default_factory=dict)
@@ -95,6 +101,42 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object and its checksum, as read_sealed wants it."""
+    plain = json.loads(json.dumps(value))  # as it is read back
+    return {**plain, SEAL: _digest(json.dumps(plain, sort_keys=True))}
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """A JSON object without its checksum; None when it is absent, none, or not what was sealed. One that bears no
+    checksum is taken as it is."""
+    value = read_json(path)
+    if not value:
+        return value
+    last, seal = next(reversed(value.items()))
+    # By its name or by its form: damage may have hit either.
+    if last != SEAL and not (len(last) == len(SEAL) and _HEX.fullmatch(str(seal))):
+        return value
+    del value[last]
+    return value if (last, seal) == (SEAL, _digest(json.dumps(value, sort_keys=True))) else None
+
+
+def sealed_text(text: str) -> str:
+    """Lines of YAML, and before them, in a comment, their checksum: a text that is cut short still has it."""
+    return f"{_SEAL_LINE}{_digest(text)}\n{text}"
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is what was sealed, or bears no checksum: neither its beginning nor its end."""
+    first, _, rest = text.partition("\n")
+    bears_one = first.startswith(_SEAL_LINE) or _HEX.fullmatch(first[-64:])
+    return not bears_one or first == f"{_SEAL_LINE}{_digest(rest)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_metrics(run: Path) -> pd.DataFrame:
     """metrics.jsonl, one row a step."""
     import pandas as pd
@@ -111,19 +153,19 @@ def read_completions(run: Path, *, rollouts: bool = False) -> pd.DataFrame:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """A run's definition, status and provenance."""
+    """A run's definition, status and provenance; what is damaged is empty."""
     import yaml
 
     try:
         text = (folder / "definition.yaml").read_text(encoding="utf-8")
-        definition = yaml.load(text, _yaml_loader(text))
+        definition = yaml.load(text, _yaml_loader(text)) if _is_whole(text) else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         definition = None
     return RunRecord(
         folder,
         definition if isinstance(definition, dict) else {},
-        read_json(folder / "status.json") or {},
-        read_json(folder / "provenance.json") or {},
+        read_sealed(folder / "status.json") or {},
+        read_sealed(folder / "provenance.json") or {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import Any
@@ -22,12 +23,12 @@ class Progress:
     def announce(self, what: str, choices: dict[str, Any]) -> None:
         """One line before the first step: what runs, and what was chosen for it."""
         if self.enabled:
-            print(f"{what} ({', '.join(f'{name} {value}' for name, value in choices.items())})", file=sys.stderr)
+            _say(f"{what} ({', '.join(f'{name} {value}' for name, value in choices.items())})")
 
     def warn(self, text: str) -> None:
         """One line at once."""
         if self.enabled:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            _say(f"warning: {text}")
 
     def report(self, step: int, row: dict[str, float], extra: str = "") -> None:
         """Say where the run is: step, loss, held-out metrics, rate, time left."""
@@ -49,4 +50,10 @@ class Progress:
             parts.append(f"{rate:.3g} steps/s, {format_duration((self.num_steps - step) / rate)} left")
         if extra:
             parts.append(extra)
-        print("  ".join(parts), file=sys.stderr, flush=True)
+        _say("  ".join(parts))
+
+
+def _say(line: str) -> None:
+    """No run ends for a line that a full disk, or whoever has gone, does not take."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

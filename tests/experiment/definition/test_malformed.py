@@ -34,8 +34,8 @@ sweep:
   seeds: 2
 """
 TRAINERS = "dpo, grpo, online_dpo, ppo, pretrain, sft"
-MANY = "the 26 names that schema.json lists"
-MANY_DPO = "the 30 names that schema.json lists"
+MANY = "the 27 names that schema.json lists"
+MANY_DPO = "the 31 names that schema.json lists"
 NO_DEFAULT = "found nothing, allowed a value: it has no default"
 A_NAME = "the name of a file in experiments/ (letters, digits, - and _, at most 100)"
 ARM_KEYS = "trainer, start_from, model, lora, data, hyperparameters, evaluate, budget, threads"
