@@ -6,8 +6,11 @@ import contextlib
 import signal
 import time
 
+import matplotlib._path
+import numpy as np
 import pytest
 
+from workbench.errors import StorageError
 from workbench.interrupts import InterruptRequested, Interrupts, handled_by, held, interrupt_behind, raise_interrupt
 
 
@@ -41,6 +44,29 @@ def test_where_other_processes_wait_nothing_is_left_half_way():
         visit(interrupts, done, signal.SIGTERM)
         visit(interrupts, done)
     assert (done, interrupts.received) == (["whole", "whole"], signal.SIGTERM)
+
+
+class SignalWithin:
+    """A signal comes while a library in C++ asks for numbers: it drops what is raised there, and then has none."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __array__(self, *_, **__):
+        signal.raise_signal(self.number)
+        return np.zeros((2, 2))
+
+    def arrive(self):
+        matplotlib._path.affine_transform(self, np.eye(3))
+
+
+def test_a_signal_is_known_behind_an_error_that_bears_no_trace_of_it():
+    with Interrupts() as interrupts:
+        with pytest.raises(TypeError) as caught, interrupts.interruptible():
+            SignalWithin(signal.SIGTERM).arrive()
+        assert interrupt_behind(caught.value) is None
+        assert interrupts.behind(caught.value).signal_number == signal.SIGTERM
+        assert interrupts.behind(StorageError("no space")) is None, "told in words of its own"
 
 
 class Finalised:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from workbench.errors import DefinitionError, WorkbenchError
@@ -29,8 +30,14 @@ def entry(arguments: Sequence[str] | None = None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     parsed = _parser().parse_args(arguments)
+    came: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise_interrupt(number, frame)
+
     try:
-        with handled_by(raise_interrupt):
+        with handled_by(receive):
             return parsed.command(parsed)
     except BaseException as error:
         if request := interrupt_behind(error):
@@ -41,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             sys.stderr.close()
             return 0
+        # Libraries in C++ turn what Python raises within them into errors of their own, without a trace of it.
+        if came and isinstance(error, Exception):
+            return 128 + came[0]
         raise
 
 

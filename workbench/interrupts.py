@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from workbench.errors import WorkbenchError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN_SECONDS = 0.01
 
@@ -129,6 +131,12 @@ class Interrupts:
         """At once, in a section that may be left so."""
         if self._interruptible and self.immediate and self.received is not None:
             raise InterruptRequested(self.received, again=self._leave)
+
+    def behind(self, error: BaseException) -> InterruptRequested | None:
+        """The signal that an error comes of, though a library in C++ may have made another of it, without a trace."""
+        found = interrupt_behind(error)
+        lost = self.received is not None and self.immediate and not isinstance(error, WorkbenchError)
+        return InterruptRequested(self.received) if found is None and lost and self.received is not None else found
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:

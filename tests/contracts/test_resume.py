@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_interrupts import SignalWithin
 from workbench.errors import CheckpointError, Interrupted
 from workbench.tracking.reader import read_rows
 from workbench.tracking.store import MetricStore
@@ -207,6 +208,17 @@ def test_sigterm_at_any_point_then_resume_changes_nothing(variant, point, visit,
 def test_sigkill_at_any_point_then_resume_changes_nothing(variant, point, visit, build, whole, tmp_path, in_processes):
     points = Points(point, visit, lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert in_processes(1, lambda _: build(variant, tmp_path / "run", points).train()) == [-signal.SIGKILL]
+    assert go_on(build, variant, tmp_path / "run") == whole(variant)
+
+
+@pytest.mark.parametrize("variant", ["dpo", "grpo-sampled"])
+@pytest.mark.parametrize(("point", "visit"), [("loader", 2), ("forward", 5), ("evaluator", 2)])
+def test_sigterm_that_a_library_turns_into_an_error_then_resume_changes_nothing(
+    variant, point, visit, build, whole, tmp_path
+):
+    with pytest.raises(Interrupted) as stopped:
+        build(variant, tmp_path / "run", Points(point, visit, SignalWithin(signal.SIGTERM).arrive)).train()
+    assert stopped.value.exit_code == 143
     assert go_on(build, variant, tmp_path / "run") == whole(variant)
 
 

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from tests.faults.commands import TRIES, Command, make_lab, outcomes
+from tests.test_interrupts import SignalWithin
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 SECONDS_TO_STOP = 10.0
@@ -125,3 +126,14 @@ def test_every_other_command_stops_too(arguments, finished, record_property):
         assert not list((finished / "runs").rglob("*.partial"))
     assert Command(finished, *arguments).end() == (code, output), "what it would have said is unchanged"
     record_property("tries", TRIES)
+
+
+def test_a_signal_that_a_library_turns_into_an_error_is_no_traceback(call):
+    assert call("run", "start")[0] == 0
+
+    def before():
+        import analysis.report
+
+        analysis.report.describe = lambda study: SignalWithin(signal.SIGTERM).arrive()
+
+    assert call("report", "start", before=before) == (143, "")

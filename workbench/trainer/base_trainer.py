@@ -162,11 +162,11 @@ class BaseTrainer(TrainerHooks):
                         break
                     self._train_step()
                 self._finish()
-            except InterruptRequested as request:
-                self._abandon_step()
-                self._save()
-                raise Interrupted(request.signal_number, saved=self.output_dir is not None) from None
-            except Exception as error:
+            except (InterruptRequested, Exception) as error:
+                if request := self._interrupts.behind(error):
+                    self._abandon_step()
+                    self._save()
+                    raise Interrupted(request.signal_number, saved=self.output_dir is not None) from None
                 explained = device.explained(memory.explained(distributed.explained(error)))
                 if isinstance(explained, DivergenceError):
                     note(self, str(explained), "stop")
