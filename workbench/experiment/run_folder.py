@@ -105,10 +105,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     try:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:  # a signal leaves nothing half written either
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise _failed(path, error) from error
+        if isinstance(error, OSError):
+            raise _failed(path, error) from error
+        raise
 
 
 def _failed(path: Path, error: OSError) -> StorageError:
