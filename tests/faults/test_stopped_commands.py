@@ -39,7 +39,7 @@ def stop(command, number, seconds):
     code, output = command.end()
     assert time.monotonic() - sent < SECONDS_TO_STOP
     # Before its work begins, and after its code is known, it ends as any program does: by the signal.
-    if "Failed to import the site module" in output or ("Traceback" in output and "workbench/cli.py" not in output):
+    if "Failed to import the site module" in output or ("<frozen runpy>" in output and "workbench/" not in output):
         code = -number  # Python had not begun with the program
         output = ""
     assert code in (0, 128 + number, -number), output
