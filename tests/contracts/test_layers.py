@@ -13,7 +13,7 @@ FLOORS = {
     "workbench.config": 0,
     "workbench.disk": 1,
     "workbench.redaction": 0,
-    "workbench.interrupts": 0,
+    "workbench.interrupts": 0.5,  # over errors
     "workbench.locks": 0.5,  # over errors, and under tracking
     "workbench.objectives": 1,
     "workbench.tracking": 1,
