@@ -135,8 +135,9 @@ class Interrupts:
     def behind(self, error: BaseException) -> InterruptRequested | None:
         """The signal that an error comes of, though a library in C++ may have made another of it, without a trace."""
         found = interrupt_behind(error)
-        lost = self.received is not None and self.immediate and not isinstance(error, WorkbenchError)
-        return InterruptRequested(self.received) if found is None and lost and self.received is not None else found
+        if found or self.received is None or not self.immediate or isinstance(error, WorkbenchError):
+            return found
+        return InterruptRequested(self.received)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.contracts.variants import ONLINE, VARIANTS
+from tests.contracts.points import EVERY, SAMPLED, SETTINGS, Loader
+from tests.contracts.variants import ONLINE, VARIANTS, outcome
+from workbench.tracking.store import MetricStore
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +66,66 @@ def make_variant(make_trainer, collate, make_rows, prompt_batch, rollout_argumen
         return make_trainer(name, batches=batches, arguments=arguments, **(own | settings))
 
     return make
+
+
+@pytest.fixture
+def build(make_trainer, collate, make_rows, prompt_batch, rollout_arguments):
+    """build(variant, folder, points=None) -> a trainer whose loader, forward, update, evaluator and reward visit
+    points."""
+
+    def build(variant, folder, points=None, **more):
+        name, settings = SETTINGS[variant]
+        make_batch = prompt_batch if variant in SAMPLED else lambda number, seed: collate(name, make_rows(number, seed))
+        loader = Loader([make_batch(3, index) for index in range(4)])
+
+        def evaluator(model, step):
+            store = MetricStore(folder / "completions.jsonl")
+            store.append({"step": step, "norm": sum(p.detach().double().norm().item() for p in model.parameters())})
+            store.close()
+            if points:
+                points.visit("evaluator")
+            return {"eval/norm": next(model.parameters()).double().norm().item()}
+
+        arguments = {
+            "output_dir": folder,
+            "evaluators": [evaluator],
+            "val_loader": [make_batch(3, 11)],
+        }
+        if variant in SAMPLED:
+            reward = rollout_arguments["reward_fn"]
+
+            def judge(completions):
+                if points:
+                    points.visit("reward")
+                return reward(completions)
+
+            arguments |= rollout_arguments | {"reward_fn": judge}
+        trainer = make_trainer(name, batches=loader, arguments=arguments, **(EVERY | settings | more))
+        if points:
+            loader.at_batch = lambda position: points.visit("loader")
+            trainer.model.register_forward_hook(lambda *_: points.visit("forward"))
+            trainer.optimizer.register_step_post_hook(lambda *_: points.visit("update"))
+            check = trainer._check_gradient
+            trainer._check_gradient = lambda row: (points.visit("gradient"), check(row))[1]
+        return trainer
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def finished():
+    return {}
+
+
+@pytest.fixture
+def whole(build, finished, tmp_path):
+    """whole(variant) -> the outcome of the uninterrupted run."""
+
+    def run(variant):
+        if variant not in finished:
+            trainer = build(variant, tmp_path / f"whole-{variant}")
+            trainer.train()
+            finished[variant] = outcome(trainer, tmp_path / f"whole-{variant}")
+        return finished[variant]
+
+    return run

@@ -27,10 +27,14 @@ def outcome(trainer: Any, folder: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
     for parameter in trainer.unwrapped_model.parameters():
         digest.update(parameter.detach().cpu().numpy().tobytes())
-    rows = read_rows(folder / "metrics.jsonl")
     return {
-        "rows": [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows],
+        "rows": [_without_clocks(row) for row in read_rows(folder / "metrics.jsonl")],
         "completions": read_rows(folder / "completions.jsonl"),
         "weights": digest.hexdigest(),
+        "end": (trainer.step, trainer.stopped_by, trainer.restored_best, _without_clocks(trainer.last_row)),
         "costs": trainer.costs.flops,
     }
+
+
+def _without_clocks(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not key.startswith("time/")}

@@ -161,7 +161,7 @@ FAULTS = (
         19,
         "a resume under another definition, data, library or thread count",
         "refused by name; marked where it was asked for",
-        ("contracts/test_resume.py::test_a_resume_*", "contracts/test_resume.py::test_changed_settings*",
+        ("contracts/test_changed_resume.py::*",
          "experiment/test_runner.py::test_a_changed_definition*", "faults/test_changed_surroundings.py::*"),
     ),
     Fault(

@@ -79,10 +79,9 @@ def trained_by(runs):
     return {str(run.relative_to(runs)): len(re.findall(r"Trainer, \d+ steps", text)) for run, text in logs.items()}
 
 
-@pytest.fixture
-def seeds(tmp_path):
+def make_seeds(folder):
     """A lab whose sweep has four runs long enough to be divided, with both trackers."""
-    lab = make_lab(tmp_path / "lab")
+    lab = make_lab(folder)
     sweep = START | {"start_from": "start", "sweep": {"seeds": 4}, "track": SWEEP["track"]}
     del sweep["model"]
     sweep["hyperparameters"] = START["hyperparameters"] | {"steps": 60}
@@ -90,22 +89,32 @@ def seeds(tmp_path):
     return lab
 
 
-def test_commands_that_share_an_experiment_divide_its_runs(seeds, tmp_path):
-    code, output = Command(seeds, "run", "seeds", "--runs", str(tmp_path / "whole")).end()
+@pytest.fixture
+def seeds(tmp_path):
+    return make_seeds(tmp_path / "lab")
+
+
+@pytest.fixture(scope="module")
+def of_one_command(tmp_path_factory):
+    """What the runs come to where one command makes them all."""
+    lab = make_seeds(tmp_path_factory.mktemp("one"))
+    code, output = Command(lab, "run", "seeds").end()
     assert code == 0, output
+    return outcomes(lab / "runs")
+
+
+def test_commands_that_share_an_experiment_divide_its_runs(seeds, of_one_command):
     commands = [Command(seeds, "run", "seeds", "--share", "--jobs", "1") for _ in range(3)]
     ends = [command.end() for command in commands]
     assert [code for code, _ in ends] == [0, 0, 0], ends
-    assert outcomes(seeds / "runs") == outcomes(tmp_path / "whole")
+    assert outcomes(seeds / "runs") == of_one_command
     assert set(trained_by(seeds / "runs").values()) == {1}, "each run was begun once"
     for seed in range(4):
         assert_equal(seeds / f"runs/seeds/main/seed{seed}")
     assert (seeds / "runs/seeds/report/index.html").is_file()
 
 
-def test_one_that_shares_goes_on_with_the_runs_of_one_that_was_killed(seeds, tmp_path):
-    code, output = Command(seeds, "run", "seeds", "--runs", str(tmp_path / "whole")).end()
-    assert code == 0, output
+def test_one_that_shares_goes_on_with_the_runs_of_one_that_was_killed(seeds, of_one_command):
     first, second = (Command(seeds, "run", "seeds", "--share", "--jobs", "1") for _ in range(2))
     deadline = time.monotonic() + 60
     while len(trained_by(seeds / "runs")) < 3 and time.monotonic() < deadline:
@@ -114,7 +123,7 @@ def test_one_that_shares_goes_on_with_the_runs_of_one_that_was_killed(seeds, tmp
     first.end()
     code, output = second.end()
     assert code == 0, output
-    assert outcomes(seeds / "runs") == outcomes(tmp_path / "whole")
+    assert outcomes(seeds / "runs") == of_one_command
     for seed in range(4):
         assert_equal(seeds / f"runs/seeds/main/seed{seed}")
 

@@ -1,0 +1,93 @@
+"""A resume that cannot be exact, for every trainer: other settings, data, libraries or devices are refused by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.contracts.points import EVERY, SETTINGS, Points
+from tests.contracts.variants import outcome
+from workbench.errors import CheckpointError, Interrupted
+from workbench.trainer import snapshot, surroundings
+from workbench.trainer.registry import trainer_names
+
+VARIANTS_BY_TRAINER = {SETTINGS[variant][0]: variant for variant in SETTINGS}
+
+
+def test_changed_settings_are_refused_with_the_difference(build, tmp_path):
+    build("sft", tmp_path).train()
+    with pytest.raises(CheckpointError, match=r"learning_rate 0.001, this run has 0.5"):
+        build("sft", tmp_path, learning_rate=0.5).resume()
+    with pytest.raises(CheckpointError, match="SFTTrainer checkpoint"):
+        build("dpo", tmp_path).resume()
+    assert build("sft", tmp_path, micro_batch_rows=1, keep_checkpoints=5).resume()
+
+
+@pytest.fixture
+def stopped(build, tmp_path):
+    """stopped(variant) -> the folder of a run that SIGTERM ended after its third update."""
+
+    def stop(variant):
+        points = Points("update", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            build(variant, tmp_path / "run", points).train()
+        return tmp_path / "run"
+
+    return stop
+
+
+@pytest.mark.parametrize("variant", VARIANTS_BY_TRAINER.values(), ids=VARIANTS_BY_TRAINER)
+@pytest.mark.parametrize("change", ["numpy", "device", "threads"])
+def test_a_resume_that_cannot_be_exact_is_refused_or_marked(variant, change, build, stopped, monkeypatch, whole):
+    expected = whole(variant)
+    folder = stopped(variant)
+    own = surroundings.surroundings_of
+    monkeypatch.setattr(snapshot, "surroundings_of", lambda trainer: own(trainer) | {change: "77"})
+    with pytest.raises(CheckpointError, match=f"written under {change} .*, now 77: .*--inexact"):
+        build(variant, folder).resume()
+    again = build(variant, folder)
+    assert again.resume(inexact=True)
+    assert again.inexact[0].startswith("not exact from step ")
+    assert again.warnings == again.inexact
+    again.train()
+    # Here nothing but the record of it differed.
+    assert outcome(again, folder) == expected
+    monkeypatch.undo()
+    later = build(variant, folder)
+    with pytest.raises(CheckpointError, match=f"written under {change} 77, now"):
+        later.resume()
+    later.resume(inexact=True)
+    assert len(later.inexact) == 2, "what made a run inexact stays in its checkpoints"
+
+
+@pytest.mark.parametrize("name", trainer_names())
+def test_a_resume_on_other_data_is_refused(name, make_trainer, collate, make_rows, tmp_path):
+    def train(seeds, steps):
+        batches = [collate(name, make_rows(3, seed)) for seed in seeds]
+        return make_trainer(name, batches=batches, arguments={"output_dir": tmp_path}, **(EVERY | {"steps": steps}))
+
+    train((0, 1, 2), EVERY["steps"]).train()
+    with pytest.raises(CheckpointError, match="written under data of 1 processes "):
+        train((0, 1, 5), EVERY["steps"]).resume()
+    assert train((0, 1, 2), EVERY["steps"]).resume()
+
+
+def test_an_exact_resume_is_not_marked(build, stopped):
+    trainer = build("sft", stopped("sft"))
+    trainer.resume()
+    trainer.train()
+    assert trainer.inexact == []
+    assert not any("exact" in warning for warning in trainer.warnings)
+
+
+def test_another_order_or_another_row_is_other_data(collate, make_rows, torch):
+    def digest(batches):
+        return surroundings._data_digest(batches)
+
+    batches = [collate("sft", make_rows(3, index)) for index in range(4)]
+    other = [collate("sft", make_rows(3, index)) for index in (0, 1, 2, 9)]
+    assert digest(batches) == digest([dict(batch) for batch in batches])
+    assert len({digest(batches), digest(other), digest(batches[::-1]), digest(batches[:3])}) == 4
+    assert digest(iter(batches)) == ""
