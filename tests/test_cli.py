@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from workbench.experiment.run_folder import RunFolder
+from workbench.locks import hold
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -89,6 +92,20 @@ def test_status_of_what_was_never_run_is_not_started(tmp_path):
     assert done.returncode == 0
     assert {line.split(maxsplit=1)[1] for line in done.stdout.splitlines()} == {"not started"}
     assert len(done.stdout.splitlines()) == 16
+
+
+def test_status_tells_a_run_that_died_in_silence_from_one_that_runs(tmp_path):
+    key = "dpo_beta_sweep/beta=1/seed0"
+    RunFolder(tmp_path, key).path.mkdir(parents=True)
+    RunFolder(tmp_path, key).write_status(state="running")
+
+    def told():
+        lines = run(ROOT, "status", "dpo_beta_sweep", "--runs", str(tmp_path)).stdout.splitlines()
+        return next(line.split()[1] for line in lines if line.startswith(key))
+
+    with hold(tmp_path, key):
+        assert told() == "running"
+    assert told() == "died"
 
 
 def test_plan_writes_nothing(tmp_path):

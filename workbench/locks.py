@@ -31,13 +31,13 @@ def hold(
 
 
 def is_held(runs: Path, name: str) -> bool:
-    """Whether a process has it now."""
+    """Whether a process has it for itself now."""
     try:
-        descriptor = os.open(_path(runs, name), os.O_RDWR)
+        descriptor = os.open(_path(runs, name), os.O_RDONLY)  # it may be another user's
     except OSError:
         return False
     try:
-        return not _try(descriptor, fcntl.LOCK_EX)
+        return not _try(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
 

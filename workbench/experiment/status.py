@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workbench.experiment.definition.schema import Experiment
 from workbench.experiment.run_folder import RunFolder
+from workbench.locks import is_held
 from workbench.tracking.durations import format_duration
 from workbench.tracking.reader import read_rows
 
@@ -34,6 +35,9 @@ def status_text(experiment: Experiment, runs: Path) -> str:
         rewards = [row["reward"] for row in rows if row.get("reward") is not None]
         shown += [f"reward {rewards[-1]:.3g}"] if rewards else []
         seconds = status.get("seconds")
+        state = status.get("state", "unknown")
+        if state == "running" and not is_held(runs, key):
+            state = "died"  # it could not say so: its power failed, or its disk took not even that
         parts = [f"step {step}", *shown, format_duration(seconds) if seconds else "", str(status.get("message") or "")]
-        lines.append(f"{key:{wide}}  {status.get('state', 'unknown'):11}  {'  '.join(part for part in parts if part)}")
+        lines.append(f"{key:{wide}}  {state:11}  {'  '.join(part for part in parts if part)}")
     return "\n".join(lines)
