@@ -61,7 +61,7 @@ sync: $(READY)  ## send offline W&B runs to the server
 test: $(READY)  ## run the tests in minutes; with ALL=1 the slow ones too: every shipped experiment, the runner, parity with TRL
 	@$(BIN)/python -m pytest -n logical --dist worksteal $(if $(ALL),,-m "not slow")
 
-faults: $(READY)  ## inject every fault of the matrix, for an hour, and print what survived [ROWS="1 17"] [SHORT=1]
+faults: $(READY)  ## inject every fault of the matrix and print what survived, in 40 minutes [ROWS="1 17"] [SHORT=1]
 	@$(BIN)/python -m tests.faults $(ROWS) $(if $(SHORT),--short)
 
 check: $(READY)  ## read-only: lint, format, types
