@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.commands import run
 
 SFT: dict[str, Any] = {
     "question": "How well does it sort?",
@@ -59,23 +60,7 @@ def define(lab: Path) -> Callable[..., None]:
 @pytest.fixture
 def command(lab: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """command("run", "start", ...) -> the finished process of the command line, in the lab."""
-
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "workbench.cli", *arguments],
-            cwd=lab,
-            env=command_environment() | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-    return run
-
-
-def command_environment() -> dict[str, str]:
-    root = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": root, "NO_COLOR": "1"}
+    return functools.partial(run, lab)
 
 
 @pytest.fixture

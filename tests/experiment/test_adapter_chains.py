@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -42,7 +39,7 @@ def test_dpo_with_an_adapter_starts_from_sft_with_an_adapter(save, lab, define, 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_qlora_scores_its_reference_under_the_weights_in_4_bits(lab, define, definitions, command):
     define("sweep", definitions["sweep"] | {"lora": LORA | {"quantise": "nf4"}, "sweep": {"seeds": 1}})
-    done = command("run", "sweep", PYTHONPATH=os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+    done = command("run", "sweep")
     assert done.returncode == 0, done.stderr
     run = lab / "runs/sweep/main/seed0"
     assert (first_row(run)["eval/kl_start"], first_row(run)["eval/pair_accuracy"]) == (0.0, 0.5)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.experiment.conftest import command_environment
+from tests.commands import Command
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import Speed, estimate
@@ -166,16 +164,13 @@ def test_an_online_run_that_a_signal_ended_ends_bit_identical(lab, command, onli
     online("online", trainer, steps=40)
     assert command("run", "online", "--runs", "whole").returncode == 0
     assert command("run", "start").returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workbench.cli", "run", "online"],
-        cwd=lab, env=command_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = Command(lab, "run", "online")
     run, deadline = lab / "runs/online/main/seed0", time.monotonic() + 60
     while time.monotonic() < deadline and not ((run / "metrics.jsonl").exists() and len(rows(run)) > 5):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT, output
+    process.send(signal.SIGINT)
+    code, output = process.end(60.0)
+    assert code == 128 + signal.SIGINT, output
     assert command("run", "online").returncode == 0
     whole = lab / "whole/online/main/seed0"
     for name in ("metrics.jsonl", "completions.jsonl"):

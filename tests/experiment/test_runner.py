@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.commands import Command
 
 pytestmark = [pytest.mark.multi, pytest.mark.slow]
 
@@ -22,22 +21,6 @@ def rows(run: Path, name: str = "metrics.jsonl") -> list[dict]:
     """Rows without their clock fields."""
     lines = (run / name).read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
-
-
-def start_command(lab: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "workbench.cli", *arguments],
-        cwd=lab,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-@pytest.fixture
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "NO_COLOR": "1"}
 
 
 def test_a_sweep_leaves_every_file_that_the_design_names_and_a_second_call_trains_nothing(lab, command):
@@ -97,18 +80,18 @@ def test_numbers_do_not_depend_on_the_number_of_jobs(lab, command):
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_signal_leaves_a_checkpoint_and_the_same_command_ends_bit_identical(lab, command, environment):
+def test_a_signal_leaves_a_checkpoint_and_the_same_command_ends_bit_identical(lab, command):
     more = ("--set", "steps=200", "evaluate.every=50")
     assert command("run", "start", "--runs", "whole", *more).returncode == 0
-    process = start_command(lab, environment, "run", "start", *more)
+    process = Command(lab, "run", "start", *more)
     folder = next(iter((lab / "whole").glob("start+*"))).name
     run = lab / "runs" / folder / "main/seed0"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not ((run / "metrics.jsonl").exists() and len(rows(run)) > 20):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
+    process.send(signal.SIGINT)
+    code, output = process.end(30.0)
+    assert code == 130, output
     assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
     assert command("run", "start", *more).returncode == 0
     whole = lab / "whole" / folder / "main/seed0"
@@ -117,28 +100,28 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_ends_bit_identical(la
     assert (run / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
 
-def test_runs_whose_runner_was_killed_go_on_where_they_were(lab, command, environment):
+def test_runs_whose_runner_was_killed_go_on_where_they_were(lab, command):
     more = ("--set", "steps=200")
-    process = start_command(lab, environment, "run", "start", *more)
+    process = Command(lab, "run", "start", *more)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not any((lab / "runs").glob("start+*/main/seed0/metrics.jsonl")):
         time.sleep(0.05)
     time.sleep(0.5)
-    process.kill()
-    process.communicate()
+    process.send(signal.SIGKILL)
+    process.end()
     done = command("run", "start", *more)
     assert done.returncode == 0, done.stderr
     [run] = (lab / "runs").glob("start+*/main/seed0")
     assert [row["step"] for row in rows(run)] == list(range(201))
 
 
-def test_of_many_starts_at_once_one_proceeds_and_the_others_name_it(lab, environment):
-    processes = [start_command(lab, environment, "run", "start", "--set", "steps=100") for _ in range(4)]
-    ends = [(process.communicate(timeout=120)[0], process.returncode) for process in processes]
-    codes = sorted(code for _, code in ends)
+def test_of_many_starts_at_once_one_proceeds_and_the_others_name_it(lab):
+    starts = [Command(lab, "run", "start", "--set", "steps=100") for _ in range(4)]
+    ends = [start.end() for start in starts]
+    codes = sorted(code for code, _ in ends)
     assert codes in ([0, 5, 5, 5], [0, 0, 5, 5], [0, 0, 0, 5], [0, 0, 0, 0])  # a late one finds it finished
     assert 5 in codes, "they did not run at once"
-    for output, code in ends:
+    for code, output in ends:
         assert code == 0 or re.search(r"^start\+steps=100 is already running: process \d+ on ", output), output
 
 

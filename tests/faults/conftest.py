@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.commands import warm_up
 from tests.contracts.conftest import make_trainer  # noqa: F401 - a fixture
-from tests.faults.commands import make_lab, warm_up
+from tests.faults.labs import make_lab
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
 
@@ -71,7 +72,7 @@ def kill() -> None:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Path:
-    """A folder with the experiments of commands.py."""
+    """A folder with the experiments of labs.py."""
     return make_lab(tmp_path / "lab")
 
 

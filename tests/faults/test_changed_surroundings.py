@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from tests.faults.commands import START, Command, define, outcomes
+from tests.commands import Command
+from tests.faults.labs import START, define, outcomes
 from workbench.experiment.stages.versions import VERSIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]

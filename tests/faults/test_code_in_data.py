@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.commands import START, SWEEP, Command, define
+from tests.commands import Command
+from tests.faults.labs import START, SWEEP, define
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 CALLS = ("run", "plan", "data")

@@ -6,8 +6,6 @@ import contextlib
 import os
 import random
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.commands import run
 from tests.faults.test_stages_killed import Silent
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.experiment.definition.resolve import load_experiment
@@ -29,7 +28,6 @@ from workbench.tracking.parquet import TABLES, read_table
 from workbench.tracking.reader import read_run
 from workbench.trainer import checkpoint
 
-ROOT = Path(__file__).parents[2]
 TRIES = int(os.environ.get("FAULT_TRIES", "2"))
 FLIPS, CUTS = 20 * TRIES, 8 * TRIES
 """Of each product."""
@@ -124,13 +122,6 @@ def test_no_damage_of_a_trainer_s_checkpoint_is_loaded(
         tries += 1
     assert checkpoint.newest_valid(tmp_path / "checkpoints") == newest
     record_property("tries", tries)
-
-
-def run(lab: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line, in the lab."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "workbench.cli", *arguments]
-    return subprocess.run(command, cwd=lab, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")

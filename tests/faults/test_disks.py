@@ -14,11 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.commands import Command
 from tests.contracts.variants import ONLINE, VARIANTS, outcome
 from tests.faults.test_damage import ON, START
 from tests.faults.test_stages_killed import STAGE, make
@@ -29,7 +29,6 @@ from workbench.experiment.stages.cache import StageCache
 from workbench.models.load import load_model, save_model
 from workbench.trainer import checkpoint
 
-ROOT = Path(__file__).parents[2]
 TRIES = int(os.environ.get("FAULT_TRIES", "2"))
 EVERY = {"steps": 6, "checkpoint_every": 1, "evaluate_every": 3, "keep_checkpoints": 1}
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
@@ -232,23 +231,6 @@ def test_a_stage_on_a_full_disk_is_one_line_and_nothing_half_written(small_disk,
     assert StageCache(disk).get(STAGE, make_large)
 
 
-def command(lab, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "workbench.cli", *arguments],
-        cwd=lab,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "WANDB_MODE": "offline", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def run_to_end(lab, *arguments):
-    process = command(lab, *arguments)
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
-
-
 def rows_of(path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
@@ -272,22 +254,21 @@ def lab(tmp_path):
 def whole_run(tmp_path_factory):
     """The run `long`, where nothing happened to it."""
     lab = write_lab(tmp_path_factory.mktemp("whole"))
-    code, output = run_to_end(lab, "run", "long")
+    code, output = Command(lab, "run", "long").end()
     assert code == 0, output
     return lab / "runs/long/main/seed0"
 
 
 def begin_and(lab, disk, act):
     """What the command says when act() happens once ten steps are recorded: (exit code, output)."""
-    process = command(lab, "run", "long", "--runs", str(disk))
+    process = Command(lab, "run", "long", "--runs", str(disk))
     metrics, deadline = disk / "long/main/seed0/metrics.jsonl", time.monotonic() + 60
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 10):
         time.sleep(0.01)
-    process.send_signal(signal.SIGSTOP)
+    process.send(signal.SIGSTOP)
     act()
-    process.send_signal(signal.SIGCONT)
-    output, _ = process.communicate(timeout=120)
-    return process.returncode, output
+    process.send(signal.SIGCONT)
+    return process.end()
 
 
 @pytest.mark.parametrize("left", [0, 1_500_000])
@@ -303,7 +284,7 @@ def test_at_the_command_a_disk_that_fills_is_exit_4_and_the_same_command_ends_ex
     (disk / "ballast").unlink()
     if left:
         assert json.loads((run / "status.json").read_text())["state"] == "failed"
-    code, output = run_to_end(lab, "run", "long", "--runs", str(disk))
+    code, output = Command(lab, "run", "long", "--runs", str(disk)).end()
     assert code == 0, output
     for name in ("metrics.jsonl", "completions.jsonl"):
         assert rows_of(run / name) == rows_of(whole_run / name)
@@ -313,7 +294,7 @@ def test_at_the_command_a_disk_that_fills_is_exit_4_and_the_same_command_ends_ex
 
 def test_what_cannot_fit_is_refused_before_any_folder_is_made(lab, small_disk):
     disk = small_disk(3_000)
-    code, output = run_to_end(lab, "run", "long", "--runs", str(disk))
+    code, output = Command(lab, "run", "long", "--runs", str(disk)).end()
     assert (code, len(output.strip().splitlines())) == (4, 1), output
     assert re.search(
         r"about [\d.]+ MB are needed for 1 runs, 3\.\d+ MB are free; free some space, choose RUNS=", output
@@ -341,7 +322,7 @@ def test_at_the_command_a_run_folder_that_vanishes_is_exit_4_and_not_made_anew(l
 
 def test_reports_and_tables_on_a_full_disk_are_one_line_and_nothing_half_written(lab, small_disk):
     disk = small_disk(24_000)
-    code, output = run_to_end(lab, "run", "start", "--runs", str(disk))
+    code, output = Command(lab, "run", "start", "--runs", str(disk)).end()
     assert code == 0, output
     report = disk / "start/report"
     before = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
@@ -352,7 +333,7 @@ def test_reports_and_tables_on_a_full_disk_are_one_line_and_nothing_half_written
         ("export", "start", "--out", str(disk / "out")),
         ("export", "start", "--out", str(disk / "out"), "--format", "parquet"),
     ):
-        code, output = run_to_end(lab, *arguments, "--runs", str(disk))
+        code, output = Command(lab, *arguments, "--runs", str(disk)).end()
         assert (code, len(output.strip().splitlines())) == (4, 1), output
         assert "No space left" in output
     assert {path: path.read_bytes() for path in report.rglob("*") if path.is_file()} == before

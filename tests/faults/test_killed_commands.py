@@ -14,7 +14,8 @@ import time
 import psutil
 import pytest
 
-from tests.faults.commands import TRIES, Command, make_lab, outcomes
+from tests.commands import Command
+from tests.faults.labs import TRIES, make_lab, outcomes
 from tests.tracking.frames import assert_equal
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]

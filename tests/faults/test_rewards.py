@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.faults.commands import SORT, SWEEP, define
+from tests.faults.labs import SORT, SWEEP, define
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 TRAINERS = ("grpo", "ppo", "online_dpo")

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.faults.commands import START, SWEEP, Command, make_lab
+from tests.commands import Command
+from tests.faults.labs import START, SWEEP, make_lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 CANARIES = {

@@ -15,7 +15,8 @@ import time
 import pytest
 import yaml
 
-from tests.faults.commands import START, SWEEP, Command, make_lab, outcomes, warm_up
+from tests.commands import Command, warm_up
+from tests.faults.labs import START, SWEEP, make_lab, outcomes
 from tests.tracking.frames import assert_equal
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from tests.faults.commands import TRIES, Command, make_lab, outcomes
+from tests.commands import Command
+from tests.faults.labs import TRIES, make_lab, outcomes
 from tests.test_interrupts import SignalWithin
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]

@@ -15,7 +15,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.faults.commands import SWEEP, Command, make_lab, outcomes
+from tests.commands import Command
+from tests.faults.labs import SWEEP, make_lab, outcomes
 from tests.tracking.frames import assert_equal
 from workbench.tracking.reader import read_json
 

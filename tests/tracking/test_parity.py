@@ -11,8 +11,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ import pytest
 import yaml
 
 from analysis.study import open_study
-from tests.tracking.frames import assert_equal, recorded, wandb_records, without_wandb
+from tests.commands import Command, run
+from tests.tracking.frames import assert_equal, recorded, wandb_records
 from workbench.tracking.reader import ROLLOUTS, read_rows, read_run
 from workbench.tracking.sinks.follow import replay
 from workbench.tracking.sinks.sink import FINAL, FinalValues
@@ -57,22 +56,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in DEFINITIONS.items():
         (lab / "experiments" / f"{name}.yaml").write_text(text + TRACK)
     for name in ("pairs", "online", "stopped"):
-        with command(lab, name) as process:
-            _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        done = run(lab, "run", name, "--jobs", "1")
+        assert done.returncode == 0, done.stderr
     return lab / "runs"
-
-
-def command(lab: Path, name: str) -> subprocess.Popen[str]:
-    environment = without_wandb() | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "workbench.cli", "run", name, "--jobs", "1"],
-        cwd=lab,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 NAMES = ["start", "pairs", "online", "stopped"]
@@ -109,23 +95,22 @@ def test_an_interrupted_run_that_went_on_is_whole(runs: Path) -> None:
     """Interrupted while both trackers follow it, gone on with by the same command in another process."""
     lab, text = runs.parent, DEFINITIONS["online"].replace("steps: 6", "steps: 40") + TRACK
     (lab / "experiments/longer.yaml").write_text(text)
-    run, deadline = run_of(runs, "longer"), time.monotonic() + 120
-    with command(lab, "longer") as process:
-        while time.monotonic() < deadline and process.poll() is None and len(read_rows(run / "metrics.jsonl")) < 6:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, errors
-    before = read_rows(run / "metrics.jsonl")
-    with command(lab, "longer") as process:
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    after = read_rows(run / "metrics.jsonl")
+    folder, deadline = run_of(runs, "longer"), time.monotonic() + 120
+    process = Command(lab, "run", "longer", "--jobs", "1")
+    while time.monotonic() < deadline and process.is_running() and len(read_rows(folder / "metrics.jsonl")) < 6:
+        time.sleep(0.01)
+    process.send(signal.SIGTERM)
+    code, output = process.end()
+    assert code == 128 + signal.SIGTERM, output
+    before = read_rows(folder / "metrics.jsonl")
+    code, output = Command(lab, "run", "longer", "--jobs", "1").end()
+    assert code == 0, output
+    after = read_rows(folder / "metrics.jsonl")
     assert 6 <= len(before) < len(after)
     assert after[: len(before)] == before, "it went on, it did not begin again"
     steps = [row["step"] for row in after if "loss" in row]
     assert steps == list(range(1, 41))
-    assert_equal(run)
+    assert_equal(folder)
 
 
 def test_a_rebuild_is_the_same(runs: Path, tmp_path: Path) -> None:

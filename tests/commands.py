@@ -1,10 +1,9 @@
-"""The real command, with all the processes that it starts, and what must be equal of two folders of runs."""
+"""The real command, with all the processes that it starts, as any test runs it."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import multiprocessing
 import os
 import random
@@ -15,63 +14,17 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
-import yaml
 
-from tests.experiment.conftest import command_environment
-from workbench.tracking.reader import read_rows
-
-TRIES = max(1, int(os.environ.get("FAULT_TRIES", "2")) // 3)
-"""Of each kind of fault: a command takes seconds, where a trainer's step takes milliseconds."""
 PR_SET_CHILD_SUBREAPER = 36
 MODULE = (sys.executable, "-m", "workbench.cli")
-SORT = {"task": "sort", "digits": 3}
-EVALUATE = {**SORT, "prompts": 8, "every": 2, "max_new_tokens": 6}
-START: dict[str, Any] = {
-    "question": "How well does it sort?",
-    "trainer": "sft",
-    "model": {"preset": "tiny"},
-    "data": {**SORT, "rows": 64},
-    "hyperparameters": {"steps": 8, "batch_rows": 16, "learning_rate": 3e-3, "precision": "float32"},
-    "evaluate": EVALUATE,
-}
-SWEEP: dict[str, Any] = {
-    "question": "Does a reward help more than pairs?",
-    "start_from": "start",
-    "evaluate": EVALUATE,
-    "hyperparameters": {"steps": 6, "learning_rate": 1e-3, "precision": "float32", "checkpoint_every": 2},
-    "track": ["tensorboard", "wandb"],
-    "arms": {
-        "dpo": {
-            "trainer": "dpo",
-            "data": {"collect": {**SORT, "pairs": 32, "samples_per_prompt": 2, "no_correct": "reference",
-                                 "held_out_pairs": 8}},
-            "hyperparameters": {"beta": 0.5, "batch_pairs": 8},
-        },
-        "grpo": {
-            "trainer": "grpo",
-            "data": {**SORT, "rows": 64},
-            "hyperparameters": {"batch_prompts": 4, "group_size": 4, "max_new_tokens": 6,
-                                "rewards": [{"length": {"target": 4}}]},
-        },
-    },
-}  # fmt: skip
+ROOT = Path(__file__).parents[1]
 
 
-def make_lab(folder: Path) -> Path:
-    """experiments/start.yaml, and experiments/sweep.yaml, which begins from it: two methods, stages, both trackers."""
-    (folder / "experiments").mkdir(parents=True)
-    for name, definition in (("start", START), ("sweep", SWEEP)):
-        (folder / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
-    return folder
-
-
-def define(lab: Path, name: str, definition: dict[str, Any] | str) -> None:
-    """Write an experiment, as settings or as text."""
-    text = definition if isinstance(definition, str) else yaml.safe_dump(definition, sort_keys=False)
-    (lab / "experiments" / f"{name}.yaml").write_text(text)
+def run(lab: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`workbench ...` in a folder, to its end."""
+    return Command(lab, *arguments, apart=True, **environment).completed()
 
 
 class Command:
@@ -79,20 +32,32 @@ class Command:
     seconds of imports, or a program of its own (`cold`)."""
 
     def __init__(
-        self, lab: Path, *arguments: str, cold: bool = False, program: Sequence[str] = MODULE, **environment: str
+        self,
+        lab: Path,
+        *arguments: str,
+        cold: bool = False,
+        apart: bool = False,
+        program: Sequence[str] = MODULE,
+        **environment: str,
     ) -> None:
+        """apart: what it says on standard error is kept from what it says on standard output."""
         if not cold:
             warm_up()
         _keep_orphans()
+        self._arguments = arguments
         self._others = {process.pid for process in _descendants()}
-        self._output = lab.with_name(f"{lab.name}-output-{uuid.uuid4().hex[:8]}.txt")
+        said = f"{lab.name}-said-{uuid.uuid4().hex[:8]}"
+        self._output = lab.with_name(f"{said}.out")
+        self._errors = lab.with_name(f"{said}.err") if apart else self._output
+        for path in (self._output, self._errors):
+            path.touch()
         self._started = time.monotonic()
         settings = {"WANDB_MODE": "offline"} | environment
         self._process: _Program | _Fork
         if cold:
-            self._process = _Program(lab, [*program, *arguments], settings, self._output)
+            self._process = _Program(lab, [*program, *arguments], settings, self._output, self._errors)
         else:
-            self._process = _Fork(lab, arguments, settings, self._output)
+            self._process = _Fork(lab, arguments, settings, self._output, self._errors)
         self.pid = self._process.pid
 
     def processes(self) -> list[psutil.Process]:
@@ -131,6 +96,11 @@ class Command:
         assert code is not None, f"still running after {timeout:g} s: {self._output.read_text()}"
         return code, self._output.read_text()
 
+    def completed(self, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """As subprocess.run would give it, at its end."""
+        code, output = self.end(timeout)
+        return subprocess.CompletedProcess(self._arguments, code, output, self._errors.read_text())
+
     def orphans(self, seconds: float = 3.0) -> list[str]:
         """What still runs so long after its end."""
         deadline = time.monotonic() + seconds
@@ -142,14 +112,14 @@ class Command:
 class _Program:
     """A new Python."""
 
-    def __init__(self, lab: Path, command: Sequence[str], settings: dict[str, str], output: Path) -> None:
-        with open(output, "wb") as file:
+    def __init__(self, lab: Path, command: Sequence[str], settings: dict[str, str], output: Path, errors: Path) -> None:
+        with open(output, "ab") as out, open(errors, "ab") as err:
             self._process = subprocess.Popen(
                 command,
                 cwd=lab,
-                env=command_environment() | settings,
-                stdout=file,
-                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"} | settings,
+                stdout=out,
+                stderr=err,
                 start_new_session=True,
             )
         self.pid = self._process.pid
@@ -165,10 +135,11 @@ class _Program:
 class _Fork:
     """A fork of this process."""
 
-    def __init__(self, lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path) -> None:
-        output.touch()
+    def __init__(
+        self, lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path, errors: Path
+    ) -> None:
         context = multiprocessing.get_context("fork")
-        self._process = context.Process(target=_be_the_command, args=(lab, arguments, settings, output))
+        self._process = context.Process(target=_be_the_command, args=(lab, arguments, settings, output, errors))
         self._process.start()
         self.pid = self._process.pid or 0
 
@@ -179,13 +150,12 @@ class _Fork:
         return self._process.exitcode
 
 
-def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path) -> None:
+def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path, errors: Path) -> None:
     from workbench import cli
 
     os.setsid()
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+    for stream, path in ((1, output), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
     os.chdir(lab)
     os.environ |= {"NO_COLOR": "1"} | settings
@@ -199,6 +169,10 @@ def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str
 
 def warm_up() -> None:
     """Import what a command imports, for all that are forked from here."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+    import pandas  # noqa: F401
     import peft  # noqa: F401
     import torch
     import torch._dynamo
@@ -216,15 +190,3 @@ def _keep_orphans() -> None:
 
 def _descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
-
-
-def outcomes(runs: Path) -> dict[str, Any]:
-    """Of every run: metrics less their clocks, completions, weights."""
-    found = {}
-    for run in sorted(path.parent for path in runs.glob("*/*/*/definition.yaml")):
-        records = {name: read_rows(run / f"{name}.jsonl") for name in ("metrics", "completions")}
-        metrics = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in records["metrics"]]
-        weights = run / "model/model.safetensors"
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else None
-        found[str(run.relative_to(runs))] = (metrics, records["completions"], digest)
-    return found
