@@ -1,8 +1,9 @@
 """`make faults`: python -m tests.faults [--short] [ROW ...]. Injects every fault of the matrix, prints what survived.
 
---short: a few tries of what is drawn at random, as CI does; else 20 kills of every trainer at random times and as many
-at named points, 6 of whole commands, and 1,200 examples of each of the nine fuzz tests. A try is a test case, or as
-many as it says itself. The table of a whole long run is kept in runs/faults; --readme pastes it into README.md.
+--short: a few tries of what is drawn at random, as CI does, and a few cases of each of the contract tests, which
+`make test` runs whole; else 20 kills of every trainer at random times and as many at named points, 6 of whole commands,
+and 1,200 examples of each of the nine fuzz tests. A try is a test case, or as many as it says itself. The table of a
+whole long run is kept in runs/faults; --readme pastes it into README.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "runs/faults/table.md"
 LONG = {"FAULT_TRIES": "20", "FAULT_EXAMPLES": "1200"}
 SHORT = {"FAULT_TRIES": "2", "FAULT_EXAMPLES": "150"}
+SHORT_CASES = ("--cases", "8")
 
 
 @dataclass
@@ -93,6 +95,7 @@ def main() -> int:
     started = time.monotonic()
     rows = ",".join(str(number) for number in sorted(matrix.wanted))
     arguments = ["-n", "logical", "--dist", "worksteal", "-p", "tests.faults.selection", "--faults", rows]
+    arguments += SHORT_CASES if parsed.short else ()
     code = pytest.main(["-q", "--no-header", "-rfE", *arguments, str(ROOT / "tests")], plugins=[matrix])
     minutes = (time.monotonic() - started) / 60
     tries, lost = (sum(getattr(t, name) for t in matrix.tally.values()) for name in ("tries", "lost"))

@@ -85,7 +85,7 @@ def make_seeds(folder):
     lab = make_lab(folder)
     sweep = START | {"start_from": "start", "sweep": {"seeds": 4}, "track": SWEEP["track"]}
     del sweep["model"]
-    sweep["hyperparameters"] = START["hyperparameters"] | {"steps": 60}
+    sweep["hyperparameters"] = START["hyperparameters"] | {"steps": 40}
     (lab / "experiments/seeds.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     return lab
 

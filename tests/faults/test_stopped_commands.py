@@ -24,12 +24,12 @@ NUMBERS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What a command that nobody stops leaves, and how long it takes."""
+    """What a command that nobody stops leaves, how long it takes, and where."""
     lab = make_lab(tmp_path_factory.mktemp("whole"))
     started = time.monotonic()
     code, output = Command(lab, "run", "sweep", cold=True).end()
     assert code == 0, output
-    return outcomes(lab / "runs"), time.monotonic() - started
+    return outcomes(lab / "runs"), time.monotonic() - started, lab
 
 
 def stop(command, number, seconds):
@@ -57,7 +57,7 @@ def texts(runs):
 def test_a_signal_at_any_time_stops_in_order_and_the_same_command_ends_bit_identical(
     number, whole, tmp_path, record_property
 ):
-    expected, seconds = whole
+    expected, seconds, _ = whole
     rng = random.Random(int(number))
     for index in range(TRIES):
         lab, delay = make_lab(tmp_path / str(index)), rng.uniform(0.0, seconds)
@@ -77,7 +77,7 @@ def test_a_signal_at_any_time_stops_in_order_and_the_same_command_ends_bit_ident
 @pytest.mark.alone
 @pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
 def test_a_second_signal_stops_at_once(number, whole, tmp_path, record_property):
-    expected, seconds = whole
+    expected, seconds, _ = whole
     rng = random.Random(int(number))
     for index in range(TRIES):
         lab = make_lab(tmp_path / str(index))
@@ -108,15 +108,9 @@ COMMANDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    lab = make_lab(tmp_path_factory.mktemp("finished"))
-    assert Command(lab, "run", "sweep").end()[0] == 0
-    return lab
-
-
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
-def test_every_other_command_stops_too(arguments, finished, record_property):
+def test_every_other_command_stops_too(arguments, whole, record_property):
+    finished = whole[-1]
     started = time.monotonic()
     code, output = Command(finished, *arguments, cold=True).end()
     assert code == 0, output
