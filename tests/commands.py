@@ -40,10 +40,12 @@ class Command:
         program: Sequence[str] = MODULE,
         **environment: str,
     ) -> None:
-        """apart: what it says on standard error is kept from what it says on standard output."""
+        """apart: what it says on standard error is kept from what it says on standard output, and what it may leave
+        running is no concern of the test."""
         if not cold:
             warm_up()
-        _keep_orphans()
+        if not apart:
+            _keep_orphans()
         self._arguments = arguments
         self._others = {process.pid for process in _descendants()}
         said = f"{lab.name}-said-{uuid.uuid4().hex[:8]}"

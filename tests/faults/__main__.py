@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "runs/faults/table.md"
 LONG = {"FAULT_TRIES": "20", "FAULT_EXAMPLES": "1200"}
 SHORT = {"FAULT_TRIES": "2", "FAULT_EXAMPLES": "150"}
-SHORT_CASES = ("--cases", "8")
+SHORT_CASES = ("--cases", "5")
 
 
 @dataclass

@@ -1,5 +1,5 @@
 """A pytest plugin, `-p tests.faults.selection`: `--faults 1,17` keeps the tests of those rows of the matrix alone,
-`--faults none` leaves out all that `make faults` runs. `--cases 8` keeps so many cases of each
+`--faults none` leaves out all that `make faults` runs. `--cases 5` keeps so many cases of each
 contract test that is not slow: they train."""
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_processes_stay_between_calls_and_wait_side_by_side():
      (lambda found: os._exit(3), "its process ended with exit code 3"),
      (lambda found: os.kill(os.getpid(), signal.SIGKILL), "its process ended with signal 9")],
 )  # fmt: skip
-def test_a_failure_names_the_sample_and_ends_the_processes(function, message):
+def test_a_failure_names_the_sample_and_ends_the_processes(children, function, message):
     pool = pool_of(lambda found: function(found) if found[0].completion == "bad" else [0.0])
     before = children()
     with pytest.raises(RewardError, match=f"reward mine: {message}.*prompt 'prompt 3', completion 'bad'"):
@@ -80,8 +80,15 @@ def test_a_failure_names_the_sample_and_ends_the_processes(function, message):
     assert not any(psutil.pid_exists(pid) for pid in before)
 
 
-def children() -> list[int]:
-    return [process.pid for process in psutil.Process().children(recursive=True)]
+def processes() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+@pytest.fixture
+def children():
+    """children() -> the processes below this one that were not there before the test."""
+    before = processes()
+    return lambda: sorted(processes() - before)
 
 
 def test_a_completion_over_the_limit_stops_the_run_and_what_it_started():
@@ -110,7 +117,7 @@ def test_the_limit_is_of_one_completion_not_of_all():
     assert pool(samples(*"abcdefghijkl")) == [1.0] * 12
 
 
-def test_a_function_that_cannot_be_loaded_stops_before_anything_is_scored():
+def test_a_function_that_cannot_be_loaded_stops_before_anything_is_scored(children):
     def fails():
         raise DefinitionError("no such function")
 
@@ -121,7 +128,7 @@ def test_a_function_that_cannot_be_loaded_stops_before_anything_is_scored():
     assert children() == []
 
 
-def test_an_interrupt_ends_what_is_under_way_and_the_next_call_starts_afresh():
+def test_an_interrupt_ends_what_is_under_way_and_the_next_call_starts_afresh(children):
     class Stop(BaseException):
         pass
 
@@ -140,7 +147,7 @@ def test_an_interrupt_ends_what_is_under_way_and_the_next_call_starts_afresh():
     assert pool(samples("a")) == [1.0]
 
 
-def test_a_pool_that_is_let_go_leaves_no_process():
+def test_a_pool_that_is_let_go_leaves_no_process(children):
     pool = pool_of(by_text)
     assert len(children()) == 2
     del pool
