@@ -1,6 +1,6 @@
 """A pytest plugin, `-p tests.faults.selection`: `--faults 1,17` keeps the tests of those rows of the matrix alone,
-`--faults none` leaves out all that `make faults` runs. `--cases 5` keeps so many cases of each
-contract test that is not slow: they train."""
+`--faults none` leaves out all that `make faults` runs. `--cases 5` keeps so many cases (two at least) of each contract
+test that is not slow: each of them trains, and `make test` runs them all."""
 
 from __future__ import annotations
 
