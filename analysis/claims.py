@@ -291,7 +291,9 @@ def _single(study: Study, measure: Measure, variant: Variant, flags: list[str]) 
     interval = interval_of(study, variant, measure)
     start = study.start_value(measure.column)
     before = f", from {measure.text(start)} before training" if not math.isnan(start) else ""
-    result = f"{measure.subject} is {_with_interval(interval, measure)} after training{before}."
+    several = len(study.variants)
+    where = f" at {variant.label}, the only one of {several} settings with a final value" if several > 1 else ""
+    result = f"{measure.subject} is {_with_interval(interval, measure)} after training{where}{before}."
     if len(values) == 1:
         certainty = (
             "This describes one checkpoint from one seed: the interval is over its held-out items, and nothing is "

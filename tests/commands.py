@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 def run(lab: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`workbench ...` in a folder, to its end."""
-    return Command(lab, *arguments, apart=True, **environment).completed()
+    return Command(lab, *arguments, errors_apart=True, **environment).completed()
 
 
 class Command:
@@ -36,21 +36,19 @@ class Command:
         lab: Path,
         *arguments: str,
         cold: bool = False,
-        apart: bool = False,
+        errors_apart: bool = False,
         program: Sequence[str] = MODULE,
         **environment: str,
     ) -> None:
-        """apart: what it says on standard error is kept from what it says on standard output, and what it may leave
-        running is no concern of the test."""
+        """errors_apart: what it says on standard error is kept from what it says on standard output."""
         if not cold:
             warm_up()
-        if not apart:
-            _keep_orphans()
+        _keep_orphans()
         self._arguments = arguments
         self._others = {process.pid for process in _descendants()}
         said = f"{lab.name}-said-{uuid.uuid4().hex[:8]}"
         self._output = lab.with_name(f"{said}.out")
-        self._errors = lab.with_name(f"{said}.err") if apart else self._output
+        self._errors = lab.with_name(f"{said}.err") if errors_apart else self._output
         for path in (self._output, self._errors):
             path.touch()
         self._started = time.monotonic()

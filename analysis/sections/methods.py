@@ -29,7 +29,7 @@ class Method:
     card: Card
     variant: Variant
     settings: int
-    """How many settings of this trainer the study has."""
+    """How many settings of this trainer finished a run."""
     runs: Sequence[str]
     """Finished runs of the setting."""
 
@@ -65,7 +65,7 @@ def methods(study: Study) -> list[Method]:
             continue
         best = claims.best_among(study, study.deciding, done) if study.deciding else None
         chosen = best or done[0]
-        found.append(Method(CARDS[trainer], chosen, len(variants), _finished(study, chosen)))
+        found.append(Method(CARDS[trainer], chosen, len(done), _finished(study, chosen)))
     return found
 
 
