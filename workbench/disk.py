@@ -24,3 +24,9 @@ def writing(path: Path) -> Iterator[None]:
             raise
         told = os.strerror(int(number[1])) if number is not None else getattr(error, "strerror", None) or error
         raise StorageError(f"{path}: cannot be written ({told}); free some space or choose RUNS=folder") from error
+
+
+def make_folder(path: Path) -> None:
+    """A folder and those above it, where they are not there. StorageError when they cannot be made."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from workbench.disk import writing
+from workbench.disk import make_folder
 from workbench.experiment.definition.schema import START, Experiment
 from workbench.experiment.run_folder import write_json
 from workbench.redaction import redact
@@ -21,8 +21,7 @@ def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
     plan = redact(_plan(experiment, list(starts), notes))
     path = plan_path(experiment, runs)
     if read_json(path) != (plan := sealed(plan)):  # its time says when the plan changed
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_json(path, plan)
 
 

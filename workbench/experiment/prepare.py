@@ -18,7 +18,7 @@ from workbench.data.settings import CollectData, FileData, ReadData, TaskData
 from workbench.data.sources import read_records
 from workbench.data.tasks import Split, TaskRow, make_rows
 from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
-from workbench.disk import writing
+from workbench.disk import make_folder
 from workbench.errors import DataError
 from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.identity import (
@@ -230,8 +230,7 @@ class Preparer:
             return self._made_by(spec.start)
         assert spec.model is not None
         stages = self.runs / FOLDER
-        with writing(stages):
-            stages.mkdir(parents=True, exist_ok=True)
+        make_folder(stages)
         with hold(self.runs, "models", on_wait=lambda holder: self.reporter.say(f"waiting for a model: {holder}")):
             return resolve_model_folder(spec.model, stages)
 

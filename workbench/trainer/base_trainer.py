@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from workbench.disk import make_folder
 from workbench.errors import DataError, DivergenceError, Interrupted
 from workbench.generation.mode import evaluation_mode
 from workbench.interrupts import InterruptRequested, Interrupts
@@ -202,6 +203,7 @@ class BaseTrainer(TrainerHooks):
         """Write everything a resume needs to the folder `path`, atomically."""
         tensors, state = take_snapshot(self)
         if self.is_main:
+            make_folder(Path(path).parent)
             checkpoint.write(Path(path), tensors, state)
         distributed.barrier()
 

@@ -32,14 +32,16 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
     """Write a checkpoint at `folder`: one safetensors file for each entry of `tensors`, and `state` as JSON.
 
-    On any failure the previous checkpoint stands untouched. StorageError when the disk fails.
+    On any failure the previous checkpoint stands untouched. StorageError when the disk fails, or when the folder that
+    holds the checkpoints' is gone: a run folder that vanished is not made anew.
     """
     from safetensors.torch import save
 
     partial = folder.with_name(folder.name + ".partial")
     try:
         _remove(partial)
-        partial.mkdir(parents=True)
+        partial.parent.mkdir(exist_ok=True)
+        partial.mkdir()
         manifest = {}
         for name, group in tensors.items():
             data = save({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()})

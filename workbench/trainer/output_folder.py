@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from workbench.disk import writing
+from workbench.disk import make_folder, writing
 from workbench.tracking.store import MetricStore, has_row_ending_at
 from workbench.trainer import checkpoint
 from workbench.trainer.settings import TrainerSettings
@@ -40,8 +40,7 @@ class OutputFolder:
         self._checkpointed_at = time.monotonic()
         if not self._writes or self.path is None:
             return
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         for name in RECORDS:
             if name == RECORDS[0] or (self.path / name).exists():
                 store = MetricStore(self.path / name)

@@ -81,7 +81,7 @@ class EventFile:
     def __init__(self, path: Path) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not the run's: a run folder that vanished is not made anew
         self._records = RecordWriter(open(path, "wb"))  # noqa: SIM115 - closed with the records
 
     def write_start(self, wall_time: float) -> None:
@@ -114,6 +114,7 @@ def declare(root: Path) -> None:
     digest = hashlib.sha256(summary.SerializeToString(deterministic=True)).hexdigest()[:12]
     place = root / ".hparams" / digest
     if not place.exists():
+        place.parent.mkdir(exist_ok=True)
         former = [path for path in (root / ".hparams").glob("*") if path.name != digest]
         file = EventFile(place / "events.out.tfevents.0000000000.0000.replay")
         file.write_start(0.0)

@@ -98,7 +98,7 @@ class WandbSink(Sink):
 
     def _make_place(self) -> None:
         """An empty <run>/wandb. OSError when it cannot be written: W&B would go to the system's temporary folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         probe = self.folder / ".writable"
         probe.touch()
         probe.unlink()
