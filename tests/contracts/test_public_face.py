@@ -64,9 +64,9 @@ def test_trains_evaluates_saves_and_loads_by_the_public_names(name, make_trainer
     assert (trainer.rank, trainer.is_main, trainer.is_distributed, trainer.use_ddp) == (0, True, False, False)
     assert trainer.train()["step"] == trainer.step == trainer.num_steps == 1
     assert set(trainer.evaluate()) >= {"eval/loss"}
-    trainer.save_checkpoint(tmp_path / "here")
+    trainer.save_checkpoint(tmp_path / "kept/for/later")
     other = make_trainer(name, steps=1)
-    other.load_checkpoint(tmp_path / "here")
+    other.load_checkpoint(tmp_path / "kept/for/later")
     assert other.step == 1
     assert other.train() == trainer.last_row
 

@@ -217,6 +217,7 @@ def test_before_whatever_it_writes_a_folder_that_vanishes_is_not_made_anew(
     [(ended, names)] = in_processes(1, lambda _: victim(tmp_path / "named", 0))
     assert ended == (0, "")
     kinds = defaultdict(list)
+    # Not the last third, which a run may end without another write; not the making of the folder itself.
     for number, name in enumerate(names[: len(names) * 2 // 3], start=1):
         if name != "mkdir .":
             kinds[re.sub(r"\d+", "", name)].append(number)

@@ -32,8 +32,8 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
     """Write a checkpoint at `folder`: one safetensors file for each entry of `tensors`, and `state` as JSON.
 
-    On any failure the previous checkpoint stands untouched. StorageError when the disk fails, or when the folder that
-    holds the checkpoints' is gone: a run folder that vanished is not made anew.
+    On any failure the previous checkpoint stands untouched. StorageError when the disk fails. checkpoints/ is made
+    where it is missing, the run folder above it never: one that vanished would come back without its records.
     """
     from safetensors.torch import save
 
