@@ -29,6 +29,7 @@ VARIANTS = {
     **{f"grpo-{name}": ("grpo", {"advantage": name}) for name in ADVANTAGES},
     **{f"grpo-kl-{name}": ("grpo", {"kl": name}) for name in ("k2", "k3")},
     "grpo-kl-reward": ("grpo", {"kl": "k1", "kl_in": "reward", "advantage": "rloo"}),
+    "grpo-sums": ("grpo", {"clip_low": 0.9, "clip_high": 9.0}),
     "grpo-overlong": ("grpo", {"overlong": "mask"}),
     "ppo-head": ("ppo", {"critic": "head"}),
     "ppo-overlong": ("ppo", {"overlong": "mask"}),
@@ -86,6 +87,8 @@ def test_gradient_of_every_online_loss_is_the_same_in_micro_batches(
     """Statistics over the batch, as those of advantages and of whitening, are the whole step's."""
     name, settings = VARIANTS[variant]
     batch = collate(name, make_rows(7)) | {"ended": torch.tensor([1, 0, 1, 1, 0, 1, 1]).bool()}
+    if variant == "grpo-sums":
+        batch["old_logprobs"] = batch["old_logprobs"].sum(1)
     whole, whole_row = gradient(name, dtype, [batch], **settings)
     cut, cut_row = gradient(name, dtype, [batch], 2, **settings)
     assert whole.norm() > 1e-2

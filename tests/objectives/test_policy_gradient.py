@@ -16,6 +16,7 @@ from workbench.objectives.policy_gradient import (
     POLICY_LOSSES,
     Clip,
     SampledTokens,
+    clipped_completions,
     clipped_sequences,
     clipped_tokens,
     clipped_value_losses,
@@ -60,6 +61,24 @@ def test_gspo_has_one_ratio_a_completion_the_geometric_mean_of_its_real_tokens()
     narrow = clipped_sequences(tokens, Clip(3e-4, 4e-4))
     assert narrow.losses[:, 0].tolist() == pytest.approx([-1.0004 * 2, 0.9997])
     assert (narrow.high_clipped[0].all().item(), narrow.low_clipped[1].all().item()) == (True, True)
+
+
+def test_a_summed_ratio_is_clipped_as_one_number_and_taken_at_each_token():
+    # 4 x 0.3 = 1.2, where tokens would be clipped at 1.25 and at 0.75; 0.5 x 0.25 x 0.125 = 1/64.
+    tokens = tokens_of([[4.0, 0.3, 100.0], [0.5, 0.25, 0.125]], [[2.0], [-1.0]], [[1, 1, 0], [1, 1, 1]])
+    found = clipped_completions(tokens, Clip(0.25, 0.25))
+    assert found.losses[0].tolist() == pytest.approx([-2.4] * 3)
+    assert found.losses[1].tolist() == pytest.approx([0.75] * 3)
+    assert found.low_clipped.tolist() == [[False] * 3, [True] * 3]
+    (gradient,) = torch.autograd.grad(found.losses[0, :2].sum(), tokens.logprobs)
+    assert gradient[0].tolist() == pytest.approx([-4.8, -4.8, 0.0])  # both tokens bear the ratio, which both move
+
+
+def test_a_completions_log_ratio_is_clamped_once_and_not_token_by_token():
+    ratios = [[math.exp(30), math.exp(-29), 1.0], [math.exp(30), math.exp(10), 1.0]]
+    tokens = tokens_of(ratios, [[1.0], [1.0]])
+    assert tokens.whole_log_ratio.flatten().tolist() == pytest.approx([1.0, MAX_LOG_RATIO])
+    assert tokens.mean_log_ratio.flatten().tolist() == pytest.approx([1 / 3, 40 / 3])
 
 
 def test_cispo_holds_the_weight_and_never_the_gradient():

@@ -112,7 +112,7 @@ def with_logprobs(torch, batch):
         from workbench.trainer.rollouts import rollout_made_elsewhere
         from workbench.trainer.scoring import predicting_states, response_logprobs
 
-        rows = rollout_made_elsewhere(batch, 1, 0, takes_sums=True).row_batch()
+        rows = rollout_made_elsewhere(batch, 1, 0).row_batch()
         with torch.no_grad():
             own = response_logprobs(predicting_states(model, rows), rows, OURS["temperature"])
         generator = torch.Generator().manual_seed(3)

@@ -23,7 +23,7 @@ def test_a_pair_is_the_best_and_the_worst_the_first_of_equals_and_ties_give_none
         "rewards": torch.tensor(rewards),
         "group_ids": torch.tensor(groups),
     }
-    assert best_and_worst(rollout_made_elsewhere(batch, 1, 0, takes_sums=False)) == ([1], [3])
+    assert best_and_worst(rollout_made_elsewhere(batch, 1, 0)) == ([1], [3])
 
 
 def test_a_step_is_dpo_on_the_best_against_the_worst_sample_of_each_prompt(torch, rollout_trainer):
@@ -145,6 +145,6 @@ def test_under_overlong_mask_a_cut_completion_is_no_side_of_a_pair(torch):
         "rewards": torch.tensor([1.0, 0.5, 0.0]),
         "ended": torch.tensor([False, True, True]),
     }
-    rollout = rollout_made_elsewhere(batch, 1, 0, takes_sums=False)
+    rollout = rollout_made_elsewhere(batch, 1, 0)
     assert best_and_worst(rollout) == ([0], [2])
     assert best_and_worst(rollout, only_ended=True) == ([1], [2])

@@ -30,9 +30,19 @@ class SampledTokens:
         return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
     @property
+    def whole_log_ratio(self) -> torch.Tensor:
+        """log(pi / pi_old) of the whole completion, nats, (B, 1): clamped as one number, never token by token."""
+        return self._summed.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+    @property
     def mean_log_ratio(self) -> torch.Tensor:
-        """The mean of a completion's log ratios, (B, 1)."""
-        return self.log_ratio.sum(1, keepdim=True) / self.mask.sum(1, keepdim=True).clamp(min=1)
+        """The mean of a completion's log ratios, (B, 1), clamped likewise."""
+        mean = self._summed / self.mask.sum(1, keepdim=True).clamp(min=1)
+        return mean.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+    @property
+    def _summed(self) -> torch.Tensor:
+        return torch.where(self.mask, self.logprobs - self.old_logprobs, 0.0).sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,12 @@ def clipped_tokens(tokens: SampledTokens, clip: Clip) -> Surrogate:
 def clipped_sequences(tokens: SampledTokens, clip: Clip) -> Surrogate:
     """The same with one ratio a completion, exp(mean log ratio) (GSPO, Zheng 2025, arXiv 2507.18071, eq. 5-7)."""
     return _clipped(tokens.mean_log_ratio.exp().expand(tokens.mask.shape), tokens.advantages, clip)
+
+
+def clipped_completions(tokens: SampledTokens, clip: Clip) -> Surrogate:
+    """The same with the ratio of the whole completion, exp(sum of log ratios), at each of its tokens: for old
+    log-probabilities that are known as a sum alone."""
+    return _clipped(tokens.whole_log_ratio.exp().expand(tokens.mask.shape), tokens.advantages, clip)
 
 
 def clipped_weights(tokens: SampledTokens, clip: Clip) -> Surrogate:

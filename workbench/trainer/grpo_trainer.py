@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,7 +12,14 @@ import torch
 from workbench.models.flops import Work
 from workbench.objectives.advantages import ADVANTAGES, group_spread
 from workbench.objectives.kl import KL_LOSSES, KL_PENALTIES
-from workbench.objectives.policy_gradient import CORRECTIONS, POLICY_LOSSES, Clip, SampledTokens
+from workbench.objectives.policy_gradient import (
+    CORRECTIONS,
+    POLICY_LOSSES,
+    Clip,
+    SampledTokens,
+    clipped_completions,
+    clipped_sequences,
+)
 from workbench.tracking.values import Mean, Value
 from workbench.trainer import distributed
 from workbench.trainer.batches import Batch
@@ -23,11 +31,19 @@ from workbench.trainer.scoring import predicting_states, response_entropies, res
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.updates import cut_rollout
 
+SUMMED = "summed"
+"""In the rows of an update whose old log-probabilities are known as a sum a completion alone."""
+SAID_OF_SUMS = (
+    "old_logprobs are one sum a completion: the ratio is the whole completion's, clipped as one number and taken at "
+    "each of its tokens; bring one a token (B, L) for ratios of tokens, or take loss: gspo for their geometric mean"
+)
+
 
 class GRPOTrainer(OnlineTrainer):
     """Completions of one prompt are compared with one another: see OnlineTrainer for the batches."""
 
     settings_class: ClassVar[type[TrainerSettings]] = GRPOSettings
+    _met_sums = False
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         settings = self.settings
@@ -124,6 +140,8 @@ class GRPOTrainer(OnlineTrainer):
         old = self._old_logprobs(rollout, passes * minibatches)
         if old is not None:
             rows["old_logprobs"] = old
+            if rollout.old_are_sums and old is rollout.old_logprobs:
+                rows[SUMMED] = torch.ones_like(rollout.rewards)
         lengths = rollout.lengths * (rollout.ended | (settings.overlong == "keep"))
         rows["units"] = self._loss.reduction.units(lengths, settings.max_new_tokens)
         rows["tokens"] = lengths.double()
@@ -143,10 +161,19 @@ class GRPOTrainer(OnlineTrainer):
         return self._own_logprobs(rollout) if is_own else rollout.old_logprobs
 
     @property
-    def _takes_sums(self) -> bool:
+    def _needs_ratios(self) -> str:
         settings = self.settings
-        whole = settings.importance_correction in ("none", "sequence_truncate", "sequence_mask")
-        return settings.loss == "gspo" and whole and (self._kl_penalty is None or settings.kl == "k1")
+        if settings.importance_correction.startswith("token"):
+            return f"importance_correction: {settings.importance_correction}"
+        if self._kl_penalty is not None and settings.kl != "k1":
+            return f"kl: {settings.kl} in the reward"
+        if self._correct is not None:
+            return ""  # the correction takes the sum, and ratios are to the trainer's own log-probabilities
+        named = settings.model_fields_set
+        if "loss" in named and self._loss.surrogate is not clipped_sequences:
+            return f"loss: {settings.loss}, asked for by name,"
+        ratios_of_kl = self._kl_loss is not None and settings.kl == "k3_ratio" and "kl" in named
+        return "kl: k3_ratio, asked for by name," if ratios_of_kl else ""
 
     @property
     def _compares_groups(self) -> bool:
@@ -177,7 +204,10 @@ class GRPOTrainer(OnlineTrainer):
         logprobs, entropies = outputs
         mask, old = batch["response_mask"], batch.get("old_logprobs", logprobs.detach())
         tokens = SampledTokens(logprobs, old, batch["advantages"][:, None], mask)
-        surrogate = self._loss.surrogate(tokens, self._clip)
+        is_summed, surrogate_fn = SUMMED in batch, self._loss.surrogate
+        if is_summed and surrogate_fn is not clipped_sequences:
+            surrogate_fn, self._met_sums = clipped_completions, True
+        surrogate = surrogate_fn(tokens, self._clip)
         losses = surrogate.losses
         if self._correct is not None and "sampler_logprobs" in batch:
             losses = losses * self._correct(old - batch["sampler_logprobs"], mask, self.settings.importance_cap)
@@ -190,12 +220,18 @@ class GRPOTrainer(OnlineTrainer):
             "clip_ratio/region_mean": _per_token(surrogate.low_clipped | surrogate.high_clipped, mask, num_tokens),
         }
         if self._kl_loss is not None:
-            divergence = self._kl_loss(logprobs, batch["ref_logprobs"], tokens.log_ratio.exp())
+            ratio = (tokens.whole_log_ratio if is_summed else tokens.log_ratio).exp()
+            divergence = self._kl_loss(logprobs, batch["ref_logprobs"], ratio)
             terms["kl"] = LossTerm((divergence * weights).sum(), units, self.settings.beta)
             metrics["kl"] = _per_token(divergence.detach(), mask, num_tokens)
         if entropies is not None:
             terms["entropy"] = LossTerm(-entropies.sum(), num_tokens, self.settings.entropy_bonus)
         return LossResult(terms, metrics | self._gap_metrics(logprobs, batch))
+
+    def _watch(self, row: dict[str, Any]) -> Iterable[str]:
+        yield from super()._watch(row)
+        if self._met_sums and not any(SAID_OF_SUMS in warning for warning in self.warnings):
+            yield SAID_OF_SUMS
 
     def _get_extra_config_info(self) -> dict[str, Any]:
         rewards = self.reward_set().rewards if self.reward_fn is not None else ()

@@ -74,7 +74,7 @@ class OnlineTrainer(BaseTrainer):
     def _roll_out(self, batch: Batch, round_number: int = 0) -> Rollout:
         """The batch's completions with their rewards: sampled and scored here, or as they were made elsewhere."""
         if "responses" in batch:
-            return rollout_made_elsewhere(batch, self._batch_number, self.rank, takes_sums=self._takes_sums)
+            return rollout_made_elsewhere(batch, self._batch_number, self.rank, needs_ratios=self._needs_ratios)
         started = time.perf_counter()
         prompts, prompt_mask = batch["prompts"], batch["prompt_mask"]
         ids = [row[mask].tolist() for row, mask in zip(prompts, prompt_mask, strict=True)]
@@ -195,9 +195,9 @@ class OnlineTrainer(BaseTrainer):
         return Work.of_completions(self.policy, of_prompts, responses, prompt_of)
 
     @property
-    def _takes_sums(self) -> bool:
-        """Whether old_logprobs may be one sum a completion."""
-        return False
+    def _needs_ratios(self) -> str:
+        """What takes ratios of single tokens, so that old_logprobs may not be one sum a completion; empty: nothing."""
+        return f"{type(self).__name__}"
 
     @property
     def _compares_groups(self) -> bool:

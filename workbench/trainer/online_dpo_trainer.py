@@ -72,8 +72,8 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
         return batch | self._score_reference(batch)
 
     @property
-    def _takes_sums(self) -> bool:
-        return True  # old log-probabilities are not used
+    def _needs_ratios(self) -> str:
+        return ""  # old log-probabilities are not used
 
     @property
     def _temperature(self) -> float:

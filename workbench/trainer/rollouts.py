@@ -43,6 +43,8 @@ class Rollout:
     """(N, T) float32 as the sampler drew them, truncation included; none where they were made elsewhere."""
     old_logprobs: torch.Tensor | None = None
     """(N, T) float32 under the whole distribution of the policy that sampled; none where they are to be computed."""
+    old_are_sums: bool = False
+    """Only a completion's sum of old_logprobs is known: it lies evenly over the completion's tokens."""
     entropies: torch.Tensor | None = None
     """(N, T) float32 at the sampling temperature."""
     ref_logprobs: torch.Tensor | None = None
@@ -126,6 +128,7 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
         ended=torch.cat([part.ended for part in parts]),
         rewards=torch.cat([part.rewards for part in parts]),
         sampled_here=parts[0].sampled_here,
+        old_are_sums=any(part.old_are_sums for part in parts),
         by_name={name: [value for part in parts for value in part.by_name[name]] for name in parts[0].by_name},
         texts=[text for part in parts for text in part.texts],
         prompt_ids=[name for part in parts for name in part.prompt_ids],
@@ -134,11 +137,11 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
     )
 
 
-def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, takes_sums: bool) -> Rollout:
+def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios: str = "") -> Rollout:
     """Of a batch with responses and rewards. number: the batch's, for messages. DataError where parts do not fit.
 
-    takes_sums: old_logprobs may be sums (B,), which allow ratios of whole completions alone: they are spread evenly
-    over a completion's tokens, which keeps its mean log ratio.
+    old_logprobs may be sums (B,), which allow ratios of whole completions alone. needs_ratios: what takes ratios of
+    single tokens, and therefore no sums; empty where nothing does.
     """
     responses, rewards = batch["responses"], batch["rewards"].double()
     mask = batch.get("response_mask", torch.ones_like(responses, dtype=torch.bool)).bool()
@@ -160,12 +163,13 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, takes_sums: 
     )
     width = batch["prompts"].shape[1]
     old = batch.get("old_logprobs")
-    if old is not None and old.ndim == 1 and not takes_sums:
+    old_are_sums = old is not None and old.ndim == 1
+    if old_are_sums and needs_ratios:
         raise DataError(
-            f"batch {number}: old_logprobs are one sum a completion, which allows ratios of whole completions alone; "
-            "allowed one a token (B, L), or loss: gspo"
+            f"batch {number}: old_logprobs are one sum a completion, which allows ratios of whole completions alone, "
+            f"and {needs_ratios} takes those of tokens; allowed one a token (B, L)"
         )
-    if old is not None and old.ndim == 1:
+    if old is not None and old_are_sums:
         old = torch.where(mask, (old / mask.sum(1))[:, None], 0.0)
     groups = batch.get("group_ids", prompt_of).long()
     return Rollout(
@@ -178,5 +182,6 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, takes_sums: 
         ended=batch.get("ended", torch.ones_like(mask[:, 0])).bool(),
         rewards=rewards,
         old_logprobs=old,
+        old_are_sums=old_are_sums,
         ref_logprobs=batch.get("ref_logprobs"),
     )
