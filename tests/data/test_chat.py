@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.data.chat import answer_segments, chat_segments, render_chat
-from workbench.data.formats import Chat, Preference, PromptCompletion
+from workbench.data.formats import Chat, Preference, PromptCompletion, parse_example
 from workbench.data.tokenise import encode_prompts, tokenise_pairs, tokenise_rows
 from workbench.errors import DataError
 
@@ -50,6 +50,39 @@ def test_templates_are_rendered_as_transformers_does(make_tokenizer, chatml, nam
         bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
     )  # fmt: skip
     assert render_chat(make_tokenizer(template, bos=True), TURNS, generation_prompt=generation_prompt) == expected
+
+
+CALL = [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "<d>", "parameters": {}}}]
+WRITES_ALL = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "{% if m.thinking is defined %}<think>{{ m['thinking'] }}</think>{% endif %}"
+    "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{{ m.get('name', '') }};{% endfor %}"
+)
+
+
+def test_tools_calls_names_and_thoughts_are_written_as_transformers_writes_them(make_tokenizer, chatml):
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": None, "tool_calls": CALL, "thinking": "t"},
+        {"role": "tool", "content": "1", "name": "f"},
+        {"role": "assistant", "content": "a"},
+    ]
+    chat = parse_example("messages", {"messages": messages, "tools": TOOLS})
+    [expected], _ = render_jinja_template([messages], tools=TOOLS, chat_template=WRITES_ALL)
+    assert render_chat(make_tokenizer(WRITES_ALL), chat.messages) == expected
+
+
+@pytest.mark.parametrize("name", ["tools", "tool_calls", "thinking"])
+def test_what_the_template_does_not_write_is_refused_by_name(make_tokenizer, chatml, name):
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    row = {"messages": turns}
+    (row if name == "tools" else turns[1])[name] = {"tools": TOOLS, "tool_calls": CALL, "thinking": "t"}[name]
+    chat = parse_example("messages", row)
+    with pytest.raises(ValueError, match=f"^has {name}, which the model's chat template does not write; "):
+        render_chat(make_tokenizer(chatml), chat.messages)
 
 
 def test_the_assistants_turns_with_their_ends_are_learned(make_tokenizer, chatml):

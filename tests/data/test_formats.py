@@ -46,6 +46,16 @@ FORMATS = [
     ("rows", {"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "u"},
                                 {"from": "gpt", "value": "a"}]}, Chat((("system", "s"), USER, ANSWER))),
     ("rows", {"messages": [{**_turns(USER)[0], "tool_calls": None}, *_turns(ANSWER)]}, Chat((USER, ANSWER))),
+    ("rows", {"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}], "system": "s"},
+     Chat((("system", "s"), USER, ANSWER))),
+    ("rows", {"messages": _turns(USER, ANSWER), "system": "s", "answer": 3},
+     Chat((("system", "s"), USER, ANSWER), reference="3")),
+    ("rows", {"messages": [*_turns(USER), {**_turns(WORSE)[0], "weight": 0}, *_turns(USER, ANSWER)], "system": "s"},
+     Chat((("system", "s"), USER, WORSE, USER, ANSWER), unlearned=(2,))),
+    ("rows", {"messages": [*_turns(USER), {**_turns(ANSWER)[0], "weight": 1.0, "train": True}]}, Chat((USER, ANSWER))),
+    ("rows", {"prompt": "p", "completion": "c", "answer": 0.5}, PromptCompletion("p", "c", "0.5")),
+    ("pairs", {"chosen": [*_turns(USER), {**_turns(WORSE)[0], "weight": 0}, *_turns(USER, ANSWER)],
+               "rejected": _turns(USER, WORSE, USER, WORSE)}, Preference((USER, WORSE, USER), (ANSWER,), (WORSE,))),
 ]  # fmt: skip
 
 
@@ -87,10 +97,25 @@ def test_an_implicit_prompt_is_split_off_as_trl_does(chosen, rejected):
 
 
 NONSENSE = [
-    ("rows", {"messages": [{"role": "user", "content": "u", "tool_calls": [{}]}]}, "messages[0].tool_calls is given, "
-     "which is not read here; write it out in the content, or remove it"),
-    ("rows", {"messages": _turns(USER, ANSWER), "tools": [{}]},
-     "tools is given, which is not read here; write it out in the content, or remove it"),
+    ("rows", {"messages": _turns(USER, ANSWER), "tools": {"a": 1}}, "tools is dict, allowed a list of tools"),
+    ("rows", {"messages": _turns(USER, ANSWER), "tools": "[{"},
+     "tools is text that is no JSON, allowed a list of tools"),
+    ("rows", {"prompt": "p", "completion": "c", "tools": [{}]},
+     "tools is given, which a chat template writes: set data.chat_template=true, or use messages"),
+    ("rows", {"prompt": "p", "completion": "c", "system": "s"},
+     "system is given, which a chat template writes: set data.chat_template=true, or use messages"),
+    ("rows", {"messages": _turns(("system", "s"), USER, ANSWER), "system": "t"},
+     "the field system is not the system turn that the conversation begins with"),
+    ("rows", {"messages": [*_turns(USER), {**_turns(ANSWER)[0], "weight": 0.5}]},
+     "messages[1].weight is 0.5, allowed 1 or true (learned), 0 or false (not learned)"),
+    ("rows", {"messages": [{**_turns(USER)[0], "train": True}, *_turns(ANSWER)]},
+     "messages[0].train is True on a user turn, allowed on assistant turns alone"),
+    ("rows", {"messages": [*_turns(USER), {**_turns(ANSWER)[0], "train_detail": []}]},
+     "messages[1].train_detail is not read here, allowed weight or train of a whole turn"),
+    ("rows", {"messages": [*_turns(USER), {**_turns(ANSWER)[0], "weight": 0}]},
+     "messages has no assistant turn to learn from: their weight is 0, or train is false"),
+    ("pairs", {"prompt": _turns(USER), "chosen": [{**_turns(ANSWER)[0], "weight": 0}], "rejected": _turns(WORSE)},
+     "chosen has a turn of weight 0 or train false, allowed in rows of messages"),
     ("rows", {"conversations": [{"from": "function_call", "value": "f"}]},
      "conversations[0].from is 'function_call', allowed system, human, user, gpt, assistant, tool, observation"),
     ("rows", {"conversations": []}, "conversations is empty, allowed a list of turns"),
@@ -116,6 +141,15 @@ def test_nonsense_is_one_line_that_says_what_is_allowed(form, fields, reason):
     with pytest.raises(ValueError) as error:
         _parsed(fields, form)
     assert str(error.value) == reason
+
+
+def test_tools_and_a_system_message_lead_a_rendered_prompt():
+    fields = {"prompt": "p", "completion": "c", "system": "s", "tools": '[{"name": "f"}]'}
+    lead = (("tools", '[{"name": "f"}]'), ("system", "s"))
+    assert _parsed(fields, as_chat=True) == Chat((*lead, ("user", "p"), ("assistant", "c")), learn_from=3)
+    pair = {"prompt": "p", "chosen": "c", "rejected": "r", "system": "s"}
+    expected = Preference((lead[1], ("user", "p")), (("assistant", "c"),), (("assistant", "r"),))
+    assert _parsed(pair, "pairs", as_chat=True) == expected
 
 
 def test_unpaired_rows_are_refused_where_they_would_train():
@@ -156,6 +190,16 @@ def test_only_the_completion_of_a_chat_is_learned(make_tokenizer, chatml):
     learned = rows.ids[0][rows.labelled]
     assert tokenizer.decode(learned.tolist(), skip_special_tokens=False) == "a<|im_end|>\n"
     assert counts.learned == 3
+
+
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}, {"loss": False}, {"weight": 0.0, "train": True}])
+def test_a_turn_of_weight_0_is_context_and_never_learned(make_tokenizer, chatml, flag):
+    tokenizer = make_tokenizer(chatml)
+    turns = [*_turns(USER), {**_turns(("assistant", "old"))[0], **flag}, *_turns(("user", "v"), ANSWER)]
+    rows, _ = tokenise_rows([_parsed({"messages": turns})], tokenizer, 1000, as_chat=False, every_token=False)
+    learned = rows.ids[0][rows.labelled]
+    assert tokenizer.decode(learned.tolist(), skip_special_tokens=False) == "a<|im_end|>\n"
+    assert "assistant\nold<|im_end|>" in tokenizer.decode(rows.ids[0].tolist(), skip_special_tokens=False)
 
 
 def test_a_pair_of_turns_parts_after_the_prompt(make_tokenizer, chatml):

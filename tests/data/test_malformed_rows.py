@@ -41,6 +41,7 @@ def _cases() -> list[tuple[str, bytes, str]]:
         cases += [
             (kind, f'{{"{name}": {value}{rest}}}', f"{name} is {found}, allowed text")
             for value, found in NO_TEXT.items()
+            if not (name == "answer" and found in ("int", "float"))
         ]
         if (kind, name) not in MAY_BE_EMPTY:
             cases += [(kind, f'{{"{name}": {value}{rest}}}', f"{name} is empty, allowed text") for value in EMPTY]

@@ -18,7 +18,7 @@ class AskedPrompt:
     @property
     def text(self) -> str:
         """As one text."""
-        return self.prompt if isinstance(self.prompt, str) else "\n".join(content for _, content in self.prompt)
+        return self.prompt if isinstance(self.prompt, str) else "\n".join(turn[1] for turn in self.prompt)
 
 
 def asked_prompt(example: Example) -> AskedPrompt:
@@ -28,9 +28,11 @@ def asked_prompt(example: Example) -> AskedPrompt:
     if isinstance(example, Prompt):
         return AskedPrompt(example.prompt, example.answer)
     assert isinstance(example, Chat), "texts and preference pairs ask nothing"
-    *before, (role, answer) = example.messages
-    if role != "assistant":
-        raise ValueError(f"it ends with a {role} turn, allowed an assistant turn, which is the answer")
+    *before, last = example.messages
+    if last[0] != "assistant":
+        raise ValueError(f"it ends with a {last[0]} turn, allowed an assistant turn, which is the answer")
     if not before:
         raise ValueError("it has one turn, allowed a prompt before the answer")
-    return AskedPrompt(tuple(before), answer)
+    if example.reference is None and not last[1].strip():
+        raise ValueError("its last turn says nothing, allowed text, which is the answer, or a field answer beside it")
+    return AskedPrompt(tuple(before), last[1] if example.reference is None else example.reference)

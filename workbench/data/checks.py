@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any
 
+EXACT = 1 << 53
+"""Below it a float that is whole is that whole number."""
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -17,6 +19,13 @@ def text_of(value: Any, name: str, *, empty: bool = False) -> str:
         raise ValueError(f"{name} is empty, allowed text")
     check_characters(value, name)
     return value
+
+
+def answer_of(value: Any, name: str) -> str:
+    """The value where it is text or a finite number, as text: 42 and 42.0 are "42", 0.5 is "0.5"."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(int(value)) if value == int(value) and abs(value) < EXACT else repr(value)
+    return text_of(value, name)
 
 
 def flag_of(value: Any, name: str) -> bool:

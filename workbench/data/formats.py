@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from workbench.data.checks import flag_of, is_not_finite, text_of
+from workbench.data.checks import answer_of, flag_of, is_not_finite, text_of
 from workbench.data.conversations import (
-    UNREAD_OF_A_ROW,
     Turns,
     parse_sharegpt,
+    parse_tools,
     parse_turns,
-    refuse_unread,
     require_answer,
     split_prompt,
+    unlearned_turns,
 )
 from workbench.data.sources import shown
 
@@ -67,10 +67,13 @@ class Preference(_Row):
 
 @dataclass(frozen=True, slots=True)
 class Chat(_Row):
-    """Messages of (role, content); the assistant's turns are learned, those before the turn learn_from excepted."""
+    """Messages of (role, content); the assistant's turns are learned, but not those before the turn learn_from, nor
+    those whose index is in unlearned. reference: what a verifier compares with, where it is not the last turn."""
 
     messages: Turns
     learn_from: int = 0
+    unlearned: tuple[int, ...] = ()
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +138,79 @@ def parse_example(kind: str, fields: Mapping[str, Any], *, as_chat: bool = False
         if "score" in name and is_not_finite(value):
             raise ValueError(f"{shown(name)[1:-1]} is {shown(value)}, allowed a finite number")
     example = (known.parse_as_chat or known.parse)(fields) if as_chat else known.parse(fields)
-    if not isinstance(example, Text):
-        refuse_unread(fields, UNREAD_OF_A_ROW, "")
-    return replace(example, where=where)
+    return replace(_led(example, fields, as_chat), where=where)
+
+
+def _led(example: Example, fields: Mapping[str, Any], as_chat: bool) -> Example:
+    """The example with the row's tools and system message before its turns. ValueError where they cannot be written."""
+    if isinstance(example, Text):
+        return example
+    lead = parse_tools(fields.get("tools"))
+    system = fields.get("system")
+    if system not in (None, ""):
+        lead += (("system", text_of(system, "system")),)
+    if not lead:
+        return example
+    if isinstance(example, Unpaired):
+        inner = _led(example.example, fields, as_chat)
+        assert isinstance(inner, PromptCompletion | Chat), "an example keeps its kind, or becomes a chat"
+        return replace(example, example=inner)
+    if not as_chat and not isinstance(example, Chat) and isinstance(example.prompt, str):
+        name = "tools" if lead[0][0] == "tools" else "system"
+        raise ValueError(f"{name} is given, which a chat template writes: set data.chat_template=true, or use messages")
+    return _with_lead(example, lead)
+
+
+def _with_lead(
+    example: PromptCompletion | Preference | Chat | Prompt, lead: Turns
+) -> PromptCompletion | Preference | Chat | Prompt:
+    if isinstance(example, Chat):
+        turns = _after(lead, example.messages)
+        moved = len(turns) - len(example.messages)
+        unlearned = tuple(index + moved for index in example.unlearned)
+        learn_from = example.learn_from and example.learn_from + moved
+        return replace(example, messages=turns, learn_from=learn_from, unlearned=unlearned)
+    prompt = example.prompt if isinstance(example.prompt, tuple) else (("user", example.prompt),)
+    turns = _after(lead, prompt)
+    if isinstance(example, Prompt):
+        return Prompt(turns, example.answer)
+    if isinstance(example, PromptCompletion):
+        answer = ("assistant", example.completion)
+        return Chat((*turns, answer), learn_from=len(turns), reference=example.reference)
+    chosen, rejected = example.chosen, example.rejected
+    if isinstance(chosen, tuple) and isinstance(rejected, tuple):
+        return replace(example, prompt=turns)
+    assert isinstance(chosen, str), "a preference is all turns or all text"
+    assert isinstance(rejected, str), "a preference is all turns or all text"
+    if not (example.chosen_ended and example.rejected_ended):
+        raise ValueError("chosen_ended or rejected_ended is false beside system or tools, allowed without them")
+    return Preference(turns, (("assistant", chosen),), (("assistant", rejected),))
+
+
+def _after(lead: Turns, turns: Turns) -> Turns:
+    """The turns behind tools and system message, which they do not begin with another time."""
+    if turns[0][0] == "system" and lead[-1][0] == "system":
+        if turns[0][1] != lead[-1][1]:
+            raise ValueError("the field system is not the system turn that the conversation begins with")
+        return lead[:-1] + turns
+    return lead + turns
 
 
 def _prompt_completion(fields: Mapping[str, Any]) -> PromptCompletion | Chat:
-    prompt, completion = fields["prompt"], fields["completion"]
+    prompt, completion, answer = fields["prompt"], fields["completion"], _answer(fields)
     if not (isinstance(prompt, list) and isinstance(completion, list)):
-        return PromptCompletion(text_of(prompt, "prompt", empty=True), text_of(completion, "completion"))
+        text = text_of(completion, "completion")
+        return PromptCompletion(text_of(prompt, "prompt", empty=True), text, reference=answer)
     before, after = parse_turns(prompt, "prompt"), parse_turns(completion, "completion")
-    require_answer(after, "completion")
-    return Chat(before + after, learn_from=len(before))
+    unlearned_turns(prompt, before, "prompt")
+    unlearned = unlearned_turns(completion, after, "completion")
+    require_answer(after, "completion", unlearned)
+    return Chat(before + after, len(before), tuple(len(before) + index for index in unlearned), answer)
+
+
+def _answer(fields: Mapping[str, Any]) -> str | None:
+    """The field answer, which a verifier compares with; a number as it is written."""
+    return None if fields.get("answer") is None else answer_of(fields["answer"], "answer")
 
 
 def _preference(fields: Mapping[str, Any]) -> Preference:
@@ -167,13 +231,18 @@ def _preference(fields: Mapping[str, Any]) -> Preference:
 
 def _preference_of_turns(fields: Mapping[str, Any]) -> Preference:
     chosen, rejected = parse_turns(fields["chosen"], "chosen"), parse_turns(fields["rejected"], "rejected")
+    unlearned = {"chosen": unlearned_turns(fields["chosen"], chosen, "chosen")}
+    unlearned["rejected"] = unlearned_turns(fields["rejected"], rejected, "rejected")
+    before = 0
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same turns, so there is nothing to prefer")
     # As TRL: a prompt in text beside whole conversations repeats what they begin with.
     if isinstance(fields.get("prompt"), list):
         prompt = parse_turns(fields["prompt"], "prompt")
+        unlearned_turns(fields["prompt"], prompt, "prompt")
     else:
         prompt, chosen, rejected = split_prompt(chosen, rejected)
+        before = len(prompt)
         if not prompt:
             raise ValueError("chosen and rejected differ in their first turn, allowed ones that begin with the prompt")
     if prompt[-1][0] == "assistant":
@@ -181,6 +250,8 @@ def _preference_of_turns(fields: Mapping[str, Any]) -> Preference:
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if turns[0][0] != "assistant":
             raise ValueError(f"{name} has a {turns[0][0]} turn after the prompt, allowed an assistant turn")
+        if any(index >= before for index in unlearned[name]):
+            raise ValueError(f"{name} has a turn of weight 0 or train false, allowed in rows of messages")
     require_answer(chosen, "chosen")
     return Preference(prompt, chosen, rejected)
 
@@ -196,15 +267,17 @@ def _wanted(label: Any) -> bool | None:
 
 
 def _messages(fields: Mapping[str, Any]) -> Chat:
-    turns = parse_turns(fields["messages"], "messages")
-    require_answer(turns, "messages")
-    return Chat(turns)
+    return _conversation(fields, "messages", parse_turns(fields["messages"], "messages"))
 
 
 def _sharegpt(fields: Mapping[str, Any]) -> Chat:
-    turns = parse_sharegpt(fields["conversations"], "conversations")
-    require_answer(turns, "conversations")
-    return Chat(turns)
+    return _conversation(fields, "conversations", parse_sharegpt(fields["conversations"], "conversations"))
+
+
+def _conversation(fields: Mapping[str, Any], name: str, turns: Turns) -> Chat:
+    unlearned = unlearned_turns(fields[name], turns, name)
+    require_answer(turns, name, unlearned)
+    return Chat(turns, 0, unlearned, _answer(fields))
 
 
 def _alpaca_fields(fields: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -227,12 +300,11 @@ def _alpaca_as_chat(fields: Mapping[str, Any]) -> PromptCompletion:
 
 
 def _question_answer(fields: Mapping[str, Any]) -> PromptCompletion:
-    return PromptCompletion(text_of(fields["question"], "question"), text_of(fields["answer"], "answer"))
+    return PromptCompletion(text_of(fields["question"], "question"), answer_of(fields["answer"], "answer"))
 
 
 def _prompt(fields: Mapping[str, Any]) -> Prompt:
-    prompt, answer = fields["prompt"], fields.get("answer")
-    answer = None if answer is None else text_of(answer, "answer")
+    prompt, answer = fields["prompt"], _answer(fields)
     if not isinstance(prompt, list):
         return Prompt(text_of(prompt, "prompt"), answer)
     turns = parse_turns(prompt, "prompt")

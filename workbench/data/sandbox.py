@@ -24,9 +24,7 @@ MAX_SECONDS = 10.0
 
 def compile_template(template: str) -> Callable[..., str]:
     """render(**variables) -> text. Rendering raises jinja2.TemplateError, or whatever the template brings about."""
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
-    )
+    environment = _environment()
     compiled = environment.from_string(template)
 
     def render(**variables: Any) -> str:
@@ -39,6 +37,18 @@ def compile_template(template: str) -> Callable[..., str]:
         return "".join(pieces)
 
     return render
+
+
+def names_in(template: str) -> frozenset[str]:
+    """Every name that a template may look up: of a variable, of an attribute, or a text in it that may be a key."""
+    tree = _environment().parse(template)
+    found = {node.name for node in tree.find_all(jinja2.nodes.Name)}
+    found |= {node.attr for node in tree.find_all(jinja2.nodes.Getattr)}
+    return frozenset(found | {node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str)})
+
+
+def _environment() -> _Environment:
+    return _Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock])
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):

@@ -250,7 +250,7 @@ def _segments(example: Example, tokenizer: Tokenizer, as_chat: bool) -> list[Seg
     if isinstance(example, Text):
         return [(example.text, True)]
     if isinstance(example, Chat):
-        return chat_segments(tokenizer, example.messages, learn_from=example.learn_from)
+        return chat_segments(tokenizer, example.messages, learn_from=example.learn_from, unlearned=example.unlearned)
     assert isinstance(example, PromptCompletion), "preference pairs go to tokenise_pairs"
     if as_chat:
         return chat_segments(tokenizer, [("user", example.prompt), ("assistant", example.completion)])
