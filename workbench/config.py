@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from workbench.files import open_file
+
 
 class Settings(BaseModel):
     """Frozen, closed to unknown names; the docstring under a field becomes its description in the schema."""
@@ -51,8 +53,8 @@ def fingerprint(value: Any) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes, in hex. WorkbenchError where it is no regular file."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -170,6 +170,12 @@ FAULTS = (
         "never a partial hit; verified by hash",
         ("experiment/test_stages.py::*", "faults/test_stages_killed.py::*"),
     ),
+    Fault(
+        24,
+        "a model folder that lacks a weight or a buffer, has extra or stale ones, or computes otherwise here",
+        "refused by name, or the slower right way; never another number",
+        ("models/test_weights.py::*", "models/test_load.py::test_weights_that_are_not*"),
+    ),
 )  # fmt: skip
 
 

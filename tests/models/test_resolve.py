@@ -102,6 +102,60 @@ def test_a_base_that_changed_or_went_is_refused(adapter, copied, tmp_path):
         load_model(folder)
 
 
+def test_a_chain_of_adapters_is_found_where_its_folders_were_moved_together(tiny_folder, tmp_path):
+    runs, expected = tmp_path / "runs", {}
+    shutil.copytree(tiny_folder, runs / "base" / "model")
+    for seed, (name, start) in enumerate((("sft", "base"), ("dpo", "sft"))):
+        source = runs / start / "model"
+        model = train_adapter(load_model(source), save="adapter", rank=2 + seed)
+        (runs / name).mkdir()
+        save_model(model, runs / name / "model", source)
+        expected[name] = logits(runs / name / "model")
+    moved = runs.rename(tmp_path / "moved")
+    for name, before in expected.items():
+        assert torch.equal(logits(moved / name / "model"), before)
+    # Another base in the old place is not taken for the one beside it; the right one is, wherever it lies.
+    make_preset("tiny", runs / "sft" / "model", seed=7)
+    assert torch.equal(logits(moved / "dpo" / "model"), expected["dpo"])
+    moved.joinpath("dpo").rename(tmp_path / "dpo")
+    with pytest.raises(ModelError, match="has changed since the adapter was trained"):
+        load_model(tmp_path / "dpo" / "model")
+    shutil.rmtree(runs)
+    moved.rename(runs)
+    assert torch.equal(logits(tmp_path / "dpo" / "model"), expected["dpo"])
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_adapters_that_stand_on_one_another_in_a_circle_are_refused(length, adapter, tmp_path):
+    source, _ = adapter
+    folders = [tmp_path / f"circle{number}" for number in range(length)]
+    for folder, base in zip(folders, [*folders[1:], folders[0]], strict=True):
+        shutil.copytree(source, folder)
+        (folder / "base.json").unlink()
+        edit(folder / "adapter_config.json", base_model_name_or_path=str(base))
+    settings = ModelSettings(path=str(folders[0]))
+    for use in (lambda: load_model(folders[0]), lambda: resolve_model_folder(settings, tmp_path),
+                lambda: settings_identity(settings)):  # fmt: skip
+        with pytest.raises(ModelError, match="an adapter whose base leads back to"):
+            use()
+
+
+@pytest.mark.filterwarnings(PEFT_WARNING)
+def test_a_chain_of_adapters_that_peft_saved_is_laid_over_its_base(copied, adapter, tmp_path):
+    first, _ = adapter
+    for name in ("base.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (first / name).unlink()
+    second = shutil.copytree(first, tmp_path / "second")
+    edit(second / "adapter_config.json", base_model_name_or_path=str(first))
+    folder = resolve_model_folder(ModelSettings(path=str(second)), tmp_path)
+    base, once, twice = (
+        logits(f) for f in (copied, resolve_model_folder(ModelSettings(path=str(first)), tmp_path), folder)
+    )
+    assert (once - base).abs().max() > 1e-3
+    assert (twice - once).abs().max() > 1e-3
+    assert settings_identity(ModelSettings(path=str(second))) != settings_identity(ModelSettings(path=str(first)))
+
+
 def test_an_adapter_of_another_shape_is_refused(adapter, tmp_path):
     folder, _ = adapter
     make_preset("mini", tmp_path / "mini", seed=0)

@@ -100,7 +100,8 @@ def _disable(layers: list[torch.nn.Module], off: bool) -> None:
 
 @torch.no_grad()
 def merged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter under the name it had before add_lora, adapters folded into the weights; tied ones once.
+    """Every weight under the name it had before add_lora, adapters folded in; tied ones once. A buffer that belongs to
+    the model's state is a weight too, learned or not.
 
     What was held in 4 bits is dequantised: the sum could not be held in them.
     """
@@ -117,6 +118,10 @@ def merged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
             continue
         plain, value = name.replace(".base_layer.", "."), bases.get(name, parameter)
         tensors[plain] = value + deltas[plain].to(value.dtype) if plain in deltas else value
+    state = model.state_dict()
+    for name, buffer in model.named_buffers():
+        if name in state:
+            tensors[name.replace(".base_layer.", ".")] = buffer
     return tensors
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from workbench.config import file_sha256, files_fingerprint, fingerprint
 from workbench.errors import ModelError
+from workbench.files import check_file
 from workbench.models import gguf
 from workbench.models.settings import ModelSettings
 from workbench.models.smollm2 import SMOLLM2_NAME
@@ -15,10 +18,15 @@ from workbench.models.tokenizer import Tokenizer, read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 BASE_FILE = "base.json"
+"""Beside an adapter that is a model of its own: its base's folder, from here and from the root, and fingerprint."""
 ADDED_TOKENS_VERSION = 1
 """Raised where vocabulary.add_tokens makes other weights."""
-"""Beside an adapter that is a model of its own: its base's folder and fingerprint."""
+LOADING_VERSION = 2
+"""Raised where a folder that was not made here is read as another model than before."""
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
 def find_model_folder(settings: ModelSettings) -> Path:
@@ -49,18 +57,58 @@ def find_gguf(settings: ModelSettings) -> Path | None:
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds a peft adapter and no whole model."""
-    return (folder / ADAPTER_CONFIG).is_file() and not list(folder.glob("model*.safetensors"))
+    return os.path.isfile(folder / ADAPTER_CONFIG) and not list(folder.glob("model*.safetensors"))
 
 
 def weights_file(folder: Path) -> Path:
     """The weights that save_model writes: of a whole model, or of an adapter alone."""
-    return folder / (ADAPTER_WEIGHTS if is_adapter(folder) else "model.safetensors")
+    return folder / (ADAPTER_WEIGHTS if is_adapter(folder) else WEIGHTS)
+
+
+def find_weights(folder: Path) -> dict[str, list[str] | None]:
+    """The files of a whole model's weights that transformers would read, and the weights that its index places in each
+    (None without one). ModelError where they are not all there, or where shards lie about that are not read."""
+    if os.path.exists(folder / WEIGHTS):
+        found: dict[str, list[str] | None] = {WEIGHTS: None}
+    else:
+        found = dict(_indexed(folder))
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    stale = [name for name in files if _SHARD.fullmatch(name) and name not in found]
+    if stale and not found:
+        raise ModelError(f"{folder}: {stale[0]} is one of several files, and {INDEX} is not there; copy it too")
+    if stale:
+        what = WEIGHTS if WEIGHTS in found else INDEX
+        raise ModelError(f"{folder}: {stale[0]} is of another copy of the weights than {what}; remove one of the two")
+    if not found:
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        told = f"only {pickled[0]}, a pickle, which is never loaded" if pickled else "no weights"
+        told = f"no {WEIGHTS}, but {files[0]}" if files else told
+        raise ModelError(f"{folder}: {told}; save it with model.save_pretrained(folder, safe_serialization=True)")
+    for name in found:
+        check_file(folder / name)
+    return found
+
+
+def _indexed(folder: Path) -> dict[str, list[str]]:
+    """Weights by the shard that the index names for them; nothing where there is no index."""
+    places = read_json(folder / INDEX).get("weight_map", {})
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ModelError(f"{folder / INDEX}: weight_map does not name a file for each weight; copy it again")
+    shards: dict[str, list[str]] = {}
+    for weight, shard in places.items():
+        if Path(shard).name != shard or not os.path.exists(folder / shard):
+            raise ModelError(f"{folder / INDEX}: {weight} is said to be in {shard}, which is not there; copy it too")
+        shards.setdefault(shard, []).append(weight)
+    return shards
 
 
 def model_fingerprint(folder: Path) -> str:
-    """Of weights, configuration and tokenizer; an adapter's base counts with it."""
-    names = [path.name for path in sorted(folder.glob("*.safetensors"))]
-    parts = [files_fingerprint(folder, [*names, "config.json"]), Tokenizer.load(folder).fingerprint]
+    """Of weights, configuration and tokenizer; an adapter's base counts with it. ModelError."""
+    check_folder(folder)
+    names = [ADAPTER_WEIGHTS] if is_adapter(folder) else sorted(find_weights(folder))
+    names += [INDEX] if names != [WEIGHTS] and os.path.exists(folder / INDEX) else []
+    names += ["config.json"] if os.path.exists(folder / "config.json") else []  # peft's own adapters have none
+    parts = [files_fingerprint(folder, names), Tokenizer.load(folder).fingerprint]
     if is_adapter(folder):
         parts += [adapter_fingerprint(folder), str(read_json(folder / BASE_FILE).get("model"))]
     return fingerprint(parts)
@@ -85,8 +133,10 @@ def _plain_identity(settings: ModelSettings) -> Any:
     if file is not None:
         return {"gguf": file_sha256(file), "version": gguf.VERSION}
     if settings.path is not None and is_adapter(folder := Path(settings.path).expanduser()):
-        return {"model": model_fingerprint(adapter_base(folder)), "adapter": adapter_fingerprint(folder)}
-    return model_fingerprint(find_model_folder(settings))
+        check_folder(folder)
+        base = _plain_identity(ModelSettings(path=str(adapter_base(folder))))
+        return {"model": base, "adapter": adapter_fingerprint(folder)}
+    return fingerprint([model_fingerprint(find_model_folder(settings)), LOADING_VERSION])
 
 
 def adapter_fingerprint(folder: Path) -> str:
@@ -100,20 +150,44 @@ def adapter_base(folder: Path) -> Path:
     """The folder of the model that an adapter stands on: as written beside it, else as peft names it. ModelError where
     it is not here, or is no longer the one that the adapter was trained on."""
     written = read_json(folder / BASE_FILE)
-    name = written.get("folder") or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
-    if not name or not ((Path(name) / "config.json").is_file() or is_adapter(Path(name))):
+    bases = _named_bases(folder)
+    if not bases:
+        name = written.get("folder") or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
         raise ModelError(
             f"{folder}: the adapter's base is {name or 'not named'}, which is no model folder here; "
             "name it: model: {path: base, adapter: this folder}"
         )
-    if written and model_fingerprint(Path(name)) != written.get("model"):
-        raise ModelError(f"{folder}: its base {name} has changed since the adapter was trained; train the adapter anew")
-    return Path(name)
+    for base in bases:  # peft names one without its fingerprint
+        if not written or model_fingerprint(base) == written.get("model"):
+            return base
+    raise ModelError(f"{folder}: its base {bases[0]} has changed since the adapter was trained; train the adapter anew")
+
+
+def _named_bases(folder: Path) -> list[Path]:
+    """The model folders that an adapter may stand on: seen from itself, so that both may be moved together, and by the
+    whole path."""
+    written = read_json(folder / BASE_FILE)
+    here, there = written.get("from_here"), written.get("folder")
+    if not written:
+        there = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    named = [Path(os.path.normpath(folder.resolve() / here))] if isinstance(here, str) else []
+    named += [Path(there)] if isinstance(there, str) and there else []
+    return [base for base in named if os.path.isfile(base / "config.json") or is_adapter(base)]
+
+
+def _refuse_circle(folder: Path, above: tuple[Path, ...] = ()) -> None:
+    """ModelError where an adapter's bases lead back to one of themselves."""
+    place = folder.resolve()
+    if place in above:
+        raise ModelError(f"{above[0]}: an adapter whose base leads back to {folder}; name a whole model as its base")
+    for base in {base.resolve() for base in _named_bases(folder)} if is_adapter(folder) else ():
+        _refuse_circle(base, (*above, place))
 
 
 def write_base(folder: Path, base: Path) -> None:
     """Note beside an adapter which model it stands on."""
-    note = {"folder": str(base.resolve()), "model": model_fingerprint(base)}
+    here = os.path.relpath(base.resolve(), folder.resolve())
+    note = {"folder": str(base.resolve()), "from_here": here, "model": model_fingerprint(base)}
     (folder / BASE_FILE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
@@ -121,14 +195,13 @@ def check_folder(folder: Path) -> None:
     """ModelError when the folder holds no causal language model as safetensors, whole or as an adapter on its base."""
     if is_adapter(folder):
         adapter_fingerprint(folder)
+        _refuse_circle(folder)
         return
-    if not (folder / "config.json").is_file():
+    if not os.path.exists(folder / "config.json"):
         found = "no config.json" if folder.is_dir() else "no such file or folder"
         raise ModelError(f"{folder}: {found}; a model is a Hugging Face folder of a causal language model")
-    if not list(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
-        found = f"only {pickled[0]}, a pickle, which is never loaded" if pickled else "no weights"
-        raise ModelError(f"{folder}: {found}; save it with model.save_pretrained(folder, safe_serialization=True)")
+    check_file(folder / "config.json")
+    find_weights(folder)
 
 
 def _from_hub(name: str) -> Path:

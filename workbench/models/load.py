@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from workbench.disk import writing
 from workbench.errors import ModelError, StorageError
-from workbench.models import adapters
+from workbench.models import adapters, sizes
+from workbench.models.by_transformers import load_by_transformers, published_tensors
 from workbench.models.folder import adapter_base, check_folder, is_adapter, write_base
 from workbench.models.llama import Llama
 from workbench.models.llama_config import LlamaConfig, unsupported_reason
 from workbench.models.quantised import num_weights, quantise_linear_layers
 from workbench.models.settings import LoraSettings
-from workbench.models.weights import copy_other_files, load_weights, write_model
+from workbench.models.tokenizer import read_json
+from workbench.models.weights import (
+    check_places,
+    check_tied_weights,
+    check_weights,
+    copy_other_files,
+    load_weights,
+    write_model,
+)
 
 
 def load_model(
@@ -62,7 +70,7 @@ def _write_model(model: torch.nn.Module, folder: Path, source: Path) -> None:
         return
     if adapters.has_adapter(model):
         adapters.save_adapter(model, folder / "adapter", source)
-    write_model(adapters.merged_tensors(model), folder, source)
+    write_model(published_tensors(model, adapters.merged_tensors(model)), folder, source)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
@@ -72,36 +80,26 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def _load_whole(folder: Path, dtype: str) -> torch.nn.Module:
-    try:
-        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        _refuse_what_is_never_loaded(raw, folder)
-        config = LlamaConfig.from_dict(raw) if unsupported_reason(raw) is None else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{folder}/config.json: not a model's configuration ({type(error).__name__}: {error})"
-        ) from error
-    if config is None:
-        return _load_by_transformers(folder, dtype, "auto_map" in raw)
-    model = Llama(config).to(getattr(torch, dtype))
+    raw = read_json(folder / "config.json")
+    if raw.get("quantization_config"):
+        found = raw["quantization_config"]
+        method = found.get("quant_method", "some method") if isinstance(found, dict) else "some method"
+        raise ModelError(f"{folder}: its weights are quantised ({method}); name the full ones, and lora.quantise")
+    shapes = check_weights(folder)
+    sizes.check_config(raw, shapes, folder)
+    if unsupported_reason(raw) is None:
+        config = LlamaConfig.from_dict(raw)
+        return _load_own(config, folder, shapes, getattr(torch, dtype))
+    return load_by_transformers(folder, raw, shapes, getattr(torch, dtype))
+
+
+def _load_own(
+    config: LlamaConfig, folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+) -> torch.nn.Module:
+    with torch.device("meta"):
+        check_places(shapes, Llama(config), folder)
+    if config.tie_word_embeddings:
+        check_tied_weights(folder, shapes, "lm_head.weight", "model.embed_tokens.weight")
+    model = Llama(config).to(dtype)
     load_weights(model, folder)
     return model
-
-
-def _refuse_what_is_never_loaded(raw: dict[str, Any], folder: Path) -> None:
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "some method")
-        raise ModelError(f"{folder}: its weights are quantised ({method}); name the full ones, and lora.quantise")
-
-
-def _load_by_transformers(folder: Path, dtype: str, has_own_code: bool) -> torch.nn.Module:
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        code = "; the folder's own code (auto_map) is never run" if has_own_code else ""
-        raise ModelError(f"{folder}: transformers cannot load it: {str(error).splitlines()[0]}{code}") from error

@@ -16,6 +16,7 @@ from workbench.models.folder import (
     ADDED_TOKENS_VERSION,
     adapter_base,
     adapter_fingerprint,
+    check_folder,
     find_gguf,
     find_model_folder,
     is_adapter,
@@ -53,7 +54,8 @@ def _named_folder(settings: ModelSettings, cache: Path) -> Path:
         key = fingerprint([file_sha256(file), gguf.VERSION])
         return _make_once(cache, f"gguf-{key}", lambda partial: gguf.convert_gguf(file, partial))
     if settings.path is not None and is_adapter(folder := Path(settings.path).expanduser()):
-        return _with_adapter(adapter_base(folder), folder, cache)
+        check_folder(folder)
+        return _with_adapter(_named_folder(ModelSettings(path=str(adapter_base(folder))), cache), folder, cache)
     return find_model_folder(settings)
 
 

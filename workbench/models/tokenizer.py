@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config import fingerprint
 from workbench.errors import ModelError
+from workbench.files import check_file, read_file
 
 if TYPE_CHECKING:
     import tokenizers
@@ -57,7 +59,8 @@ class Tokenizer:
         import tokenizers
 
         folder = Path(folder)
-        if (folder / "tokenizer.json").is_file():
+        if os.path.exists(folder / "tokenizer.json"):
+            check_file(folder / "tokenizer.json")
             try:
                 backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
             except Exception as error:  # the library raises bare Exception
@@ -191,8 +194,11 @@ def _prefix_ids(backend: tokenizers.Tokenizer, bos_id: int | None) -> tuple[int,
 def _chat_template(folder: Path) -> str | None:
     """The default chat template: a file of its own, or a field of tokenizer_config.json."""
     path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
+    if os.path.exists(path):
+        try:
+            return read_file(path).decode()
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path}: not readable as text: {error}") from error
     template = read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
@@ -202,10 +208,12 @@ def _chat_template(folder: Path) -> str | None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where the file is absent. Raises ModelError."""
-    if not path.is_file():
+    if not os.path.exists(path):
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_file(path))
+    except RecursionError as error:
+        raise ModelError(f"{path}: not readable as JSON: nested too deep") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(value, dict):

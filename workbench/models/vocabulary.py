@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from workbench.errors import ModelError
+from workbench.models.adapters import merged_tensors
+from workbench.models.by_transformers import published_tensors
 from workbench.models.load import load_model
 from workbench.models.outputs import input_embedding, output_head
-from workbench.models.tokenizer import Tokenizer
+from workbench.models.tokenizer import Tokenizer, read_json
 from workbench.models.weights import write_model
 
 
@@ -34,10 +36,10 @@ def add_tokens(source: Path, folder: Path, tokens: Sequence[str]) -> None:
     # What has a row for each token; a tied head is the embedding itself.
     tables = [embedding.weight, *(part for part in (head and head.weight, head and head.bias) if part is not None)]
     tensors = {}
-    for name, parameter in model.named_parameters():
-        is_table = any(parameter is table for table in tables)
-        tensors[name] = _with_mean_rows(parameter.detach(), used, wanted) if is_table else parameter
-    write_model(tensors, folder, source, {"vocab_size": wanted})
+    for name, weight in merged_tensors(model).items():
+        is_table = any(weight is table for table in tables)
+        tensors[name] = _with_mean_rows(weight.detach(), used, wanted) if is_table else weight
+    write_model(published_tensors(model, tensors), folder, source, {"vocab_size": wanted})
     extended.save_backend(folder)
     _list_as_special(folder / "tokenizer_config.json", tokens)
 
@@ -49,7 +51,7 @@ def _with_mean_rows(table: torch.Tensor, used: int, wanted: int) -> torch.Tensor
 
 def _list_as_special(path: Path, tokens: Sequence[str]) -> None:
     """Name the tokens in tokenizer_config.json too, so that transformers takes them as special."""
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_json(path)
     known = config.get("extra_special_tokens") or []
     if isinstance(known, list):
         config["extra_special_tokens"] = [*known, *(token for token in tokens if token not in known)]
