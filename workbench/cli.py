@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import gc
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from workbench.errors import DefinitionError, WorkbenchError
+from workbench.config import check_path
+from workbench.errors import DefinitionError, DivergenceError, StorageError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
-from workbench.redaction import redact
+from workbench.terminal import complain, let_go, open_streams, say
 
 if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
+
+MAX_SHOWN = 300
+"""Characters of what was found wrong in a command."""
+_NO_MEMORY = ("allocate memory", "defaultcpuallocator", "failed to map segment", "start new thread", "enough memory")
 
 
 def entry(arguments: Sequence[str] | None = None) -> None:
@@ -24,7 +30,14 @@ def entry(arguments: Sequence[str] | None = None) -> None:
     program: without a word."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    sys.exit(main(arguments))
+    open_streams()
+    code = main(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            let_go(stream)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,20 +55,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if request := interrupt_behind(error):
             return 128 + request.signal_number
-        if isinstance(error, WorkbenchError):
-            print(redact(str(error)), file=sys.stderr)
-            return error.exit_code
-        if isinstance(error, BrokenPipeError):
-            sys.stderr.close()
-            return 0
         # Libraries in C++ turn what Python raises within them into errors of their own, without a trace of it.
-        if came and isinstance(error, Exception):
+        if came and isinstance(error, Exception) and not isinstance(error, WorkbenchError):
             return 128 + came[0]
-        raise
+        code = _told(error)
+        if code is None:
+            raise
+        return code
+
+
+def _told(error: BaseException) -> int | None:
+    """The exit code of an error that the user can mend, after its line; None for one that is our own."""
+    if isinstance(error, WorkbenchError):
+        complain(error)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):  # who reads has enough
+        return 0
+    if isinstance(error, OSError) and error.filename is not None:
+        complain(f"{_cut(str(error.filename))}: {error.strerror}")
+        return StorageError.exit_code
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
+        complain(f"out of memory ({_cut(str(error)) or 'none left'}){_memory_limit()}; allow more, or ask for less")
+        return DivergenceError.exit_code  # as a run whose single row does not fit
+    return None
+
+
+def _memory_limit() -> str:
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return "" if limit == resource.RLIM_INFINITY else f" under a limit of {limit / 2**30:.2f} GiB (ulimit -v)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"command line: {_cut(message)}; `{self.prog} --help` tells what is allowed")
+        sys.exit(2)
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_SHOWN else f"{line[:MAX_SHOWN]}..."
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="workbench", description="Run and compare post-training experiments.")
+    parser = _Parser(prog="workbench", description="Run and compare post-training experiments.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -63,11 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
-        sub.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs")
+        sub.add_argument("--runs", type=_folder, default=Path("runs"), metavar="DIR", help="folder of all runs")
         if named:
             sub.add_argument("name", metavar="NAME", help="a file of experiments/, without folder and ending")
         if overrides:
             sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides")
+            sub.add_argument("--settings", default="", metavar="TEXT", help="overrides in one text, as SET of make")
         return sub
 
     for name, command, text in (
@@ -87,10 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "how the runs stand")
     add("explain", _explain, "every resolved value with its origin, and every convention")
     compare = add("compare", _compare, "one report over several experiments", overrides=False, named=False)
-    compare.add_argument("names", nargs="+", metavar="NAME", help="experiments that were run")
+    compare.add_argument("names", nargs="*", metavar="NAME", help="experiments that were run")
     export = add("export", _export, "runs, metrics and completions as tables", overrides=False, named=False)
-    export.add_argument("names", nargs="+", metavar="NAME", help="experiments that were run")
-    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the tables")
+    export.add_argument("names", nargs="*", metavar="NAME", help="experiments that were run")
+    export.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder of the tables")
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
     dashboard = add("dashboard", _dashboard, "TensorBoard over all runs", overrides=False, named=False)
     dashboard.add_argument("--port", type=_positive, help="of this machine's loopback (default: 6006)")
@@ -106,16 +153,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, allowed numbers > 0")
-    return number
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed whole numbers from 1 to 999999999")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    try:
+        return Path(check_path(text)).expanduser()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _load(parsed: argparse.Namespace) -> Experiment:
+    from workbench.experiment.definition.overrides import split_settings
     from workbench.experiment.definition.resolve import load_experiment
 
-    return load_experiment(parsed.name, parsed.set)
+    return load_experiment(parsed.name, [*parsed.set, *split_settings(parsed.settings)])
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -149,9 +203,9 @@ def _plan(parsed: argparse.Namespace) -> int:
     from workbench.experiment.plan_text import describe_plan
 
     allowed = parsed.allow_reward_code
-    print(redact(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed)))
+    say(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed))
     if found := _detectable(experiment, parsed.runs):
-        print(
+        say(
             "\n".join(
                 ["differences that are found four times in five, at level 0.05", *(f"  {line}" for line in found)]
             )
@@ -190,28 +244,28 @@ def _write_report(folder: Path) -> Path:
 
 def _report(parsed: argparse.Namespace) -> int:
     experiment = _load(parsed)
-    print(_write_report(parsed.runs / experiment.name))
+    say(_write_report(parsed.runs / experiment.name))
     return 0
 
 
 def _compare(parsed: argparse.Namespace) -> int:
     from analysis.report import write_comparison
 
-    folders = [parsed.runs / name for name in _experiments(parsed.names)]
-    print(write_comparison(folders, parsed.runs / "reports" / "+".join(folder.name for folder in folders)))
+    folders = [parsed.runs / name for name in _experiments(parsed.names, parsed.runs)]
+    say(write_comparison(folders, parsed.runs / "reports" / "+".join(folder.name for folder in folders)))
     return 0
 
 
 def _export(parsed: argparse.Namespace) -> int:
     from analysis import load_runs
 
-    names = _experiments(parsed.names)
+    names = _experiments(parsed.names, parsed.runs)
     loaded = load_runs(parsed.runs, lambda row: row["run"].split("/")[0] in names)
     missing = [name for name in names if not loaded.runs["run"].str.startswith(f"{name}/").any()]
     if missing:
         raise DefinitionError(f"{parsed.runs / missing[0]}: no runs; `make exp NAME={missing[0]}` makes them")
     for path in loaded.export(parsed.out, parsed.format):
-        print(path)
+        say(path)
     return 0
 
 
@@ -222,10 +276,15 @@ def _dashboard(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _experiments(names: Sequence[str]) -> list[str]:
+def _experiments(names: Sequence[str], runs: Path) -> list[str]:
     """The names, each once, of folders that lie in the folder of runs. DefinitionError for what cannot be one."""
     from workbench.experiment.definition.files import NAME
 
+    if not names:
+        found = sorted(path.parent.name for path in runs.glob("*/plan.json")) if runs.is_dir() else []
+        raise DefinitionError(
+            f"command line: NAMES: found nothing, allowed {', '.join(found) or 'experiments that were run'}"
+        )
     for name in names:
         if not NAME.fullmatch(name.split("+")[0]) or "/" in name:
             raise DefinitionError(f"command line: NAME: found {name!r}, allowed experiments that were run")
@@ -235,14 +294,14 @@ def _experiments(names: Sequence[str]) -> list[str]:
 def _status(parsed: argparse.Namespace) -> int:
     from workbench.experiment.status import status_text
 
-    print(redact(status_text(_load(parsed), parsed.runs)))
+    say(status_text(_load(parsed), parsed.runs))
     return 0
 
 
 def _explain(parsed: argparse.Namespace) -> int:
     from workbench.experiment.definition.explain import explain
 
-    print(redact(explain(_load(parsed))))
+    say(explain(_load(parsed)))
     return 0
 
 
@@ -260,14 +319,14 @@ def _sample(parsed: argparse.Namespace) -> int:
         temperature=parsed.temperature,
         seed=parsed.seed,
     ):
-        print(text)
+        say(text)
     return 0
 
 
 def _schema(_parsed: argparse.Namespace) -> int:
     from workbench.experiment.definition.json_schema import schema_text
 
-    print(schema_text(), end="")
+    say(schema_text().removesuffix("\n"))
     return 0
 
 

@@ -5,11 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+MAX_PATH_BYTES, MAX_PART_BYTES = 4095, 255
+"""What Linux allows of a path, and of a name in it."""
+
+
+def check_path(text: str) -> str:
+    """The path as it was given. ValueError for one that no file can have."""
+    shown = repr(text if len(text) <= 60 else f"{text[:57]}...")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise ValueError(f"found {shown}, allowed a path of printable characters")
+    if os.path.expanduser(text).startswith("~"):
+        raise ValueError(f"found {shown}, but {text.split('/')[0]} is no user here, allowed a path")
+    if len(os.fsencode(text)) > MAX_PATH_BYTES or any(
+        len(os.fsencode(part)) > MAX_PART_BYTES for part in text.split("/")
+    ):
+        raise ValueError(
+            f"found {shown} of {len(text):,} characters, allowed {MAX_PATH_BYTES:,} bytes, {MAX_PART_BYTES} a name"
+        )
+    return text
+
+
+GivenPath = Annotated[str, AfterValidator(check_path)]
+"""A path that a user wrote, ~ not yet expanded."""
 
 from workbench.files import open_file
 

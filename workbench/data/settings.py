@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from workbench.config import Settings
+from workbench.config import GivenPath, Settings
 from workbench.rewards.gym import OURS, REFUSED
 
 
@@ -77,7 +77,7 @@ class ReadData(Settings):
 class FileData(ReadData):
     """A data file: plain text, prompt and completion, preference pairs, or chat messages, told by its columns."""
 
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[GivenPath, Field(min_length=1)]
     """JSONL, JSON, Parquet or CSV."""
 
     @property
@@ -88,7 +88,7 @@ class FileData(ReadData):
 class DatasetData(ReadData):
     """A data set of the hub, one that `datasets` saved, or a folder of data files."""
 
-    dataset: Annotated[str, Field(min_length=1)]
+    dataset: Annotated[GivenPath, Field(min_length=1)]
     """owner/name on the hub, a folder that save_to_disk wrote, or a folder of JSONL, JSON, Parquet or CSV files."""
     config: str | None = None
     """The hub data set's configuration, where it has several."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from workbench.config import Settings
+from workbench.config import GivenPath, Settings
 from workbench.data.settings import TaskSettings, check_gym
 from workbench.generation.sampling import SamplingSettings
 
@@ -30,11 +30,11 @@ class EvaluateSettings(Settings):
     """reasoning_gym: the name of a generator, such as chain_sum. Needs the extra "gym"."""
     gym_config: dict[str, Any] = Field(default_factory=dict)
     """reasoning_gym: the generator's own settings."""
-    path: Annotated[str, Field(min_length=1)] | None = None
+    path: Annotated[GivenPath, Field(min_length=1)] | None = None
     """A prompt-completion file as the held-out set."""
     verifier: Literal["exact", "number"] = "exact"
     """How completions are checked against the file's: as text, or by the number that they give as their answer."""
-    pairs: str | None = None
+    pairs: GivenPath | None = None
     """A preference file for pair accuracy and margins."""
     split: str | None = None
     """Another split of the data set that data.dataset names: preference pairs for a trainer of pairs, else as path."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.disk import make_folder
+from workbench.experiment.definition.overrides import join_settings
 from workbench.experiment.definition.schema import START, Experiment
 from workbench.experiment.run_folder import write_json
 from workbench.redaction import redact
@@ -45,8 +46,8 @@ def plan_path(experiment: Experiment, runs: Path) -> Path:
 
 
 def command_of(experiment: Experiment) -> str:
-    """The command that makes the experiment."""
-    overrides = " ".join(shlex.quote(text) for text in experiment.overrides)
+    """The command that makes the experiment, quoted for a shell; make hands on what it is given as it is."""
+    overrides = join_settings(experiment.overrides)
     command = f"make exp NAME={experiment.definition}"
     return f"{command} SET={shlex.quote(overrides)}" if overrides else command
 

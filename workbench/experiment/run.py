@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from workbench.models.folder import model_fingerprint, weights_file
 from workbench.models.load import count_parameters, load_model, save_model
 from workbench.models.tokenizer import Tokenizer
 from workbench.rewards.build import build_rewards
+from workbench.terminal import complain
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.costs import Costs
 from workbench.trainer.device import training_device
@@ -43,7 +43,7 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
 
     def wait(holder: str) -> None:
         waited_for.append(holder)
-        print(f"waiting for {holder}", file=sys.stderr)
+        complain(f"waiting for {holder}")
 
     with hold(runs, prepared.spec.key, on_wait=wait):
         if folder.status().get("fingerprint") == prepared.identity.fingerprint:

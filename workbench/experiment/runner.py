@@ -7,7 +7,6 @@ import gc
 import multiprocessing.connection
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.space import refuse_without_space
 from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
 from workbench.locks import hold, is_held
+from workbench.terminal import complain
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay
@@ -264,7 +264,7 @@ class Sweep:
         for process in self._processes.values():
             process.send(signal.SIGKILL)
             process.join()
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        complain("interrupted; the same command goes on where it stopped")
 
 
 def _task(run: PreparedRun, runs: Path, provenance: dict[str, Any]) -> Callable[[], None]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from workbench.errors import ModelError
+from workbench.terminal import complain
 
 VERSION = 1
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
     """Write the dequantised model and its tokenizer to `folder`; 15 seconds for 135M parameters. ModelError."""
-    print(f"Converting {file.name} to safetensors (once) ...", file=sys.stderr, flush=True)
+    complain(f"Converting {file.name} to safetensors (once) ...")
     import transformers
 
     transformers.logging.set_verbosity_error()

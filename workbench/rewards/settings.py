@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from workbench.config import Settings
+from workbench.config import GivenPath, Settings
 
 KINDS = ("reward", "format", "regex", "length", "model", "file")
 _OPTIONS = {
@@ -78,7 +78,7 @@ class RewardSettings(_Sparse):
     """regex: whole: all of the completion; search: anywhere in it."""
     length: LengthSettings | None = None
     """Of the number of tokens."""
-    model: Annotated[str, Field(min_length=1)] | None = None
+    model: Annotated[GivenPath, Field(min_length=1)] | None = None
     """Folder of a sequence classifier as safetensors; the reward is its logit for prompt and completion."""
     label: str | None = None
     """model: whose logit, where the classifier has several labels."""
@@ -88,7 +88,7 @@ class RewardSettings(_Sparse):
     """model: tokens read at most, the beginning is left out; none: as many as its positions."""
     batch_rows: PositiveInt = 16
     """model: completions scored at once."""
-    file: Annotated[str, Field(min_length=1)] | None = None
+    file: Annotated[GivenPath, Field(min_length=1)] | None = None
     """Own Python, run only with --allow-reward-code."""
     function: str = "reward"
     """file: the function called with the lists prompts, completions, answers, num_tokens, ended, of these the ones

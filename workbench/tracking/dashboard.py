@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.terminal import say
 from workbench.tracking.reader import find_runs
 
 HOST = "127.0.0.1"
@@ -25,7 +26,7 @@ def show(runs: Path, port: int | None = None) -> None:
         raise WorkbenchError(f"{runs}: found a file, allowed a folder of runs; name it with RUNS=folder")
     port = port or FIRST_PORT
     refuse_busy(port)
-    print(f"http://{HOST}:{port}/  {in_words(runs)}", flush=True)
+    say(f"http://{HOST}:{port}/  {in_words(runs)}")
     command = tensorboard_command(runs, port)
     os.execv(command[0], command)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import time
 from typing import Any
 
+from workbench.terminal import complain
 from workbench.tracking.durations import format_duration
 
 
@@ -55,5 +54,4 @@ class Progress:
 
 def _say(line: str) -> None:
     """No run ends for a line that a full disk, or whoever has gone, does not take."""
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+    complain(line)

@@ -30,6 +30,10 @@ def find_file(asked: Node, folder: Path, problems: Problems) -> Path | None:
     """The file that the name in asked stands for: inside the folder, a regular file, no link out of it."""
     name = asked.value
     if not isinstance(name, str) or not NAME.fullmatch(name):
+        if name == "":
+            names = ", ".join(experiment_names(folder)) or f"nothing: {folder.name}/ has no file"
+            problems.add(asked, f"found nothing, allowed {names}")
+            return None
         near = suggest(Path(str(name)).stem, experiment_names(folder)) if name and isinstance(name, str) else ""
         allowed = f"the name of a file in {folder.name}/ ({ALLOWED_NAME})"
         problems.add(asked, f"found {describe(asked)}, allowed {allowed}{near}")

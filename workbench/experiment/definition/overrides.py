@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from workbench.config import fingerprint
+from workbench.errors import DefinitionError
 from workbench.experiment.definition.source import Node, parse_value, show
 from workbench.experiment.definition.validate import Problems
 from workbench.redaction import redact
@@ -45,6 +47,69 @@ def parse_overrides(texts: Sequence[str], problems: Problems) -> list[Override]:
         if node is not None:
             found[key] = Override(key, node)
     return [found[key] for key in sorted(found)]
+
+
+def split_settings(text: str) -> list[str]:
+    """The words of `SET="..."`: as a shell reads them, quotes keep white space, but a backslash is a backslash, and a
+    value that begins with a bracket or a brace ends where that is closed. DefinitionError for a quote left open."""
+    words, at = [], 0
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        word, at = _word(text, at)
+        words.append(word)
+    return words
+
+
+def join_settings(words: Sequence[str]) -> str:
+    """The text that `split_settings` reads as these words."""
+    return " ".join(word if _is_whole(word) else shlex.quote(word) for word in words)
+
+
+def _is_whole(word: str) -> bool:
+    try:
+        return split_settings(word) == [word]
+    except DefinitionError:
+        return False
+
+
+def _word(text: str, at: int) -> tuple[str, int]:
+    """The word that begins at a place, and the place after it."""
+    word = ""
+    while at < len(text) and not text[at].isspace():
+        character = text[at]
+        end = at + 1
+        if character in "'\"":
+            end = text.find(character, at + 1) + 1
+            if not end:
+                raise DefinitionError(
+                    f"command line: SET: found a quote {character} left open in {show(text)}, allowed pairs of them"
+                )
+            word += text[at + 1 : end - 1]
+        elif character in "[{" and re.fullmatch(r"[^=]*=", word):
+            end = _closed(text, at)
+            word += text[at:end]
+        else:
+            word += character
+        at = end
+    return word, at
+
+
+def _closed(text: str, at: int) -> int:
+    """The place after the bracket that closes the one there, of the text in quotes nothing counted; the end without."""
+    depth, quote = 0, ""
+    for place in range(at, len(text)):
+        character = text[place]
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in "[{") - (character in "]}")
+            if not depth:
+                return place + 1
+    return len(text)
 
 
 def experiment_folder(name: str, overrides: Sequence[Override]) -> str:

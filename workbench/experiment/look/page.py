@@ -12,6 +12,7 @@ from workbench.errors import StorageError
 from workbench.experiment.definition.schema import Experiment
 from workbench.experiment.look.text import facts, first_rows, listed, print_sections
 from workbench.experiment.look.view import Section, look_at_data
+from workbench.terminal import say
 from workbench.tracking.sinks.console import Console
 
 PAGE_ROWS = 40
@@ -34,7 +35,7 @@ def show_data(experiment: Experiment, runs: Path, split: Split, num_rows: int) -
     with Console() as console:
         sections = look_at_data(experiment, runs, split, max(num_rows, PAGE_ROWS), console)
     print_sections(replace(section, rows=section.rows[:num_rows]) for section in sections)
-    print(write_page(experiment, sections, runs / experiment.name / "data" / f"{split}.html"))
+    say(write_page(experiment, sections, runs / experiment.name / "data" / f"{split}.html"))
 
 
 def write_page(experiment: Experiment, sections: list[Section], path: Path) -> Path:

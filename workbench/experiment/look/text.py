@@ -9,6 +9,7 @@ from itertools import groupby
 
 from workbench.data.counts import Counts
 from workbench.experiment.look.view import Section, ShownRow, Token
+from workbench.terminal import say_marked, visible
 
 LEARNED, DIM, END = "\x1b[30;42m", "\x1b[2m", "\x1b[0m"
 OPEN, CLOSE = "⟦", "⟧"
@@ -19,14 +20,14 @@ def print_sections(sections: Iterable[Section]) -> None:
     """On standard output; in colour on a terminal, unless NO_COLOR is set."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for section in sections:
-        print("\n".join(section_lines(section, colour=colour)), end="\n\n")
+        say_marked("\n".join(section_lines(section, colour=colour)) + "\n")
 
 
 def section_lines(section: Section, *, colour: bool) -> Iterator[str]:
     """The whole account of one source."""
-    yield f"{section.title}: {section.source}"
+    yield visible(f"{section.title}: {section.source}")
     for name, value in facts(section):
-        yield f"  {name:10}  {value}"
+        yield f"  {name:10}  {visible(value)}"
     for name, lines in listed(section.counts):
         yield f"  {name}"
         yield from (f"    {_plain(line)}" for line in lines)
@@ -96,10 +97,11 @@ def _histogram(section: Section) -> Iterator[str]:
 
 
 def _row(row: ShownRow, colour: bool) -> Iterator[str]:
-    yield f"  {DIM}{row.where}{END}" if colour else f"  {row.where}"
+    where = visible(row.where)
+    yield f"  {DIM}{where}{END}" if colour else f"  {where}"
     for name, tokens in row.parts:
         text = "".join(_run(list(run), learned, colour) for learned, run in groupby(tokens, lambda t: t.learned))
-        head = f"{name}: " if name else ""
+        head = f"{visible(name)}: " if name else ""
         yield from (f"    {line}" for line in f"{head}{text}".split("\n"))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from workbench.terminal import visible
 from workbench.tracking.durations import format_duration
 from workbench.tracking.reader import Tail
 from workbench.tracking.sinks.sink import Row, numbers
@@ -174,7 +175,7 @@ class Console:
         if self._live:
             self._draw()
         elif lines := self._status_lines():
-            self._write("".join(line + "\n" for line in lines))
+            self._write("".join(visible(line) + "\n" for line in lines))
 
     def close(self) -> None:
         """Take the live lines away and leave the summary."""
@@ -224,7 +225,7 @@ class Console:
         if len(lines) > max(2, rows - 1):
             shown = max(1, rows - 3)
             lines = [*lines[:shown], f"... {len(lines) - 1 - shown} more", lines[-1]]
-        text = self._erase() + "".join(line[: max(1, columns - 1)] + "\n" for line in lines)
+        text = self._erase() + "".join(visible(line)[: max(1, columns - 1)] + "\n" for line in lines)
         self._write(text)
         self._lines_drawn = len(lines)
 
@@ -234,7 +235,7 @@ class Console:
         return f"\x1b[{lines}F\x1b[J" if lines else ""
 
     def _put(self, text: str) -> None:
-        self._write(self._erase() + text + "\n")
+        self._write(self._erase() + visible(text) + "\n")
         if self._live and (self._stages or any(run.tail is not None for run in self._runs.values())):
             self._draw()
 

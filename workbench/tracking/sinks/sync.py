@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from workbench.terminal import complain
 from workbench.tracking.sinks.wandb import unsent
 
 
 def main(runs: Path) -> int:
     """Hand every unsent run to `wandb sync`; its exit code, the highest."""
     folders = unsent(runs)
-    print(f"{len(folders)} W&B runs below {runs} are to be sent", file=sys.stderr)
+    are = "run is" if len(folders) == 1 else "runs are"
+    complain(f"{len(folders)} W&B {are} to be sent from below {runs}")
     return max((subprocess.call([sys.executable, "-m", "wandb", "sync", str(folder)]) for folder in folders), default=0)
 
 

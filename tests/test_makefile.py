@@ -1,0 +1,154 @@
+"""`make`: every value of its variables is passed on as text, and a .venv that is not this folder's own is noticed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from workbench.experiment.definition.overrides import join_settings, split_settings
+
+ROOT = Path(__file__).parents[1]
+NASTY = (
+    "$(shell touch hacked)",
+    "$$(touch hacked)",
+    "${shell touch hacked}",
+    "`touch hacked`",
+    "'; touch hacked; '",
+    '"; touch hacked; "',
+    "x; touch hacked #",
+    "a && touch hacked",
+    "a | touch hacked",
+    "a > hacked",
+    "*",
+    "[a-z]*",
+    "~",
+    "$HOME",
+    "$(NAME)",
+    "\\",
+    "--help",
+    "-h",
+    "a\nb",
+    "ä\u202e",
+)
+# Which argument each variable becomes, in which target.
+WHOLE = {
+    "exp": {"NAME": "", "RUNS": "--runs=", "JOBS": "--jobs=", "SET": "--settings="},
+    "plan": {"NAME": "", "RUNS": "--runs=", "JOBS": "--jobs=", "SET": "--settings="},
+    "data": {"NAME": "", "RUNS": "--runs=", "SET": "--settings=", "ROWS": "--rows=", "SPLIT": "--split="},
+    "report": {"NAME": "", "RUNS": "--runs=", "SET": "--settings="},
+    "compare": {"RUNS": "--runs="},
+    "export": {"RUNS": "--runs=", "OUT": "--out=", "FORMAT": "--format="},
+    "dashboard": {"RUNS": "--runs=", "PORT": "--port="},
+    "sync": {"RUNS": ""},
+}
+WORDS = {"compare": "NAMES", "export": "NAMES", "faults": "ROWS", "bench": "BENCH"}
+STUB = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The project as make sees it, set up, with a command that tells what it is given."""
+    made = tmp_path_factory.mktemp("project")
+    for name in ("Makefile", "setup.sh", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, made / name)
+    set_up(made)
+    return made
+
+
+def set_up(folder: Path) -> None:
+    """A .venv that looks whole."""
+    programs, packages = folder / ".venv/bin", folder / ".venv/lib/python3.11/site-packages"
+    programs.mkdir(parents=True)
+    for name in ("workbench", "python"):
+        (programs / name).write_text(STUB)
+        (programs / name).chmod(0o755)
+    for name in ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "yaml", "numpy", "pandas"):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").touch()
+    (folder / ".venv/.ready").write_text(f"{folder}\n{programs / 'python'}\n")
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=kept | environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def given(folder: Path, *arguments: str, **environment: str) -> list[str]:
+    """The arguments that the command behind a target got."""
+    done = make(folder, *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    assert not (folder / "hacked").exists(), arguments
+    return done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize("target", sorted(WHOLE))
+def test_every_value_of_every_variable_arrives_as_it_was_given(folder, target, record_property):
+    for value in NASTY:
+        found = given(folder, target, *(f"{name}={value}" for name in WHOLE[target]))
+        for name, option in WHOLE[target].items():
+            assert f"{option}{value}" in found, (name, value, found)
+            assert found.index(f"{option}{value}") > found.index("--") if name == "NAME" else True
+    record_property("tries", len(NASTY) * len(WHOLE[target]))
+
+
+@pytest.mark.parametrize("target", sorted(WORDS))
+def test_a_list_is_cut_at_white_space_and_nowhere_else(folder, target, record_property):
+    for value in NASTY:
+        found = given(folder, target, f"{WORDS[target]}=one {value}")
+        assert found[-1 - len(value.split()) :] == ["one", *value.split()], (value, found)
+    record_property("tries", len(NASTY))
+
+
+def test_a_file_named_as_a_value_changes_nothing(folder):
+    (folder / "beta=3").touch()
+    assert "--settings=beta=[0.3,3]" in given(folder, "exp", "NAME=x", "SET=beta=[0.3,3]")
+
+
+def test_the_environment_gives_no_value(folder):
+    variables = ("NAME", "RUNS", "JOBS", "SET", "FRESH", "SHARE", "REWARD_CODE", "INEXACT")
+    found = given(folder, "exp", **dict.fromkeys(variables, "1"))
+    assert found == ["run", "--runs=runs", "--settings=", "--", ""]
+
+
+def test_a_switch_is_1_or_0(folder):
+    assert "--fresh" in given(folder, "exp", "NAME=x", "FRESH=1")
+    assert "--fresh" not in given(folder, "exp", "NAME=x", "FRESH=0")
+    done = make(folder, "exp", "NAME=x", "FRESH=$(shell touch hacked)")
+    assert (done.returncode, len(done.stderr.splitlines()), "allowed 1 or 0" in done.stderr) == (2, 1, True)
+    assert not (folder / "hacked").exists()
+
+
+def test_a_variable_that_nothing_reads_is_refused(folder):
+    done = make(folder, "exp", "NAME=x", "STE=beta=1 $(shell touch hacked)")
+    assert (done.returncode, len(done.stderr.splitlines()), "found STE=" in done.stderr) == (2, 1, True)
+    assert not (folder / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("beta=0.2  steps=10", ["beta=0.2", "steps=10"]),
+        ('data.path="my file.jsonl"', ["data.path=my file.jsonl"]),
+        ("'data.path=it\"s mine.jsonl' a=b", ['data.path=it"s mine.jsonl', "a=b"]),
+        ("data.columns={prompt: my question, completion: x} beta=1", ["data.columns={prompt: my question, completion: x}",
+                                                                      "beta=1"]),
+        ('beta=["a b", [c, "]"]] x=1', ['beta=["a b", [c, "]"]]', "x=1"]),
+        (r"regex=\d+", [r"regex=\d+"]),
+        ("path=a[1", ["path=a[1"]),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_settings_are_cut_where_a_reader_would(text, words):
+    assert split_settings(text) == words
+
+
+@pytest.mark.parametrize("value", [*NASTY, "it's", '"', "[1, 2]", "{a: b}", "a b", "x'y\"z w"])
+def test_what_the_report_offers_to_copy_gives_the_same_settings(value):
+    words = [f"data.path={value}", "beta=0.1", f"a={value} {value}"]
+    assert split_settings(join_settings(words)) == words
