@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from workbench.experiment.definition.overrides import join_settings, split_settings
+from workbench.experiment.definition.source import show
 
 ROOT = Path(__file__).parents[1]
 NASTY = (
@@ -136,8 +138,7 @@ def test_a_variable_that_nothing_reads_is_refused(folder):
         ("beta=0.2  steps=10", ["beta=0.2", "steps=10"]),
         ('data.path="my file.jsonl"', ["data.path=my file.jsonl"]),
         ("'data.path=it\"s mine.jsonl' a=b", ['data.path=it"s mine.jsonl', "a=b"]),
-        ("data.columns={prompt: my question, completion: x} beta=1", ["data.columns={prompt: my question, completion: x}",
-                                                                      "beta=1"]),
+        ("columns={prompt: my question, b: c} beta=1", ["columns={prompt: my question, b: c}", "beta=1"]),
         ('beta=["a b", [c, "]"]] x=1', ['beta=["a b", [c, "]"]]', "x=1"]),
         (r"regex=\d+", [r"regex=\d+"]),
         ("path=a[1", ["path=a[1"]),
@@ -148,7 +149,109 @@ def test_settings_are_cut_where_a_reader_would(text, words):
     assert split_settings(text) == words
 
 
+@pytest.mark.parametrize("value", ["$(shell touch hacked)", "'\"; touch hacked #", "*", "`touch hacked` $HOME \\"])
+def test_the_real_command_says_what_it_was_given(folder, tmp_path, value):
+    (tmp_path / "experiments").mkdir()
+    for name in ("Makefile", "setup.sh", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    set_up(tmp_path)
+    (tmp_path / ".venv/bin/workbench").write_text(f'#!/bin/sh\nexec {sys.executable} -m workbench.cli "$@"\n')
+    done = make(tmp_path, "plan", f"NAME={value}", PYTHONPATH=str(ROOT))
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert lines == [f"command line: NAME: found {show(value)}, allowed the name of a file in experiments/ "
+                     "(letters, digits, - and _, at most 100)"]  # fmt: skip
+    assert not (tmp_path / "hacked").exists()
+
+
 @pytest.mark.parametrize("value", [*NASTY, "it's", '"', "[1, 2]", "{a: b}", "a b", "x'y\"z w"])
 def test_what_the_report_offers_to_copy_gives_the_same_settings(value):
     words = [f"data.path={value}", "beta=0.1", f"a={value} {value}"]
     assert split_settings(join_settings(words)) == words
+
+
+def check(folder: Path) -> bool:
+    """Whether make would use .venv as it is."""
+    return subprocess.run(["bash", "setup.sh", "check"], cwd=folder, timeout=10, check=False).returncode == 0
+
+
+def _moved(folder: Path) -> Path:
+    return folder.rename(folder.with_name("moved"))
+
+
+def _copied(folder: Path) -> Path:
+    return Path(shutil.copytree(folder, folder.with_name("copy"), symlinks=True))
+
+
+def _copied_before_stamps_named_their_folder(folder: Path) -> Path:
+    (folder / ".venv/bin/workbench").write_text(f"#!{folder}/.venv/bin/python\n")
+    (folder / ".venv/.ready").write_text("")
+    assert check(folder)
+    return _copied(folder)
+
+
+def _killed(folder: Path) -> Path:
+    (folder / ".venv/.ready").unlink()
+    return folder
+
+
+def _without_a_package(folder: Path) -> Path:
+    shutil.rmtree(folder / ".venv/lib/python3.11/site-packages/torch")
+    return folder
+
+
+def _without_packages(folder: Path) -> Path:
+    shutil.rmtree(folder / ".venv/lib")
+    return folder
+
+
+def _of_a_python_that_is_gone(folder: Path) -> Path:
+    (folder / ".venv/bin/python").unlink()
+    (folder / ".venv/bin/python").symlink_to("/usr/bin/python3.0")
+    return folder
+
+
+def _of_a_python_that_became_another(folder: Path) -> Path:
+    (folder / "python3.12").write_text("#!/bin/sh\n")
+    (folder / "python3.12").chmod(0o755)
+    (folder / ".venv/bin/python").unlink()
+    (folder / ".venv/bin/python").symlink_to(folder / "python3.12")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "happen",
+    [_moved, _copied, _copied_before_stamps_named_their_folder, _killed, _without_a_package, _without_packages,
+     _of_a_python_that_is_gone, _of_a_python_that_became_another],
+)  # fmt: skip
+def test_a_venv_that_is_not_whole_or_not_its_folders_own_is_made_anew(folder, tmp_path, happen):
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("Makefile", "setup.sh", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, project / name)
+    set_up(project)
+    assert check(project)
+    project = happen(project)
+    assert not check(project)
+    (project / ".venv/old").touch()
+    python = tmp_path / "python3"
+    python.write_text(
+        '#!/bin/sh\n[ "$*" = "-m venv .venv" ] || exit 0\n'
+        'mkdir -p .venv/bin\nfor each in python uv; do cp "$0" .venv/bin/$each; done\n'
+    )
+    python.chmod(0o755)
+    done = make(project, "setup", f"PYTHON={python}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("Setting up .venv anew, for "), done.stderr
+    assert not (project / ".venv/old").exists()
+    assert (project / ".venv/.ready").read_text().splitlines()[0] == str(project)
+
+
+def test_a_link_to_the_venv_of_another_folder_is_left_as_it_is(folder, tmp_path):
+    for name in ("Makefile", "setup.sh", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (folder / ".venv/pyvenv.cfg").touch()
+    (tmp_path / ".venv").symlink_to(folder / ".venv")
+    done = make(tmp_path, "setup")
+    assert (done.returncode, "remove the link" in done.stderr) == (2, True)
+    assert check(folder)

@@ -176,6 +176,21 @@ FAULTS = (
         "refused by name, or the slower right way; never another number",
         ("models/test_weights.py::*", "models/test_load.py::test_weights_that_are_not*"),
     ),
+    Fault(
+        26,
+        "shell and make: quotes, $, backticks and globs in every variable",
+        "passed on as text; no code runs; what the report offers can be pasted",
+        ("test_makefile.py::test_every_value*", "test_makefile.py::test_a_list*",
+         "test_makefile.py::test_a_file_named*", "test_makefile.py::test_the_environment*",
+         "test_makefile.py::test_the_real*", "test_makefile.py::test_a_switch*", "test_makefile.py::test_a_variable*",
+         "test_makefile.py::test_settings*", "test_makefile.py::test_what_the*"),
+    ),
+    Fault(
+        27,
+        "inputs made to cost: giant numbers, endless patterns and templates, a half-made .venv",
+        "one line within 10 s and 1 GB",
+        ("test_makefile.py::test_a_venv*", "test_makefile.py::test_a_link*"),
+    ),
 )  # fmt: skip
 
 

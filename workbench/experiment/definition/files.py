@@ -31,8 +31,8 @@ def find_file(asked: Node, folder: Path, problems: Problems) -> Path | None:
     name = asked.value
     if not isinstance(name, str) or not NAME.fullmatch(name):
         if name == "":
-            names = ", ".join(experiment_names(folder)) or f"nothing: {folder.name}/ has no file"
-            problems.add(asked, f"found nothing, allowed {names}")
+            known = ", ".join(experiment_names(folder)) or f"nothing: {folder.name}/ has no file"
+            problems.add(asked, f"found nothing, allowed {known}")
             return None
         near = suggest(Path(str(name)).stem, experiment_names(folder)) if name and isinstance(name, str) else ""
         allowed = f"the name of a file in {folder.name}/ ({ALLOWED_NAME})"
