@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from workbench.files import open_file
+
 MAX_PATH_BYTES, MAX_PART_BYTES = 4095, 255
 """What Linux allows of a path, and of a name in it."""
 
@@ -35,8 +37,6 @@ def check_path(text: str) -> str:
 
 GivenPath = Annotated[str, AfterValidator(check_path)]
 """A path that a user wrote, ~ not yet expanded."""
-
-from workbench.files import open_file
 
 
 class Settings(BaseModel):
