@@ -151,3 +151,36 @@ def test_fewer_rows_than_processes_and_no_rows_at_all_are_refused():
         BatchLoader(_row_set(), 2, seed=0, world_size=3)
     with pytest.raises(DataError, match="there are no rows to train on"):
         BatchLoader(_row_set([]), 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rows", "sizes"),
+    [
+        (1, 33, [32, 1]),
+        (2, 33, [32, 32, 2]),
+        (1, 32, [32]),
+        (0.5, 33, [17]),  # half of 33 rows is 16.5: a broken row counts whole
+        (1.1, 10, [11]),  # the product of binary numbers is 11.000000000000002
+        (3, 5, [15]),
+        (1e-6, 33, [1]),
+    ],
+)
+def test_epochs_count_rows_and_the_last_batch_takes_those_left(epochs, rows, sizes):
+    loader = BatchLoader(_row_set([1] * rows), 32, seed=3)
+    assert loader.end_after(epochs) == len(sizes)
+    taken = [loader.rows_of(position) for position in range(len(sizes))]
+    assert [len(part) for part in taken] == sizes
+    counts = np.bincount(np.concatenate(taken), minlength=rows)
+    assert counts.max() - counts.min() <= (0 if float(epochs).is_integer() else 1)
+    # What goes on behind the end takes up where it was cut.
+    more = np.concatenate([*taken, *(loader.rows_of(len(sizes) + place) for place in range(3))])
+    endless = BatchLoader(_row_set([1] * rows), 32, seed=3)
+    assert more.tolist() == np.concatenate([endless.rows_of(p) for p in range(len(sizes) + 3)])[: len(more)].tolist()
+
+
+def test_a_last_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(DataError, match=r"1 epochs of 33 rows end with a batch of 1, .* 1 for each of 2 .*; set steps"):
+        BatchLoader(_row_set([1] * 33), 32, seed=0, world_size=2).end_after(1)
+    with pytest.raises(DataError, match="end with a batch of 3, and one needs 4 here"):
+        BatchLoader(_row_set([1] * 35), 32, seed=0).end_after(1, 4)
+    assert BatchLoader(_row_set([1] * 34), 32, seed=0, world_size=2).end_after(1) == 2

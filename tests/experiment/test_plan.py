@@ -148,6 +148,22 @@ def test_the_estimate_counts_steps_rows_and_parameters_by_hand(lab):
     assert found.seconds == found.flops / 1e9
 
 
+def test_the_last_step_of_epochs_is_estimated_by_the_rows_that_are_left(lab):
+    run = only_run(lab, "steps=null", "data.rows=33")
+    found = estimate(run, {run.key: run}, lab / "runs", Speed(1e9, "test"))
+    assert (found.steps, found.full_steps, found.steps_per_epoch) == (3, 33 / 16, 33 / 16)
+    full = only_run(lab, "steps=2", "data.rows=33")
+    two = estimate(full, {full.key: full}, lab / "runs", Speed(1e9, "test"))
+    assert found.flops == pytest.approx(two.flops * 33 / 32)
+
+
+def test_how_epochs_are_counted_is_part_of_the_identity_where_they_decide(lab, monkeypatch):
+    by_epochs, by_steps = fingerprint_of(lab, "steps=null"), fingerprint_of(lab)
+    monkeypatch.setattr("workbench.experiment.identity.EPOCHS_VERSION", 99)
+    assert fingerprint_of(lab, "steps=null") != by_epochs
+    assert fingerprint_of(lab) == by_steps
+
+
 def test_the_estimate_counts_optimiser_averages_and_what_is_kept_by_hand(lab):
     def memory(*overrides):
         run = only_run(lab, *overrides)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.data.epochs import batches_of_epochs, rows_of_epochs, rows_of_last_batch
 from workbench.data.sets import Dataset
 from workbench.errors import DataError
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class BatchLoader:
-    """Endless batches: each epoch is a new permutation, one behind the other, so that every batch is full.
+    """Endless batches: each epoch is a new permutation, one behind the other, so that every batch is full but the last
+    of a number of epochs (end_after).
 
     batch_rows: rows per step over all processes, of which this one takes every world_size-th from its rank on.
     """
@@ -28,6 +30,7 @@ class BatchLoader:
         self.data, self.batch_rows, self.seed = data, batch_rows, seed
         self._rank, self._world_size = rank, world_size
         self._position = 0
+        self._total: int | None = None
         self._epoch, self._order = -1, np.zeros(0, np.int64)
 
     @property
@@ -43,6 +46,22 @@ class BatchLoader:
         """Batches an epoch, a last partial one counted."""
         return -(-len(self.data) // self.batch_rows)
 
+    def end_after(self, epochs: float, smallest_share: int = 1) -> int:
+        """Cut the batch that ends so many epochs to the rows that are left; how many batches they are.
+
+        smallest_share: rows that each process needs of it; DataError where it has fewer.
+        """
+        rows = len(self.data)
+        count, last = (rule(epochs, rows, self.batch_rows) for rule in (batches_of_epochs, rows_of_last_batch))
+        needed = smallest_share * self._world_size
+        if last < needed <= self.batch_rows:
+            raise DataError(
+                f"{epochs:g} epochs of {rows} rows end with a batch of {last}, and one needs {needed} here: "
+                f"{smallest_share} for each of {self._world_size} processes; set steps, which are all full"
+            )
+        self._total = rows_of_epochs(epochs, rows)
+        return count
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
             rows = self.rows_of(self._position)
@@ -53,8 +72,13 @@ class BatchLoader:
 
     def rows_of(self, position: int) -> np.ndarray:
         """The rows of batch number `position`, over all processes."""
-        first = position * self.batch_rows
-        rows = np.arange(first, first + self.batch_rows)
+        first, size = position * self.batch_rows, self.batch_rows
+        if self._total is not None:
+            # A step that takes several batches may go on behind the last one: from where that was cut.
+            beyond = max(0, position - (self._total - 1) // self.batch_rows)
+            first = first if not beyond else self._total + (beyond - 1) * self.batch_rows
+            size = size if beyond else min(size, self._total - first)
+        rows = np.arange(first, first + size)
         epochs = rows // len(self.data)
         taken = [self._permutation(int(e))[rows[epochs == e] % len(self.data)] for e in np.unique(epochs)]
         return np.concatenate(taken)

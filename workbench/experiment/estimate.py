@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.asked import asked_prompt
+from workbench.data.epochs import batches_of_epochs, rows_of_epochs
 from workbench.data.formats import FORMATS, kind_of, parse_example, serves
 from workbench.data.reading import local_files, open_records, renamed
 from workbench.data.settings import CollectData, ReadData, TaskData
@@ -53,6 +54,8 @@ class Estimate:
     disk_bytes: float | None
     budget_steps: float | None = None
     """Steps after which the run's budget ends it, what comes before its first step not counted; None: none does."""
+    full_steps: float = 0.0
+    """The steps, of which the last one of `epochs` counts as the share of its rows; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,15 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
     rows, lengths = _data_size(spec, characters=config is not None and config["vocab_size"] < 1000)
     updates = settings.updates_per_rollout if isinstance(settings, RolloutSettings) else 1
     steps_per_epoch = rows / settings.batch_rows_per_step() * updates if rows else None
-    steps = settings.steps
+    steps, full = settings.steps, float(settings.steps or 0)
     if steps is None and rows:
-        steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch_rows_per_step())) * updates
+        batch_rows = settings.batch_rows_per_step()
+        steps = batches_of_epochs(settings.epochs, rows, batch_rows) * updates
+        full = rows_of_epochs(settings.epochs, rows) / batch_rows * updates  # the last takes what is left
     work = StepWork.of(settings, lengths) if lengths else None
     tokens_per_step = work.trained_tokens if work is not None else None
     if config is None:
-        return Estimate(rows, steps, steps_per_epoch, tokens_per_step, None, None, None, None)
+        return Estimate(rows, steps, steps_per_epoch, tokens_per_step, None, None, None, None, full_steps=full)
     size = RunSize.of(config, spec)
     flops = seconds = memory = ended = None
     if steps and work is not None:
@@ -115,8 +120,8 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
         per_step = work.trained_tokens * (4 * size.frozen + 6 * size.trained + again)
         per_step += 2 * size.policy * (work.generated_tokens + work.scored_tokens)
         within = _steps_within(spec.budget, per_step, work.trained_tokens, speed)
-        ended = within if within < steps else None
-        flops = (steps if ended is None else ended) * per_step
+        ended = within if within < full else None
+        flops = (full if ended is None else ended) * per_step
         seconds = flops / speed.flops_per_second
     if work is not None:
         memory = memory_bytes(config, spec, size, work)
@@ -125,7 +130,7 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
     if last is not None and lengths:
         characters_per_token = 1.0 if config["vocab_size"] < 1000 else CHARACTERS_PER_TOKEN
         disk += record_bytes(spec, last, lengths, characters_per_token)
-    return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk, ended)
+    return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk, ended, full)
 
 
 def model_bytes(spec: RunSpec, runs: Path) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 from workbench.config import file_sha256, fingerprint
 from workbench.data import tasks
+from workbench.data.epochs import VERSION as EPOCHS_VERSION
 from workbench.data.hub import dataset_identity
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.sources import SUFFIXES
@@ -58,6 +59,8 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
             return Identity(None, key)
     model = model_identity(spec.model, spec.start, runs)
     hyperparameters, free = dump(spec.hyperparameters), set(FREE_HYPERPARAMETERS)
+    if spec.hyperparameters.steps is None:
+        hyperparameters["epochs_version"] = EPOCHS_VERSION
     if spec.hyperparameters.spikes is None:
         free.add("spikes")  # what was not asked for is left out: runs from before it could be are still valid
     if spec.hyperparameters.rolls_back:

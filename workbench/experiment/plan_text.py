@@ -81,7 +81,7 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
             f"{found.steps:,} steps" + (f", about {ended:,.0f} within the budget" if ended is not None else "")
         )
     if found.rows is not None and found.steps_per_epoch:
-        steps = found.steps if found.budget_steps is None else found.budget_steps
+        steps = found.full_steps if found.budget_steps is None else found.budget_steps
         epochs = f", {steps / found.steps_per_epoch:.3g} epochs" if steps else ""
         parts.append(f"{found.rows:,} {unit} = {found.steps_per_epoch:.4g} steps an epoch{epochs}")
     if found.tokens_per_step:

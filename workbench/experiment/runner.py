@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from workbench.data.epochs import batches_of_epochs
 from workbench.errors import StorageError, WorkbenchError
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
@@ -276,9 +277,9 @@ def num_steps(run: PreparedRun) -> int:
     settings = run.spec.hyperparameters
     if settings.steps is not None:
         return settings.steps
-    batches = -(-run.data.made["counts"]["rows"] // settings.batch_rows_per_step())
     updates = settings.updates_per_rollout if isinstance(settings, RolloutSettings) else 1
-    return -int(-settings.epochs * batches // 1) * updates
+    rows = run.data.made["counts"]["rows"]
+    return batches_of_epochs(settings.epochs, rows, settings.batch_rows_per_step()) * updates
 
 
 def default_jobs(threads: int) -> int:

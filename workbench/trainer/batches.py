@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from workbench.errors import DataError
 
 Batch = dict[str, torch.Tensor]
+
+
+@runtime_checkable
+class EpochLoader(Protocol):
+    """A loader that counts epochs by rows (workbench.data's BatchLoader), so that the last step takes those left."""
+
+    def end_after(self, epochs: float, smallest_share: int = 1) -> int:
+        """Cut the batch that ends so many epochs to the rows that are left; how many batches they are."""
 
 
 def num_rows(batch: Batch) -> int:

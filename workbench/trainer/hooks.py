@@ -11,7 +11,7 @@ import torch
 
 from workbench.errors import CheckpointError, DefinitionError
 from workbench.models.flops import Work
-from workbench.trainer.batches import Batch, num_rows
+from workbench.trainer.batches import Batch, EpochLoader, num_rows
 from workbench.trainer.loss import LossResult
 
 
@@ -44,9 +44,16 @@ class TrainerHooks(abc.ABC):
         """Optimiser steps: as many as the settings say, or as the epochs have batches."""
         if self.settings.steps is not None:
             return self.settings.steps
+        if isinstance(self.train_loader, EpochLoader):
+            return self.train_loader.end_after(self.settings.epochs, self._smallest_share)
         if not isinstance(self.train_loader, Sized):
             raise DefinitionError("steps is absent and train_loader has no length to count epochs by; set steps")
         return math.ceil(self.settings.epochs * len(self.train_loader))
+
+    @property
+    def _smallest_share(self) -> int:
+        """Rows of a loader's batch that each process needs."""
+        return 1
 
     def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:
         """The language model within what _set_up_model returned."""

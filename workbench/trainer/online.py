@@ -258,6 +258,10 @@ class OnlineTrainer(BaseTrainer):
         steps = super()._plan_steps()
         return steps if self.settings.steps is not None else steps * self.settings.updates_per_rollout
 
+    @property
+    def _smallest_share(self) -> int:
+        return self.settings.minibatches  # each of them has a prompt
+
     # Hooks.
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:

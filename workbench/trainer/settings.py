@@ -79,7 +79,7 @@ class TrainerSettings(Settings):
     steps: PositiveInt | None = None
     """Optimiser steps; when absent, `epochs` decides."""
     epochs: PositiveFloat = 1.0
-    """Passes over the training data, used when `steps` is absent."""
+    """Passes over the rows of the training data, used when `steps` is absent; the last step takes those left."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: Muon on hidden matrices (LoRA's among them), AdamW on embeddings, output head and vectors."""
