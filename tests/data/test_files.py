@@ -78,7 +78,8 @@ CSV_FILES = [
     (b"prompt,completion\na,b\n\xff,c\n", "{path}:3: is not UTF-8"),
     (b"prompt,completion\na,caf\xe9\nc,d\n", "{path}:2: is not UTF-8"),
     ("prompt,chosen,rejected,score\np,c,r,1\n",
-     "{path}:2: found preference rows, this needs rows of text; prompt, completion; messages"),
+     "{path}:2: found preference rows, this needs rows of text; prompt, completion; messages; "
+     "columns: {{completion: chosen}} takes one side of pairs"),
 ]  # fmt: skip
 
 
@@ -99,10 +100,10 @@ def test_a_bad_csv_row_spoils_no_other(tmp_path):
     assert [line.removeprefix(f"{path}:")[:1] for line in skipped] == ["2", "4", "5"]
 
 
-ALLOWED = (
-    "chosen, prompt, rejected; chosen, rejected; completion, label, prompt; messages; completion, prompt; "
-    "answer, question; instruction, output; conversations; text\n"
-    "mend the rows, or set data.bad_rows=skip to leave them out, counted"
+NO_FORMAT = (
+    "{{path}}:1: columns: found {}, which is no format; name them as data.columns={{{}}}; allowed chosen, prompt, "
+    "rejected; chosen, rejected; completion, label, prompt; messages; completion, prompt; answer, question; "
+    "instruction, output; conversations; text"
 )
 JSON_FILES = [
     ("a.json", b"", "{path}: is not JSON (Expecting value at column 1); a file of one row a line ends in .jsonl"),
@@ -121,13 +122,16 @@ JSON_FILES = [
      "mend the rows, or set data.bad_rows=skip to leave them out, counted"),
     ("a.jsonl", b"", "{path}: no row in it can be used"),
     ("a.jsonl", b"\n \n\t\r\n", "{path}: no row in it can be used"),
-    ("a.jsonl", b"{}", "{path}:1: has the fields (none), allowed " + ALLOWED),
-    ("a.jsonl", b'{"Text": "a"}', "{path}:1: has the fields Text, allowed " + ALLOWED),
-    ("a.jsonl", b'{"a\\n\\u001b[1m": 1}', "{path}:1: has the fields a\\n\\x1b[1m, allowed " + ALLOWED),
+    ("a.jsonl", b"{}", NO_FORMAT.format("(none)", "prompt: ..., completion: ...")),
+    ("a.jsonl", b'{"Text": "a"}', NO_FORMAT.format("Text", "text: Text")),
+    ("a.jsonl", b'{"problem": "a", "Answer": 1}',
+     NO_FORMAT.format("problem, Answer", "prompt: problem, completion: Answer")),
+    ("a.jsonl", b'{"a\\n\\u001b[1m": 1}', NO_FORMAT.format("a\\n\\x1b[1m", "prompt: ..., completion: ...")),
     ("a.jsonl", json.dumps({f"f{i}": i for i in range(99)}).encode(),
-     "{path}:1: has the fields f0, f1, f2, f3, f4, f5, f6, f7, ..., allowed " + ALLOWED),
+     NO_FORMAT.format("f0, f1, f2, f3, f4, f5, f6, f7, ...", "prompt: ..., completion: ...")),
     ("a.jsonl", b'{"prompt": "p", "chosen": "c", "rejected": "r"}',
-     "{path}:1: found preference rows, this needs rows of text; prompt, completion; messages"),
+     "{path}:1: found preference rows, this needs rows of text; prompt, completion; messages; "
+     "columns: {completion: chosen} takes one side of pairs"),
     ("a.txt", b"text", "{path}: found .txt, allowed .jsonl, .json, .parquet, .csv"),
     ("a", b"text", "{path}: found no ending, allowed .jsonl, .json, .parquet, .csv"),
     ("a.jsonl.gz", b"text", "{path}: found .gz, allowed .jsonl, .json, .parquet, .csv"),

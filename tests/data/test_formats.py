@@ -8,7 +8,16 @@ import pytest
 
 from workbench.data.bad_rows import BadRows
 from workbench.data.conversations import split_prompt
-from workbench.data.formats import Chat, Preference, PromptCompletion, Text, Unpaired, kind_of, parse_example
+from workbench.data.formats import (
+    Chat,
+    Preference,
+    Prompt,
+    PromptCompletion,
+    Text,
+    Unpaired,
+    kind_of,
+    parse_example,
+)
 from workbench.data.reading import Examples
 from workbench.data.sources import Record
 from workbench.data.tokenise import tokenise_pairs, tokenise_rows
@@ -176,11 +185,113 @@ def test_columns_are_read_under_the_names_they_are_given():
     assert list(Examples(records, "rows", BadRows(), columns=columns)) == [PromptCompletion("p", "s")]
 
 
-def test_a_named_column_that_is_not_there_is_a_bad_row():
+def test_a_named_column_that_a_row_lacks_is_a_bad_row():
     """Though the row has a field of the format's own name, which would be read in silence."""
-    records = [Record("a:1", {"prompt": "p", "completion": "not this", "solution": "s"})]
-    with pytest.raises(DataError, match=r"a:1: has no column soluton, which data.columns names"):
-        list(Examples(records, "rows", BadRows(), columns={"completion": "soluton"}))
+    fields = {"prompt": "p", "completion": "not this"}
+    records = [Record("a:1", fields | {"solution": "s"}), Record("a:2", fields)]
+    with pytest.raises(DataError, match=r"^a:2: has no column solution, which data.columns names"):
+        list(Examples(records, "rows", BadRows(), columns={"completion": "solution"}))
+
+
+def _error(rows: list[dict], form: str = "rows", **settings) -> str:
+    records = [Record(f"a:{number}", row) for number, row in enumerate(rows, start=1)]
+    with pytest.raises(DataError) as error:
+        list(Examples(records, form, BadRows(skip=settings.pop("skip", False)), name="a", **settings))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_column_that_no_row_has_is_one_line(skip):
+    rows = [{"prompt": "p", "completion": "not this", "solution": "s"}] * 64
+    assert _error(rows, columns={"completion": "soluton"}, skip=skip) == (
+        "a: columns: completion: soluton: none of its 64 rows has that column, allowed prompt, completion, solution; "
+        "did you mean solution?"
+    )
+    assert _error([{"chosen": "ab", "rejected": "ac"}] * 64, columns={"prompt": "prompt", "completion": "chosen"}) == (
+        "a: columns: prompt: prompt: none of its 64 rows has that column, allowed chosen, rejected; a prompt that "
+        "chosen and rejected begin with needs no name: columns: {completion: chosen}"
+    )
+    assert _error([{"problem": "p", "Answer": "a"}] * 64, skip=skip).startswith(
+        "a:1: columns: found problem, Answer, which is no format (nor is any other of 64 rows); "
+        "name them as data.columns={prompt: problem, completion: Answer}; allowed "
+    )
+
+
+def test_nested_columns_are_named_by_a_dotted_path():
+    row = {
+        "prompt": _turns(USER),
+        "reward_model": {"ground_truth": 42, "style": "rule"},
+        "extra.x": 1,
+        "n": [{"a": "z"}],
+    }
+    found = Examples([Record("a:1", row)], "prompts", BadRows(), columns={"answer": "reward_model.ground_truth"})
+    assert list(found) == [Prompt((USER,), "42")]
+    assert found.unread == {"reward_model.style": 1, "extra.x": 1, "n": 1}
+    for column, answer in (("extra.x", "1"), ("n.0.a", "z")):
+        assert list(Examples([Record("a:1", row)], "prompts", BadRows(), columns={"answer": column})) == [
+            Prompt((USER,), answer)
+        ]
+
+
+HH = {"chosen": "Human: u Assistant: yes", "rejected": "Human: u Assistant: no"}
+CHATS = {"chosen": _turns(USER, ANSWER), "rejected": _turns(USER, WORSE)}
+SIDES = [
+    (HH, {"completion": "chosen"}, PromptCompletion("Human: u Assistant:", " yes")),
+    (HH, {"completion": "rejected"}, PromptCompletion("Human: u Assistant:", " no")),
+    ({"prompt": "p", **HH}, {"completion": "chosen"}, PromptCompletion("p", HH["chosen"])),
+    ({"q": "p", **HH}, {"prompt": "q", "completion": "rejected"}, PromptCompletion("p", HH["rejected"])),
+    ({"good": HH["chosen"], "bad": HH["rejected"]}, {"chosen": "good", "rejected": "bad", "completion": "good"},
+     PromptCompletion("Human: u Assistant:", " yes")),
+    (CHATS, {"completion": "rejected"}, Chat((USER, WORSE), learn_from=1)),
+    ({"prompt": "u", **CHATS}, {"completion": "chosen"}, Chat((USER, ANSWER), learn_from=1)),
+    ({"prompt": _turns(USER), "chosen": _turns(ANSWER), "rejected": _turns(WORSE)}, {"completion": "chosen"},
+     Chat((USER, ANSWER), learn_from=1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "columns", "expected"), SIDES, ids=range(len(SIDES)))
+@pytest.mark.parametrize("form", ["rows", "prompts"])
+def test_a_trainer_of_rows_takes_a_side_of_pairs(row, columns, expected, form):
+    assert list(Examples([Record("a:1", row)] * 2, form, BadRows(), columns=columns)) == [expected] * 2
+
+
+REFUSED = [
+    ({"weight": 0.5}, "weight"), ({"weight": 0}, "weight"), ({"sample_weight": "2"}, "sample_weight"),
+    ({"train": False}, "train"), ({"Loss_Mask": [1]}, "Loss_Mask"), ({"context": "c", "history": [["a", "b"]]},
+    "context, history"), ({"images": ["a.png"]}, "images"),
+    ({"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+    ({"system_prompt": "s"}, "system_prompt"), ({"label": False}, "label"), ({"input": "i"}, "input"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "names"), REFUSED, ids=range(len(REFUSED)))
+@pytest.mark.parametrize("row", [{"messages": _turns(USER, ANSWER)}, {"question": "q", "answer": "a"}])
+def test_a_column_that_would_change_what_is_learned_stops_the_run_in_one_line(more, names, row):
+    rows = [row, *([row | more] * 3)]
+    message = _error(rows, skip=True)
+    assert message.startswith(f"a:2: has {names}, without which other things would be learned")
+    assert message.endswith(f"or leave it out by data.ignore_columns=[{names}]")
+    records = [Record("a:1", row) for row in rows]
+    found = Examples(records, "rows", BadRows(), ignored=names.split(", "))
+    assert (len(list(found)), found.unread) == (4, {})
+
+
+NEUTRAL = {"weight": 1.0, "train": True, "context": "", "images": [], "mask": None, "label": 3, "source": "web"}
+
+
+def test_columns_that_change_nothing_are_named_and_counted():
+    turns = [{**_turns(USER)[0], "timestamp": 5}, *_turns(ANSWER)]
+    rows = [{"messages": turns, "id": 7, "chosen": "c", **NEUTRAL}, {"messages": _turns(USER, ANSWER), "id": 8}]
+    found = Examples([Record("a:1", row) for row in rows], "rows", BadRows())
+    assert list(found) == [Chat((USER, ANSWER))] * 2
+    assert found.unread == {"messages[].timestamp": 1, "id": 2, "chosen": 1, "weight": 1, "train": 1, "label": 1,
+                            "source": 1}  # fmt: skip
+
+
+def test_the_same_row_said_twice_is_no_context():
+    """A row that is of several formats says in each what the others say."""
+    row = {"instruction": "i", "input": "x", "output": "o", "text": "i x o", "messages": _turns(USER, ANSWER)}
+    assert list(Examples([Record("a:1", row)], "rows", BadRows())) == [Chat((USER, ANSWER))]
 
 
 def test_only_the_completion_of_a_chat_is_learned(make_tokenizer, chatml):

@@ -35,6 +35,8 @@ class Counts:
     """Rows left out because they were not valid."""
     bad_examples: list[str] = field(default_factory=list)
     """The first few of them, file:line and reason."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """Rows by each of their fields that has a value there and that nothing reads."""
     places: list[str] = field(default_factory=list)
     """Where the first rows kept come from."""
 

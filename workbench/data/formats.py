@@ -21,8 +21,10 @@ from workbench.data.conversations import (
     split_prompt,
     unlearned_turns,
 )
+from workbench.data.fields import listed, renamed
 from workbench.data.sources import shown
 
+SIDES = ("chosen", "rejected")
 Form = Literal["rows", "pairs", "unpaired", "prompts"]
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 ALPACA_WITH_INPUT = (
@@ -103,6 +105,21 @@ class Format:
     form: Form
     parse: Callable[[Mapping[str, Any]], Example]
     parse_as_chat: Callable[[Mapping[str, Any]], Example] | None = None
+    also: frozenset[str] = frozenset()
+    """Fields that are read where they are there."""
+
+    @property
+    def read(self) -> frozenset[str]:
+        """Every field that is read."""
+        return self.needed | self.also
+
+
+class NoFormatError(ValueError):
+    """Fields that are of no format."""
+
+    def __init__(self, names: list[str], allowed: str) -> None:
+        super().__init__(f"has the fields {listed(names)}, allowed {allowed}")
+        self.names, self.allowed = names, allowed
 
 
 def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
@@ -115,9 +132,7 @@ def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
         useful = [
             k for kind, k in FORMATS.items() if (serves(kind, form) if form == "prompts" else k.form != "prompts")
         ]
-        allowed = "; ".join(", ".join(sorted(known.needed)) for known in useful)
-        names = ", ".join(shown(name)[1:-1] for name in list(fields)[:8]) + (", ..." if len(fields) > 8 else "")
-        raise ValueError(f"has the fields {names or '(none)'}, allowed {allowed}")
+        raise NoFormatError(list(fields), "; ".join(", ".join(sorted(known.needed)) for known in useful))
     if "unpaired" in kinds:  # its completions are not all to be learned from
         return "unpaired"
     return next((kind for kind in kinds if serves(kind, form)), kinds[0])
@@ -126,6 +141,31 @@ def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
 def serves(kind: str, form: Form) -> bool:
     """Whether rows of a format give what is wanted: prompts stand in all rows but plain text."""
     return FORMATS[kind].form == form or (form == "prompts" and FORMATS[kind].form == "rows" and kind != "text")
+
+
+def side_of(columns: Mapping[str, str], fields: Mapping[str, Any], form: Form) -> str | None:
+    """chosen or rejected, where the columns take that side of a pair as the completion and the pair must be read to
+    tell its prompt; None where every field can be read under its name."""
+    taken = columns.get("completion")
+    if form == "pairs" or taken is None:
+        return None
+    pair = renamed(fields, {name: column for name, column in columns.items() if name != "completion"})
+    side = next((side for side in SIDES if taken in (side, columns.get(side))), None)
+    if side is None or not set(SIDES) <= pair.keys():
+        return None
+    return side if "prompt" not in pair or isinstance(pair["prompt"], list) != isinstance(pair[side], list) else None
+
+
+def parse_side(fields: Mapping[str, Any], side: str, where: str = "") -> PromptCompletion | Chat:
+    """A side of a pair as a prompt and its completion. ValueError as parse_example."""
+    pair = _led(_preference(fields), fields, False)
+    assert isinstance(pair, Preference), "a preference stays one"
+    prompt, taken = pair.prompt, pair.chosen if side == "chosen" else pair.rejected
+    if isinstance(prompt, tuple) and isinstance(taken, tuple):
+        return Chat(prompt + taken, learn_from=len(prompt), reference=_answer(fields), where=where)
+    assert isinstance(prompt, str), "a preference is all turns or all text"
+    assert isinstance(taken, str), "a preference is all turns or all text"
+    return PromptCompletion(prompt, text_of(taken, side), reference=_answer(fields), where=where)
 
 
 def parse_example(kind: str, fields: Mapping[str, Any], *, as_chat: bool = False, where: str = "") -> Example:
@@ -317,17 +357,25 @@ def _text(fields: Mapping[str, Any]) -> Text:
     return Text(text_of(fields["text"], "text"))
 
 
+LEAD = frozenset({"system", "tools"})
+CHECKED = LEAD | {"answer"}
+ENDED = LEAD | {"chosen_ended", "rejected_ended"}
 FORMATS: dict[str, Format] = {
-    "prompt-answer": Format(frozenset({"prompt", "answer"}), "prompts", _prompt),
-    "preference": Format(frozenset({"prompt", "chosen", "rejected"}), "pairs", _preference),
-    "preference with implicit prompt": Format(frozenset({"chosen", "rejected"}), "pairs", _preference),
-    "unpaired": Format(frozenset({"prompt", "completion", "label"}), "unpaired", _unpaired),
-    "messages": Format(frozenset({"messages"}), "rows", _messages),
-    "prompt-completion": Format(frozenset({"prompt", "completion"}), "rows", _prompt_completion),
-    "question-answer": Format(frozenset({"question", "answer"}), "rows", _question_answer),
-    "alpaca": Format(frozenset({"instruction", "output"}), "rows", _alpaca, _alpaca_as_chat),
-    "sharegpt": Format(frozenset({"conversations"}), "rows", _sharegpt),
+    "prompt-answer": Format(frozenset({"prompt", "answer"}), "prompts", _prompt, also=LEAD),
+    "preference": Format(frozenset({"prompt", "chosen", "rejected"}), "pairs", _preference, also=ENDED),
+    "preference with implicit prompt": Format(frozenset({"chosen", "rejected"}), "pairs", _preference, also=ENDED),
+    "unpaired": Format(frozenset({"prompt", "completion", "label"}), "unpaired", _unpaired, also=CHECKED),
+    "messages": Format(frozenset({"messages"}), "rows", _messages, also=CHECKED),
+    "prompt-completion": Format(frozenset({"prompt", "completion"}), "rows", _prompt_completion, also=CHECKED),
+    "question-answer": Format(frozenset({"question", "answer"}), "rows", _question_answer, also=LEAD),
+    "alpaca": Format(frozenset({"instruction", "output"}), "rows", _alpaca, _alpaca_as_chat, LEAD | {"input"}),
+    "sharegpt": Format(frozenset({"conversations"}), "rows", _sharegpt, also=CHECKED),
     "text": Format(frozenset({"text"}), "rows", _text),
-    "prompt-only": Format(frozenset({"prompt"}), "prompts", _prompt),
+    "prompt-only": Format(frozenset({"prompt"}), "prompts", _prompt, also=CHECKED),
 }
 """Formats by name, the first whose fields are all there."""
+
+
+def fields_of_formats(fields: Mapping[str, Any]) -> frozenset[str]:
+    """The fields that some format would read of such a row: of one that a row also is, they say the same again."""
+    return frozenset().union(*(known.read for known in FORMATS.values() if known.needed <= fields.keys()))

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from workbench.data.bad_rows import BadRows
-from workbench.data.formats import FORMATS, Example, Form, kind_of, parse_example, serves
+from workbench.data.fields import (
+    MISSING,
+    TURN_LISTS,
+    column_of,
+    listed,
+    no_format,
+    no_such_column,
+    refused_fields,
+    renamed,
+    unread_fields,
+)
+from workbench.data.formats import (
+    FORMATS,
+    Example,
+    Form,
+    NoFormatError,
+    fields_of_formats,
+    kind_of,
+    parse_example,
+    parse_side,
+    serves,
+    side_of,
+)
 from workbench.data.hub import dataset_files, dataset_records
 from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.sources import Record, read_records
@@ -21,6 +43,8 @@ WANTED: dict[Form, str] = {
     "unpaired": "prompt, completion, label",
     "prompts": "prompt; prompt, answer; prompt, completion; messages",
 }
+MAX_NAMES = 40
+ONE_SIDE = "; columns: {completion: chosen} takes one side of pairs"
 NO_TRAINER = "no trainer here takes unpaired rows yet; to learn from every completion, remove the column label"
 
 
@@ -44,17 +68,12 @@ def find_form(settings: ReadData, form: Form) -> Form:
     """The form of the first row that has one, that which is wanted where it has several; the wanted where none has."""
     for record in open_records(settings):
         try:
+            if side_of(settings.columns, record.fields, form):
+                return form
             return FORMATS[kind_of(renamed(record.fields, settings.columns), form)].form
         except ValueError:
             continue
     return form
-
-
-def renamed(fields: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The fields under the names that the format gives them. columns: the data's own name by the format's."""
-    taken = {column: name for name, column in columns.items() if column in fields}
-    kept = {name: value for name, value in fields.items() if name not in taken}
-    return kept | {name: fields[column] for column, name in taken.items()}
 
 
 @dataclass
@@ -62,6 +81,7 @@ class Examples:
     """The records as examples, one at a time, so that the text of all is never held at once.
 
     form: what is wanted; a file of another kind is a DataError. columns: the file's column by the format's name.
+    ignored: columns that may be left out though what is learned would be another with them.
     """
 
     records: Iterable[Record]
@@ -71,34 +91,115 @@ class Examples:
     columns: Mapping[str, str] = field(default_factory=dict)
     name: str = "the data"
     """What is read, for a message about all of it."""
+    ignored: Collection[str] = ()
     kind: str | None = None
     """The format, known once a row was read."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """Rows by each field that has a value there and that nothing reads."""
+
+    @classmethod
+    def of(cls, settings: ReadData, form: Form, bad: BadRows) -> Examples:
+        """Of the records that the settings name."""
+        return cls(
+            open_records(settings),
+            form,
+            bad,
+            settings.chat_template,
+            settings.columns,
+            settings.source,
+            settings.ignore_columns,
+        )
 
     def __iter__(self) -> Iterator[Example]:
         found = False
+        seen = _Seen(self.columns)
         for record in self.records:
             try:
                 if record.problem:
                     raise ValueError(record.problem)
-                absent = [column for column in self.columns.values() if column not in record.fields]
+                absent = seen.absent(record.fields)
                 if absent:
                     raise ValueError(f"has no column {absent[0]}, which data.columns names")
-                yield self._parse(record.where, renamed(record.fields, self.columns))
+                yield self._parse(record)
                 found = True
+            except NoFormatError as error:
+                seen.formless = seen.formless or (record.where, error)
+                self.bad.add(record.where, error)
             except ValueError as error:
                 self.bad.add(record.where, error)
+        seen.check(self.name, self.kind)
         self.bad.check()
         if not found:
             first = f"; the first: {self.bad.first[0]}" if self.bad.first else ""
             raise DataError(f"{self.name}: no row in it can be used{first}")
 
-    def _parse(self, where: str, fields: Mapping[str, Any]) -> Example:
+    def _parse(self, record: Record) -> Example:
+        side = side_of(self.columns, record.fields, self.form)
+        columns = {name: column for name, column in self.columns.items() if not side or name != "completion"}
+        fields = renamed(record.fields, columns)
         if self.kind is None:
-            self.kind = kind_of(fields, self.form)
-            if not serves(self.kind, self.form):
-                needed = NO_TRAINER if self.kind == "unpaired" else f"this needs rows of {WANTED[self.form]}"
-                raise DataError(f"{where}: found {self.kind} rows, {needed}")
-        return parse_example(self.kind, fields, as_chat=self.as_chat, where=where)
+            kind = kind_of(fields, "pairs" if side else self.form)
+            if not side and not serves(kind, self.form):
+                needed = NO_TRAINER if kind == "unpaired" else f"this needs rows of {WANTED[self.form]}"
+                hint = ONE_SIDE if FORMATS[kind].form == "pairs" else ""
+                raise DataError(f"{record.where}: found {kind} rows, {needed}{hint}")
+            self.kind = kind
+        self._account(record, fields)
+        if side:
+            return parse_side(fields, side, record.where)
+        return parse_example(self.kind, fields, as_chat=self.as_chat, where=record.where)
+
+    def _account(self, record: Record, fields: Mapping[str, Any]) -> None:
+        """Count what nothing reads. DataError where what is learned would be another with it."""
+        assert self.kind is not None, "the first row tells the format"
+        read = FORMATS[self.kind].read
+        if fields.keys() <= read and not any(name in fields for name in TURN_LISTS):
+            return
+        kept = {name: value for name, value in fields.items() if name not in self.ignored}
+        refused = refused_fields(kept, read | fields_of_formats(fields), text=self.kind == "text")
+        if refused:
+            names = listed(refused)
+            raise DataError(
+                f"{record.where}: has {names}, without which other things would be learned, and which {self.kind} rows "
+                f"are not read with: name a column in data.columns, or leave it out by data.ignore_columns=[{names}]"
+            )
+        for name in unread_fields(kept, read, self.columns.values()):
+            self.unread[name] = self.unread.get(name, 0) + 1
+
+
+@dataclass
+class _Seen:
+    """What the rows so far have of the columns that are named, and the first that is of no format."""
+
+    columns: Mapping[str, str]
+    rows: int = 0
+    found: set[str] = field(default_factory=set)
+    names: dict[str, None] = field(default_factory=dict)
+    formless: tuple[str, NoFormatError] | None = None
+
+    def absent(self, fields: Mapping[str, Any]) -> list[str]:
+        """The columns that a row does not have."""
+        self.rows += 1
+        if not self.columns:
+            return []
+        absent = []
+        for name, column in self.columns.items():
+            if column_of(fields, column) is MISSING:
+                absent.append(column)
+            else:
+                self.found.add(name)
+        if absent and len(self.names) < MAX_NAMES:
+            self.names |= dict.fromkeys(fields)
+        return absent
+
+    def check(self, source: str, kind: str | None) -> None:
+        """DataError, one line, where no row has a column that is named, or none is of a format."""
+        missing = [name for name in self.columns if name not in self.found]
+        if missing and self.rows:
+            raise DataError(no_such_column(self.columns, missing[0], source, list(self.names), self.rows))
+        if self.formless is not None and kind is None:
+            where, error = self.formless
+            raise DataError(no_format(where, error.names, self.rows, error.allowed))
 
 
 def read_examples(path: Path, *, form: Form, skip_bad: bool = False) -> tuple[list[Example], list[str]]:

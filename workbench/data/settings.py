@@ -58,7 +58,10 @@ class ReadData(Settings):
     """How rows are read, wherever they lie; their columns tell the format."""
 
     columns: dict[str, str] = Field(default_factory=dict)
-    """The data's own column by the name that the format gives it, such as {prompt: question, completion: answer}."""
+    """The data's own column by the name that the format gives it, such as {prompt: question, completion: answer};
+    reward_model.ground_truth is a nested one, and completion: chosen one side of pairs."""
+    ignore_columns: list[str] = Field(default_factory=list)
+    """Columns to leave out, such as weight or context, that would change what is learned if they were read."""
     rows: PositiveInt | None = None
     """Rows read at most, from the beginning; none: all."""
     max_tokens: PositiveInt = 1024

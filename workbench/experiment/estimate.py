@@ -13,8 +13,9 @@ from typing import Any
 
 from workbench.data.asked import asked_prompt
 from workbench.data.epochs import batches_of_epochs, rows_of_epochs
-from workbench.data.formats import FORMATS, kind_of, parse_example, serves
-from workbench.data.reading import local_files, open_records, renamed
+from workbench.data.fields import renamed
+from workbench.data.formats import FORMATS, Form, kind_of, parse_example, parse_side, serves, side_of
+from workbench.data.reading import local_files, open_records
 from workbench.data.settings import CollectData, ReadData, TaskData
 from workbench.data.tasks import iterate_rows
 from workbench.errors import WorkbenchError
@@ -177,15 +178,22 @@ def _row_lengths(data: ReadData, form: DataForm) -> list[int]:
         files = local_files(data)
         if not files or not all(path.is_file() for path in files) or sum(map(_size, files)) > LARGEST_READ:
             return []
-        return [_characters(renamed(record.fields, data.columns), form) for record in open_records(data)]
+        return [_characters(record.fields, data.columns, form) for record in open_records(data)]
     except (WorkbenchError, ValueError):
         return []
 
 
-def _characters(fields: dict[str, Any], form: DataForm) -> int:
+def _characters(own: dict[str, Any], columns: Mapping[str, str], form: DataForm) -> int:
     """Of one row, of prompts the prompt's alone. ValueError where it is of no format."""
-    kind = kind_of(fields, "rows" if form == "text" else form)
-    if not serves(kind, "rows" if form == "text" else form):
+    wanted: Form = "rows" if form == "text" else form
+    side = side_of(columns, own, wanted)
+    fields = renamed(own, {name: column for name, column in columns.items() if not side or name != "completion"})
+    if side is not None:
+        example = parse_side(fields, side)
+        prompt = len(asked_prompt(example).text)
+        return prompt if form == "prompts" else prompt + len(str(fields[side])) * (not isinstance(fields[side], list))
+    kind = kind_of(fields, wanted)
+    if not serves(kind, wanted):
         raise ValueError(f"{kind} rows are none of {form}")
     if form == "prompts":
         return len(asked_prompt(parse_example(kind, fields)).text)

@@ -10,7 +10,7 @@ from workbench.data.asked import AskedPrompt, asked_prompt
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
 from workbench.data.formats import Chat, Example, Form, Prompt, PromptCompletion
-from workbench.data.reading import Examples, open_records
+from workbench.data.reading import Examples
 from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.tasks import make_rows, prompt_id
@@ -113,7 +113,7 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
         source = source.model_copy(update={"rows": settings.prompts})
     bad = BadRows(remedy=REMEDY)
     form: Form = "prompts" if spec.hyperparameters.data_form == "prompts" else "rows"
-    found = list(Examples(open_records(source), form, bad, source.chat_template, source.columns, source.source))
+    found = list(Examples.of(source, form, bad))
     return found[: settings.prompts]
 
 

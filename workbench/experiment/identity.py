@@ -123,7 +123,7 @@ def reading_identity(data: ReadData) -> dict[str, Any]:
     """How the rows are read; what was not asked for is left out."""
     fields = dump(data)
     kept = {name: fields[name] for name in ("max_tokens", "bad_rows", "chat_template")}
-    return kept | {name: fields[name] for name in ("columns", "rows") if fields[name]}
+    return kept | {name: fields[name] for name in ("columns", "rows", "ignore_columns") if fields[name]}
 
 
 def source_identity(data: ReadData) -> dict[str, Any]:

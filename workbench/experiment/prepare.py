@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from workbench.data import tasks
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
+from workbench.data.fields import MISSING, column_of
 from workbench.data.formats import Example, Form, PromptCompletion
 from workbench.data.reading import Examples, open_records
 from workbench.data.sets import PairSet, PromptSet, RowSet
@@ -101,7 +102,9 @@ class Reading:
             rows, counts = tokenise_rows(
                 examples, tokenizer, self.max_tokens, as_chat=self.as_chat, every_token=self.form == "text", bad=bad
             )
-        found = examples.kind if isinstance(examples, Examples) else None
+        found = None
+        if isinstance(examples, Examples):
+            found, counts.unread = examples.kind, examples.unread
         return rows, counts, found or "prompt-completion"
 
     @classmethod
@@ -110,9 +113,7 @@ class Reading:
         wanted: Form = "rows" if form == "text" else form
 
         def read(bad: BadRows) -> Examples:
-            return Examples(
-                open_records(settings), wanted, bad, settings.chat_template, settings.columns, settings.source
-            )
+            return Examples.of(settings, wanted, bad)
 
         skip = settings.bad_rows == "skip"
         return cls(read, form, settings.max_tokens, settings.chat_template, skip_bad=skip)
@@ -373,12 +374,13 @@ def held_out_source(spec: RunSpec, form: Literal["rows", "pairs"]) -> ReadData |
 
 
 def _held_out_file(spec: RunSpec, path: str, form: Literal["rows", "pairs"]) -> FileData:
-    """A held-out file, all of its rows read as the training data is; its columns too, where both are of one form and
-    the file's first row has them."""
+    """A held-out file, all of its rows read as the training data is; its columns too, where both are of one form, those
+    that the file's first row has."""
     kept = {name for name in ReadData.model_fields if name != "rows"} if isinstance(spec.data, ReadData) else set()
     if (spec.hyperparameters.data_form == "pairs") != (form == "pairs"):
         kept.discard("columns")
+    held_out = FileData(path=path, **spec.data.model_dump(include=kept))
     first = next(iter(open_records(FileData(path=path))), None)
-    if first is None or not set(getattr(spec.data, "columns", {}).values()) <= first.fields.keys():
-        kept.discard("columns")
-    return FileData(path=path, **spec.data.model_dump(include=kept))
+    fields = {} if first is None else first.fields
+    columns = {name: column for name, column in held_out.columns.items() if column_of(fields, column) is not MISSING}
+    return held_out.model_copy(update={"columns": columns})

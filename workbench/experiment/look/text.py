@@ -64,6 +64,13 @@ def facts(section: Section) -> Iterator[tuple[str, str]]:
     yield "truncated", f"{counts.truncated:,} to max_tokens {section.max_tokens:,}{sides}"
     yield "dropped", f"{counts.dropped:,}"
     yield "bad", f"{counts.bad:,}"
+    if counts.unread:
+        yield "unread", unread_in_words(counts)
+
+
+def unread_in_words(counts: Counts) -> str:
+    """The fields that nothing reads, with the rows that have them."""
+    return ", ".join(f"{_plain(name)} ({rows:,} row{'s' * (rows != 1)})" for name, rows in counts.unread.items())
 
 
 def first_rows(section: Section) -> str:
