@@ -12,6 +12,7 @@ FLOORS = {
     "workbench.errors": 0,
     "workbench.files": 0.1,  # over errors
     "workbench.config": 0.2,  # over files
+    "workbench.inputs": 0.5,  # over config and errors
     "workbench.disk": 1,
     "workbench.redaction": 0,
     "workbench.interrupts": 0.5,  # over errors

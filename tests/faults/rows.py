@@ -171,6 +171,12 @@ FAULTS = (
         ("experiment/test_stages.py::*", "faults/test_stages_killed.py::*"),
     ),
     Fault(
+        21,
+        "data, held-out file, start, model, reward file or stage changed between plan and use, or while read",
+        "refused by name; nothing kept under an identity that it does not have",
+        ("experiment/test_changed_inputs.py::*",),
+    ),
+    Fault(
         24,
         "a model folder that lacks a weight or a buffer, has extra or stale ones, or computes otherwise here",
         "refused by name, or the slower right way; never another number",

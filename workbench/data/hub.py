@@ -56,6 +56,14 @@ def dataset_files(settings: DatasetData) -> list[Path]:
     return split_files(folder, settings.split, settings.config)
 
 
+def saved_files(settings: DatasetData) -> list[Path]:
+    """The files of the split of a folder that `datasets` saved, none of any other data set."""
+    folder = _local_folder(settings)
+    if folder is None or not _is_saved(folder):
+        return []
+    return sorted(path for path in _saved_split(folder, settings.split).glob("*") if path.is_file())
+
+
 def dataset_identity(settings: DatasetData) -> dict[str, Any]:
     """What decides its rows: a folder's contents, or the commit on the hub, with the split and the configuration."""
     folder = _local_folder(settings)

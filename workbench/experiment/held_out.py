@@ -21,7 +21,8 @@ from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.prepare import ROWS_FILE, PreparedRun, held_out_source, task_example
+from workbench.experiment.prepare import ROWS_FILE, held_out_source, task_example
+from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from workbench.data.epochs import VERSION as EPOCHS_VERSION
 from workbench.data.hub import dataset_identity
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.sources import SUFFIXES
-from workbench.errors import DataError
+from workbench.errors import DataError, ModelError
 from workbench.evaluation.settings import KL_VERSION
 from workbench.experiment.definition.schema import START, RunSpec, dump, rewards_of
 from workbench.experiment.run_folder import RunFolder
@@ -104,9 +104,16 @@ def task_of(spec: RunSpec) -> str | None:
 def model_identity(settings: ModelSettings | None, start: str | None, runs: Path) -> Any:
     """What decides the weights a run begins with."""
     if start is not None:
-        return RunFolder(runs, start).status()["model_fingerprint"]
+        return _made_model(runs, start)
     assert settings is not None, "a run has a start or a model"
     return settings_identity(settings)
+
+
+def _made_model(runs: Path, key: str) -> Any:
+    found = RunFolder(runs, key).status().get("model_fingerprint")
+    if found is None:
+        raise ModelError(f"{runs / key}: its status names no model, or was taken away; FRESH=1 trains {key} anew")
+    return found
 
 
 def data_identity(spec: RunSpec, model: Any, runs: Path) -> dict[str, Any]:
@@ -159,9 +166,7 @@ def held_out_split(spec: RunSpec) -> DatasetData | None:
 def collect_identity(spec: RunSpec, data: CollectData, model: Any, runs: Path) -> dict[str, Any]:
     """What collected pairs depend on: the samplers' weights among it."""
     collect = {key: value for key, value in task_fields(dump(data.collect)).items() if key != "from"}
-    samplers = [
-        model if key == START else RunFolder(runs, key).status()["model_fingerprint"] for key in samplers_of(spec)
-    ]
+    samplers = [model if key == START else _made_model(runs, key) for key in samplers_of(spec)]
     versions = [tasks.VERSION, verifier_version(data.collect.task), SAMPLING_VERSION]
     return {**collect, "samplers": samplers, "versions": versions}
 

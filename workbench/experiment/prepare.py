@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,10 +20,10 @@ from workbench.data.sources import read_records
 from workbench.data.tasks import Split, TaskRow, make_rows
 from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
 from workbench.disk import make_folder
-from workbench.errors import DataError
+from workbench.errors import DataError, ModelError
 from workbench.experiment.definition.schema import START, RunSpec, dump
+from workbench.experiment.files_read import model_files, opened_by_run, prepared_from, source_files
 from workbench.experiment.identity import (
-    Identity,
     collect_identity,
     data_files,
     file_identity,
@@ -37,11 +37,13 @@ from workbench.experiment.identity import (
     task_fields,
 )
 from workbench.experiment.launchers import fork_map
+from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
 from workbench.experiment.stages.cache import FOLDER, Stage, StageCache, StageResult
 from workbench.experiment.stages.versions import VERSIONS
 from workbench.experiment.stages.worker import Worker
+from workbench.inputs import REMEDY, Inputs
 from workbench.locks import hold
 from workbench.models.load import load_model
 from workbench.models.resolve import resolve_model_folder
@@ -119,36 +121,6 @@ class Reading:
         return cls(read, form, settings.max_tokens, settings.chat_template, skip_bad=skip)
 
 
-@dataclass(frozen=True)
-class PreparedRun:
-    """A run that can train at once."""
-
-    spec: RunSpec
-    identity: Identity
-    precision: str
-    model_folder: Path
-    data: StageResult
-    reference: StageResult | None = None
-    """Per-token log-probabilities of the training pairs."""
-    held_out_pairs: StageResult | None = None
-    held_out_reference: StageResult | None = None
-    inherited: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Costs by stage that this run is charged."""
-    collected: StageResult | None = None
-    notes: tuple[str, ...] = ()
-    data_files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 by path; of a data set, what decides its rows."""
-    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What became of the rows of data and held_out_pairs, as Counts."""
-
-    @property
-    def stages(self) -> dict[str, str]:
-        """Fingerprint by name of every stage this run rests on."""
-        found = (self.collected, self.data, self.reference, self.held_out_pairs, self.held_out_reference)
-        names = ("collect", "data", "ref_logprobs", "held_out_pairs", "held_out_ref_logprobs")
-        return {name: stage.stage.fingerprint for name, stage in zip(names, found, strict=True) if stage is not None}
-
-
 class Preparer:
     """Prepares runs one after the other; each stage is computed by `jobs` processes."""
 
@@ -158,10 +130,17 @@ class Preparer:
         self._precisions: dict[tuple[str, int], str] = {}
 
     def prepare(self, spec: RunSpec, precision: str) -> PreparedRun:
-        """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError."""
+        """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError; DataError too
+        where a file that it is made of changes meanwhile."""
+        folder = self._unverified_model(spec)
+        inputs = Inputs(prepared_from(spec, self.runs, folder))
+        with inputs.unchanged():
+            return self._prepare(spec, precision, self.model_folder(spec), inputs)
+
+    def _prepare(self, spec: RunSpec, precision: str, folder: Path, inputs: Inputs) -> PreparedRun:
         identity = identify(spec, self.runs, precision)
-        assert identity.fields is not None, f"{spec.key} is prepared before {identity.waits_for} is finished"
-        folder = self.model_folder(spec)
+        if identity.fields is None:
+            raise ModelError(f"{identity.waits_for}, which {spec.key} begins from, was taken away; {REMEDY}")
         tokenizer = Tokenizer.load(folder)
         worker = Worker(precision, spec.threads, spec.hyperparameters.device)
         data = spec.data
@@ -179,10 +158,12 @@ class Preparer:
         notes += [f"training data: {note}" for note in [Counts(**rows.made["counts"]).note()] if note]
         reference = None
         if spec.hyperparameters.data_form == "pairs":
-            reference = self._scored(spec, rows, folder, worker)
+            reference = self._scored(spec, rows, folder, worker, inputs)
             inherited["ref_logprobs"] = reference.made["costs"]
         held_out = self._held_out_pairs(spec, tokenizer, worker)
-        held_out_reference = self._scored(spec, held_out, folder, worker) if held_out is not None else None
+        held_out_reference = None
+        if held_out is not None:
+            held_out_reference = self._scored(spec, held_out, folder, worker, inputs)
         if spec.evaluate is not None:
             files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
             split = held_out_split(spec)
@@ -207,6 +188,7 @@ class Preparer:
                 for name, stage in (("data", rows), ("held_out_pairs", held_out))
                 if stage is not None
             },
+            opened=Inputs(opened_by_run(spec, folder)).hashes(),
         )
 
     def precision(self, spec: RunSpec) -> str:
@@ -224,6 +206,9 @@ class Preparer:
 
             [self._precisions[key]] = fork_map(lambda: None, probe, [folder], jobs=1, threads=spec.threads)
         return self._precisions[key]
+
+    def _unverified_model(self, spec: RunSpec) -> Path:
+        return RunFolder(self.runs, spec.start).model if spec.start is not None else self.model_folder(spec)
 
     def model_folder(self, spec: RunSpec) -> Path:
         """The model that the run begins with, verified where it is another run's."""
@@ -261,6 +246,11 @@ class Preparer:
     def _collected(self, spec: RunSpec, split: Split, num_pairs: int, worker: Worker) -> StageResult:
         assert isinstance(spec.data, CollectData)
         settings = spec.data.collect
+        wanted = [
+            self._unverified_model(spec) if name == START else RunFolder(self.runs, name).model
+            for name in samplers_of(spec)
+        ]
+        inputs = Inputs(path for folder in wanted for path in model_files(folder))
         model = model_identity(spec.model, spec.start, self.runs)
         key = {
             **collect_identity(spec, spec.data, model, self.runs),
@@ -279,6 +269,7 @@ class Preparer:
                 on_progress=progress,
             ),
             label,
+            inputs,
         )  # fmt: skip
 
     def _tokenised(self, spec: RunSpec, tokenizer: Tokenizer, source: StageResult | None) -> StageResult:
@@ -289,17 +280,23 @@ class Preparer:
         if source is not None:
             path = source.folder / collect.PAIRS_FILE
             reading = Reading(lambda bad: Examples(read_records(path), "pairs", bad), "pairs")
-            return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading)
+            inputs = Inputs.verified(source.hashes)
+            return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading, inputs)
         assert isinstance(data, TaskData)
         reading = Reading(lambda _: _task_examples(data), spec.hyperparameters.data_form, task=data.task)
-        return self._token_stage(tokenizer, {"task": task_fields(dump(data)), "version": tasks.VERSION}, reading)
+        return self._token_stage(
+            tokenizer, {"task": task_fields(dump(data)), "version": tasks.VERSION}, reading, Inputs(())
+        )
 
     def _read(self, settings: ReadData, form: DataForm, tokenizer: Tokenizer) -> StageResult:
         """Rows from where the settings say, in the form that is needed."""
+        inputs = Inputs(source_files(settings))
         source = {**source_identity(settings), **reading_identity(settings)}
-        return self._token_stage(tokenizer, source, Reading.of(settings, form))
+        return self._token_stage(tokenizer, source, Reading.of(settings, form), inputs)
 
-    def _token_stage(self, tokenizer: Tokenizer, source: dict[str, Any], reading: Reading) -> StageResult:
+    def _token_stage(
+        self, tokenizer: Tokenizer, source: dict[str, Any], reading: Reading, inputs: Inputs
+    ) -> StageResult:
         def make(folder: Path, _progress: Progress) -> dict[str, Any]:
             rows, counts, found = reading.tokenise(tokenizer)
             if not len(rows):
@@ -308,7 +305,7 @@ class Preparer:
             return {"counts": vars(counts), "format": found}
 
         key = {**source, **reading.key, "tokenizer": tokenizer.fingerprint}
-        return self._get(Stage("data", VERSIONS["data"], key), make, "")
+        return self._get(Stage("data", VERSIONS["data"], key), make, "", inputs)
 
     def _held_out_pairs(self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker) -> StageResult | None:
         held_out = held_out_source(spec, "pairs")
@@ -319,7 +316,8 @@ class Preparer:
             return self._tokenised(spec, tokenizer, source)
         return None
 
-    def _scored(self, spec: RunSpec, pairs: StageResult, folder: Path, worker: Worker) -> StageResult:
+    def _scored(self, spec: RunSpec, pairs: StageResult, folder: Path, worker: Worker, inputs: Inputs) -> StageResult:
+        """inputs: the model's files among them, as they stood before they were verified."""
         key = {
             "model": model_identity(spec.model, spec.start, self.runs),
             "data": pairs.stage.fingerprint,
@@ -329,23 +327,31 @@ class Preparer:
         if spec.lora is not None and spec.lora.quantise is not None:
             key["quantise"] = spec.lora.quantise
         scorer = replace(worker, lora=spec.lora)
-        rows = PairSet.load(pairs.folder / ROWS_FILE)
+        read = Inputs.verified(pairs.hashes)
+        with read.unchanged():
+            rows = PairSet.load(pairs.folder / ROWS_FILE)
         return self._get(
             Stage("ref_logprobs", VERSIONS["ref_logprobs"], key),
             lambda out, progress: reference_logprobs.score_reference(
                 out, rows, model_folder=folder, worker=scorer, jobs=self.jobs, on_progress=progress
             ),
             f"scoring {len(rows):,} pairs under the reference",
+            inputs | read,
         )
 
-    def _get(self, stage: Stage, make: Callable[[Path, Progress], dict[str, Any]], label: str) -> StageResult:
+    def _get(
+        self, stage: Stage, make: Callable[[Path, Progress], dict[str, Any]], label: str, inputs: Inputs
+    ) -> StageResult:
+        """inputs: what it is made of, as it stood before the stage's key was taken of it."""
+
         def progress(done: int, total: int) -> None:
             if label:
                 self.reporter.progress(label, done, total)
 
         def timed(folder: Path) -> dict[str, Any]:
             started = time.perf_counter()
-            made = make(folder, progress)
+            with inputs.unchanged():
+                made = make(folder, progress)
             if "costs" in made:
                 made["costs"]["seconds"] = time.perf_counter() - started
             return made

@@ -17,9 +17,11 @@ from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.exactness import inexact_allowed
 from workbench.experiment.held_out import build_evaluators, held_out_notes
 from workbench.experiment.identity import measuring_versions, task_of
-from workbench.experiment.prepare import ROWS_FILE, PreparedRun
+from workbench.experiment.prepare import ROWS_FILE
+from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
+from workbench.inputs import Inputs
 from workbench.interrupts import interrupt_behind
 from workbench.locks import hold
 from workbench.models.adapters import add_lora
@@ -57,8 +59,10 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
         try:
             _begin(folder, prepared, provenance)
             before = float(folder.status().get("seconds") or 0.0)
-            trainer = build_trainer(prepared, folder.path)
-            folder.write_status(notes=[*prepared.notes, *held_out_notes(prepared)])
+            with Inputs.verified(prepared.inputs).unchanged():
+                trainer = build_trainer(prepared, folder.path)
+                notes = [*prepared.notes, *held_out_notes(prepared)]
+            folder.write_status(notes=notes)
             trainer.resume(inexact=inexact_allowed())
             trainer.train()
             _finish(folder, prepared, trainer, before + time.monotonic() - started)
@@ -156,7 +160,8 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
 
 
 def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seconds: float) -> None:
-    save_model(trainer.policy, folder.model, prepared.model_folder)
+    with _source_of(prepared).unchanged():
+        save_model(trainer.policy, folder.model, prepared.model_folder)
     trained, frozen = count_parameters(trainer.unwrapped_model)
     own = vars(trainer.costs).copy()
     for costs in prepared.inherited.values():
@@ -181,6 +186,20 @@ def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seco
         model_files=folder.model_files(),
         model_fingerprint=model_fingerprint(folder.model),
         costs={**own, "inherited": prepared.inherited},
+    )
+
+
+def _source_of(prepared: PreparedRun) -> Inputs:
+    """What the saved model takes from the one that the run began with: configuration and tokenizer, and of an adapter
+    alone the name of its base's weights."""
+    lora = prepared.spec.lora
+    whole = lora is not None and lora.save == "adapter"
+    return Inputs.verified(
+        {
+            path: digest
+            for path, digest in prepared.opened.items()
+            if Path(path).parent == prepared.model_folder and (whole or not path.endswith(".safetensors"))
+        }
     )
 
 

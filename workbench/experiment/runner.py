@@ -21,7 +21,8 @@ from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
 from workbench.experiment.plan import PlannedRun, plan_runs, waves
 from workbench.experiment.plan_file import plan_path, write_plan
-from workbench.experiment.prepare import PreparedRun, Preparer
+from workbench.experiment.prepare import Preparer
+from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.provenance import collect_provenance, current_commit, num_cores
 from workbench.experiment.run import execute
 from workbench.experiment.run_folder import RunFolder

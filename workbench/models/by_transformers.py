@@ -52,6 +52,9 @@ def load_by_transformers(
         if one not in model.all_tied_weights_keys:
             check_tied_weights(folder, shapes, one, other)
             raise ModelError(f"{folder}: config.json ties {one} to {other}, and the files hold two that differ")
+    for tensor in (*model.parameters(), *model.buffers()):
+        # As loaded they are the files' own pages: whoever wrote to the files would change a model that trains.
+        tensor.data = tensor.data.clone()
     return model
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from workbench.config import file_sha256, fingerprint
 from workbench.disk import writing
 from workbench.errors import StorageError
+from workbench.inputs import Inputs
 from workbench.models import adapters, gguf, vocabulary
 from workbench.models.folder import (
     ADDED_TOKENS_VERSION,
@@ -34,9 +35,10 @@ def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
     if settings.adapter is not None:
         folder = _with_adapter(folder, Path(settings.adapter).expanduser(), cache)
     if settings.add_tokens:
+        inputs = _inputs(folder)
         key = fingerprint([model_fingerprint(folder), settings.add_tokens, ADDED_TOKENS_VERSION])
         return _make_once(
-            cache, f"tokens-{key}", lambda partial: vocabulary.add_tokens(folder, partial, settings.add_tokens)
+            cache, f"tokens-{key}", lambda partial: vocabulary.add_tokens(folder, partial, settings.add_tokens), inputs
         )
     return folder
 
@@ -51,8 +53,9 @@ def _named_folder(settings: ModelSettings, cache: Path) -> Path:
         return _make_once(cache, SMOLLM2_NAME, convert_smollm2)
     file = find_gguf(settings)
     if file is not None:
+        inputs = Inputs([file])
         key = fingerprint([file_sha256(file), gguf.VERSION])
-        return _make_once(cache, f"gguf-{key}", lambda partial: gguf.convert_gguf(file, partial))
+        return _make_once(cache, f"gguf-{key}", lambda partial: gguf.convert_gguf(file, partial), inputs)
     if settings.path is not None and is_adapter(folder := Path(settings.path).expanduser()):
         check_folder(folder)
         return _with_adapter(_named_folder(ModelSettings(path=str(adapter_base(folder))), cache), folder, cache)
@@ -61,12 +64,18 @@ def _named_folder(settings: ModelSettings, cache: Path) -> Path:
 
 def _with_adapter(base: Path, adapter: Path, cache: Path) -> Path:
     """A folder that names its base and holds the adapter and all else that a model's folder does: it costs no disk."""
+    inputs = _inputs(base, adapter)
     # The folder holds the base's path: a base that moved is laid under anew.
     key = fingerprint([model_fingerprint(base), adapter_fingerprint(adapter), str(base.resolve())])
-    return _make_once(cache, f"adapted-{key}", lambda partial: adapters.lay_over(base, adapter, partial))
+    return _make_once(cache, f"adapted-{key}", lambda partial: adapters.lay_over(base, adapter, partial), inputs)
 
 
-def _make_once(cache: Path, label: str, make: Callable[[Path], None]) -> Path:
+def _inputs(*folders: Path) -> Inputs:
+    return Inputs(path for folder in folders for path in sorted(folder.glob("*")) if path.is_file())
+
+
+def _make_once(cache: Path, label: str, make: Callable[[Path], None], inputs: Inputs | None = None) -> Path:
+    """inputs: what it is made of, as it stood before the label was taken of it."""
     folder = cache / f"model-v1-{label}"
     checksums = folder.with_name(f"{folder.name}.json")
     if not _is_whole(folder, checksums):
@@ -75,7 +84,8 @@ def _make_once(cache: Path, label: str, make: Callable[[Path], None]) -> Path:
         try:
             with writing(folder):
                 shutil.rmtree(partial, ignore_errors=True)
-                make(partial)
+                with (inputs or Inputs(())).unchanged():
+                    make(partial)
                 _publish(partial, folder, checksums)
         except StorageError:
             if not _is_whole(folder, checksums):

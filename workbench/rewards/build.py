@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.config import file_sha256
 from workbench.errors import DefinitionError, RewardError
+from workbench.files import read_file
 from workbench.rewards import classifier, formats, get_verifier, length, own_code, pattern, verifier_version
 from workbench.rewards.countdown import is_countdown_prompt
 from workbench.rewards.gym import gym_version
@@ -124,9 +125,10 @@ def _own_code(settings: RewardSettings, _device: str) -> Built:
     path, function, name = settings.file, settings.function, settings.label_in_metrics
     assert path is not None
     own_code.check_allowed(path)
+    code = read_file(own_code.find_file(path))
 
     def load() -> RewardFunction:
-        return keyword_function(own_code.load_function(path, function), name)
+        return keyword_function(own_code.load_function(path, function, code), name)
 
     if settings.one_at_a_time:
         return WorkerPool(name, load, settings.workers, settings.timeout_seconds), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from workbench.config import file_sha256
 from workbench.errors import DefinitionError
+from workbench.files import read_file
 from workbench.rewards.reward import describe_failure
 
 VERSION = 1
@@ -36,12 +37,13 @@ def find_file(path: str) -> Path:
     return file
 
 
-def load_function(path: str, function: str) -> Callable[..., Any]:
-    """The function, its file run once. DefinitionError where the file fails, or has no such function."""
+def load_function(path: str, function: str, code: bytes | None = None) -> Callable[..., Any]:
+    """The function, its file run once. DefinitionError where the file fails, or has no such function. code: what the
+    file held when it was read before, which is run whatever it holds now."""
     check_allowed(path)
-    file = find_file(path)
-    name = f"workbench_reward_{file_sha256(file)[:16]}"
-    module = sys.modules.get(name) or _run_file(file, name, path)
+    code = read_file(find_file(path)) if code is None else code
+    name = f"workbench_reward_{hashlib.sha256(code).hexdigest()[:16]}"
+    module = sys.modules.get(name) or _run_code(code, Path(path).expanduser(), name, path)
     found = getattr(module, function, None)
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -51,14 +53,13 @@ def load_function(path: str, function: str) -> Callable[..., Any]:
     return found
 
 
-def _run_file(file: Path, name: str, shown: str) -> ModuleType:
+def _run_code(code: bytes, file: Path, name: str, shown: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None, "a path that ends in .py has a loader"
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up here
     try:
-        spec.loader.exec_module(module)
+        exec(compile(code, file, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise DefinitionError(f"rewards: {shown}: {describe_failure(error)}, allowed a file that runs") from error

@@ -51,6 +51,13 @@ class StageResult:
     stage: Stage
     folder: Path
     made: dict[str, Any]
+    files: dict[str, str]
+    """SHA-256 by name."""
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """As Inputs.verified wants them."""
+        return {str(self.folder / name): digest for name, digest in self.files.items()}
 
 
 Maker = Callable[[Path], Mapping[str, Any]]
@@ -74,7 +81,7 @@ class StageCache:
         manifest = read_json(folder / MANIFEST)
         if manifest is None or _damage(folder, manifest, stage):
             return None
-        result = StageResult(stage, folder, manifest["made"])
+        result = StageResult(stage, folder, manifest["made"], manifest["files"])
         self._known[stage.folder_name] = result
         return result
 
