@@ -55,7 +55,7 @@ def compare(
 
     import pandas as pd
 
-    from analysis import claims, comparability
+    from analysis import claims, comparability, leaks
     from analysis.measures import OUTCOMES
     from analysis.sections import comparisons, results
     from analysis.study import open_studies, open_study, study_of
@@ -79,7 +79,7 @@ def compare(
     rows = pd.DataFrame([row for row in results.table(study).plain if row["measure"] == column])
     pairs = claims.compare_all(study, study.deciding) if study.deciding else []
     tests = comparisons.table(pairs, study.deciding).plain if pairs and study.deciding else []
-    answer = claims.answer(study)
+    answer = leaks.qualified(study, claims.answer(study))
     return ComparisonResult(
         study,
         column,

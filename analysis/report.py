@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis import budget, claims, comparability, notices, over_optimisation
+from analysis import budget, claims, comparability, leaks, notices, over_optimisation
 from analysis.comparability import Group
 from analysis.document import Section, Table
 from analysis.measures import Measure
@@ -130,7 +130,7 @@ def describe(study: Study) -> dict[str, Any]:
     found += [section for section in (runs.section(study, canvas), provenance.how(study)) if section is not None]
     return {
         "study": study,
-        "answer": range_test.answer(study) if ranging else answer_of(study),
+        "answer": leaks.qualified(study, range_test.answer(study)) if ranging else answer_of(study),
         "notes": notices.notes(study),
         "warnings": notices.warnings(study),
         "facts": _facts(study),
@@ -170,7 +170,7 @@ def answer_of(study: Study) -> claims.Answer:
     else:
         more = [text for group in comparability.groups(study) for text in _of_costs(group, measure)]
     flags = [*over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
-    return replace(answer, grounds=[*answer.grounds, *more], flags=flags)
+    return leaks.qualified(study, replace(answer, grounds=[*answer.grounds, *more], flags=flags))
 
 
 def _of_costs(group: Group, measure: Measure) -> list[str]:

@@ -37,6 +37,10 @@ class Counts:
     """The first few of them, file:line and reason."""
     unread: dict[str, int] = field(default_factory=dict)
     """Rows by each of their fields that has a value there and that nothing reads."""
+    repeated: int = 0
+    """Rows whose prompt is that of a row before."""
+    repeated_folded: int = 0
+    """The same after case and white space."""
     places: list[str] = field(default_factory=list)
     """Where the first rows kept come from."""
 
@@ -66,6 +70,14 @@ class Counts:
         if len(self.truncated_examples) < MAX_LISTED:
             told = ", ".join(f"{tokens:,} tokens of the {side}" for side, tokens in sides.items())
             self.truncated_examples.append(f"{where}: lost {told}")
+
+    def repeated_note(self) -> str | None:
+        """One sentence of the prompts that stand in several rows, None where each stands in one."""
+        if not self.repeated_folded:
+            return None
+        exactly = "" if self.repeated == self.repeated_folded else f" ({self.repeated:,} to the letter)"
+        of = "row has" if self.repeated_folded == 1 else "rows have"
+        return f"{self.repeated_folded:,} {of} the prompt of a row before{exactly}"
 
     def note(self) -> str | None:
         """One sentence for a report, None when every row went in whole."""

@@ -55,7 +55,7 @@ class RowSet:
 
     def save(self, path: Path) -> None:
         """One safetensors file."""
-        _save(path, ids=self.ids.values, offsets=self.ids.offsets, labelled=self.labelled)
+        save_arrays(path, ids=self.ids.values, offsets=self.ids.offsets, labelled=self.labelled)
 
     @classmethod
     def load(cls, path: Path) -> RowSet:
@@ -109,7 +109,7 @@ class PairSet:
         """One safetensors file."""
         parts = {"prompts": self.prompts, "chosen": self.chosen, "rejected": self.rejected}
         arrays = {name: part.values for name, part in parts.items()}
-        _save(path, **arrays, **{f"{name}_offsets": part.offsets for name, part in parts.items()})
+        save_arrays(path, **arrays, **{f"{name}_offsets": part.offsets for name, part in parts.items()})
 
     @classmethod
     def load(cls, path: Path) -> PairSet:
@@ -173,7 +173,7 @@ class PromptSet:
         arrays = {"prompts": self.prompts.values, "prompts_offsets": self.prompts.offsets}
         for name, part in (("texts", self.texts), ("answers", self.answers), ("prompt_ids", self.prompt_ids)):
             arrays |= {name: part.utf8.values, f"{name}_offsets": part.utf8.offsets, f"{name}_present": part.present}
-        _save(path, **arrays)
+        save_arrays(path, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> PromptSet:
@@ -188,7 +188,7 @@ class PromptSet:
 
 def save_reference(path: Path, chosen: np.ndarray, rejected: np.ndarray) -> None:
     """Per-token log-probabilities of a reference, laid out as a PairSet's completions."""
-    _save(path, chosen=chosen, rejected=rejected)
+    save_arrays(path, chosen=chosen, rejected=rejected)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -198,7 +198,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     return load_file(path)
 
 
-def _save(path: Path, **arrays: np.ndarray) -> None:
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """The mirror of load_arrays."""
     from safetensors.numpy import save_file
 
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)

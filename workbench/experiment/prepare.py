@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from workbench.data import tasks
+from workbench.data import overlap, tasks
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
 from workbench.data.fields import MISSING, column_of
 from workbench.data.formats import Example, Form, PromptCompletion
+from workbench.data.overlap import PromptHasher, PromptHashes
 from workbench.data.reading import Examples, open_records
 from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import CollectData, FileData, ReadData, TaskData
@@ -89,10 +90,11 @@ class Reading:
         """What it adds to the identity of the result."""
         return {name: getattr(self, name) for name in ("form", "max_tokens", "as_chat", "skip_bad")}
 
-    def tokenise(self, tokenizer: Tokenizer) -> tuple[RowSet | PairSet | PromptSet, Counts, str]:
-        """Rows, pairs or prompts, what became of them, and the format that was found."""
-        bad = BadRows(self.skip_bad)
-        examples = self.read(bad)
+    def tokenise(self, tokenizer: Tokenizer) -> tuple[RowSet | PairSet | PromptSet, Counts, str, PromptHashes]:
+        """Rows, pairs or prompts, what became of them, the format that was found, and the prompts' hashes."""
+        bad, hasher = BadRows(self.skip_bad), PromptHasher()
+        source = self.read(bad)
+        examples = hasher.seen(source)
         rows: RowSet | PairSet | PromptSet
         if self.form == "pairs":
             rows, counts = tokenise_pairs(examples, tokenizer, self.max_tokens, as_chat=self.as_chat, bad=bad)
@@ -105,9 +107,11 @@ class Reading:
                 examples, tokenizer, self.max_tokens, as_chat=self.as_chat, every_token=self.form == "text", bad=bad
             )
         found = None
-        if isinstance(examples, Examples):
-            found, counts.unread = examples.kind, examples.unread
-        return rows, counts, found or "prompt-completion"
+        if isinstance(source, Examples):
+            found, counts.unread = source.kind, source.unread
+        hashes = hasher.result()
+        counts.repeated, counts.repeated_folded = hashes.repeated
+        return rows, counts, found or "prompt-completion", hashes
 
     @classmethod
     def of(cls, settings: ReadData, form: DataForm) -> Reading:
@@ -155,7 +159,8 @@ class Preparer:
         elif isinstance(data, ReadData):
             files |= data_files(data)
         rows = self._tokenised(spec, tokenizer, source)
-        notes += [f"training data: {note}" for note in [Counts(**rows.made["counts"]).note()] if note]
+        found = Counts(**rows.made["counts"])
+        notes += [f"training data: {note}" for note in (found.note(), found.repeated_note()) if note]
         reference = None
         if spec.hyperparameters.data_form == "pairs":
             reference = self._scored(spec, rows, folder, worker, inputs)
@@ -298,10 +303,11 @@ class Preparer:
         self, tokenizer: Tokenizer, source: dict[str, Any], reading: Reading, inputs: Inputs
     ) -> StageResult:
         def make(folder: Path, _progress: Progress) -> dict[str, Any]:
-            rows, counts, found = reading.tokenise(tokenizer)
+            rows, counts, found, hashes = reading.tokenise(tokenizer)
             if not len(rows):
                 raise DataError("no row is left to train on: nothing to learn from was left after truncation")
             rows.save(folder / ROWS_FILE)
+            hashes.save(folder / overlap.FILE)
             return {"counts": vars(counts), "format": found}
 
         key = {**source, **reading.key, "tokenizer": tokenizer.fingerprint}

@@ -13,6 +13,7 @@ from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
 from workbench.data.sets import Dataset, PairSet, PromptSet, RowSet
 from workbench.errors import Interrupted, WorkbenchError
+from workbench.experiment import leaks
 from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.exactness import inexact_allowed
 from workbench.experiment.held_out import build_evaluators, held_out_notes
@@ -61,8 +62,9 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
             before = float(folder.status().get("seconds") or 0.0)
             with Inputs.verified(prepared.inputs).unchanged():
                 trainer = build_trainer(prepared, folder.path)
-                notes = [*prepared.notes, *held_out_notes(prepared)]
-            folder.write_status(notes=notes)
+                found = leaks.overlaps_of_run(prepared, runs)
+                notes = [*prepared.notes, *held_out_notes(prepared), *leaks.notes(found)]
+            folder.write_status(notes=notes, overlaps=leaks.record(found))
             trainer.resume(inexact=inexact_allowed())
             trainer.train()
             _finish(folder, prepared, trainer, before + time.monotonic() - started)

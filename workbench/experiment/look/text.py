@@ -64,6 +64,9 @@ def facts(section: Section) -> Iterator[tuple[str, str]]:
     yield "truncated", f"{counts.truncated:,} to max_tokens {section.max_tokens:,}{sides}"
     yield "dropped", f"{counts.dropped:,}"
     yield "bad", f"{counts.bad:,}"
+    if counts.repeated_folded:
+        yield "repeated", counts.repeated_note() or ""
+    yield from (("shared", text) for text in section.shared)
     if counts.unread:
         yield "unread", unread_in_words(counts)
 

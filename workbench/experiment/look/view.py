@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from workbench.data.counts import Counts
+from workbench.data.overlap import PromptHashes, hashes_of
 from workbench.data.reading import find_form
 from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
+from workbench.experiment import leaks
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.held_out import held_out_examples, held_out_prompts, held_out_rows
 from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter, held_out_source
@@ -71,6 +73,8 @@ class Section:
     variants: list[str] = field(default_factory=list)
     answered: int | None = None
     """Prompts that have an answer; None where rows are no prompts."""
+    shared: tuple[str, ...] = ()
+    """The held-out prompts that training data has, in words."""
 
     @property
     def unit(self) -> str:
@@ -119,19 +123,36 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
         stage = preparer.training_data(spec, form)
         yield stage.stage.fingerprint, _of_stage(stage, tokenizer, spec, form, _source(spec.data), num_rows)
         return
-    pairs = preparer.held_out_pairs(spec)
+    pairs, examples = preparer.held_out_pairs(spec), held_out_examples(spec)
+    trained = [*_trained(preparer, spec)] if pairs is not None or examples else []
     if pairs is not None:
         held_out = held_out_source(spec, "pairs")
         source = _source(held_out) if held_out is not None else f"held out: {_source(spec.data)}"
-        yield pairs.stage.fingerprint, _of_stage(pairs, tokenizer, spec, "pairs", source, num_rows)
-    examples = held_out_examples(spec)
+        section = _of_stage(pairs, tokenizer, spec, "pairs", source, num_rows)
+        hashes = leaks.load_hashes(pairs.folder)
+        section.shared = _shared(trained, leaks.PAIRS, hashes) if hashes is not None else ()
+        yield pairs.stage.fingerprint, section
     if examples and spec.evaluate is not None:
         held_out = held_out_source(spec, "rows")
         source = _source(held_out) if held_out is not None else f"the task {spec.evaluate.task}, held out"
         of_prompts = spec.hyperparameters.data_form == "prompts"
         found = (held_out_prompts if of_prompts else held_out_rows)(spec, examples, tokenizer)
         section = _held_out_section(spec, source, found, tokenizer, num_rows)
+        hashes = hashes_of(examples)
+        section.counts.repeated, section.counts.repeated_folded = hashes.repeated
+        section.shared = _shared(trained, leaks.PROMPTS, hashes)
         yield f"{spec.evaluate}{_max_tokens(spec)}{tokenizer.fingerprint}", section
+
+
+def _trained(preparer: Preparer, spec: RunSpec) -> Iterator[tuple[str, PromptHashes | None]]:
+    """What the run and those before it learn from."""
+    stage = preparer.training_data(spec, spec.hyperparameters.data_form)
+    yield leaks.TRAINING, leaks.load_hashes(stage.folder)
+    yield from leaks.trained_before(spec.start, preparer.runs)
+
+
+def _shared(trained: list[tuple[str, PromptHashes | None]], what: str, hashes: PromptHashes) -> tuple[str, ...]:
+    return tuple(found.text for found in leaks.overlaps(trained, [(what, hashes)]))
 
 
 def _held_out_section(

@@ -1,0 +1,119 @@
+"""Prompts that two sets of rows share, and those that stand twice in one: by 64-bit hashes, exactly as they are written
+and after case and white space are folded. A million rows are 16 MB, and two sets are compared in a second."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from workbench.data.conversations import TOOLS, Turns
+from workbench.data.formats import Chat, Example, Text, Unpaired
+from workbench.data.sets import load_arrays, save_arrays
+
+FILE = "prompts.safetensors"
+
+
+@dataclass(frozen=True)
+class PromptHashes:
+    """exact, folded: (rows,) uint64, of each row's own prompt; earlier_exact, earlier_folded: of the prompts of the
+    earlier answers of conversations."""
+
+    exact: np.ndarray
+    folded: np.ndarray
+    earlier_exact: np.ndarray
+    earlier_folded: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+    @property
+    def repeated(self) -> tuple[int, int]:
+        """Rows whose prompt stands in a row before: as it is written; after folding."""
+        return len(self) - len(np.unique(self.exact)), len(self) - len(np.unique(self.folded))
+
+    def shared_with(self, trained: PromptHashes) -> tuple[int, int]:
+        """Rows whose prompt is one of those that another set is learned from: as it is written; after folding."""
+        exact = np.isin(self.exact, np.concatenate([trained.exact, trained.earlier_exact]))
+        folded = np.isin(self.folded, np.concatenate([trained.folded, trained.earlier_folded]))
+        return int(exact.sum()), int(folded.sum())
+
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+        save_arrays(path, **vars(self))
+
+    @classmethod
+    def load(cls, path: Path) -> PromptHashes:
+        """The mirror of save."""
+        return cls(**load_arrays(path))
+
+
+@dataclass
+class PromptHasher:
+    """Takes examples as they go by."""
+
+    _exact: array[int] = field(default_factory=lambda: array("Q"))
+    _folded: array[int] = field(default_factory=lambda: array("Q"))
+    _earlier_exact: array[int] = field(default_factory=lambda: array("Q"))
+    _earlier_folded: array[int] = field(default_factory=lambda: array("Q"))
+
+    def seen(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """The examples themselves, each counted."""
+        for example in examples:
+            *earlier, last = prompts_of(example)
+            for text in earlier:
+                self._earlier_exact.append(_hash(text))
+                self._earlier_folded.append(_hash(fold(text)))
+            self._exact.append(_hash(last))
+            self._folded.append(_hash(fold(last)))
+            yield example
+
+    def result(self) -> PromptHashes:
+        """Of the examples so far."""
+        found = (self._exact, self._folded, self._earlier_exact, self._earlier_folded)
+        return PromptHashes(*(np.array(values, np.uint64) for values in found))
+
+
+def hashes_of(examples: Iterable[Example]) -> PromptHashes:
+    """Of all of the examples."""
+    hasher = PromptHasher()
+    for _ in hasher.seen(examples):
+        pass
+    return hasher.result()
+
+
+def prompts_of(example: Example) -> list[str]:
+    """What is asked before each answer of an example, the last of them its own; of a text, and of a row whose prompt is
+    empty, what is learned."""
+    if isinstance(example, Unpaired):
+        return prompts_of(example.example)
+    if isinstance(example, Text):
+        return [example.text]
+    if isinstance(example, Chat):
+        answers = [i for i, turn in enumerate(example.messages) if turn[0] == "assistant"]
+        asked = [_asked(example.messages[:index]) for index in answers if index >= example.learn_from]
+        last = asked.pop() if asked else ""
+        return [*(text for text in asked if text), last or _asked(example.messages)]
+    prompt = example.prompt if isinstance(example.prompt, str) else _asked(example.prompt)
+    if prompt.strip():
+        return [prompt]
+    answer = next((getattr(example, name) for name in ("completion", "chosen", "answer") if hasattr(example, name)), "")
+    return [answer if isinstance(answer, str) else _asked(answer or ())]
+
+
+def fold(text: str) -> str:
+    """The text without differences of case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def _asked(turns: Turns) -> str:
+    """As one text, which is a plain prompt's where a user asks once; the same with another system message or tools."""
+    return "\n".join(turn[1] for turn in turns if turn[0] not in ("system", TOOLS))
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")

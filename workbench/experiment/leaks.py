@@ -1,0 +1,102 @@
+"""Held-out prompts that a run, or one that it begins from, also learned from: counted for its record and report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.data import overlap
+from workbench.data.overlap import PromptHashes, hashes_of
+from workbench.experiment.held_out import held_out_examples
+from workbench.experiment.prepare import PreparedRun
+from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.stages.cache import FOLDER
+from workbench.tracking.reader import read_sealed
+
+QUALIFIES = 0.01
+"""The share of held-out prompts that were trained on above which a result is told with it."""
+TRAINING, PROMPTS, PAIRS = "the training data", "held-out prompts", "held-out pairs"
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Of the held-out prompts or pairs, those whose prompt is one that was learned from: to the letter, and after case
+    and white space are folded. None: the training data is no longer here to be asked."""
+
+    held_out: str
+    trained: str
+    items: int
+    exact: int | None
+    folded: int | None
+
+    @property
+    def share(self) -> float:
+        """Of the items, after folding."""
+        return (self.folded or 0) / max(self.items, 1)
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.folded is None:
+            return f"whether the {self.held_out} stand in {self.trained} is not known: what it held is gone"
+        exactly = (
+            ""
+            if self.exact == self.folded
+            else f", {f'{self.exact:,}' if self.exact else 'none'} of them to the letter"
+        )
+        verb = "stands" if self.folded == 1 else "stand"
+        share = f"{self.share:.1%}".replace(".0%", "%").replace("%", " %")
+        return f"{self.folded:,} of {self.items:,} {self.held_out} ({share}) {verb} in {self.trained}{exactly}"
+
+
+def overlaps(
+    trained: Iterable[tuple[str, PromptHashes | None]], held_out: Iterable[tuple[str, PromptHashes]]
+) -> list[Overlap]:
+    """Each held-out set against each set that was learned from; those without a prompt in common are left out."""
+    sets = list(held_out)
+    found = []
+    for where, hashes in trained:
+        for what, own in sets:
+            if not len(own):
+                continue
+            exact, folded = (None, None) if hashes is None else own.shared_with(hashes)
+            if folded != 0:
+                found.append(Overlap(what, where, len(own), exact, folded))
+    return found
+
+
+def overlaps_of_run(prepared: PreparedRun, runs: Path) -> list[Overlap]:
+    """Of a run that is ready to train: against its own training data and that of every run before it."""
+    held_out = [(PROMPTS, hashes_of(held_out_examples(prepared.spec)))]
+    if prepared.held_out_pairs is not None:
+        held_out.append((PAIRS, PromptHashes.load(prepared.held_out_pairs.folder / overlap.FILE)))
+    trained = [(TRAINING, load_hashes(prepared.data.folder)), *trained_before(prepared.spec.start, runs)]
+    return overlaps(trained, held_out)
+
+
+def trained_before(start: str | None, runs: Path) -> Iterator[tuple[str, PromptHashes | None]]:
+    """What the runs of a chain of starts learned from, the nearest first; None where its stage is gone."""
+    while start is not None:
+        provenance = read_sealed(RunFolder(runs, start).path / "provenance.json") or {}
+        stage = (provenance.get("stages") or {}).get("data")
+        folders = sorted((runs / FOLDER).glob(f"data-v*-{stage}")) if stage else []
+        yield f"{TRAINING} of {start}", load_hashes(folders[0]) if folders else None
+        start = (provenance.get("start") or {}).get("folder")
+
+
+def load_hashes(stage: Path) -> PromptHashes | None:
+    """Of a stage of token ids; None where it has none, being from before they were kept."""
+    path = stage / overlap.FILE
+    return PromptHashes.load(path) if path.is_file() else None
+
+
+def record(found: Iterable[Overlap]) -> list[dict[str, Any]]:
+    """For status.json: the numbers, and the words that a report says them in."""
+    return [{**asdict(each), "share": each.share, "text": each.text} for each in found]
+
+
+def notes(found: Iterable[Overlap]) -> list[str]:
+    """Those that no claim is qualified by."""
+    return [each.text for each in found if each.share <= QUALIFIES]
