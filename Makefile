@@ -70,7 +70,7 @@ sync: $(READY)  ## send offline W&B runs to the server
 	@$(BIN)/python -m workbench.tracking.sinks.sync "$${GIVEN_RUNS:-runs}"
 
 test: $(READY)  ## run the tests in minutes; with ALL=1 the slow ones too: every shipped experiment, the runner, parity with TRL
-	@$(BIN)/python -m pytest -n logical --dist worksteal $(if $(call on,ALL,1),,-m "not slow")
+	@$(BIN)/python -m pytest -n logical --dist worksteal -p tests.faults.tally $(if $(call on,ALL,1),,-m "not slow")
 
 faults: $(READY)  ## inject every fault of the matrix and print what survived, in 40 minutes [ROWS="1 17"] [SHORT=1]
 	@$(BIN)/python -m tests.faults $(call on,SHORT,--short) -- $$GIVEN_ROWS

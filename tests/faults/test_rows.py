@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.faults import tally
 from tests.faults.rows import FAULTS
 
 TESTS = Path(__file__).parents[1]
@@ -35,3 +37,17 @@ def test_every_test_of_a_fault_stands_in_a_row() -> None:
     faults = [name for name in IDS if name.startswith("faults/") and "test_rows.py" not in name]
     assert faults
     assert [name for name in faults if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)] == []
+
+
+def test_counts_of_other_code_are_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "KEPT", tmp_path / "tests.json")
+    assert tally.kept() is None
+    rows = {"1": {"tries": 3, "lost": 0, "skipped": 0, "seconds": 1.0, "failed": []}}
+    tally.KEPT.write_text(json.dumps({"code": tally.fingerprint(), "rows": rows}))
+    found = tally.kept()
+    assert found is not None
+    assert found[1].tries == 3
+    tally.KEPT.write_text(json.dumps({"code": "of another day", "rows": rows}))
+    assert tally.kept() is None
+    tally.KEPT.write_text("torn")
+    assert tally.kept() is None
