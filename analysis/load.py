@@ -184,6 +184,8 @@ def _run_row(root: Path, plan: dict[str, Any]) -> tuple[dict[str, Any], dict[str
         "state": _state(folder, definition, status),
     }
     row.update({key: status.get(key) for key in STATUS_FIELDS})
+    if row["state"] == "missing" and plan.get("state"):  # it failed before it had a folder
+        row |= {"state": str(plan["state"]), "message": str(plan.get("message"))}
     costs = _mapping(status.get("costs"))
     row.update({f"cost/{key}": costs.get(key) for key in COST_FIELDS})
     for axis, value in _mapping(definition.get("point") or plan.get("point")).items():

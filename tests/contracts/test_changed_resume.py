@@ -10,6 +10,7 @@ import pytest
 from tests.contracts.points import EVERY, SETTINGS, Points
 from tests.contracts.variants import outcome
 from workbench.errors import CheckpointError, Interrupted
+from workbench.own_code import hash_of
 from workbench.trainer import snapshot, surroundings
 from workbench.trainer.registry import trainer_names
 
@@ -60,6 +61,39 @@ def test_a_resume_that_cannot_be_exact_is_refused_or_marked(variant, change, bui
         later.resume()
     later.resume(inexact=True)
     assert len(later.inexact) == 2, "what made a run inexact stays in its checkpoints"
+
+
+def test_a_resume_under_other_code_is_refused_or_marked(build, stopped, monkeypatch, whole):
+    folder, expected = stopped("sft"), whole("sft")
+    monkeypatch.setattr(surroundings, "own_hash", lambda: "77")
+    with pytest.raises(CheckpointError, match=r"under code of the workbench \w{16}, now 77: .*FRESH=1.*INEXACT=1"):
+        build("sft", folder).resume()
+    again = build("sft", folder)
+    assert again.resume(inexact=True)
+    assert "code of the workbench" in again.inexact[0]
+    again.train()
+    assert outcome(again, folder) == expected
+
+
+def test_a_checkpoint_that_does_not_say_of_what_code_it_is_is_of_other_code():
+    own = {surroundings.CODE: "77", "numpy": "2"}
+    assert surroundings.differences({"numpy": "2"}, own) == ["code of the workbench before it was recorded, now 77"]
+    assert surroundings.differences(own, own) == []
+
+
+def test_code_is_that_of_every_python_file_of_the_package_and_of_nothing_else(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/a.py").write_text("x = 1\n")
+    (tmp_path / "b.py").write_text("")
+    seen = [hash_of(tmp_path)]
+    (tmp_path / "notes.md").write_text("word")
+    (tmp_path / "__pycache__").mkdir()
+    assert hash_of(tmp_path) == seen[0]
+    (tmp_path / "deep/a.py").write_text("x = 2\n")
+    seen.append(hash_of(tmp_path))
+    (tmp_path / "b.py").rename(tmp_path / "c.py")
+    seen.append(hash_of(tmp_path))
+    assert len(set(seen)) == 3
 
 
 @pytest.mark.parametrize("name", trainer_names())

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from analysis.load import load_folders
+from workbench.errors import ModelError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import Speed, estimate
 from workbench.experiment.identity import differences, identify
 from workbench.experiment.plan import describe_change, plan_runs, waves
+from workbench.experiment.plan_file import write_plan
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.status import status_text
+from workbench.tracking.reader import read_sealed
 
 
 def only_run(lab: Path, *overrides: str, name: str = "start"):
@@ -227,3 +233,48 @@ def test_the_estimate_holds_the_longest_rows_and_half_precisions_scores(lab, def
 def test_what_is_computed_again_counts_where_it_moves_the_end(lab):
     budget = "budget.flops=1.0e9"
     assert fingerprint_of(lab, budget, "gradient_checkpointing=true") != fingerprint_of(lab, budget)
+
+
+def test_a_finished_run_that_was_moved_away_is_taken_back_where_it_is_asked_for_again(lab):
+    run = only_run(lab)
+    folder = finish(lab, run, model_sha256=hashlib.sha256(b"weights").hexdigest())
+    first = folder.status()["fingerprint"]
+    moved = folder.supersede()
+    assert plan(lab, run).state == "kept"
+    assert (plan(lab, run).trains, plan(lab, run).must_run) == (False, True)
+    assert plan(lab, run, fresh=frozenset({run.key})).state == "new"
+    other = replace(run, hyperparameters=run.hyperparameters.model_copy(update={"learning_rate": 0.1}))
+    assert plan(lab, other).state == "new"
+    finish(lab, other)
+    assert plan(lab, run).reason == f"from {moved}"
+    folder.take_back(moved)
+    assert (plan(lab, run).state, folder.status()["fingerprint"]) == ("cached", first)
+    assert plan(lab, other).state == "kept", "what stood there was moved away in its turn"
+
+
+def test_what_was_moved_away_and_is_damaged_is_not_taken_back(lab):
+    folder = finish(lab, only_run(lab), model_sha256=hashlib.sha256(b"weights").hexdigest())
+    moved = folder.supersede()
+    (moved / "model/model.safetensors").write_bytes(b"wieghts")
+    with pytest.raises(ModelError, match="is damaged"):
+        folder.take_back(moved)
+    assert moved.is_dir()
+
+
+def test_a_plan_says_that_a_resume_would_be_under_other_code(lab):
+    run = only_run(lab)
+    folder = finish(lab, run, state="interrupted", code="0123456789abcdef")
+    (folder.path / "checkpoints/step_00000003").mkdir(parents=True)
+    assert "FRESH=1, or INEXACT=1 marks it" in plan(lab, run).reason
+
+
+def test_why_a_run_without_a_folder_failed_is_told_by_status_and_plan(lab):
+    experiment = load_experiment("start", folder=lab / "experiments")
+    key = experiment.runs[0].key
+    assert "not started" in status_text(experiment, lab / "runs")
+    write_plan(experiment, lab / "runs", [], {key: ("failed", "data.jsonl:2: is not JSON")})
+    assert status_text(experiment, lab / "runs") == f"{key}  failed       data.jsonl:2: is not JSON"
+    [row] = load_folders(lab / "runs", read_sealed(lab / "runs/start/plan.json")["runs"]).runs.to_dict("records")
+    assert (row["state"], row["message"]) == ("failed", "data.jsonl:2: is not JSON")
+    write_plan(experiment, lab / "runs", [])
+    assert "not started" in status_text(experiment, lab / "runs")

@@ -177,6 +177,14 @@ FAULTS = (
         ("experiment/test_changed_inputs.py::*",),
     ),
     Fault(
+        23,
+        "a resume under other code of the workbench: commit, uncommitted change, installed version",
+        "refused by name; marked where it was asked for",
+        ("contracts/test_changed_resume.py::test_a_resume_under_other_code*",
+         "contracts/test_changed_resume.py::test_a_checkpoint_that_does_not*",
+         "contracts/test_changed_resume.py::test_code_is*", "faults/test_changed_surroundings.py::test_other_code*"),
+    ),
+    Fault(
         24,
         "a model folder that lacks a weight or a buffer, has extra or stale ones, or computes otherwise here",
         "refused by name, or the slower right way; never another number",

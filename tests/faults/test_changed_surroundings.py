@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import signal
 import time
 
 import pytest
 
-from tests.commands import Command
+from tests.commands import ROOT, Command
 from tests.faults.labs import START, define, outcomes
 from workbench.experiment.stages.versions import VERSIONS
 
@@ -107,3 +108,17 @@ def test_the_same_surroundings_go_on_to_the_same_bits(interrupted, call, lab):
     assert call("run", "long")[0] == 0
     assert call("run", "long", "--runs", "whole")[0] == 0
     assert outcomes(lab / "runs") == outcomes(lab / "whole")
+
+
+def test_other_code_of_the_workbench_is_refused_by_name_and_marked_where_it_was_asked_for(interrupted, lab, tmp_path):
+    """A copy of the package with one comment more, as a pull, an edit or another installed version would be."""
+    for name in ("workbench", "analysis"):
+        shutil.copytree(ROOT / name, tmp_path / "other" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "other/workbench/trainer/costs.py", "a") as file:
+        file.write("# changed\n")
+    code, said = Command(lab, "run", "long", cold=True, PYTHONPATH=str(tmp_path / "other")).end()
+    assert (code, "code of the workbench" in said, "INEXACT=1" in said) == (3, True, True), said
+    assert "Traceback" not in said
+    code, said = Command(lab, "run", "long", "--inexact", cold=True, PYTHONPATH=str(tmp_path / "other")).end()
+    assert code == 0, said
+    assert "code of the workbench" in status(lab)["inexact"][0]

@@ -12,14 +12,16 @@ from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.identity import Identity, differences, identify
 from workbench.experiment.run_folder import RunFolder
+from workbench.own_code import own_hash
 from workbench.redaction import redact
 
-State = Literal["cached", "new", "resumes", "changed", "waits", "broken"]
+State = Literal["cached", "new", "resumes", "changed", "kept", "waits", "broken"]
 DESCRIPTIONS: dict[State, str] = {
     "cached": "finished",
     "new": "to be trained",
     "resumes": "goes on from its last checkpoint",
     "changed": "changed since it was made",
+    "kept": "made before, and taken back",
     "waits": "depends on a run that is trained first",
     "broken": "cannot run",
 }
@@ -39,6 +41,22 @@ class PlannedRun:
     def must_run(self) -> bool:
         """Whether it is not there yet."""
         return self.state != "cached"
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train, and so time and room to be needed."""
+        return self.state not in ("cached", "kept")
+
+
+def recorded_precisions(specs: Iterable[RunSpec], runs: Path) -> dict[str, str]:
+    """Precisions by run key, without loading a model: only a run that was made has resolved "fastest", and what it
+    found then is what it would find now."""
+    found = {}
+    for spec in specs:
+        wanted = spec.hyperparameters.precision
+        recorded = RunFolder(runs, spec.key).status().get("precision") if wanted == "fastest" else None
+        found[spec.key] = recorded or wanted
+    return found
 
 
 def plan_runs(
@@ -71,6 +89,9 @@ def _plan_run(
     status = folder.status()
     if identity.fields is None:
         return PlannedRun(spec, "waits", identity, precision, f"{identity.waits_for} is made first")
+    kept = folder.superseded_as(identity.fingerprint) if not fresh else None
+    if kept is not None and status.get("fingerprint") != identity.fingerprint:
+        return PlannedRun(spec, "kept", identity, precision, f"from {kept}")
     if not status and (folder.path / "checkpoints").exists():
         return PlannedRun(spec, "changed", identity, precision, "its status.json, which says of what it is, is damaged")
     if not status:
@@ -84,7 +105,10 @@ def _plan_run(
     if not folder.is_finished():
         checkpoints = sorted((folder.path / "checkpoints").glob("step_*[0-9]"))
         where = f"step {int(checkpoints[-1].name.removeprefix('step_'))}" if checkpoints else "the beginning"
-        return PlannedRun(spec, "resumes", identity, precision, f"from {where} ({status.get('state', 'unfinished')})")
+        reason = f"from {where} ({status.get('state', 'unfinished')})"
+        if checkpoints and status.get("code") not in (None, own_hash()):
+            reason += "; refused as it stands, for the workbench's code is another now: FRESH=1, or INEXACT=1 marks it"
+        return PlannedRun(spec, "resumes", identity, precision, reason)
     other = status.get("commit") not in (None, commit) and commit is not None
     note = f"made by other code, commit {str(status['commit'])[:10]}; FRESH=1 trains it anew" if other else ""
     return PlannedRun(spec, "cached", identity, precision, note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ from workbench.experiment.definition.overrides import join_settings
 from workbench.experiment.definition.schema import START, Experiment
 from workbench.experiment.run_folder import write_json
 from workbench.redaction import redact
-from workbench.tracking.reader import read_json, sealed
+from workbench.tracking.reader import read_json, read_sealed, sealed
 
 
-def write_plan(experiment: Experiment, runs: Path, notes: list[str]) -> None:
-    """Write runs/<experiment>/plan.json. StorageError when the disk fails."""
+def write_plan(
+    experiment: Experiment, runs: Path, notes: list[str], failures: Mapping[str, tuple[str, str]] | None = None
+) -> None:
+    """Write runs/<experiment>/plan.json. failures: state and message by key of runs that have no folder to say so.
+    StorageError when the disk fails."""
     starts = dict.fromkeys(
         key for run in experiment.runs for key in (run.start, *run.sources) if key not in (None, START)
     )
     plan = redact(_plan(experiment, list(starts), notes))
+    for run in [*plan["runs"], *plan["starts"]]:
+        if run["folder"] in (failures or {}):
+            run["state"], run["message"] = redact((failures or {})[run["folder"]])
     path = plan_path(experiment, runs)
     if read_json(path) != (plan := sealed(plan)):  # its time says when the plan changed
         make_folder(path.parent)
@@ -38,6 +45,13 @@ def _plan(experiment: Experiment, starts: list[str | None], notes: list[str]) ->
         "starts": [{"folder": key} for key in starts],
         "notes": [*experiment_notes(experiment), *notes],
     }
+
+
+def failures_of(experiment: Experiment, runs: Path) -> dict[str, tuple[str, str]]:
+    """What the last command wrote of runs that failed before they had a folder: state and message by key."""
+    plan = read_sealed(plan_path(experiment, runs)) or {}
+    entries = [*plan.get("runs", []), *plan.get("starts", [])]
+    return {run["folder"]: (str(run["state"]), str(run.get("message"))) for run in entries if "state" in run}
 
 
 def plan_path(experiment: Experiment, runs: Path) -> Path:

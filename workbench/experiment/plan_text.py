@@ -9,10 +9,9 @@ from workbench.data.settings import CollectData
 from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed
-from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, waves
+from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.provenance import current_commit, num_cores
 from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
-from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.space import as_text, free_bytes
 from workbench.tracking.durations import format_duration
 
@@ -23,12 +22,7 @@ def describe_plan(
     """The plan of an experiment as it stands now, as text. reward_code: its reward files are allowed."""
     specs = [spec for level in waves(experiment) for spec in level]
     remade = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
-    precisions = {spec.key: spec.hyperparameters.precision for spec in specs}
-    for key, precision in precisions.items():
-        # Only a run that was made has resolved "fastest"; what it found then is what it would find now.
-        found = RunFolder(runs, key).status().get("precision")
-        precisions[key] = found if precision == "fastest" and found else precision
-    planned = plan_runs(specs, runs, precisions, fresh=remade, commit=current_commit(Path.cwd()))
+    planned = plan_runs(specs, runs, recorded_precisions(specs, runs), fresh=remade, commit=current_commit(Path.cwd()))
     width = jobs or max(1, num_cores() // max(spec.threads for spec in experiment.runs))
     text = plan_text(experiment, planned, runs, width)
     files = reward_files(specs)
@@ -50,7 +44,7 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
         estimates[run.spec.key] = estimate(run.spec, specs, runs, speeds[kind])
     lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
     lines += ["", "work", *_work(planned, estimates)]
-    lines += ["", *_totals([run for run in planned if run.must_run], estimates, speeds, runs, jobs)]
+    lines += ["", *_totals([run for run in planned if run.trains], estimates, speeds, runs, jobs)]
     return "\n".join(lines)
 
 

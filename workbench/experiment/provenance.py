@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from workbench.own_code import own_hash
 from workbench.redaction import redact
 
 PACKAGES = (
@@ -36,6 +37,7 @@ def collect_provenance(root: Path) -> dict[str, Any]:
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": redact(" ".join(["workbench", *sys.argv[1:]])),
+        "code": own_hash(),
         **code_state(root),
         "python": platform.python_version(),
         "packages": package_versions(),

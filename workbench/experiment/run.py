@@ -154,6 +154,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
             "identity": prepared.identity.fields,
             "notes": list(prepared.notes),
             "commit": provenance.get("commit"),
+            "code": provenance.get("code"),
             "threads": spec.threads,
             "precision": prepared.precision,
             "seconds": status.get("seconds") or 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -78,6 +79,25 @@ class RunFolder:
             raise _failed(self.path, error) from error
         write_json(self.path / "provenance.json", sealed(redact(provenance)))
         self.write_status(**status)
+
+    def superseded_as(self, fingerprint: str | None) -> Path | None:
+        """The newest finished run of that fingerprint that was moved out of this one's way."""
+        above = (self.runs / SUPERSEDED / self.key).parent
+        for path in sorted(above.glob(f"{glob.escape(self.path.name)}-*"), reverse=True):
+            moved = RunFolder(above, path.name)
+            if moved.is_finished() and moved.status().get("fingerprint") == fingerprint:
+                return path
+        return None
+
+    def take_back(self, superseded: Path) -> None:
+        """Put what was moved out of the way here again, verified; what stands here goes out of the way. ModelError."""
+        RunFolder(superseded.parent, superseded.name).verify_model()
+        self.supersede()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            superseded.rename(self.path)
+        except OSError as error:
+            raise _failed(self.path, error) from error
 
     def supersede(self) -> Path | None:
         """Move the folder out of the way, into .superseded/; None when there is none."""

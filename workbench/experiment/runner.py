@@ -16,10 +16,10 @@ from types import FrameType
 from typing import Any
 
 from workbench.data.epochs import batches_of_epochs
-from workbench.errors import StorageError, WorkbenchError
+from workbench.errors import AlreadyRunningError, DataError, ModelError, StorageError, WorkbenchError
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
-from workbench.experiment.plan import PlannedRun, plan_runs, waves
+from workbench.experiment.plan import PlannedRun, describe_change, plan_runs, recorded_precisions, waves
 from workbench.experiment.plan_file import plan_path, write_plan
 from workbench.experiment.prepare import Preparer
 from workbench.experiment.prepared import PreparedRun
@@ -27,6 +27,7 @@ from workbench.experiment.provenance import collect_provenance, current_commit, 
 from workbench.experiment.run import execute
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.space import refuse_without_space
+from workbench.inputs import REMEDY
 from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
 from workbench.locks import hold, is_held
 from workbench.terminal import complain
@@ -99,13 +100,19 @@ class Sweep:
         self.received: int | None = None
         self._processes: dict[str, RunProcess] = {}
         self._told: set[str] = set()
+        self._planned: dict[str, PlannedRun] = {}
+        self._failures: dict[str, tuple[str, str]] = {}
+        self._expected: frozenset[str] = frozenset()
 
     def run(self) -> Outcome:
         """Every wave in turn."""
         levels = waves(self.experiment)
         specs = [spec for level in levels for spec in level]
         write_plan(self.experiment, self.runs, notes=self._notes())
-        self.console.expect({spec.key: spec.hyperparameters.steps or 0 for spec in specs if self._is_expected(spec)})
+        precisions = recorded_precisions(specs, self.runs)
+        planned = plan_runs(specs, self.runs, precisions, fresh=self.fresh)
+        self._expected = frozenset(run.spec.key for run in planned if run.must_run)
+        self.console.expect({s.key: s.hyperparameters.steps or 0 for s in specs if s.key in self._expected})
         with handled_by(self._receive), self._trackers(specs):
             try:
                 for level in levels:
@@ -114,12 +121,8 @@ class Sweep:
                 if interrupt_behind(error) is None:
                     raise
                 self._stop_processes()
-        write_plan(self.experiment, self.runs, notes=self._notes())
+        write_plan(self.experiment, self.runs, notes=self._notes(), failures=self._failures)
         return self.outcome
-
-    def _is_expected(self, spec: RunSpec) -> bool:
-        """Whether the run will probably be trained, before its identity can be known."""
-        return spec.key in self.fresh or not RunFolder(self.runs, spec.key).is_finished()
 
     def is_reported(self, page: Path) -> bool:
         """Whether the report was written after everything that it is made of."""
@@ -133,7 +136,11 @@ class Sweep:
         preparer = Preparer(self.runs, self.console, self.jobs)
         able = [spec for spec in specs if not self._start_failed(spec)]
         precisions = {spec.key: preparer.precision(spec) for spec in able}
-        planned = plan_runs(able, self.runs, precisions, fresh=self.fresh, commit=current_commit(self.root))
+        options: dict[str, Any] = {"fresh": self.fresh, "commit": current_commit(self.root)}
+        planned = plan_runs(able, self.runs, precisions, **options)
+        if any(self._take_back(run) for run in planned):
+            planned = plan_runs(able, self.runs, precisions, **options)
+        self._planned |= {run.spec.key: run for run in planned}
         self.outcome.cached += sum(not run.must_run for run in planned)
         cached = [run for run in planned if not run.must_run]
         if cached:
@@ -148,24 +155,51 @@ class Sweep:
     def _start_failed(self, spec: RunSpec) -> bool:
         failed = [key for key in (spec.start or START, *spec.sources) if self.outcome.codes.get(key)]
         if failed:
-            self._fail(spec.key, f"not run: {failed[0]}, which it begins from, failed", self.outcome.codes[failed[0]])
+            message = f"not run: {failed[0]}, which it begins from, failed"
+            self._fail(spec.key, message, self.outcome.codes[failed[0]], "missing")
         return bool(failed)
 
     def _prepare(self, preparer: Preparer, run: PlannedRun) -> PreparedRun | None:
-        folder = RunFolder(self.runs, run.spec.key)
         try:
             if run.state == "broken":
                 raise WorkbenchError(run.reason)
-            if run.state == "changed" and not self.share:  # where others may be at it, the run does it under its lock
-                moved = folder.supersede()
-                self.console.say(f"{run.spec.key}: {run.reason}; the old one is now {moved}")
-            return preparer.prepare(run.spec, run.precision)
+            prepared = preparer.prepare(run.spec, run.precision)
+            was, now = run.identity.fields, prepared.identity.fields
+            if was != now and was is not None and now is not None:
+                raise DataError(f"{describe_change(was, now)}, since it was planned; {REMEDY}")
+            return prepared
         except WorkbenchError as error:
             self._fail(run.spec.key, str(error), error.exit_code)
             return None
 
-    def _fail(self, key: str, message: str, code: int) -> None:
+    def _take_back(self, run: PlannedRun) -> bool:
+        """Whether a finished run of just this identity, which another had taken the place of, is in its place again."""
+        folder = RunFolder(self.runs, run.spec.key)
+        superseded = folder.superseded_as(run.identity.fingerprint) if run.state == "kept" else None
+        if superseded is None:
+            return False
+        try:
+            with hold(self.runs, run.spec.key):
+                folder.take_back(superseded)
+        except (AlreadyRunningError, ModelError):  # another command is at it; or what was kept is damaged
+            return False
+        self.console.say(f"{run.spec.key}: {superseded} is what is asked for, and was taken back")
+        return True
+
+    def _make_way(self, prepared: PreparedRun) -> None:
+        """Move out of the way what the run's folder holds of another identity: only now, for all that the new one needs
+        is there. Where another command is at the run, it is left to the run, which waits for that one's end."""
+        key = prepared.spec.key
+        folder, reason = RunFolder(self.runs, key), self._planned[key].reason
+        with contextlib.suppress(AlreadyRunningError), hold(self.runs, key):
+            status = folder.status()
+            stale = status.get("fingerprint") != prepared.identity.fingerprint or key in self.fresh
+            if stale and (status or (folder.path / "checkpoints").exists()):
+                self.console.say(f"{key}: {reason}; the old one is now {folder.supersede()}")
+
+    def _fail(self, key: str, message: str, code: int, state: str = "failed") -> None:
         self.outcome.codes[key] = code
+        self._failures[key] = state, message
         self.console.ended(key, "failed: as above" if message in self._told else f"failed: {message}")
         self._told.add(message)
 
@@ -178,6 +212,7 @@ class Sweep:
             while waiting and len(self._processes) < self.jobs:
                 run = self._take(waiting)
                 folder = RunFolder(self.runs, run.spec.key)
+                self._make_way(run)
                 with held():  # a run that was started is known, and so will be stopped
                     process = RunProcess(_task(run, self.runs, self.provenance), run.spec.threads, folder.log)
                     self._processes[run.spec.key] = process
@@ -229,13 +264,18 @@ class Sweep:
     def _notes(self) -> list[str]:
         """What the report must say of the data, once for all runs that share it."""
         found = [RunFolder(self.runs, run.key).status().get("notes") or [] for run in self.experiment.runs]
-        return list(dict.fromkeys(note for notes in found for note in notes))
+        old = [
+            f"{key} is shown as it was made before: as it is defined now it failed ({message})"
+            for key, (_, message) in self._failures.items()
+            if RunFolder(self.runs, key).is_finished()
+        ]
+        return list(dict.fromkeys([*old, *(note for notes in found for note in notes)]))
 
     @contextmanager
     def _trackers(self, specs: list[RunSpec]) -> Iterator[None]:
         kinds = [kind for kind in ("tensorboard", "wandb") if any(kind in spec.track for spec in specs)]
         followers = Followers(kinds)
-        folders = {self.runs / spec.key: self._is_expected(spec) for spec in specs}
+        folders = {self.runs / spec.key: spec.key in self._expected for spec in specs}
         followers.start([folder for folder, expected in folders.items() if expected or needs_replay(folder)])
         try:
             yield

@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.errors import StorageError
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.estimate import Speed, estimate, measured_speed, model_bytes
-from workbench.experiment.plan import plan_runs, waves
+from workbench.experiment.plan import plan_runs, recorded_precisions, waves
 
 REPORT_BYTES = 3_000_000
 """Page, tables and figures of a report."""
@@ -19,8 +19,8 @@ def refuse_without_space(experiment: Experiment, runs: Path, fresh: bool) -> Non
     """StorageError where less is free than the runs that must be trained will write, by the estimate."""
     specs = {spec.key: spec for level in waves(experiment) for spec in level}
     remade = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
-    precisions = {key: spec.hyperparameters.precision for key, spec in specs.items()}
-    todo = [run.spec for run in plan_runs(specs.values(), runs, precisions, fresh=remade) if run.must_run]
+    planned = plan_runs(specs.values(), runs, recorded_precisions(specs.values(), runs), fresh=remade)
+    todo = [run.spec for run in planned if run.trains]
     needed, free = needed_bytes(todo, specs, runs), free_bytes(runs)
     if needed > free:
         raise StorageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workbench.experiment.definition.schema import Experiment
+from workbench.experiment.plan_file import failures_of
 from workbench.experiment.run_folder import RunFolder
 from workbench.locks import is_held
 from workbench.tracking.durations import format_duration
@@ -15,12 +16,14 @@ def status_text(experiment: Experiment, runs: Path) -> str:
     """One line a run: state, step, newest held-out metrics and reward, time; those it begins from first."""
     specs = {**experiment.ancestors, **{run.key: run for run in experiment.runs}}
     wide = max(map(len, specs))
+    failures = failures_of(experiment, runs)
     lines = []
     for key in specs:
         folder = RunFolder(runs, key)
         status = folder.status()
         if not status:
-            lines.append(f"{key:{wide}}  not started")
+            state, message = failures.get(key, ("not started", ""))
+            lines.append(f"{key:{wide}}  {state:11}  {message}".rstrip())
             continue
         rows = read_rows(folder.path / "metrics.jsonl")
         step = rows[-1].get("step", 0) if rows else 0
@@ -39,5 +42,7 @@ def status_text(experiment: Experiment, runs: Path) -> str:
         if state == "running" and not is_held(runs, key):
             state = "died"  # it could not say so: its power failed, or its disk took not even that
         parts = [f"step {step}", *shown, format_duration(seconds) if seconds else "", str(status.get("message") or "")]
+        if key in failures:
+            parts.append(f"as it is defined now it failed: {failures[key][1]}")
         lines.append(f"{key:{wide}}  {state:11}  {'  '.join(part for part in parts if part)}")
     return "\n".join(lines)

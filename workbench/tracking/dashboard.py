@@ -9,7 +9,8 @@ from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.terminal import say
-from workbench.tracking.reader import find_runs
+from workbench.tracking.reader import find_runs, read_run
+from workbench.tracking.sinks.replay import tracked
 
 HOST = "127.0.0.1"
 FIRST_PORT = 6006
@@ -68,5 +69,12 @@ def in_words(runs: Path) -> str:
         return f"no runs below {runs} yet: `make exp NAME=...` makes some, and they appear here as they train"
     if shown == len(found):
         return f"{shown} run{'s' * (shown > 1)} below {runs}"
-    missing = f"{len(found) - shown} of {len(found)} runs below {runs} have no event files"
-    return f"{missing} (`track: [tensorboard]` in a definition asks for them)"
+    without = [run for run in found if not any((run / "tensorboard").glob("*.tfevents.*"))]
+    asked = [run for run in without if "tensorboard" in tracked(read_run(run))]
+    told = [f"{len(without)} of {len(found)} runs below {runs} have no event files"]
+    if asked:
+        name = asked[0].relative_to(runs).parts[0]
+        told.append(f"{len(asked)} of them ask for them: `make exp NAME={name.split('+')[0]}` writes what is missing")
+    if len(asked) < len(without):
+        told.append(f"{len(without) - len(asked)} do not: `track: [tensorboard]` in a definition asks for them")
+    return "; ".join(told)

@@ -1,4 +1,4 @@
-"""What a run's bits depend on beside its settings: libraries, device, threads, processes, and the data it was given.
+"""What a run's bits depend on beside its settings: code, libraries, device, threads, processes, and the data.
 
 A checkpoint holds them, so that a resume which could not be exact is refused, or marked where it was asked for.
 """
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from workbench.own_code import own_hash
 from workbench.trainer import distributed
 
 if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
+CODE = "code of the workbench"
 LARGEST_LIST = 256
 """Batches of a plain list that are hashed; of a longer one the first and the last."""
 SAMPLED_ROWS = 16
@@ -26,14 +28,15 @@ SAMPLED_ROWS = 16
 
 def surroundings_of(trainer: BaseTrainer) -> dict[str, str]:
     """By name; what cannot be told (the data of a loader that is read but once) is left out."""
-    found = {name: _version(name) for name in LIBRARIES}
+    found = {CODE: own_hash()} | {name: _version(name) for name in LIBRARIES}
     found["device"] = _name_of(trainer.device)
     found |= {"threads": str(torch.get_num_threads()), "processes": str(trainer.world_size)}
     return found | _data_of(trainer.train_loader, trainer.world_size)
 
 
 def differences(saved: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
-    """What differs between the two, in words, of what both know."""
+    """What differs between the two, in words, of what both know; a record without code is of code that wrote none."""
+    saved = {CODE: "before it was recorded"} | dict(saved)
     return [f"{name} {saved[name]}, now {own[name]}" for name in own if name in saved and saved[name] != own[name]]
 
 

@@ -241,3 +241,14 @@ def test_a_stream_of_few_letters_gets_question_marks() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(8.4, "8 s"), (125, "2 min 5 s"), (11520, "3 h 12 min"), (-1, "0 s")])
 def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_only_runs_that_finished_are_counted_as_done(tmp_path):
+    stream, clock = io.StringIO(), Clock()
+    console = Console(stream, clock)
+    console.expect(dict.fromkeys(("e/a/seed0", "e/b/seed0", "e/c/seed0", "e/d/seed0"), 2))
+    console.started("e/a/seed0", tmp_path, 2)
+    for key, outcome in (("a", "finished (patience)"), ("b", "failed: it is gone"), ("c", "interrupted by signal 15")):
+        console.ended(f"e/{key}/seed0", outcome)
+    console.close()
+    assert stream.getvalue().splitlines()[-1].startswith("1/4 runs, 1 failed, 1 interrupted, ")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,8 @@ class _Run:
     last_time: tuple[int, float] | None = None
     """Steps and the run's own clock, for its rate."""
     ended: bool = False
+    outcome: str = ""
+    """The first word of what came of it: finished, failed, interrupted, ..."""
 
     def take(self, row: Row) -> None:
         self.step = row["step"] if isinstance(row.get("step"), int) else self.step
@@ -156,7 +160,7 @@ class Console:
         """A run is over (or needed no training); leaves one line with its outcome and its last metrics."""
         run = self._runs.setdefault(key, _Run(0))
         run.read()
-        run.ended = True
+        run.ended, run.outcome = True, re.split(r"\W", outcome, maxsplit=1)[0]
         parts = [f"{self._name(key)}: {outcome}"]
         if run.tail is not None:
             taken = format_duration(self._clock() - run.started_at)
@@ -207,12 +211,14 @@ class Console:
         return [*lines, summary] if summary and (lines or self._live) else lines
 
     def _summary(self) -> str:
-        """Runs ended of all, time since the first began, time left at the pace so far."""
+        """Runs finished of all, those that ended otherwise, time since the first began, time left at this pace."""
         if self._started_at is None:
             return ""
         elapsed = self._clock() - self._started_at
-        ended = sum(run.ended for run in self._runs.values())
-        parts = [f"{ended}/{len(self._runs)} runs", format_duration(elapsed)]
+        outcomes = Counter(run.outcome for run in self._runs.values() if run.ended)
+        finished = outcomes.pop("finished", 0)
+        others = [f"{number} {outcome}" for outcome, number in outcomes.items()]
+        parts = [f"{finished}/{len(self._runs)} runs", *others, format_duration(elapsed)]
         left = sum(max(0, run.num_steps - run.step) for run in self._runs.values() if not run.ended)
         done = sum(run.step - (run.first_step or 0) for run in self._runs.values() if run.first_step is not None)
         if left and done > 0 and elapsed > 0:
