@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -12,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import AlreadyRunningError, StorageError
-from workbench.locks import hold
+from workbench.locks import hold, is_held
 
 FORK = multiprocessing.get_context("fork")
 
 
 def hold_forever(runs: Path, ready) -> None:
-    with hold(runs, "a/b"):
+    with hold(runs, "a/b", inside=True):
         ready.set()
         time.sleep(60)
 
@@ -93,3 +94,43 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(StorageError, match="choose RUNS=folder"), hold(tmp_path / "runs", "a"):
         pass
+
+
+def test_a_lock_holds_where_the_folder_of_locks_was_removed(tmp_path):
+    process = holder(tmp_path)
+    try:
+        shutil.rmtree(tmp_path / ".locks")
+        assert is_held(tmp_path, "a/b")
+        with (
+            pytest.raises(AlreadyRunningError, match=f"a/b is already running: process {process.pid} on"),
+            hold(tmp_path, "a/b", inside=True),
+        ):
+            pass
+    finally:
+        process.kill()
+        process.join()
+    with hold(tmp_path, "a/b", inside=True):
+        pass
+
+
+def test_who_waited_for_a_folder_that_was_moved_away_locks_the_one_in_its_place(tmp_path):
+    process = holder(tmp_path)
+
+    def on_wait(_: str) -> None:
+        (tmp_path / "a/b").rename(tmp_path / "a/c")
+        shutil.rmtree(tmp_path / ".locks")
+        process.kill()
+
+    with hold(tmp_path, "a/b", on_wait=on_wait, inside=True):
+        assert is_held(tmp_path, "a/b")
+        with pytest.raises(AlreadyRunningError), hold(tmp_path, "a/b", inside=True):
+            pass
+    process.join()
+
+
+def test_a_name_longer_than_a_file_s_is_a_lock_of_its_own(tmp_path):
+    names = [f"{'x' * 250}/{'y' * 250}/seed{seed}" for seed in range(2)]
+    with hold(tmp_path, names[0], inside=True):
+        assert [is_held(tmp_path, name) for name in names] == [True, False]
+        with hold(tmp_path, names[1], inside=True):
+            pass

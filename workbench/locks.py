@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -14,26 +15,43 @@ from pathlib import Path
 from workbench.errors import AlreadyRunningError, StorageError
 
 FOLDER = ".locks"
+INSIDE = ".lock"
+"""The second lock of an experiment or a run, in its folder: it stays where .locks/ is removed, and moves with it."""
+LONGEST_NAME = 200
+"""Bytes of a lock's name that are kept; a longer one ends in its hash."""
 POLL_SECONDS = 0.1
 SECONDS_TO_SAY = 0.5
 
 
 @contextlib.contextmanager
 def hold(
-    runs: Path, name: str, *, shared: bool = False, on_wait: Callable[[str], None] | None = None
+    runs: Path,
+    name: str,
+    *,
+    shared: bool = False,
+    on_wait: Callable[[str], None] | None = None,
+    inside: bool = False,
 ) -> Iterator[None]:
     """Hold the lock `name` of a runs folder, alone or with all others that share it.
 
+    inside: the name is that of a folder below runs, which is made, and which holds a lock of its own.
+
     on_wait: None raises AlreadyRunningError when another process has it; else it is called once with who that is, and
     the lock is waited for."""
-    with hold_file(_path(runs, name), name, shared=shared, on_wait=on_wait):
+    with contextlib.ExitStack() as locks:
+        for path in (_path(runs, name), *([runs / name / INSIDE] if inside else [])):
+            locks.enter_context(hold_file(path, name, shared=shared, on_wait=on_wait))
         yield
 
 
 def is_held(runs: Path, name: str) -> bool:
     """Whether a process has it for itself now."""
+    return _is_locked(_path(runs, name)) or _is_locked(runs / name / INSIDE)
+
+
+def _is_locked(path: Path) -> bool:
     try:
-        descriptor = os.open(_path(runs, name), os.O_RDONLY)  # it may be another user's
+        descriptor = os.open(path, os.O_RDONLY)  # it may be another user's
     except OSError:
         return False
     try:
@@ -48,21 +66,23 @@ def hold_file(
 ) -> Iterator[None]:
     """As `hold`, of a lock that is this file; `name` is what messages call it."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with _making(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    told, descriptor = False, _open(path)
     try:
-        if not _try(descriptor, kind):
-            holder = _holder(path)
-            if on_wait is None:
-                raise AlreadyRunningError(f"{name} is already running: {holder} holds it")
-            on_wait(holder)
-            while not _try(descriptor, kind):
-                time.sleep(POLL_SECONDS)
+        while not (_try(descriptor, kind) and _stands(descriptor, path)):
+            if not _stands(descriptor, path):  # it was moved or removed meanwhile
+                os.close(descriptor)
+                descriptor = _open(path)
+                continue
+            if not told:
+                holder, told = _holder(path), True
+                if on_wait is None:
+                    raise AlreadyRunningError(f"{name} is already running: {holder} holds it")
+                on_wait(holder)
+            time.sleep(POLL_SECONDS)
         with _making(path):
-            told = json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode()
-            os.pwrite(descriptor, told, 0)
-            os.ftruncate(descriptor, len(told))
+            text = json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode()
+            os.pwrite(descriptor, text, 0)
+            os.ftruncate(descriptor, len(text))
         yield
     finally:
         os.close(descriptor)  # the kernel lets the lock go, as it does when a process dies
@@ -74,12 +94,29 @@ def _making(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be made ({error.strerror}); free some space or choose RUNS=folder"
+            f"{path}: cannot be made ({error.strerror or type(error).__name__}); free some space or choose RUNS=folder"
         ) from error
 
 
+def _open(path: Path) -> int:
+    with _making(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+
+def _stands(descriptor: int, path: Path) -> bool:
+    """Whether the file that was opened is the one that the path names now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
 def _path(runs: Path, name: str) -> Path:
-    return runs / FOLDER / f"{name.replace('/', '~')}.lock"
+    plain = name.replace("/", "~").encode()
+    if len(plain) > LONGEST_NAME:
+        plain = plain[: LONGEST_NAME - 17] + b"~" + hashlib.sha256(plain).hexdigest()[:16].encode()
+    return runs / FOLDER / f"{plain.decode(errors='ignore')}.lock"
 
 
 def _try(descriptor: int, kind: int) -> bool:

@@ -48,11 +48,16 @@ def test_a_sweep_leaves_every_file_that_the_design_names_and_a_second_call_train
     assert first["cost/flops"] == pytest.approx(inherited, rel=1e-12)
     assert last["cost/flops"] == pytest.approx(inherited + costs["flops"], rel=1e-12)
     assert first["cost/generated_tokens"] == costs["inherited"]["collect"]["generated_tokens"] > 0
-    written = {path: path.stat().st_mtime_ns for path in (lab / "runs/sweep").rglob("*") if path.is_file()}
+
+    def times():
+        files = [path for path in (lab / "runs/sweep").rglob("*") if path.is_file() and path.name != ".lock"]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    written = times()
     again = command("run", "sweep")
     assert again.returncode == 0
     assert "4 of 4 runs are finished already" in again.stderr
-    assert {path: path.stat().st_mtime_ns for path in (lab / "runs/sweep").rglob("*") if path.is_file()} == written
+    assert times() == written
 
 
 def test_a_runs_model_loads_in_transformers_with_the_same_logits(lab, command, torch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import time
@@ -24,7 +25,7 @@ from workbench.experiment.run_folder import FINISHED, RunFolder
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.inputs import Inputs
 from workbench.interrupts import interrupt_behind
-from workbench.locks import hold
+from workbench.locks import INSIDE, hold, hold_file
 from workbench.models.adapters import add_lora
 from workbench.models.folder import model_fingerprint, weights_file
 from workbench.models.load import count_parameters, load_model, save_model
@@ -48,7 +49,8 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
         waited_for.append(holder)
         complain(f"waiting for {holder}")
 
-    with hold(runs, prepared.spec.key, on_wait=wait):
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(hold(runs, prepared.spec.key, on_wait=wait, inside=True))
         if folder.status().get("fingerprint") == prepared.identity.fingerprint:
             if folder.is_finished():
                 return  # another command made it while this one waited
@@ -58,7 +60,8 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
         before = 0.0
         trainer: BaseTrainer | None = None
         try:
-            _begin(folder, prepared, provenance)
+            if _begin(folder, prepared, provenance):  # the lock inside went with what was moved away
+                locks.enter_context(hold_file(folder.path / INSIDE, prepared.spec.key))
             before = float(folder.status().get("seconds") or 0.0)
             with Inputs.verified(prepared.inputs).unchanged():
                 trainer = build_trainer(prepared, folder.path)
@@ -132,10 +135,12 @@ def _dataset(prepared: PreparedRun) -> Dataset:
     return RowSet.load(path)
 
 
-def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, Any]) -> None:
+def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, Any]) -> bool:
+    """Whether another run was moved out of the way."""
     spec, status = prepared.spec, folder.status()
+    moved = None
     if status and status.get("fingerprint") != prepared.identity.fingerprint:
-        folder.supersede()
+        moved = folder.supersede()
         status = {}
     start = None
     if spec.start is not None:
@@ -160,6 +165,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
             "seconds": status.get("seconds") or 0.0,
         },
     )
+    return moved is not None
 
 
 def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seconds: float) -> None:

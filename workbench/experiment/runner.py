@@ -72,7 +72,7 @@ def run_experiment(
     experiment folder's report, returns its page.
     """
     refuse_without_space(experiment, runs, fresh)
-    with hold(runs, experiment.name, shared=share), Console() as console:
+    with hold(runs, experiment.name, shared=share, inside=True), Console() as console:
         sweep = Sweep(experiment, runs, console, jobs=jobs, fresh=fresh, share=share)
         outcome = sweep.run()
         stopped = sweep.received
@@ -179,7 +179,7 @@ class Sweep:
         if superseded is None:
             return False
         try:
-            with hold(self.runs, run.spec.key):
+            with hold(self.runs, run.spec.key, inside=True):
                 folder.take_back(superseded)
         except (AlreadyRunningError, ModelError):  # another command is at it; or what was kept is damaged
             return False
@@ -191,7 +191,7 @@ class Sweep:
         is there. Where another command is at the run, it is left to the run, which waits for that one's end."""
         key = prepared.spec.key
         folder, reason = RunFolder(self.runs, key), self._planned[key].reason
-        with contextlib.suppress(AlreadyRunningError), hold(self.runs, key):
+        with contextlib.suppress(AlreadyRunningError), hold(self.runs, key, inside=True):
             status = folder.status()
             stale = status.get("fingerprint") != prepared.identity.fingerprint or key in self.fresh
             if stale and (status or (folder.path / "checkpoints").exists()):
