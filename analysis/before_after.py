@@ -6,7 +6,7 @@ This level speaks of the checkpoint that one seed left, never of the method.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from analysis import stats
@@ -74,10 +74,11 @@ def _loss(variant: Variant, before: pd.DataFrame, after: pd.DataFrame) -> list[C
     first, last = first.align(last, join="inner", axis=0)
     tokens = list(first["num_tokens"])
     difference = last["loss_sum"] - first["loss_sum"]
-    was, became = (stats.ratio_interval(list(rows["loss_sum"]), tokens) for rows in (first, last))
+    measure = replace(BY_COLUMN["eval/loss"], least=0.0)  # of rows it is a negative log-likelihood
+    was, became = (measure.within(stats.ratio_interval(list(rows["loss_sum"]), tokens)) for rows in (first, last))
     change = stats.ratio_interval(list(difference), tokens)
     how = f"paired over {len(first)} rows, weighed by their tokens"
-    return [Change(variant, BY_COLUMN["eval/loss"], was, became, change, math.nan, how)]
+    return [Change(variant, measure, was, became, change, math.nan, how)]
 
 
 def in_words(found: list[Change]) -> list[str]:
@@ -91,4 +92,6 @@ def in_words(found: list[Change]) -> list[str]:
 
 def _with_limits(interval: stats.Interval, change: Change) -> str:
     text = change.measure.text
+    if math.isnan(interval.low):
+        return text(interval.mean)
     return f"{text(interval.mean)} (95 % interval {text(interval.low)} to {text(interval.high)})"

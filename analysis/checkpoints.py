@@ -49,6 +49,10 @@ def interval_of(study: Study, variant: Variant, measure: Measure) -> stats.Inter
 
     Items: Wilson for a rate with one outcome an item, else Student's t over items, samples of a prompt averaged first.
     """
+    return study.measured(measure).within(_interval_of(study, variant, measure))
+
+
+def _interval_of(study: Study, variant: Variant, measure: Measure) -> stats.Interval:
     values = study.values(variant, measure.column)
     if len(values) != 1:
         return stats.t_interval(values)

@@ -15,6 +15,7 @@ import numpy as np
 
 from analysis import before_after, comparability, stats
 from analysis.checkpoints import interval_of
+from analysis.left_out import unfinished, without_value
 from analysis.measures import Measure, format_number, format_p, join, join_few, plain
 from analysis.study import Study, Variant, starts_of
 
@@ -101,10 +102,19 @@ def best_among(study: Study, measure: Measure, variants: Sequence[Variant]) -> V
     return max(candidates, key=lambda v: sign * float(np.mean(study.values(v, measure.column))), default=None)
 
 
-def at_the_edge(study: Study, best: Variant) -> str | None:
-    """Which end of the numeric grid the best lies on, with its value; None inside or without a grid of three."""
+def all_equal(study: Study, measure: Measure, variants: Sequence[Variant]) -> bool:
+    """Whether these variants' means are the same but for rounding, so that none is highest."""
+    means = np.array([np.mean(study.values(variant, measure.column)) for variant in variants])
+    return len(means) > 1 and not float(np.ptp(means)) > 1e-12 * float(np.abs(means).max())
+
+
+def at_the_edge(study: Study, best: Variant, measure: Measure) -> str | None:
+    """Which end of the numeric grid the best lies on, with its value; None inside, without a grid of three, or where
+    another setting of the grid is as good."""
     line = [v for v in study.variants if v.group == best.group and v.position is not None]
     if best.position is None or len(line) < 3:
+        return None
+    if any(v is not best and all_equal(study, measure, [best, v]) for v in line if study.values(v, measure.column)):
         return None
     if best is line[0]:
         return f"lowest {study.axis} tried, {plain(best.position)}"
@@ -115,6 +125,7 @@ def answer(study: Study) -> Answer:
     """The question's answer by the deciding measure, at the certainty that the seeds allow."""
     measure = study.deciding
     flags = unfinished(study) + comparability.refusals(study)
+    flags += without_value(study, measure) if measure is not None else []
     if measure is None or not study.compared(measure.column):
         reason = "no finished run has a held-out measure"
         return Answer(f"There is no answer yet: {reason}.", "Nothing can be claimed.", [], flags)
@@ -144,8 +155,11 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
     best = best_of(study, measure)
     assert best is not None, "a ranking needs a finished variant"
     comparisons = compare_all(study, measure)
-    interval = stats.t_interval(study.values(best, measure.column))
-    edge = at_the_edge(study, best)
+    compared = study.compared(measure.column)
+    if all_equal(study, measure, compared):
+        return _equal(study, measure, compared, flags)
+    interval = interval_of(study, best, measure)
+    edge = at_the_edge(study, best, measure)
     where = ""
     if edge:
         flags.append(
@@ -168,19 +182,33 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
         result += f"; {join_few(beside)} cannot be told from it"
     certainty = f"{_from_start(study)}, {_verdict(best, apart, close, len(comparisons), measure)}."
     grounds = _gain_grounds(study, measure) + _power_grounds(study, measure)
+    return Answer(f"{result}.", certainty, grounds + _alone(study, measure), flags)
+
+
+def _equal(study: Study, measure: Measure, compared: list[Variant], flags: list[str]) -> Answer:
+    """Of settings whose means are all the same: none is highest, at an edge or ahead."""
+    mean = measure.text(float(np.mean(study.values(compared[0], measure.column))))
+    start = study.start_value(measure.column)
+    against = f", against {measure.text(start)} at the start" if not math.isnan(start) else ""
+    result = f"{measure.subject} has the same mean, {mean}, at all {len(compared)} settings{against}."
+    certainty = f"{_from_start(study)}, no setting is ahead of another: there is no difference to test."
+    grounds = _gain_grounds(study, measure) + _power_grounds(study, measure) + _alone(study, measure)
+    return Answer(result, certainty, grounds, flags)
+
+
+def _alone(study: Study, measure: Measure) -> list[str]:
     alone = [v.label for v in study.compared(measure.column) if len(study.values(v, measure.column)) == 1]
-    if alone:
-        grounds.append(f"{join(alone)} finished with one seed only and is left out of every test.")
-    return Answer(f"{result}.", certainty, grounds, flags)
+    return [f"{join(alone)} finished with one seed only and is left out of every test."] if alone else []
 
 
 def _beside(study: Study, measure: Measure, variant: Variant) -> str:
-    interval = stats.t_interval(study.values(variant, measure.column))
-    return f"{variant.label} ({measure.text(interval.mean)})"
+    return f"{variant.label} ({measure.text(float(np.mean(study.values(variant, measure.column))))})"
 
 
 def leaders(study: Study, measure: Measure) -> list[Variant]:
-    """The best setting and every one that cannot be told from it."""
+    """The best setting and every one that cannot be told from it; none where all are the same."""
+    if all_equal(study, measure, study.compared(measure.column)):
+        return []
     best = best_of(study, measure)
     close = [c for c in compare_all(study, measure) if best in (c.first, c.second) and not c.separated]
     return [] if best is None else [best, *_others(best, close)]
@@ -264,14 +292,22 @@ def _gain_grounds(study: Study, measure: Measure) -> list[str]:
 def _power_grounds(study: Study, measure: Measure) -> list[str]:
     groups = [study.values(v, measure.column) for v in study.variants]
     groups = [values for values in groups if len(values) >= 2]
-    n = min(len(values) for values in groups)
+    n, pairs = min(len(values) for values in groups), len(_pairs(study, measure))
     fewest = " (the fewest here)" if n < max(len(values) for values in groups) else ""
     spread = math.sqrt(float(np.mean([np.var(values, ddof=1) for values in groups])))
-    effect = stats.minimum_detectable_effect(n)
-    grounds = [
-        f"The pooled seed standard deviation is {format_number(spread)}; {n} seeds a setting{fewest} find a difference "
-        f"of {effect:.2f} of these ({format_number(effect * spread)}) four times in five, before Holm."
-    ]
+    effect = stats.minimum_detectable_effect(n, alpha=LEVEL / max(1, pairs))
+    level = f", at the level that Holm leaves for the first of {pairs} pairs" if pairs > 1 else ""
+    found = f"{n} seeds a setting{fewest} find a difference of {effect:.2f}"
+    if stats.has_spread(spread, *map(np.asarray, groups)):
+        grounds = [
+            f"The pooled seed standard deviation is {format_number(spread)}; {found} of these "
+            f"({format_number(effect * spread)}) four times in five{level}."
+        ]
+    else:
+        grounds = [
+            "The seeds of each setting gave one value, so their standard deviation is not known; "
+            f"{found} seed standard deviations four times in five{level}."
+        ]
     floor = max(stats.permutation_p(range(n), range(n, 2 * n)).floor, 0.0) if n <= 8 else 0.0
     if floor >= LEVEL:
         grounds.append(
@@ -301,6 +337,8 @@ def _single(study: Study, measure: Measure, variant: Variant, flags: list[str]) 
         )
         return Answer(result, certainty, before_after.in_words(before_after.changes(study)), flags)
     certainty = f"The interval is Student's t over {len(values)} seeds; it speaks of this start only."
+    if interval.is_constant:
+        certainty = f"The {len(values)} seeds gave one value: how far another may lie is not known."
     return Answer(result, certainty, _gain_grounds(study, measure), flags)
 
 
@@ -324,33 +362,12 @@ def _one_seed(study: Study, measure: Measure, candidates: list[Variant], flags: 
 
 
 def _with_interval(interval: stats.Interval, measure: Measure) -> str:
+    mean = measure.text(interval.mean)
+    if interval.is_constant:
+        return f"{mean} (one value, the same in all {interval.n}: no interval)"
     if math.isnan(interval.low):
-        return measure.text(interval.mean)
-    low, high = (
-        (max(0.0, interval.low), min(1.0, interval.high)) if measure.kind == "rate" else (interval.low, interval.high)
-    )
-    return f"{measure.text(interval.mean)} (95 % interval {measure.text(low)} to {measure.text(high)})"
-
-
-def unfinished(study: Study) -> list[str]:
-    """A sentence on the runs that did not finish; none where all did."""
-    counts = study.loaded.runs["state"].value_counts(sort=False)
-    total = int(counts.sum())
-    finished = int(counts.get("finished", 0))
-    if finished == total:
-        return []
-    others = [f"{number} {state}" for state, number in counts.items() if state != "finished"]
-    lost = []
-    for variant in study.variants:
-        own = study.loaded.runs.loc[study.loaded.runs["variant"] == variant.name, "state"]
-        done = int((own == "finished").sum())
-        if done < len(own):
-            lost.append(f"{variant.label} ({done} of {len(own)})")
-    return [
-        f"{finished} of {total} planned runs finished ({', '.join(others)}). Only finished runs enter means and tests: "
-        f"these are conditional on finishing, and flatter a setting that lost runs: {join(lost)}. The others are "
-        "listed under Runs."
-    ]
+        return mean
+    return f"{mean} (95 % interval {measure.text(interval.low)} to {measure.text(interval.high)})"
 
 
 def checked_by_number(study: Study) -> bool:

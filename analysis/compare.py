@@ -56,6 +56,7 @@ def compare(
     import pandas as pd
 
     from analysis import claims, comparability, leaks
+    from analysis.left_out import unfinished
     from analysis.measures import OUTCOMES
     from analysis.sections import comparisons, results
     from analysis.study import open_studies, open_study, study_of
@@ -87,5 +88,5 @@ def compare(
         pd.DataFrame(list(tests)),
         f"{answer.result} {answer.certainty}",
         comparability.refusals(study),
-        claims.unfinished(study),
+        unfinished(study),
     )

@@ -18,34 +18,36 @@ def in_words(*, seeds: int, variants: int, prompts: int | None, folder: Path) ->
     folder: the experiment's, whose finished runs of earlier, if any, say how much seeds scatter in the measure's unit.
     """
     lines = [_over_seeds(seeds, variants, folder)] if variants > 1 else []
+    pairs = max(1, variants * (variants - 1) // 2) if seeds == 1 else 1  # only with one seed are all compared so
     if prompts:
-        least, most = (stats.detectable_rate(prompts, share) for share in (SOME_FLIPS, 0.5))
+        least, most = (stats.detectable_rate(prompts, share, alpha=0.05 / pairs) for share in (SOME_FLIPS, 0.5))
         if not math.isnan(most):
             few = "" if math.isnan(least) else f"{least:.3f} if they differ on {SOME_FLIPS:.0%} of the prompts, "
             lines.append(
-                f"two checkpoints on {prompts:,} prompts: {few}{most:.3f} if on half, in exact match (McNemar's "
-                "test, which says nothing about methods)"
+                f"two checkpoints on {prompts:,} prompts: {few}{most:.3f} if on half, in exact match (McNemar's exact "
+                f"test{_first_of(pairs)}, which says nothing about methods)"
             )
     return lines
 
 
 def _over_seeds(seeds: int, variants: int, folder: Path) -> str:
-    effect = stats.minimum_detectable_effect(seeds)
+    pairs = variants * (variants - 1) // 2
+    effect = stats.minimum_detectable_effect(seeds, alpha=0.05 / pairs)
     if math.isnan(effect):
         return "with one seed a variant the report can compare checkpoints, and claims nothing about methods"
-    pairs = variants * (variants - 1) // 2
-    strict = stats.minimum_detectable_effect(seeds, alpha=0.05 / pairs)
     known = seed_spread(folder)
     text = f"two variants of {seeds} seeds: {effect:.2f} seed standard deviations between their means"
     if known:
         text += f" ({_amount(effect, *known)})"
-    if pairs > 1:
-        after = f" ({_amount(strict, *known)})" if known else ""
-        text += f"; {strict:.2f}{after} for the first claim that Holm makes of {pairs} pairs"
+    text += f", by Welch's test{_first_of(pairs)}"
     if known:
         measure, spread = known
         text += f". Earlier runs scatter by {format_number(spread)} in {measure.label}"
     return text
+
+
+def _first_of(pairs: int) -> str:
+    return f" at the level of the first claim that Holm makes of {pairs} pairs" if pairs > 1 else ""
 
 
 def _amount(effect: float, measure: Measure, spread: float) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.stats.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,17 @@ class Measure:
     higher_is_better: bool | None = None
     counted_by: str | None = None
     """The column with the number of prompts or pairs that a rate was counted on."""
+    least: float | None = None
+    """What it cannot be below, whatever its interval says; None: it can be anything. A rate lies between 0 and 1."""
+
+    def within(self, interval: Interval) -> Interval:
+        """The interval with its limits held to what the measure can be."""
+        low, high = (0.0, 1.0) if self.kind == "rate" else (self.least, None)
+        return replace(
+            interval,
+            low=interval.low if low is None else max(interval.low, low),
+            high=interval.high if high is None else min(interval.high, high),
+        )
 
     @property
     def axis_label(self) -> str:
@@ -39,37 +54,37 @@ OUTCOMES = (
     Measure("eval/exact_match_greedy", "greedy exact match", "share", "rate", True, "eval/num_prompts"),
     Measure("eval/pair_accuracy", "pair accuracy", "share", "rate", True, "eval/num_pairs"),
     Measure("eval/pair_margin", "pair margin", "nats", "nats", None),
-    Measure("eval/kl_start", "KL from the start", "nats per sequence", "nats", None),
+    Measure("eval/kl_start", "KL from the start", "nats per sequence", "nats", None, least=0.0),
     Measure("eval/loss", "held-out loss", "nats per token", "nats", False),
-    Measure("eval/completion_tokens", "completion length", "tokens", "nats", None),
+    Measure("eval/completion_tokens", "completion length", "tokens", "nats", None, least=0.0),
 )
 TRAINING = (
     Measure("rewards/margins", "reward margin in training", "nats", "nats", None),
     Measure("rewards/accuracies", "reward accuracy in training", "share", "rate", None),
     Measure("loss", "training loss", "nats", "nats", None),
-    Measure("grad_norm", "gradient norm", "", "nats", None),
+    Measure("grad_norm", "gradient norm", "", "nats", None, least=0.0),
 )
 ROLLOUTS = (
     Measure("reward", "reward in training", "mean of completions", "nats", None),
     Measure("groups_with_signal", "groups with signal", "share", "rate", None),
-    Measure("completions/mean_length", "length of rollouts", "tokens", "nats", None),
+    Measure("completions/mean_length", "length of rollouts", "tokens", "nats", None, least=0.0),
     Measure("completions/clipped_ratio", "rollouts cut off", "share", "rate", None),
-    Measure("entropy", "entropy of rollouts", "nats per token", "nats", None),
-    Measure("objective/entropy", "entropy of whole rollouts", "nats per sequence", "nats", None),
+    Measure("entropy", "entropy of rollouts", "nats per token", "nats", None, least=0.0),
+    Measure("objective/entropy", "entropy of whole rollouts", "nats per sequence", "nats", None, least=0.0),
     Measure("kl", "KL in training", "nats per token", "nats", None),
     Measure("objective/kl", "KL of whole rollouts", "nats per sequence", "nats", None),
     Measure("clip_ratio/region_mean", "tokens clipped", "share", "rate", None),
     Measure("policy/clipfrac_avg", "tokens clipped by PPO", "share", "rate", None),
-    Measure("loss/value_avg", "value loss", "", "nats", None),
+    Measure("loss/value_avg", "value loss", "", "nats", None, least=0.0),
 )
 """What online runs say of their own completions. Training measures all: the trainer's own estimates on its own prompts,
 not the report's."""
 COSTS = (
-    Measure("cost/trained_tokens", "trained tokens", "", "count"),
-    Measure("cost/generated_tokens", "generated tokens", "", "count"),
-    Measure("cost/scored_tokens", "scored tokens", "", "count"),
-    Measure("cost/flops", "FLOPs", "", "flops"),
-    Measure("time/seconds", "training time", "s", "seconds"),
+    Measure("cost/trained_tokens", "trained tokens", "", "count", least=0.0),
+    Measure("cost/generated_tokens", "generated tokens", "", "count", least=0.0),
+    Measure("cost/scored_tokens", "scored tokens", "", "count", least=0.0),
+    Measure("cost/flops", "FLOPs", "", "flops", least=0.0),
+    Measure("time/seconds", "training time", "s", "seconds", least=0.0),
 )
 STEPS = Measure("step", "optimiser steps", "", "count")
 BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *ROLLOUTS, *COSTS)}

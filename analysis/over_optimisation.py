@@ -92,7 +92,8 @@ def _drifts(study: Study, variant: Variant, measure: Measure) -> list[Drift]:
         changes = [change for run in runs if (change := _change(run, measure, share)) is not None]
         if len(changes) >= 2:
             reward, held_out = ([float(change[i]) for change in changes] for i in (0, 1))
-            p = max(stats.one_sample_p(reward), stats.one_sample_p(held_out))
+            # Of the two the larger; without spread in one of them there is none.
+            p = float(np.maximum(stats.one_sample_p(reward), stats.one_sample_p(held_out)))
             found.append(Drift(variant, since, stats.t_interval(reward), stats.t_interval(held_out), p))
     return found
 

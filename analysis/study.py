@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +50,20 @@ class Study:
     notes: list[str] = field(default_factory=list)
 
     def values(self, variant: Variant | str, column: str, *, finished: bool = True) -> list[float]:
-        """That column of the variant's runs, by seed; NaN left out. Only finished runs enter a statistic."""
+        """That column of the variant's runs, by seed; what is not finite is left out (claims.without_value says so).
+        Only finished runs enter a statistic."""
         name = variant if isinstance(variant, str) else variant.name
         if column not in self.finals:
             return []
         rows = self.finals[(self.finals["variant"] == name) & (self.finals["finished"] | (not finished))]
-        return [float(value) for value in rows.sort_values("seed")[column] if not math.isnan(value)]
+        return [float(value) for value in rows.sort_values("seed")[column] if math.isfinite(value)]
+
+    def measured(self, measure: Measure) -> Measure:
+        """The measure with what these runs' values of it cannot be below: a held-out loss of rows is a negative
+        log-likelihood; that of other trainers can be less than 0."""
+        trainers = {record["definition"].get("trainer") for record in self.loaded.records.values()}
+        rows = measure.column == "eval/loss" and trainers <= {"sft", "pretrain"}
+        return replace(measure, least=0.0) if rows else measure
 
     def has(self, column: str) -> bool:
         """Whether some run has that column at all."""

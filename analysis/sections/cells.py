@@ -23,13 +23,11 @@ def with_interval(interval: stats.Interval, measure: Measure, more: tuple[str, .
 
 
 def limits_text(interval: stats.Interval, measure: Measure) -> str:
-    """ "low to high", those of a rate cut at 0 and 1; empty without an interval or without width."""
-    low, high = interval.low, interval.high
-    if math.isnan(low) or not high - low > 1e-12 * abs(interval.mean):
-        return ""
-    if measure.kind == "rate":
-        low, high = max(0.0, low), min(1.0, high)
-    return f"{measure.text(low)} to {measure.text(high)}"
+    """ "low to high", held to what the measure can be; empty without an interval; that all values are the same."""
+    if interval.is_constant:
+        return f"the same in all {interval.n}"
+    found = measure.within(interval)
+    return "" if math.isnan(found.low) else f"{measure.text(found.low)} to {measure.text(found.high)}"
 
 
 def signed(value: float, measure: Measure) -> str:

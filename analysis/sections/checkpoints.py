@@ -8,9 +8,9 @@ from analysis import before_after, checkpoints
 from analysis.before_after import Change
 from analysis.checkpoints import PairedTest, PairScore
 from analysis.document import Block, Cell, Heading, Prose, Section, Table
-from analysis.measures import format_number, format_p
+from analysis.measures import BY_COLUMN, format_p
 from analysis.plots import Canvas
-from analysis.sections.cells import setting
+from analysis.sections.cells import setting, with_interval
 from analysis.study import Study
 
 
@@ -55,11 +55,7 @@ def pair_scores(scores: Sequence[PairScore]) -> Table:
                 setting(s.variant, (f"seed {s.seed}",)),
                 Cell(f"{s.accuracy.mean:.3f}", s.accuracy.mean, (f"{s.accuracy.low:.3f} to {s.accuracy.high:.3f}",)),
                 Cell(format_p(s.against_even.p), s.against_even.p),
-                Cell(
-                    format_number(s.margin.mean),
-                    s.margin.mean,
-                    (f"{format_number(s.margin.low)} to {format_number(s.margin.high)}",),
-                ),
+                with_interval(s.margin, BY_COLUMN["eval/pair_margin"]),
                 Cell(str(s.accuracy.n), float(s.accuracy.n), (f"{s.ties} tied",)),
             ]
         )
@@ -130,8 +126,7 @@ def before_after_table(found: Sequence[Change]) -> Table:
     """Each checkpoint's held-out measures before training and after it."""
     rows, flat = [], []
     for c in found:
-        text = c.measure.text
-        ends = [Cell(text(i.mean), i.mean, (f"{text(i.low)} to {text(i.high)}",)) for i in (c.before, c.after)]
+        ends = [with_interval(interval, c.measure) for interval in (c.before, c.after)]
         rows.append([setting(c.variant), Cell(c.measure.axis_label), *ends, Cell(c.amount, c.change.mean), Cell(c.how)])
         flat.append(
             {

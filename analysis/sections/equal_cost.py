@@ -72,8 +72,13 @@ def table(study: Study, measure: Measure) -> Table | None:
             own = [curve for curve in found if curve.variant is variant]
             if not own:
                 continue
-            at_end = stats.t_interval([stats.value_at(c.costs, c.values, high) for c in own])
-            over = stats.t_interval([stats.mean_over_range(c.costs, c.values, low, high) for c in own])
+            at_end, over = (
+                study.measured(measure).within(stats.t_interval(values))
+                for values in (
+                    [stats.value_at(c.costs, c.values, high) for c in own],
+                    [stats.mean_over_range(c.costs, c.values, low, high) for c in own],
+                )
+            )
             crossed = [stats.first_held(c.costs, c.values, threshold, budget.HELD) for c in own]
             reached = [value for value in crossed if not math.isnan(value)]
             median = float(np.median(reached)) if reached else math.nan

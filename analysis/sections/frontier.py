@@ -98,7 +98,7 @@ def table(measure: Measure, points: Sequence[Point]) -> Table:
     """Every setting's place, and how sure it is."""
     rows, flat = [], []
     for point in points:
-        kl, value = stats.t_interval(point.kl), stats.t_interval(point.values)
+        kl, value = BY_COLUMN[KL].within(stats.t_interval(point.kl)), measure.within(stats.t_interval(point.values))
         chance = "one seed" if math.isnan(point.probability) else f"{point.probability:.2f}"
         rows.append(
             [
@@ -151,7 +151,7 @@ def _draw_final(axes: Axes, canvas: Canvas, measure: Measure) -> None:
         x, y = study.values(variant, kl), study.values(variant, measure.column)
         if len(x) != len(y) or not x:
             continue
-        a, b = stats.t_interval(x), stats.t_interval(y)
+        a, b = BY_COLUMN[kl].within(stats.t_interval(x)), measure.within(stats.t_interval(y))
         points.append((a.mean, b.mean))
         bars = {"xerr": [[a.mean - a.low], [a.high - a.mean]], "yerr": [[b.mean - b.low], [b.high - b.mean]]}
         known = {key: np.nan_to_num(np.array(value)) for key, value in bars.items()}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import stats
-from analysis.claims import Answer, unfinished
+from analysis.claims import Answer
 from analysis.document import Cell, Figure, Prose, Section, Table
+from analysis.left_out import unfinished
 from analysis.plots import INK, MUTED, Canvas
 from analysis.sections.cells import setting
 from analysis.study import Study, Variant

@@ -8,7 +8,7 @@ the distributions: scipy.stats costs a second to import.
 from analysis.stats.bootstrap import interquartile_mean, probability_of_improvement
 from analysis.stats.curves import first_held, mean_over_range, smooth, value_at
 from analysis.stats.frontier import frontier, frontier_probability
-from analysis.stats.intervals import Interval, ratio_interval, t_interval, wilson
+from analysis.stats.intervals import Interval, has_spread, ratio_interval, t_interval, wilson
 from analysis.stats.items import average_samples, mcnemar, mean_difference, sign_test
 from analysis.stats.power import detectable_mean, detectable_rate, minimum_detectable_effect
 from analysis.stats.significance import (
@@ -32,6 +32,7 @@ __all__ = [
     "first_held",
     "frontier",
     "frontier_probability",
+    "has_spread",
     "holm",
     "interquartile_mean",
     "mcnemar",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from analysis.stats.intervals import Interval
+from analysis.stats.intervals import Interval, has_spread
 from analysis.stats.significance import ExactTest
 
 
@@ -36,13 +36,16 @@ def mean_difference(
     if len(names) != len(data):
         raise ValueError(f"every difference needs its cluster, got {len(data)} and {len(names)}")
     places = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    mean, count = float(data.mean()), len(places)
+    count = len(places)
+    if not np.isfinite(data).all():
+        return Interval(math.nan, math.nan, math.nan, count), math.nan
+    mean = float(data.mean())
     if count < 2:
         return Interval(mean, math.nan, math.nan, count), math.nan
     sums = np.bincount([places[name] for name in names], weights=data - mean)
     error = math.sqrt(float(sums @ sums) * count / (count - 1)) / len(data)
-    if not error > 1e-12 * max(1.0, float(np.abs(data).max())):
-        return Interval(mean, math.nan, math.nan, count), math.nan
+    if not has_spread(error, data):
+        return Interval(mean, math.nan, math.nan, count, is_constant=True), math.nan
     half = float(special.stdtrit(count - 1, 0.5 + level / 2)) * error
     p = float(2 * special.stdtr(count - 1, -abs(mean / error)))
     return Interval(mean, mean - half, mean + half, count), p

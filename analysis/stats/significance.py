@@ -10,6 +10,8 @@ from itertools import combinations, product
 import numpy as np
 from scipy import special
 
+from analysis.stats.intervals import has_spread
+
 MAX_ARRANGEMENTS = 200_000
 
 
@@ -36,7 +38,7 @@ class ExactTest:
 def one_sample_p(values: Sequence[float], null: float = 0.0) -> float:
     """Two-sided p of Student's one-sample t test; NaN with fewer than two values or no spread."""
     data = np.asarray(values, dtype=float)
-    if len(data) < 2 or not data.std(ddof=1) > 1e-12 * max(1.0, float(np.abs(data).max())):
+    if len(data) < 2 or not np.isfinite(data).all() or not has_spread(float(data.std(ddof=1)), data):
         return math.nan
     t = (data.mean() - null) / (data.std(ddof=1) / math.sqrt(len(data)))
     return float(2 * special.stdtr(len(data) - 1, -abs(t)))
@@ -49,12 +51,13 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) 
     and the interval are NaN.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    difference = float(a.mean() - b.mean()) if len(a) and len(b) else math.nan
-    if len(a) < 2 or len(b) < 2:
+    finite = np.isfinite(a).all() and np.isfinite(b).all()
+    difference = float(a.mean() - b.mean()) if len(a) and len(b) and finite else math.nan
+    if len(a) < 2 or len(b) < 2 or not finite:
         return TTest(difference, math.nan, math.nan, math.nan, math.nan, math.nan)
     va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
     error = math.sqrt(va + vb)
-    if not error > 1e-12 * max(1.0, float(np.abs(a).max()), float(np.abs(b).max())):
+    if not has_spread(error, a, b):
         return TTest(difference, math.nan, math.nan, math.nan, math.nan, math.nan)
     df = float((va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1)))
     t = difference / error
@@ -72,7 +75,7 @@ def paired_t(first: Sequence[float], second: Sequence[float], level: float = 0.9
         raise ValueError(f"pairs need as many values on both sides, got {len(first)} and {len(second)}")
     data = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     n = len(data)
-    mean = float(data.mean()) if n else math.nan
+    mean = float(data.mean()) if n and np.isfinite(data).all() else math.nan
     p = one_sample_p(list(data))
     if math.isnan(p):
         return TTest(mean, math.nan, math.nan, math.nan, math.nan, math.nan)
@@ -101,19 +104,23 @@ def permutation_p(
 ) -> ExactTest:
     """Two-sided permutation p for a difference of means, over every way to deal the values into the two groups.
 
-    Beyond 200,000 arrangements as many are drawn from generator and p = (1 + count) / (1 + drawn).
+    Beyond 200,000 arrangements as many are drawn from generator and p = (1 + count) / (1 + drawn). NaN with an empty
+    group or a value that is not finite. Differences count as equal that differ by rounding alone, whatever their unit.
     """
     pooled = np.asarray([*first, *second], dtype=float)
     k, n = len(first), len(pooled)
-    if k == 0 or k == n:
+    if k == 0 or k == n or not np.isfinite(pooled).all():
         return ExactTest(math.nan, math.nan)
+    largest = float(np.abs(pooled).max())
+    pooled = pooled - pooled[0]  # what all have in common moves no difference, and would only be rounded
+    pooled[np.abs(pooled) <= 1e-12 * largest] = 0.0
     total = float(pooled.sum())
     arrangements = math.comb(n, k)
 
     def distance(sums: np.ndarray) -> np.ndarray:
         return np.abs(sums / k - (total - sums) / (n - k))
 
-    limit = float(distance(pooled[:k].sum())) - 1e-9 * max(1.0, float(np.abs(pooled).max()))
+    limit = float(distance(pooled[:k].sum())) - 1e-9 * float(np.abs(pooled).max())
     if arrangements <= MAX_ARRANGEMENTS:
         chosen = np.array(list(combinations(range(n), k)))
         count = int((distance(pooled[chosen].sum(axis=1)) >= limit).sum())
@@ -135,10 +142,11 @@ def sign_flip_p(
 
     clusters: what each difference belongs to (a passage, a template, a prompt of several samples); a cluster's
     differences flip together, for flipped alone they would count as independent. Every flip is looked at up to 17
-    clusters; beyond, `draws` are drawn from the generator and p = (1 + count) / (1 + draws).
+    clusters; beyond, `draws` are drawn from the generator and p = (1 + count) / (1 + draws). NaN with a difference that
+    is not finite. Sums count as equal that differ by rounding alone, whatever their unit.
     """
     data = np.asarray(differences, dtype=float)
-    if len(data) == 0:
+    if len(data) == 0 or not np.isfinite(data).all():
         return ExactTest(math.nan, math.nan)
     if clusters is not None:
         if len(clusters) != len(data):
@@ -146,7 +154,7 @@ def sign_flip_p(
         places = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
         data = np.bincount([places[name] for name in clusters], weights=data)
     n = len(data)
-    limit = abs(float(data.sum())) - 1e-9 * max(1.0, float(np.abs(data).max()))
+    limit = abs(float(data.sum())) - 1e-9 * float(np.abs(data).max())
     if 2**n <= MAX_ARRANGEMENTS:
         signs = np.array(list(product((1.0, -1.0), repeat=n)))
         return ExactTest(int((np.abs(signs @ data) >= limit).sum()) / 2**n, 2 / 2**n)

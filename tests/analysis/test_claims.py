@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from analysis import checkpoints, claims
+from analysis import checkpoints, claims, stats
+from analysis.measures import BY_COLUMN
 from analysis.over_optimisation import by_pairs
+from analysis.sections.cells import limits_text
 from analysis.study import Study, open_study
 
 Make = Callable[..., Path]
@@ -77,7 +80,54 @@ def test_seeds_without_spread_are_not_tested(make_experiment: Make) -> None:
     folder = make_experiment(betas=(0.1, 1.0), **SMALL)
     study = _with_finals(folder, {"beta=0.1": [0.2] * 3, "beta=1": [0.9] * 3})
     assert not any(c.separated for c in claims.compare_all(study, study.deciding))
-    assert "no spread over the seeds" in claims.answer(study).certainty
+    answer = claims.answer(study)
+    assert "no spread over the seeds" in answer.certainty
+    assert "0.900 (one value, the same in all 3: no interval)" in answer.result
+    assert "0.900 to 0.900" not in f"{answer.result} {answer.certainty} {answer.grounds}"
+    assert answer.grounds[-3].startswith("The seeds of each setting gave one value")
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01])
+def test_settings_that_are_all_equal_have_no_highest_and_no_edge(make_experiment: Make, spread: float) -> None:
+    folder = make_experiment(betas=(0.1, 1.0, 10.0), **SMALL)
+    seeds = [0.5, 0.5 + spread, 0.5 - spread]
+    study = _with_finals(folder, dict.fromkeys(("beta=0.1", "beta=1", "beta=10"), seeds))
+    answer = claims.answer(study)
+    assert "has the same mean, 0.500, at all 3 settings" in answer.result
+    assert answer.flags == []
+    assert "highest" not in f"{answer.result} {answer.certainty}"
+    assert "best" not in f"{answer.result} {answer.certainty}"
+    assert claims.leaders(study, study.deciding) == []
+
+
+def test_a_best_value_at_the_edge_that_another_equals_is_no_edge(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0, 10.0), **SMALL)
+    same = [0.9, 0.91, 0.92]
+    study = _with_finals(folder, {"beta=0.1": same, "beta=1": same, "beta=10": [0.2, 0.21, 0.22]})
+    assert claims.answer(study).flags == []
+
+
+def test_the_detectable_effect_is_that_of_the_first_claim_that_holm_makes(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0, 10.0), **SMALL)
+    answer = claims.answer(_with_finals(folder, {"beta=1": [0.5, 0.55, 0.45]}))
+    (ground,) = [text for text in answer.grounds if "four times in five" in text]
+    assert f"find a difference of {stats.minimum_detectable_effect(3, alpha=0.05 / 3):.2f} of these" in ground
+    assert "the level that Holm leaves for the first of 3 pairs" in ground
+
+
+def test_lengths_and_kl_have_no_interval_below_zero(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), **SMALL)
+    for column in ("eval/kl_start", "eval/completion_tokens"):
+        study = _with_finals(folder, {"beta=1": [0.1, 4.0, 9.0]}, column)
+        interval = checkpoints.interval_of(study, study.variants[1], BY_COLUMN[column])
+        assert (interval.low, interval.high > 9) == (0.0, True)
+        assert limits_text(stats.t_interval([0.1, 4.0, 9.0]), BY_COLUMN[column]).startswith("0 to ")
+
+
+def test_a_finished_run_without_a_finite_value_is_told(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), **SMALL)
+    answer = claims.answer(_with_finals(folder, {"beta=1": [0.5, 0.55, math.inf]}))
+    assert any("no finite sampled exact match: beta = 1 (1 of 3)" in flag for flag in answer.flags)
 
 
 def test_settings_evaluated_differently_are_not_compared(make_experiment: Make) -> None:

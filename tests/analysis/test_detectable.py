@@ -16,12 +16,21 @@ Make = Callable[..., Path]
 
 def test_seeds_are_told_in_standard_deviations_and_prompts_in_exact_match(tmp_path: Path) -> None:
     seeds, prompts = detectable.in_words(seeds=3, variants=5, prompts=512, folder=tmp_path)
-    assert "3 seeds: 3.07 seed standard deviations" in seeds
-    assert (
-        f"{stats.minimum_detectable_effect(3, alpha=0.05 / 10):.2f} for the first claim that Holm makes of 10" in seeds
-    )
+    assert f"3 seeds: {stats.minimum_detectable_effect(3, alpha=0.05 / 10):.2f} seed standard deviations" in seeds
+    assert "Welch's test at the level of the first claim that Holm makes of 10 pairs" in seeds
     assert "512 prompts" in prompts
-    assert "0.087 if on half" in prompts
+    assert "0.089 if on half" in prompts
+
+
+def test_two_variants_are_one_comparison(tmp_path: Path) -> None:
+    (seeds,) = detectable.in_words(seeds=3, variants=2, prompts=None, folder=tmp_path)
+    assert seeds == ("two variants of 3 seeds: 3.51 seed standard deviations between their means, by Welch's test")
+
+
+def test_checkpoints_of_one_seed_are_tested_at_holm_s_level(tmp_path: Path) -> None:
+    _, prompts = detectable.in_words(seeds=1, variants=7, prompts=512, folder=tmp_path)
+    assert f"{stats.detectable_rate(512, 0.5, alpha=0.05 / 21):.3f} if on half" in prompts
+    assert "first claim that Holm makes of 21 pairs" in prompts
 
 
 def test_one_seed_can_claim_nothing_about_methods(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def test_t_interval_equals_scipy() -> None:
 def test_ratio_interval_by_hand() -> None:
     # 6 nats in 3 tokens, 2 in 1: ratio 2, no residual; 3 in 3, 5 in 1: residuals -3 and 3, error sqrt(18 * 2) / 4 = 1.5
     exact = stats.ratio_interval([6.0, 2.0], [3, 1])
-    assert (exact.mean, exact.low, exact.high, exact.n) == (2.0, 2.0, 2.0, 2)
+    assert (exact.mean, exact.n, exact.is_constant) == (2.0, 2, True)
+    assert math.isnan(exact.low)
     interval = stats.ratio_interval([3.0, 5.0], [3, 1])
     assert (interval.mean, interval.high - 2) == (2.0, pytest.approx(1.5 * 12.706205, abs=1e-5))
     assert math.isnan(stats.ratio_interval([3.0], [2]).low)
@@ -162,11 +163,64 @@ def test_sign_flip_by_hand() -> None:
     assert stats.sign_flip_p([-1.0, 2.0, 4.0]).p == 0.5
 
 
-@pytest.mark.parametrize(("n", "effect"), [(3, 3.07), (4, 2.38), (5, 2.02), (10, 1.32)])
+@pytest.mark.parametrize(("n", "effect"), [(2, 10.4), (3, 3.51), (4, 2.51), (5, 2.09), (10, 1.33)])
 def test_minimum_detectable_effect_is_that_of_the_agreement(n: int, effect: float) -> None:
     assert stats.minimum_detectable_effect(n) == pytest.approx(effect, abs=0.01)
-    theirs = TTestIndPower().solve_power(nobs1=n, power=0.8, alpha=0.05)
-    assert stats.minimum_detectable_effect(n) == pytest.approx(theirs, abs=2e-3)
+
+
+def test_with_many_seeds_welch_finds_what_the_pooled_test_finds() -> None:
+    theirs = TTestIndPower().solve_power(nobs1=100, power=0.8, alpha=0.05)
+    assert stats.minimum_detectable_effect(100) == pytest.approx(theirs, abs=1e-3)
+
+
+@pytest.mark.parametrize(("n", "pairs"), [(2, 1), (2, 3), (3, 1), (3, 21), (5, 21), (10, 3)])
+def test_minimum_detectable_effect_is_found_four_times_in_five_by_the_report_s_own_test(n: int, pairs: int) -> None:
+    effect, rng = stats.minimum_detectable_effect(n, alpha=0.05 / pairs), np.random.default_rng([n, pairs])
+    a, b = rng.standard_normal((2, 40_000, n))
+    p = peer.ttest_ind(a + effect, b, axis=1, equal_var=False).pvalue
+    assert p[:3] == pytest.approx([stats.welch(a[k] + effect, b[k]).p for k in range(3)])
+    assert (p < 0.05 / pairs).mean() == pytest.approx(0.8, abs=0.007)  # 3.5 standard errors of the simulation
+
+
+def test_seven_variants_of_three_seeds_find_no_less_than_five_deviations() -> None:
+    assert stats.minimum_detectable_effect(3, alpha=0.05 / 21) == pytest.approx(10.75, abs=0.05)
+
+
+def test_permutations_and_flips_of_what_is_not_finite_have_no_p() -> None:
+    for value in (math.nan, math.inf):
+        assert math.isnan(stats.permutation_p([0.1, value], [0.2, 0.3]).p)
+        assert math.isnan(stats.sign_flip_p([0.1, value, 0.2]).p)
+        assert math.isnan(stats.sign_flip_p([0.1, value, 0.2], clusters=["a", "a", "b"]).p)
+        assert math.isnan(stats.welch([0.1, value], [0.2, 0.3]).p)
+        assert math.isnan(stats.paired_t([0.1, value], [0.2, 0.3]).p)
+        assert math.isnan(stats.one_sample_p([0.1, value]))
+        assert math.isnan(stats.t_interval([0.1, value]).low)
+        assert math.isnan(stats.mean_difference([0.1, value])[1])
+
+
+@pytest.mark.parametrize("unit", [1e-14, 1e-6, 1.0, 1e9])
+def test_an_exact_p_depends_on_no_unit(unit: float) -> None:
+    first, second = [unit * x for x in (1.0, 2.0, 3.0)], [unit * x for x in (4.0, 5.0, 6.0)]
+    assert stats.permutation_p(first, second).p == pytest.approx(0.1)
+    assert stats.sign_flip_p([unit * x for x in (1.0, 2.0, 3.0)]).p == 0.25
+    assert stats.welch(first, second).p == pytest.approx(stats.welch([1, 2, 3], [4, 5, 6]).p)
+
+
+def test_exact_p_of_small_differences_on_a_large_value_is_theirs() -> None:
+    assert stats.permutation_p([1e6, 1e6 + 1e-3], [1e6 + 2e-3, 1e6 + 3e-3]).p == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("values", [[0.9, 0.9, 0.9], [0.1 + 0.2, 0.3, 0.3], [0.0, 0.0]])
+def test_values_without_spread_have_no_interval_and_no_p(values: list[float]) -> None:
+    interval = stats.t_interval(values)
+    assert interval.is_constant
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    assert math.isnan(stats.one_sample_p(values, null=-1.0))
+    assert math.isnan(stats.welch(values, [value + 1 for value in values]).p)
+    assert math.isnan(stats.paired_t(values, [0.0] * len(values)).p)
+    assert stats.mean_difference(values)[0].is_constant
+    assert stats.permutation_p(values, values).p == 1.0
 
 
 def test_minimum_detectable_effect_of_one_seed_is_unknown() -> None:
