@@ -113,5 +113,5 @@ def test_plan_writes_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "16 of 16 runs to train" in done.stdout
     assert "128 pairs per step" in done.stdout
-    assert "two variants of 3 seeds: 3.51 seed standard deviations" in done.stdout
+    assert "two variants of 3 seeds: 8.14 seed standard deviations" in done.stdout
     assert not (tmp_path / "runs").exists()
