@@ -216,9 +216,10 @@ def _plan(parsed: argparse.Namespace) -> int:
 def _detectable(experiment: Experiment, runs: Path) -> list[str]:
     """What the planned seeds and prompts can tell apart."""
     from analysis import detectable
+    from workbench.experiment.inspect_data import Inspector
 
-    evaluated = [run.evaluate for run in experiment.runs if run.evaluate is not None]
-    prompts = [evaluate.prompts for evaluate in evaluated if evaluate.task is not None or evaluate.path is not None]
+    inspector = Inspector({**experiment.ancestors, **{run.key: run for run in experiment.runs}}, runs)
+    prompts = [number for run in experiment.runs if (number := inspector.num_prompts(run))]
     variants = len({(run.arm, run.variant) for run in experiment.runs})
     return detectable.in_words(
         seeds=len(experiment.seeds),

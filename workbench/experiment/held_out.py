@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.data.asked import AskedPrompt, asked_prompt
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.formats import Chat, Example, Form, Prompt, PromptCompletion
+from workbench.data.formats import Example, Form
 from workbench.data.reading import Examples
 from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import DatasetData, FileData, ReadData
@@ -21,7 +21,8 @@ from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.prepare import ROWS_FILE, held_out_source, task_example
+from workbench.experiment.held_out_files import asks, held_out_source, task_example
+from workbench.experiment.prepare import ROWS_FILE
 from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
@@ -123,13 +124,12 @@ def _reading(spec: RunSpec) -> ReadData:
 
 
 def _prompts(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> list[HeldOutPrompt]:
-    """The examples that ask for one completion and say what is right; a trainer of prompts asks for the last turn of
-    every conversation, others do where the row tells prompt and completion apart."""
-    every_chat = spec.hyperparameters.data_form == "prompts"
+    """The examples that ask for one completion and say what is right. The last turn of a conversation is asked for by a
+    trainer of prompts, by a verifier that does not compare whole texts, and where the row has an answer of its own or
+    tells prompt and completion apart."""
     asked: list[tuple[AskedPrompt, str]] = []
     for example in examples:
-        told_apart = isinstance(example, Chat) and 0 < len(example.messages) - 1 == example.learn_from
-        if isinstance(example, PromptCompletion | Prompt) or told_apart or (every_chat and isinstance(example, Chat)):
+        if asks(spec, example):
             try:
                 found = asked_prompt(example)
             except ValueError as error:

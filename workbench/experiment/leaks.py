@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data import overlap
+from workbench.data.formats import Example
 from workbench.data.overlap import PromptHashes, hashes_of
-from workbench.experiment.held_out import held_out_examples
-from workbench.experiment.prepare import PreparedRun
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages.cache import FOLDER
 from workbench.tracking.reader import read_sealed
@@ -67,13 +66,15 @@ def overlaps(
     return found
 
 
-def overlaps_of_run(prepared: PreparedRun, runs: Path) -> list[Overlap]:
-    """Of a run that is ready to train: against its own training data and that of every run before it."""
-    held_out = [(PROMPTS, hashes_of(held_out_examples(prepared.spec)))]
-    if prepared.held_out_pairs is not None:
-        held_out.append((PAIRS, PromptHashes.load(prepared.held_out_pairs.folder / overlap.FILE)))
-    trained = [(TRAINING, load_hashes(prepared.data.folder)), *trained_before(prepared.spec.start, runs)]
-    return overlaps(trained, held_out)
+def overlaps_of_stages(
+    held_out: Iterable[Example], pairs: Path | None, data: Path, start: str | None, runs: Path
+) -> list[Overlap]:
+    """Of a run that is ready to train, against its own training data and that of every run before it. pairs, data: the
+    stages of its held-out pairs and of its training data."""
+    sets = [(PROMPTS, hashes_of(held_out))]
+    if pairs is not None:
+        sets.append((PAIRS, PromptHashes.load(pairs / overlap.FILE)))
+    return overlaps([(TRAINING, load_hashes(data)), *trained_before(start, runs)], sets)
 
 
 def trained_before(start: str | None, runs: Path) -> Iterator[tuple[str, PromptHashes | None]]:

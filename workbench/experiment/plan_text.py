@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from workbench.data.settings import CollectData
+from workbench.data.settings import CollectData, ReadData
 from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed
@@ -15,6 +17,9 @@ from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.space import as_text, free_bytes
 from workbench.tracking.durations import format_duration
 
+if TYPE_CHECKING:
+    from workbench.experiment.inspect_data import Inspector
+
 
 def describe_plan(
     experiment: Experiment, runs: Path, *, jobs: int | None, fresh: bool, reward_code: bool = False
@@ -23,13 +28,35 @@ def describe_plan(
     specs = [spec for level in waves(experiment) for spec in level]
     remade = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
     planned = plan_runs(specs, runs, recorded_precisions(specs, runs), fresh=remade, commit=current_commit(Path.cwd()))
+    inspector = _inspector(specs, runs)
+    if inspector is not None:
+        planned = [_inspected(run, inspector) for run in planned]
     width = jobs or max(1, num_cores() // max(spec.threads for spec in experiment.runs))
     text = plan_text(experiment, planned, runs, width)
+    lines = inspector.lines(experiment.runs) if inspector is not None else []
+    if lines:
+        text += "\n".join(["", "", "data", *(f"  {line}" for line in lines)])
     files = reward_files(specs)
     if files:
         needed = "" if reward_code or is_allowed() else f"; to run it needs {OPTION}"
         text += f"\nown code as rewards: {', '.join(files)}{needed}"
     return text
+
+
+def _inspector(specs: list[RunSpec], runs: Path) -> Inspector | None:
+    """None where every run is of built-in tasks alone, which need no look."""
+    of_files = any(isinstance(spec.data, ReadData) or (spec.evaluate and spec.evaluate.path) for spec in specs)
+    if not of_files:
+        return None
+    from workbench.experiment.inspect_data import Inspector
+
+    return Inspector({spec.key: spec for spec in specs}, runs)
+
+
+def _inspected(run: PlannedRun, inspector: Inspector) -> PlannedRun:
+    """The run as broken where its data would stop it."""
+    problem = inspector.problem(run.spec) if run.must_run and run.state != "broken" else None
+    return run if problem is None else replace(run, state="broken", reason=problem)
 
 
 def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, jobs: int) -> str:

@@ -11,19 +11,19 @@ from typing import Any, Literal, Protocol
 from workbench.data import overlap, tasks
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.fields import MISSING, column_of
-from workbench.data.formats import Example, Form, PromptCompletion
+from workbench.data.formats import Example, Form
 from workbench.data.overlap import PromptHasher, PromptHashes
-from workbench.data.reading import Examples, open_records
+from workbench.data.reading import Examples
 from workbench.data.sets import PairSet, PromptSet, RowSet
-from workbench.data.settings import CollectData, FileData, ReadData, TaskData
+from workbench.data.settings import CollectData, ReadData, TaskData
 from workbench.data.sources import read_records
-from workbench.data.tasks import Split, TaskRow, make_rows
+from workbench.data.tasks import Split, make_rows
 from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
 from workbench.disk import make_folder
 from workbench.errors import DataError, ModelError
 from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.files_read import model_files, opened_by_run, prepared_from, source_files
+from workbench.experiment.held_out_files import held_out_source, task_example
 from workbench.experiment.identity import (
     collect_identity,
     data_files,
@@ -368,31 +368,3 @@ class Preparer:
 def _task_examples(settings: TaskData) -> Iterator[Example]:
     for row in make_rows(settings, "train", settings.rows, settings.seed):
         yield task_example(row)
-
-
-def task_example(row: TaskRow) -> PromptCompletion:
-    """A row of a built-in task as an example."""
-    return PromptCompletion(row.prompt, row.completion, row.reference)
-
-
-def held_out_source(spec: RunSpec, form: Literal["rows", "pairs"]) -> ReadData | None:
-    """Where the held-out rows or pairs are: a file, or another split of the training data's set; None for neither."""
-    if spec.evaluate is None:
-        return None
-    path = spec.evaluate.pairs if form == "pairs" else spec.evaluate.path
-    if path is not None:
-        return _held_out_file(spec, path, form)
-    return held_out_split(spec) if (spec.hyperparameters.data_form == "pairs") == (form == "pairs") else None
-
-
-def _held_out_file(spec: RunSpec, path: str, form: Literal["rows", "pairs"]) -> FileData:
-    """A held-out file, all of its rows read as the training data is; its columns too, where both are of one form, those
-    that the file's first row has."""
-    kept = {name for name in ReadData.model_fields if name != "rows"} if isinstance(spec.data, ReadData) else set()
-    if (spec.hyperparameters.data_form == "pairs") != (form == "pairs"):
-        kept.discard("columns")
-    held_out = FileData(path=path, **spec.data.model_dump(include=kept))
-    first = next(iter(open_records(FileData(path=path))), None)
-    fields = {} if first is None else first.fields
-    columns = {name: column for name, column in held_out.columns.items() if column_of(fields, column) is not MISSING}
-    return held_out.model_copy(update={"columns": columns})

@@ -17,7 +17,7 @@ from workbench.errors import Interrupted, WorkbenchError
 from workbench.experiment import leaks
 from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.exactness import inexact_allowed
-from workbench.experiment.held_out import build_evaluators, held_out_notes
+from workbench.experiment.held_out import build_evaluators, held_out_examples, held_out_notes
 from workbench.experiment.identity import measuring_versions, task_of
 from workbench.experiment.prepare import ROWS_FILE
 from workbench.experiment.prepared import PreparedRun
@@ -65,7 +65,7 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
             before = float(folder.status().get("seconds") or 0.0)
             with Inputs.verified(prepared.inputs).unchanged():
                 trainer = build_trainer(prepared, folder.path)
-                found = leaks.overlaps_of_run(prepared, runs)
+                found = _overlaps(prepared, runs)
                 notes = [*prepared.notes, *held_out_notes(prepared), *leaks.notes(found)]
             folder.write_status(notes=notes, overlaps=leaks.record(found))
             trainer.resume(inexact=inexact_allowed())
@@ -124,6 +124,17 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
     for costs in prepared.inherited.values():
         trainer.costs.add(Costs(**costs))  # type: ignore[arg-type]
     return trainer
+
+
+def _overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
+    pairs = prepared.held_out_pairs
+    return leaks.overlaps_of_stages(
+        held_out_examples(prepared.spec),
+        None if pairs is None else pairs.folder,
+        prepared.data.folder,
+        prepared.spec.start,
+        runs,
+    )
 
 
 def _dataset(prepared: PreparedRun) -> Dataset:

@@ -19,7 +19,8 @@ from workbench.errors import DataError, DefinitionError
 from workbench.experiment import leaks
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.held_out import held_out_examples, held_out_prompts, held_out_rows
-from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter, held_out_source
+from workbench.experiment.held_out_files import held_out_source
+from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter
 from workbench.experiment.provenance import num_cores
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages.cache import StageResult

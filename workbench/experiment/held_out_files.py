@@ -1,0 +1,50 @@
+"""Where held-out rows are read from, and how. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from workbench.data.fields import MISSING, column_of
+from workbench.data.formats import Chat, Example, Prompt, PromptCompletion
+from workbench.data.reading import open_records
+from workbench.data.settings import FileData, ReadData
+from workbench.data.tasks import TaskRow
+from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.identity import held_out_split
+
+
+def held_out_source(spec: RunSpec, form: Literal["rows", "pairs"]) -> ReadData | None:
+    """Where the held-out rows or pairs are: a file, or another split of the training data's set; None for neither."""
+    if spec.evaluate is None:
+        return None
+    path = spec.evaluate.pairs if form == "pairs" else spec.evaluate.path
+    if path is not None:
+        return _held_out_file(spec, path, form)
+    return held_out_split(spec) if (spec.hyperparameters.data_form == "pairs") == (form == "pairs") else None
+
+
+def _held_out_file(spec: RunSpec, path: str, form: Literal["rows", "pairs"]) -> FileData:
+    """A held-out file, all of its rows read as the training data is; its columns too, where both are of one form, those
+    that the file's first row has."""
+    kept = {name for name in ReadData.model_fields if name != "rows"} if isinstance(spec.data, ReadData) else set()
+    if (spec.hyperparameters.data_form == "pairs") != (form == "pairs"):
+        kept.discard("columns")
+    held_out = FileData(path=path, **spec.data.model_dump(include=kept))
+    first = next(iter(open_records(FileData(path=path))), None)
+    fields = {} if first is None else first.fields
+    columns = {name: column for name, column in held_out.columns.items() if column_of(fields, column) is not MISSING}
+    return held_out.model_copy(update={"columns": columns})
+
+
+def asks(spec: RunSpec, example: Example) -> bool:
+    """Whether a held-out example is completed and checked."""
+    if not isinstance(example, Chat):
+        return isinstance(example, PromptCompletion | Prompt)
+    told_apart = 0 < len(example.messages) - 1 == example.learn_from
+    by_answer = example.reference is not None or (spec.evaluate is not None and spec.evaluate.verifier != "exact")
+    return told_apart or by_answer or spec.hyperparameters.data_form == "prompts"
+
+
+def task_example(row: TaskRow) -> PromptCompletion:
+    """A row of a built-in task as an example."""
+    return PromptCompletion(row.prompt, row.completion, row.reference)

@@ -1,0 +1,179 @@
+"""What data files hold, read before anything is made of them: rows, what nothing reads, what would stop a run, and the
+held-out prompts that are trained on. No torch, no tokenizer: what a chat template refuses shows later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.data.bad_rows import BadRows
+from workbench.data.counts import Counts
+from workbench.data.formats import Example, Form, Preference
+from workbench.data.overlap import PromptHashes, hashes_of
+from workbench.data.reading import Examples, local_files
+from workbench.data.settings import ReadData, TaskData, TaskSettings
+from workbench.data.tasks import Split, make_rows
+from workbench.errors import DataError, WorkbenchError
+from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.estimate import LARGEST_READ
+from workbench.experiment.held_out_files import asks, held_out_source, task_example
+from workbench.experiment.leaks import PAIRS, PROMPTS, TRAINING, overlaps, trained_before
+
+MAX_TASK_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Of one source as it would be read."""
+
+    source: str
+    rows: int
+    asked: int
+    """Rows that are completed and checked, where they are held out."""
+    hashes: PromptHashes
+    unread: dict[str, int]
+    problem: str | None
+    """What would stop a run that reads it."""
+
+    @property
+    def line(self) -> str:
+        """In words."""
+        repeated, folded = self.hashes.repeated
+        note = Counts(repeated=repeated, repeated_folded=folded).repeated_note()
+        unread = ", ".join(f"{_plain(name)} ({rows:,} row{'s' * (rows != 1)})" for name, rows in self.unread.items())
+        parts = [f"{self.rows:,} row{'s' * (self.rows != 1)}", note, f"not read: {unread}" if unread else None]
+        return f"{_plain(self.source)}: {'; '.join(part for part in parts if part)}"
+
+
+class Inspector:
+    """Reads each source once."""
+
+    def __init__(self, specs: Mapping[str, RunSpec], runs: Path) -> None:
+        """specs: every run of an experiment by key, those that they begin from among them."""
+        self.specs, self.runs = specs, runs
+        self._known: dict[tuple[str, Form, int | None], Inspected | None] = {}
+
+    def training(self, spec: RunSpec) -> Inspected | None:
+        """The training data where it is files of this machine that are not too large; else None."""
+        form = spec.hyperparameters.data_form
+        wanted: Form = "rows" if form == "text" else form
+        return self._read(spec, spec.data, wanted, None) if isinstance(spec.data, ReadData) else None
+
+    def held_out(self, spec: RunSpec) -> Iterator[tuple[str, Inspected]]:
+        """The held-out files, by whether their prompts or their pairs are measured."""
+        forms: tuple[tuple[str, Form], ...] = (
+            (PROMPTS, "prompts" if spec.hyperparameters.data_form == "prompts" else "rows"),
+            (PAIRS, "pairs"),
+        )
+        for what, form in forms:
+            try:
+                settings = held_out_source(spec, "pairs" if form == "pairs" else "rows")
+            except WorkbenchError:
+                continue  # of a file that is not there the plan says so
+            if settings is not None:
+                whole = settings.model_copy(update={"bad_rows": "error"})
+                most = spec.evaluate.prompts if spec.evaluate is not None and form != "pairs" else None
+                found = self._read(spec, whole, form, most)
+                if found is not None:
+                    yield what, found
+
+    def problem(self, spec: RunSpec) -> str | None:
+        """What would stop the run, in one line."""
+        found = [self.training(spec), *(own for _, own in self.held_out(spec))]
+        return next((own.problem for own in found if own is not None and own.problem), None)
+
+    def lines(self, specs: Iterable[RunSpec]) -> list[str]:
+        """What there is to say of the data of these runs, each line once."""
+        lines: dict[str, None] = {}
+        for spec in specs:
+            own = self.training(spec)
+            held_out = list(self.held_out(spec))
+            if own is not None and own.rows:
+                lines[own.line] = None
+            lines |= dict.fromkeys(f"{found.line}; held out" for _, found in held_out if found.rows)
+            shared = overlaps(self._trained(spec), self._asked_for(spec, held_out))
+            lines |= dict.fromkeys(found.text for found in shared if found.folded is not None)
+        return list(lines)
+
+    def num_prompts(self, spec: RunSpec) -> int:
+        """Held-out prompts that are completed and checked, as many as there may be where the file is not seen yet."""
+        evaluate = spec.evaluate
+        if evaluate is None or (evaluate.task is None and evaluate.path is None):
+            return 0
+        found = next((own for what, own in self.held_out(spec) if what == PROMPTS), None)
+        return evaluate.prompts if evaluate.task is not None or found is None else found.asked
+
+    def _trained(self, spec: RunSpec) -> Iterator[tuple[str, PromptHashes | None]]:
+        """What the run and those that it begins from learn from, as far as it can be told now."""
+        where = TRAINING
+        while True:
+            own = self.training(spec)
+            if own is not None:
+                yield where, own.hashes
+            elif isinstance(spec.data, TaskData) and spec.data.rows <= MAX_TASK_ROWS and not _is_own_task(spec):
+                yield where, _of_task(spec.data, "train", spec.data.rows, spec.data.seed)
+            start = spec.start
+            if start is None:
+                return
+            if start not in self.specs:
+                yield from trained_before(start, self.runs)
+                return
+            spec, where = self.specs[start], f"{TRAINING} of {start}"
+
+    def _asked_for(self, spec: RunSpec, files: list[tuple[str, Inspected]]) -> Iterator[tuple[str, PromptHashes]]:
+        yield from ((what, found.hashes) for what, found in files)
+        evaluate = spec.evaluate
+        task = evaluate.task_settings if evaluate is not None else None
+        if evaluate is not None and task is not None and isinstance(spec.data, ReadData):
+            hashes = _of_task(task, "held_out", evaluate.prompts, evaluate.seed)
+            if hashes is not None:
+                yield PROMPTS, hashes
+
+    def _read(self, spec: RunSpec, settings: ReadData, form: Form, most: int | None) -> Inspected | None:
+        key = (f"{type(settings).__name__} {settings.model_dump_json()} {spec.evaluate}", form, most)
+        if key not in self._known:
+            self._known[key] = _inspect(spec, settings, form, most)
+        return self._known[key]
+
+
+def _inspect(spec: RunSpec, settings: ReadData, form: Form, most: int | None) -> Inspected | None:
+    try:
+        files = local_files(settings)
+        if not files or not all(path.is_file() for path in files):
+            return None
+        if sum(path.stat().st_size for path in files) > LARGEST_READ:
+            return None
+    except (WorkbenchError, OSError):
+        return None
+    bad = BadRows(skip=True)
+    examples = Examples.of(settings, form, bad)
+    kept: list[Example] = []
+    problem = None
+    try:
+        kept.extend(examples)
+    except DataError as error:
+        problem = str(error).splitlines()[0]
+    if bad.count and settings.bad_rows == "error" and problem is None:
+        more = f" (and {bad.count - 1:,} more bad row{'s' * (bad.count > 2)})" if bad.count > 1 else ""
+        problem = f"{bad.first[0]}{more}"
+    kept = kept[:most]
+    asked = sum(not isinstance(example, Preference) and asks(spec, example) for example in kept)
+    return Inspected(settings.source, len(kept), asked, hashes_of(kept), examples.unread, problem)
+
+
+def _of_task(task: TaskSettings, split: Split, rows: int, seed: int) -> PromptHashes | None:
+    """None where the task has not so many prompts, or its package is not here."""
+    try:
+        return hashes_of(map(task_example, make_rows(task, split, rows, seed)))
+    except WorkbenchError:
+        return None
+
+
+def _is_own_task(spec: RunSpec) -> bool:
+    """Held-out prompts of a built-in task never stand in its training data."""
+    return spec.evaluate is None or spec.evaluate.path is None
+
+
+def _plain(text: str) -> str:
+    return "".join(character if character.isprintable() else "·" for character in text)
