@@ -14,8 +14,8 @@ from workbench.generation import generate as module
 from workbench.generation import rollout
 from workbench.generation.draw import draw, mix
 from workbench.generation.generate import Completion, completion_texts, generate, row_seed
-from workbench.generation.mode import evaluation_mode
 from workbench.generation.sampling import SamplingSettings
+from workbench.models.mode import evaluation_mode
 
 WHOLE = SamplingSettings()
 EOS = (3, 11)

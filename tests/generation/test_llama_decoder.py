@@ -6,11 +6,12 @@ import pytest
 
 from workbench.generation import decoding, linear, llama_decoder
 from workbench.generation.cuda_graph import GraphDecoder
-from workbench.generation.decoding import ModelDecoder, decoders
+from workbench.generation.decoding import decoders
 from workbench.generation.generate import row_seed, sample
 from workbench.generation.linear import JoinedLinear
 from workbench.generation.llama_decoder import LlamaDecoder, LlamaWeights, can_decode
 from workbench.generation.sampling import SamplingSettings
+from workbench.models.cached_decoder import ModelDecoder
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [2, 2]]
 STEPS, GROUP = 6, 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.generation.decoding import ModelDecoder
+from workbench.models.cached_decoder import ModelDecoder
 
 
 def _steps(torch, decoder, kept=None):
@@ -27,13 +27,13 @@ def _steps(torch, decoder, kept=None):
 def test_the_numbers_are_those_of_transformers_own_cache(torch, request, name, kept, monkeypatch):
     import transformers
 
-    from workbench.generation import decoding
+    from workbench.models import cached_decoder
 
     model = request.getfixturevalue(name)
     found, places = _steps(torch, ModelDecoder(model, 6), kept)
     assert len(set(places)) == (2 if kept else 1), "written in place, but for the steps after rows were dropped"
     monkeypatch.setattr(
-        decoding, "_roomy_cache", lambda model, capacity: transformers.DynamicCache(config=model.config)
+        cached_decoder, "_roomy_cache", lambda model, capacity: transformers.DynamicCache(config=model.config)
     )
     expected, places = _steps(torch, ModelDecoder(model, 6), kept)
     assert len(set(places)) > 2
@@ -50,7 +50,7 @@ def test_more_positions_than_there_was_room_for_are_held_all_the_same(torch, gpt
 def test_a_sliding_window_keeps_its_own_cache(torch):
     import transformers
 
-    from workbench.generation.transformers_cache import RoomyLayer, roomy_cache
+    from workbench.models.transformers_cache import RoomyLayer, roomy_cache
 
     config = transformers.Gemma2Config(
         vocab_size=17, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,

@@ -11,7 +11,8 @@ import torch
 from workbench.generation.generate import generate
 from workbench.models.adapters import add_lora
 from workbench.models.load import load_model, save_model
-from workbench.models.outputs import forward_to_head, input_embedding, output_head
+from workbench.models.outputs import forward_to_head
+from workbench.models.passes import input_embedding, output_head
 from workbench.models.settings import LoraSettings
 from workbench.models.tokenizer import Tokenizer
 from workbench.objectives.logprobs import projected_logprobs

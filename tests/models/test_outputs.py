@@ -8,6 +8,7 @@ import torch
 from workbench.errors import ModelError
 from workbench.models.outputs import forward_completions, forward_to_head
 from workbench.models.packing import pack_rows
+from workbench.models.probe import verdict_of
 
 IDS = torch.tensor([[3, 5, 2, 7, 1, 9, 4], [8, 8, 1, 0, 6, 2, 2], [4, 1, 0, 0, 0, 0, 0], [6, 2, 3, 0, 0, 0, 0]])
 LENGTHS = [6, 5, 2, 3]
@@ -75,13 +76,14 @@ def test_a_window_as_wide_as_the_rows_allows_bins_that_are_wider(make_model):
 
 
 def test_a_model_that_may_mix_packed_texts_is_refused(make_model):
-    with pytest.raises(ModelError, match="gemma2 is not known to keep their texts apart"):
+    with pytest.raises(ModelError, match="gemma2 does not keep their texts apart"):
         forward_to_head(make_model("gemma2"), IDS, None, torch.arange(7).repeat(4, 1))
 
 
 @pytest.mark.parametrize("kind", ["own", "gpt2"])
 def test_padding_is_not_computed(make_model, kind):
     model = make_model(kind)
+    verdict_of(model)  # a model is probed when it is first used
     seen = []
     model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
     forward_to_head(model, IDS, MASK)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from workbench.evaluation.reference import Reference
-from workbench.generation.mode import evaluation_mode
+from workbench.models.mode import evaluation_mode
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.kl import full_kl
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from workbench.data.sets import PairSet
-from workbench.generation.mode import evaluation_mode
+from workbench.models.mode import evaluation_mode
 from workbench.tracking.store import MetricStore
 
 TIE_DECIMALS = 5

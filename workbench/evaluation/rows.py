@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from workbench.data.sets import IGNORED, RowSet
-from workbench.generation.mode import evaluation_mode
+from workbench.models.mode import evaluation_mode
 from workbench.models.outputs import forward_to_head
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.tracking.store import MetricStore

@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from workbench.errors import DataError
 from workbench.generation.decoding import decoders
-from workbench.generation.mode import evaluation_mode
 from workbench.generation.rollout import Samples, Task, rollout
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.llama import Llama
+from workbench.models.mode import evaluation_mode
+from workbench.models.probe import verdict_of
 from workbench.models.tokenizer import Tokenizer
 
 CACHE_BYTES = 512 << 20
@@ -141,19 +142,37 @@ def _batches(
     model: Any, order: list[int], prompts: Sequence[Sequence[int]], max_new_tokens: int, num_samples: int
 ) -> Iterator[list[int]]:
     """Slices of the order that keep the cache and the logits within bounds."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    position_bytes = 2 * 4 * config.num_hidden_layers * heads * size
+    verdict, (position_bytes, vocabulary) = verdict_of(model), _sizes(model)
     start = 0
     while start < len(order):
         # Prompts are in order of length, so the longest that could join the batch is MAX_ROWS further on.
         longest = len(prompts[order[min(start + MAX_ROWS, len(order)) - 1]])
+        # Without a cache, logits may be made at every position.
+        projected = 1 if verdict.cache else longest + max_new_tokens
         rows = min(
             MAX_ROWS,
             CACHE_BYTES // (position_bytes * (longest + max_new_tokens)),
-            LOGITS_ELEMENTS // config.vocab_size,
+            LOGITS_ELEMENTS // (vocabulary * projected),
         )
-        width = max(1, rows // num_samples)
-        yield order[start : start + width]
-        start += width
+        batch = order[start : start + max(1, rows // num_samples)]
+        if verdict.cache and not verdict.padded_cache:
+            batch = [index for index in batch if len(prompts[index]) == len(prompts[batch[0]])]
+        yield batch
+        start += len(batch)
+
+
+def _sizes(model: Any) -> tuple[int, int]:
+    """Bytes of a cached position, and the vocabulary. A family without heads of attention counts by its width."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    all_heads = _field(config, "num_attention_heads") or 1
+    size = _field(config, "head_dim") or config.hidden_size // all_heads
+    heads = _field(config, "num_key_value_heads") or all_heads
+    return 2 * 4 * config.num_hidden_layers * heads * size, config.vocab_size
+
+
+def _field(config: Any, name: str) -> Any:
+    """None where there is none, or another in each layer, which transformers says by an error of its own."""
+    try:
+        return getattr(config, name)
+    except Exception:
+        return None

@@ -13,7 +13,7 @@ import torch
 
 from workbench.errors import ModelError
 from workbench.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_base
-from workbench.models.outputs import input_embedding, output_head
+from workbench.models.passes import input_embedding, output_head
 from workbench.models.quantised import plain_weight
 from workbench.models.settings import LoraSettings
 from workbench.models.tokenizer import read_json

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from workbench.models.outputs import computes_prompts_once, input_embedding, output_head, projects_everything
+from workbench.models.outputs import computes_prompts_once, projects_everything
+from workbench.models.passes import input_embedding, output_head
 from workbench.models.quantised import num_weights
 
 FLOPS_FORMULA = (

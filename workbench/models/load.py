@@ -18,6 +18,7 @@ from workbench.models.llama_config import LlamaConfig, unsupported_reason
 from workbench.models.quantised import num_weights, quantise_linear_layers
 from workbench.models.settings import LoraSettings
 from workbench.models.tokenizer import read_json
+from workbench.models.verdict_cache import remember_verdict
 from workbench.models.weights import (
     check_places,
     check_tied_weights,
@@ -90,7 +91,9 @@ def _load_whole(folder: Path, dtype: str) -> torch.nn.Module:
     if unsupported_reason(raw) is None:
         config = LlamaConfig.from_dict(raw)
         return _load_own(config, folder, shapes, getattr(torch, dtype))
-    return load_by_transformers(folder, raw, shapes, getattr(torch, dtype))
+    model = load_by_transformers(folder, raw, shapes, getattr(torch, dtype))
+    remember_verdict(model, folder)
+    return model
 
 
 def _load_own(

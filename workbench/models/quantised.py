@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from workbench.errors import ModelError
-from workbench.models.outputs import output_head
+from workbench.models.passes import output_head
 
 
 def quantise_linear_layers(model: torch.nn.Module) -> None:

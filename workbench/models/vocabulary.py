@@ -12,7 +12,7 @@ from workbench.errors import ModelError
 from workbench.models.adapters import merged_tensors
 from workbench.models.by_transformers import published_tensors
 from workbench.models.load import load_model
-from workbench.models.outputs import input_embedding, output_head
+from workbench.models.passes import input_embedding, output_head
 from workbench.models.tokenizer import Tokenizer, read_json
 from workbench.models.weights import write_model
 

@@ -21,9 +21,10 @@ import torch
 
 from workbench.disk import make_folder
 from workbench.errors import DataError, DivergenceError, Interrupted
-from workbench.generation.mode import evaluation_mode
 from workbench.interrupts import InterruptRequested, Interrupts
 from workbench.models.flops import ModelFlops, Work
+from workbench.models.mode import evaluation_mode
+from workbench.models.probe import verdict_of
 from workbench.trainer import checkpoint, device, distributed, memory
 from workbench.trainer.accumulation import StepLoss
 from workbench.trainer.batches import Batch, batches_from, is_empty, num_rows, split_rows
@@ -152,7 +153,8 @@ class BaseTrainer(TrainerHooks):
     def train(self) -> dict[str, Any]:
         """Run to the last step, the budget's end or an early stop; the last metrics row."""
         self._open_records()
-        extra = {"device": self.device, "precision": self.precision.name, **self._get_extra_config_info()}
+        extra = {"device": self.device, "precision": self.precision.name, **verdict_of(self.policy).slower_ways()}
+        extra |= self._get_extra_config_info()
         self._progress.announce(f"{type(self).__name__}, {self.num_steps} steps", extra)
         with Interrupts(immediate=not self.is_distributed) as self._interrupts:
             try:

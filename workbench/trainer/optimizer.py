@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from workbench.models.outputs import output_head
+from workbench.models.passes import output_head
 from workbench.trainer.muon import MuonWithAdamW
 from workbench.trainer.settings import TrainerSettings
 
