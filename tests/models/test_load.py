@@ -107,6 +107,11 @@ def test_dtype_is_as_asked(copied):
     assert load_model(copied, dtype="bfloat16").lm_head.weight.dtype == torch.bfloat16
 
 
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("break_it", "problem"),
     [
@@ -114,6 +119,7 @@ def test_dtype_is_as_asked(copied):
         (lambda f: (f / "config.json").write_text("{"), "config.json: not readable as JSON"),
         (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "weights are missing, such as lm_head"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json: a JSON object is needed, found list"),
+        (lambda f: change_config(f, is_causal=False), "is_causal is off in config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights; save it with model.save_pretrained"),
         (
             lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),

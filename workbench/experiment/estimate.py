@@ -205,7 +205,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _model_config(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> dict[str, Any] | None:
+def start_config(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> dict[str, Any] | None:
     """The config.json of the model that the run's chain of starts begins with; None while it is not there."""
     while spec.start is not None:
         spec = specs[spec.start]
@@ -213,6 +213,11 @@ def _model_config(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> di
     if spec.model.preset is not None:
         return preset_config(spec.model.preset)
     folder = Path(spec.model.path).expanduser() if spec.model.path else runs / FOLDER / f"model-v1-{SMOLLM2_NAME}"
-    config = read_json(folder / "config.json")
+    return read_json(folder / "config.json")
+
+
+def _model_config(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> dict[str, Any] | None:
+    """The same where it tells a Llama's shape."""
+    config = start_config(spec, specs, runs)
     needed = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"}
     return config if config is not None and needed <= config.keys() else None

@@ -22,10 +22,12 @@ from workbench.evaluation.reference import Reference, adapter_off_reference, fro
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.held_out_files import asks, held_out_source, task_example
+from workbench.experiment.positions import check_lengths
 from workbench.experiment.prepare import ROWS_FILE
 from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
+from workbench.models.positions import Positions, model_positions
 from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.base_trainer import Evaluator
 from workbench.trainer.dpo_trainer import completion_logprobs
@@ -42,7 +44,8 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
         return []
     evaluators: list[Evaluator] = []
     examples = held_out_examples(spec)
-    prompts = _prompts(spec, examples, tokenizer)
+    positions = model_positions(prepared.model_folder)
+    prompts = _prompts(spec, examples, tokenizer, positions)
     if prompts:
         evaluators.append(
             PromptEvaluator(
@@ -63,7 +66,9 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
             )
         )
     if examples and has_row_loss(spec):
-        rows, _ = held_out_rows(spec, examples, tokenizer)
+        rows, counts = held_out_rows(spec, examples, tokenizer)
+        if positions is not None:
+            check_lengths(rows.lengths, counts.places, positions, new=0)
         evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
     return evaluators
 
@@ -123,11 +128,14 @@ def _reading(spec: RunSpec) -> ReadData:
     return spec.data if isinstance(spec.data, ReadData) else FileData(path="-")
 
 
-def _prompts(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> list[HeldOutPrompt]:
+def _prompts(
+    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, positions: Positions | None
+) -> list[HeldOutPrompt]:
     """The examples that ask for one completion and say what is right. The last turn of a conversation is asked for by a
     trainer of prompts, by a verifier that does not compare whole texts, and where the row has an answer of its own or
     tells prompt and completion apart."""
     asked: list[tuple[AskedPrompt, str]] = []
+    places: list[str] = []
     for example in examples:
         if asks(spec, example):
             try:
@@ -137,8 +145,12 @@ def _prompts(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -
             if found.answer is None:
                 raise DataError(f"{example.where}: the row has no answer, allowed rows with one: {NEEDS_ANSWERS}")
             asked.append((found, found.answer))
+            places.append(example.where or f"held-out prompt {len(asked)}")
     encoded = encode_prompts(tokenizer, [found.prompt for found, _ in asked], as_chat=_reading(spec).chat_template)
     task = spec.evaluate.task if spec.evaluate is not None else None
+    if positions is not None and spec.evaluate is not None:
+        new = spec.evaluate.max_new_tokens
+        check_lengths([len(ids) + new for ids in encoded], places, positions, new=new)
     return [
         HeldOutPrompt(found.text, answer, prompt_id(task or "file", found.text), tuple(ids))
         for (found, answer), ids in zip(asked, encoded, strict=True)

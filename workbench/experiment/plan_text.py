@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from workbench.data.settings import CollectData, ReadData
 from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
-from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed
+from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed, start_config
 from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, recorded_precisions, waves
+from workbench.experiment.positions import positions_notes
 from workbench.experiment.provenance import current_commit, num_cores
 from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.space import as_text, free_bytes
@@ -64,13 +65,15 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
     specs = {run.spec.key: run.spec for run in planned}
     speeds: dict[tuple[str, int], Speed] = {}
     estimates: dict[str, Estimate] = {}
+    notes: dict[str, list[str]] = {}
     for run in planned:
         kind = (run.spec.trainer, run.spec.threads)
         if kind not in speeds:
             speeds[kind] = measured_speed(runs, run.spec)
         estimates[run.spec.key] = estimate(run.spec, specs, runs, speeds[kind])
+        notes[run.spec.key] = list(positions_notes(run.spec, start_config(run.spec, specs, runs)))
     lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
-    lines += ["", "work", *_work(planned, estimates)]
+    lines += ["", "work", *_work(planned, estimates, notes)]
     lines += ["", *_totals([run for run in planned if run.trains], estimates, speeds, runs, jobs)]
     return "\n".join(lines)
 
@@ -82,11 +85,12 @@ def _runs(planned: list[PlannedRun]) -> Iterator[str]:
         yield f"  {run.spec.key:{wide}}  {DESCRIPTIONS[run.state]}{reason}"
 
 
-def _work(planned: list[PlannedRun], estimates: dict[str, Estimate]) -> Iterator[str]:
+def _work(planned: list[PlannedRun], estimates: dict[str, Estimate], notes: dict[str, list[str]]) -> Iterator[str]:
     """One line for runs that share everything a line tells."""
     seen: dict[str, list[RunSpec]] = {}
     for run in planned:
-        seen.setdefault(_work_line(run.spec, estimates[run.spec.key]), []).append(run.spec)
+        line = "; ".join([_work_line(run.spec, estimates[run.spec.key]), *notes[run.spec.key]])
+        seen.setdefault(line, []).append(run.spec)
     for line, specs in seen.items():
         name = specs[0].key if len(specs) == 1 else f"{specs[0].experiment} ({len(specs)} runs, each)"
         yield f"  {name}: {line}"

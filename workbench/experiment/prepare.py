@@ -38,6 +38,7 @@ from workbench.experiment.identity import (
     task_fields,
 )
 from workbench.experiment.launchers import fork_map
+from workbench.experiment.positions import check_rows
 from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
@@ -66,8 +67,6 @@ class Reporter(Protocol):
 
 
 Progress = Callable[[int, int], None]
-
-
 DataForm = Literal[TrainedForm, "unpaired"]
 """What a trainer takes, as TrainerSettings.data_form; unpaired rows can be looked at."""
 
@@ -159,6 +158,7 @@ class Preparer:
         elif isinstance(data, ReadData):
             files |= data_files(data)
         rows = self._tokenised(spec, tokenizer, source)
+        check_rows(spec, rows, rows.folder / ROWS_FILE, folder)
         found = Counts(**rows.made["counts"])
         notes += [f"training data: {note}" for note in (found.note(), found.repeated_note()) if note]
         reference = None
@@ -168,6 +168,7 @@ class Preparer:
         held_out = self._held_out_pairs(spec, tokenizer, worker)
         held_out_reference = None
         if held_out is not None:
+            check_rows(spec, held_out, held_out.folder / ROWS_FILE, folder)
             held_out_reference = self._scored(spec, held_out, folder, worker, inputs)
         if spec.evaluate is not None:
             files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}

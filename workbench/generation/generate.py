@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from workbench.errors import DataError
 from workbench.generation.decoding import decoders
 from workbench.generation.rollout import Samples, Task, rollout
 from workbench.generation.sampling import SamplingSettings
-from workbench.models.llama import Llama
 from workbench.models.mode import evaluation_mode
+from workbench.models.positions import find_positions
 from workbench.models.probe import verdict_of
 from workbench.models.tokenizer import Tokenizer
 
@@ -129,13 +128,11 @@ def _rollouts(
 
 
 def _check_room(model: Any, longest: int, max_new_tokens: int) -> None:
-    """Our own Llama turns any position; others may hold a table of them, and would fail in the middle of it."""
-    room = None if isinstance(model, Llama) else getattr(model.config, "max_position_embeddings", None)
-    if room is not None and longest + max_new_tokens > room:
-        raise DataError(
-            f"sampling: a prompt of {longest:,} tokens and {max_new_tokens:,} new ones are more than the model's "
-            f"{room:,} positions; ask for fewer new tokens, or leave the longest prompts out"
-        )
+    """Where one prompt and what it may be continued by are more than the model has positions, none is sampled."""
+    positions = find_positions(model.config.to_dict())
+    if positions is not None:
+        where = f"sampling: a prompt of {longest:,} tokens and {max_new_tokens:,} new ones"
+        positions.check(where, longest + max_new_tokens, "ask for fewer new tokens, or leave the longest prompts out")
 
 
 def _batches(

@@ -7,6 +7,7 @@ N heads, K key-value heads, D head size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from workbench.models.attention import Text, TextPlan, attend, attend_texts, positions_of
-from workbench.models.llama_config import LlamaConfig, rope_frequencies
+from workbench.models.llama_config import LlamaConfig
 
 
 class KVCache:
@@ -301,6 +302,22 @@ class Llama(nn.Module):
                 table = rotations(self.config, torch.arange(length, device=device), dtype)
             self._tables[device, dtype] = table
         return table[0][past : past + new], table[1][past : past + new]
+
+
+def rope_frequencies(config: LlamaConfig, device: torch.device | str = "cpu") -> Tensor:
+    """Angle per position of each pair of features, radians, (D/2,) float32, after scaling (Llama 3.1's rule)."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents
+    scaling = config.rope_scaling
+    if scaling.rope_type == "linear":
+        return frequencies / scaling.factor
+    if scaling.rope_type == "default":
+        return frequencies
+    # Waves longer than the trained context are stretched, short ones kept, those between are blended.
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
 
 
 def rotations(config: LlamaConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,10 @@
-"""The part of a Hugging Face config.json that our own Llama forward needs, and what it cannot run."""
+"""The part of a Hugging Face config.json that our own Llama forward needs, and what it cannot run; without torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 """Model types that are this one forward: Qwen2 with biases at queries, keys and values, Qwen3 with norms there."""
@@ -30,7 +26,7 @@ _QWEN = {
     "num_key_value_heads": 32,
     "max_position_embeddings": 32_768,
 }
-_FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"vocab_size": 32_000, "intermediate_size": 11_008, "max_position_embeddings": 2048},
     "mistral": {
         "vocab_size": 32_000,
@@ -45,7 +41,7 @@ _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 """Of what config.json leaves out; a test holds them to transformers' classes."""
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "max_position_embeddings")  # fmt: skip
-_MAY_BE_NONE = {"num_key_value_heads": FAMILY, "head_dim": ("llama", "mistral")}
+_MAY_BE_NONE = {"num_key_value_heads": ("llama", "qwen2", "qwen3"), "head_dim": ("llama", "mistral")}
 """Fields that transformers takes null for, by family."""
 _ROPE_FIELDS = {
     "default": ("rope_theta",),
@@ -136,7 +132,7 @@ class LlamaConfig:
 
 def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The file's fields, and for those that it leaves out what transformers' class of its family has."""
-    return _DEFAULTS | _FAMILY_DEFAULTS[raw["model_type"]] | dict(raw)
+    return _DEFAULTS | FAMILY_DEFAULTS[raw["model_type"]] | dict(raw)
 
 
 def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,19 +226,3 @@ def unsupported_reason(raw: Mapping[str, Any]) -> str | None:
     if raw.get("per_layer_config"):
         return "its layers differ (per_layer_config)"
     return _rope_reason(raw)
-
-
-def rope_frequencies(config: LlamaConfig, device: torch.device | str = "cpu") -> Tensor:
-    """Angle per position of each pair of features, radians, (D/2,) float32, after scaling (Llama 3.1's rule)."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponents
-    scaling = config.rope_scaling
-    if scaling.rope_type == "linear":
-        return frequencies / scaling.factor
-    if scaling.rope_type == "default":
-        return frequencies
-    # Waves longer than the trained context are stretched, short ones kept, those between are blended.
-    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 - kept) * frequencies / scaling.factor + kept * frequencies

@@ -86,6 +86,8 @@ def _load_whole(folder: Path, dtype: str) -> torch.nn.Module:
         found = raw["quantization_config"]
         method = found.get("quant_method", "some method") if isinstance(found, dict) else "some method"
         raise ModelError(f"{folder}: its weights are quantised ({method}); name the full ones, and lora.quantise")
+    if not raw.get("is_causal", True):
+        raise ModelError(f"{folder}: is_causal is off in config.json: every token would see what follows it")
     shapes = check_weights(folder)
     sizes.check_config(raw, shapes, folder)
     if unsupported_reason(raw) is None:
