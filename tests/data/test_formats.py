@@ -276,6 +276,21 @@ def test_a_column_that_would_change_what_is_learned_stops_the_run_in_one_line(mo
     assert (len(list(found)), found.unread) == (4, {})
 
 
+def test_an_ignored_column_is_as_if_it_were_not_there():
+    row = {"messages": _turns(USER, ANSWER), "system": "s", "answer": {"a": 1}, "prompt": "p"}
+    found = Examples([Record("a:1", row)], "rows", BadRows(), ignored=["system", "answer"])
+    assert list(found) == [Chat((USER, ANSWER))]
+    assert found.unread == {"prompt": 1}
+
+
+def test_a_side_of_pairs_is_led_by_its_system_message():
+    lead = ("system", "s")
+    for row, as_chat in ((HH | {"prompt": "p", "system": "s"}, True), (CHATS | {"system": "s"}, False)):
+        [found] = Examples([Record("a:1", row)], "rows", BadRows(), as_chat, {"completion": "chosen"})
+        assert found.messages[0] == lead
+        assert found.learn_from == len(found.messages) - 1
+
+
 NEUTRAL = {"weight": 1.0, "train": True, "context": "", "images": [], "mask": None, "label": 3, "source": "web"}
 
 

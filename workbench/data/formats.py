@@ -156,9 +156,11 @@ def side_of(columns: Mapping[str, str], fields: Mapping[str, Any], form: Form) -
     return side if "prompt" not in pair or isinstance(pair["prompt"], list) != isinstance(pair[side], list) else None
 
 
-def parse_side(fields: Mapping[str, Any], side: str, where: str = "") -> PromptCompletion | Chat:
+def parse_side(
+    fields: Mapping[str, Any], side: str, *, as_chat: bool = False, where: str = ""
+) -> PromptCompletion | Chat:
     """A side of a pair as a prompt and its completion. ValueError as parse_example."""
-    pair = _led(_preference(fields), fields, False)
+    pair = _led(_preference(fields), fields, as_chat)
     assert isinstance(pair, Preference), "a preference stays one"
     prompt, taken = pair.prompt, pair.chosen if side == "chosen" else pair.rejected
     if isinstance(prompt, tuple) and isinstance(taken, tuple):

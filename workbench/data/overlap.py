@@ -34,13 +34,12 @@ class PromptHashes:
     @property
     def repeated(self) -> tuple[int, int]:
         """Rows whose prompt stands in a row before: as it is written; after folding."""
-        return len(self) - len(np.unique(self.exact)), len(self) - len(np.unique(self.folded))
+        return _repeated(self.exact), _repeated(self.folded)
 
     def shared_with(self, trained: PromptHashes) -> tuple[int, int]:
         """Rows whose prompt is one of those that another set is learned from: as it is written; after folding."""
-        exact = np.isin(self.exact, np.concatenate([trained.exact, trained.earlier_exact]))
-        folded = np.isin(self.folded, np.concatenate([trained.folded, trained.earlier_folded]))
-        return int(exact.sum()), int(folded.sum())
+        exact = _shared(self.exact, np.concatenate([trained.exact, trained.earlier_exact]))
+        return exact, _shared(self.folded, np.concatenate([trained.folded, trained.earlier_folded]))
 
     def save(self, path: Path) -> None:
         """One safetensors file."""
@@ -113,6 +112,19 @@ def fold(text: str) -> str:
 def _asked(turns: Turns) -> str:
     """As one text, which is a plain prompt's where a user asks once; the same with another system message or tools."""
     return "\n".join(turn[1] for turn in turns if turn[0] not in ("system", TOOLS))
+
+
+def _repeated(hashes: np.ndarray) -> int:
+    ordered = np.sort(hashes)
+    return int((ordered[1:] == ordered[:-1]).sum())
+
+
+def _shared(hashes: np.ndarray, among: np.ndarray) -> int:
+    """Sorting is a tenth of the time of numpy's own isin and unique."""
+    if not len(among):
+        return 0
+    ordered = np.sort(among)
+    return int((ordered[np.searchsorted(ordered, hashes) % len(ordered)] == hashes).sum())
 
 
 def _hash(text: str) -> int:

@@ -134,9 +134,12 @@ class Examples:
             raise DataError(f"{self.name}: no row in it can be used{first}")
 
     def _parse(self, record: Record) -> Example:
-        side = side_of(self.columns, record.fields, self.form)
+        own = record.fields
+        if self.ignored:
+            own = {name: value for name, value in own.items() if name not in self.ignored}
+        side = side_of(self.columns, own, self.form)
         columns = {name: column for name, column in self.columns.items() if not side or name != "completion"}
-        fields = renamed(record.fields, columns)
+        fields = renamed(own, columns)
         if self.kind is None:
             kind = kind_of(fields, "pairs" if side else self.form)
             if not side and not serves(kind, self.form):
@@ -146,7 +149,7 @@ class Examples:
             self.kind = kind
         self._account(record, fields)
         if side:
-            return parse_side(fields, side, record.where)
+            return parse_side(fields, side, as_chat=self.as_chat, where=record.where)
         return parse_example(self.kind, fields, as_chat=self.as_chat, where=record.where)
 
     def _account(self, record: Record, fields: Mapping[str, Any]) -> None:
@@ -155,15 +158,14 @@ class Examples:
         read = FORMATS[self.kind].read
         if fields.keys() <= read and not any(name in fields for name in TURN_LISTS):
             return
-        kept = {name: value for name, value in fields.items() if name not in self.ignored}
-        refused = refused_fields(kept, read | fields_of_formats(fields), text=self.kind == "text")
+        refused = refused_fields(fields, read | fields_of_formats(fields), text=self.kind == "text")
         if refused:
             names = listed(refused)
             raise DataError(
                 f"{record.where}: has {names}, without which other things would be learned, and which {self.kind} rows "
                 f"are not read with: name a column in data.columns, or leave it out by data.ignore_columns=[{names}]"
             )
-        for name in unread_fields(kept, read, self.columns.values()):
+        for name in unread_fields(fields, read, self.columns.values()):
             self.unread[name] = self.unread.get(name, 0) + 1
 
 

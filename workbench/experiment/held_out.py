@@ -113,15 +113,20 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
     if task is not None:
         made = make_rows(task, "held_out", settings.prompts, settings.seed)
         return [task_example(row) for row in made]
+    found = held_out_reading(spec)
+    return [] if found is None else list(found)[: settings.prompts]
+
+
+def held_out_reading(spec: RunSpec) -> Examples | None:
+    """The held-out rows of a file or split, to be read; None where they are of a task, or there are none."""
     source = held_out_source(spec, "rows")
-    if source is None:
-        return []
+    if source is None or spec.evaluate is None:
+        return None
     if isinstance(source, DatasetData):  # which may be large: no more is read than is asked for
-        source = source.model_copy(update={"rows": settings.prompts})
+        source = source.model_copy(update={"rows": spec.evaluate.prompts})
     bad = BadRows(remedy=REMEDY)
     form: Form = "prompts" if spec.hyperparameters.data_form == "prompts" else "rows"
-    found = list(Examples.of(source, form, bad))
-    return found[: settings.prompts]
+    return Examples.of(source, form, bad)
 
 
 def _reading(spec: RunSpec) -> ReadData:

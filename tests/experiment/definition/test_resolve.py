@@ -172,6 +172,14 @@ def test_overrides_never_reach_the_start(folder: Path) -> None:
     assert experiment.runs[0].hyperparameters.steps == 3
 
 
+def test_a_mapping_of_the_command_line_without_its_space_says_what_to_write(folder: Path) -> None:
+    [line] = problems(folder, DPO, "data.columns={prompt:question}")
+    assert line == (
+        "--set data.columns={prompt:question}: data.columns: found 'prompt:question', "
+        "allowed a space after the colon: {prompt: question}"
+    )
+
+
 def test_the_order_of_overrides_does_not_change_the_folder(folder: Path) -> None:
     one, other = load(folder, SWEEP, "steps=3", "beta=2"), load(folder, SWEEP, "beta=2", "steps=3")
     assert one.name == other.name == "x+beta=2,steps=3"

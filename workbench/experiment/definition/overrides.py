@@ -44,9 +44,19 @@ def parse_overrides(texts: Sequence[str], problems: Problems) -> list[Override]:
             problems.append(f"{where}: {key}: found a second time, allowed once")
             continue
         node = parse_value(value, where, key, problems.lines)
-        if node is not None:
+        glued = _without_space(node)
+        if glued is not None:
+            name, _, rest = glued.partition(":")
+            problems.append(f"{where}: {key}: found {show(glued)}, allowed a space after the colon: {{{name}: {rest}}}")
+        elif node is not None:
             found[key] = Override(key, node)
     return [found[key] for key in sorted(found)]
+
+
+def _without_space(node: Node | None) -> str | None:
+    """A key such as prompt:question, which YAML reads as one word without a value; None where there is none."""
+    fields = node.value if node is not None and isinstance(node.value, dict) else {}
+    return next((str(name) for name, inner in fields.items() if ":" in str(name) and inner.value is None), None)
 
 
 def split_settings(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
 from workbench.experiment import leaks
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
-from workbench.experiment.held_out import held_out_examples, held_out_prompts, held_out_rows
+from workbench.experiment.held_out import held_out_examples, held_out_prompts, held_out_reading, held_out_rows
 from workbench.experiment.held_out_files import held_out_source
 from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter
 from workbench.experiment.provenance import num_cores
@@ -124,7 +124,10 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
         stage = preparer.training_data(spec, form)
         yield stage.stage.fingerprint, _of_stage(stage, tokenizer, spec, form, _source(spec.data), num_rows)
         return
-    pairs, examples = preparer.held_out_pairs(spec), held_out_examples(spec)
+    pairs, reading = preparer.held_out_pairs(spec), held_out_reading(spec)
+    examples = (
+        held_out_examples(spec) if reading is None or spec.evaluate is None else [*reading][: spec.evaluate.prompts]
+    )
     trained = [*_trained(preparer, spec)] if pairs is not None or examples else []
     if pairs is not None:
         held_out = held_out_source(spec, "pairs")
@@ -140,6 +143,7 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
         found = (held_out_prompts if of_prompts else held_out_rows)(spec, examples, tokenizer)
         section = _held_out_section(spec, source, found, tokenizer, num_rows)
         hashes = hashes_of(examples)
+        section.counts.unread = reading.unread if reading is not None else {}
         section.counts.repeated, section.counts.repeated_folded = hashes.repeated
         section.shared = _shared(trained, leaks.PROMPTS, hashes)
         yield f"{spec.evaluate}{_max_tokens(spec)}{tokenizer.fingerprint}", section
