@@ -47,7 +47,7 @@ def test_a_number_is_right_only_where_it_is_the_one_answer(trick):
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("\\boxed{\\text{7} 8}", 8), ("\\boxed{{5}} 6", 5), ("\\boxed{\\frac{1}{2}} 6", 0.5), ("\\boxed{a\\} 5} 6", 5),
+    [("\\boxed{\\text{8} }", 8), ("\\boxed{{5}} 6", 5), ("\\boxed{\\frac{1}{2}} 6", 0.5), ("\\boxed{a\\} 5} 6", 5),
      ("\\boxed{x_{1} = 4}", 4), ("\\boxed{3} and }", 3), ("\\boxed{4", 4), ("\\boxed{{4}", 4)],
 )  # fmt: skip
 def test_a_box_ends_where_its_brace_is_closed(text, number):

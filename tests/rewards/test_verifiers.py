@@ -130,17 +130,18 @@ def test_sort_of_another_prompt_is_never_right(prompt):
 NUMBERS = [
     ("7", 7), ("the answer is 7.", 7), ("3 + 4 = 7", 7), ("7\n", 7), ("-7", -7), ("x = -7", -7), ("(-7)", -7),
     ("1,234", 1234), ("1,234,567.5", Fraction("1234567.5")), ("$1,000.00", 1000), ("0.50", Fraction(1, 2)),
-    (".5", Fraction(1, 2)), ("-.5", Fraction(-1, 2)), ("7%", 7), ("007", 7), ("3, 4", 4), ("12,34", 34),
-    ("1,2345", 2345),
-    ("10-3", 3), ("(10)-3", 3), ("10 - 3", 3), ("10 -3", -3), ("\u22127", -7),
+    (".5", Fraction(1, 2)), ("-.5", Fraction(-1, 2)), ("7%", 7), ("007", 7), ("3, 4", None), ("12,34", None),
+    ("1,2345", None),
+    ("10-3", None), ("(10)-3", None), ("10 - 3", None), ("10 -3", None), ("\u22127", -7),
     ("#### 18", 18), ("5\n#### -18\n", -18), ("#### 1,018 apples and 3", 1018), ("#### 1 #### 2", 2), ("7 ####18", 18),
     ("", None), ("none", None), ("7 ####", None), ("7 #### none", None), ("٣", None), ("-", None), (".", None),
     ("9" * 1000, int("9" * 1000)), ("9" * 1001, None), ("9" * 100_000, None),
-    ("18.", 18), ("1.50.", Fraction(3, 2)), ("-$5", -5), ("$-5", -5), ("\u20137", -7), ("3\u20135", 5), ("**18**", 18),
+    ("18.", 18), ("1.50.", Fraction(3, 2)), ("-$5", -5), ("$-5", -5), ("\u20137", -7), ("3\u20135", None),
+    ("**18**", 18),
     ("3/4", Fraction(3, 4)), ("-3/4", Fraction(-3, 4)), ("16/2", 8), ("1.5/3", Fraction(1, 2)), ("3/0", None),
-    ("3 / 4", 4), ("1/2/2026", 2026), ("5/1,000", Fraction(1, 200)), ("0/5", 0),
+    ("3 / 4", None), ("1/2/2026", None), ("5/1,000", Fraction(1, 200)), ("0/5", 0),
     ("1e3", 1000), ("2.5E-1", Fraction(1, 4)), ("1e999", 10**999), ("1e1000", None), ("-1e-1000", None),
-    ("nan", None), ("inf", None), ("-Infinity", None), ("1_000", 0), ("0x1F", 1), ("18e", 18), ("1.2.3", 3),
+    ("nan", None), ("inf", None), ("-Infinity", None), ("1_000", None), ("0x1F", None), ("18e", None), ("1.2.3", None),
     ("\\boxed{18} in 5 days", 18), ("\\boxed{1}, so \\boxed{-2}", -2), ("\\boxed{\\frac{3}{4}}", Fraction(3, 4)),
     ("\\boxed{1{,}234}", 1234), ("\\boxed{x = \\$5}", 5), ("\\boxed{\\text{7 apples}}", 7), ("7 \\boxed{}", None),
     ("#### 3 \\boxed{4}", 3), ("\\boxed{4", 4), ("-\\dfrac{1}{2}", Fraction(-1, 2)),
@@ -154,6 +155,50 @@ NUMBERS = [
 @pytest.mark.parametrize(("text", "number"), NUMBERS, ids=[text[:20] for text, _ in NUMBERS])
 def test_the_number_is_the_one_that_the_first_mark_there_gives_else_the_last(text, number):
     assert extract_number(text) == number
+
+
+PLAIN = [
+    ("\\fbox{42} since 3<5", 42), ("1\\,234", 1234), ("1\\!234{,}567", 1234567), ("1\u2009234", 1234), ("$42$", 42),
+    ("\\(42\\)", 42), ("\\[42\\]", 42), ("42\\%", 42), ("\\$42", 42), ("42^\\circ", 42), ("42 kg", 42), ("42kg", 42),
+    ("42 km/h", 42), ("$42/hour", 42), ("42 a day", 42), ("<answer>42</answer>", 42), ("<b>42</b> apples", 42),
+    ("6 * 7 = <<6*7=42>>42", 42), ("x = -42", -42), ("**42**", 42), ("*42*", 42), ("- 42", 42), ("1. 42", 42),
+    ("> 42", 42), ("=> 42", 42), ("\u2192 42", 42), ("'42'", 42), ("42!", 42), ("42 - that is it", 42),
+    ("42 (apples)", 42),
+    ("\\text{42 apples}", 42), ("\\boxed{42 \\text{ apples}}", 42), ("\\boxed{x = 42}", 42), ("\\boxed{42^\\circ}", 42),
+    ("+42", 42), ("is +42", 42), ("-\\frac{-1}{2}", Fraction(1, 2)), ("3+4=7.So", 7), ("It is 6 times.", 6),
+]  # fmt: skip
+PARTS = {
+    "a power": ["10^3", "10^{3}", "2**3", "answer is 42 m^2", "42 \\text{ cm}^2", "x^2", "1.5*10^3", "10^-3", "5^3x"],
+    "a mixed number": ["3 1/2", "\\boxed{3\\frac{1}{2}}", "3\\frac{1}{2}", "3 \\frac12", "3-1/2"],
+    "a fraction": ["\\frac12", "\\frac{x}{2}", "\\frac{\\sqrt{3}}{2}", "1 / 2", "(1+2)/3", "1/2/3", "x/2"],
+    "a root or a function": ["2\\sqrt{3}", "\\sqrt{3}", "sqrt(3)", "f(3)", "\\log 3", "\\sin(3)", "\u221a3",
+                             "root of 3"],
+    "a formula": ["2 + 3", "2+3", "x - 3", "n-3", "2(3)", "(2)(3)", "2*x + 3", "2 \u00d7 3", "x*3", "2 plus 3",
+                  "apples * 3",
+                  "2\\cdot3", "2 \\times 3", "x_3", "|3|", "|-3|", "\u00b13"],
+    "a factor": ["3x", "3 x", "3\\pi", "3 \\pi", "3\u03c0", "3i", "#### 3y", "#### 3 + 4", "#### 3 * x",
+                 "#### 3^2", "\\boxed{3!}"],
+    "a comparison": ["2<3", "x > 3", "x >= 3", "x \u2264 3", "x != 3", "more than 3", "less than 3"],
+    "a range": ["2-3", "2\u20133", "2 - 3", "2 to 3", "$2 to $3", "2% to 3%", "between 2 and 3", "from 2 through 3"],
+    "a list": ["2, 3", "(2, 3)", "{2,3}", "2 or 3", "2; 3", "\\boxed{2, 3}", "\\boxed{2 or 3}", "1 234", "2 and 3",
+               "2 & 3",
+               "\\boxed{x = 2, x = 3}", "#### 3, 4", "#### 3 or 4", "\\boxed{2 3}"],
+    "a date or a time": ["1/2/2003", "2026-01-03", "May 3", "May 3, 2003", "1:03", "3:1", "2 : 3"],
+    "a word": ["R2D3", "x3", "covid-3", "No.3", "3rd", "v1.3", "1_3", "0x3", "3D", "3-year", "3st"],
+    "a larger number": ["3 million", "3 hundred", "$3 billion", "3 dozen", "3k", "3M"],
+    "a sign in words": ["negative 3", "minus 3"],
+    "a share of another": ["50% of 3", "2 out of 3", "half over 3", "2 of 3"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "number"), PLAIN, ids=[text for text, _ in PLAIN])
+def test_what_only_says_of_a_number_leaves_it_as_it_is(text, number):
+    assert extract_number(text) == number
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_number_that_is_part_of_something_else_is_none(kind):
+    assert {text: extract_number(text) for text in PARTS[kind]} == dict.fromkeys(PARTS[kind])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,9 @@
-"""Checks by the number that a text ends in. Exact arithmetic on what a pattern found; nothing is evaluated."""
+"""Checks by the one plain number that a text gives as its answer.
+
+Exact arithmetic on what a pattern found; nothing is evaluated. A number that is part of something else is none: of a
+formula, a power, a mixed number, a range, a list, a date, a word. What touches a number must be known to leave it as
+it is (quotes, currency, punctuation, units, ...), and what stands a space away must not go on with it.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +11,89 @@ import re
 from collections import deque
 from fractions import Fraction
 
-VERSION = 4
+VERSION = 5
 MAX_DIGITS = 1000
 MAX_EXPONENT_DIGITS = 3
+BESIDE = 64
+"""Characters on each side of a number that are looked at."""
 # Commas part groups of three digits.
-_DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d++)(?:\.\d++)?|(?<!\d)\.\d++)"
-# A minus after a word or a closing parenthesis is a difference (5-3), not a sign. 1/2/2026 is no fraction.
+_DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d++)(?:\.\d++)?|(?<![\w)])\.\d++)"
+# 1/2/2026 is no fraction.
 _NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w)])-[$€£¥]?)?"
-    rf"(?:(?<![\d/])(?P<over>{_DECIMAL})/(?P<under>{_DECIMAL})(?![\d/])|(?P<plain>{_DECIMAL}(?:[eE][-+]?\d++)?))",
+    r"(?P<sign>[-+](?:\\?[$€£¥₹])?)?(?:"
+    rf"\\[dt]?frac\{{(?P<minus>-?)(?P<top>{_DECIMAL})\}}\{{(?P<bottom>{_DECIMAL})\}}"
+    rf"|(?<![\d/])(?P<over>{_DECIMAL})/(?P<under>{_DECIMAL})(?![\d/])"
+    rf"|(?P<plain>{_DECIMAL}(?:[eE][-+]?\d++)?))",
     re.ASCII,
 )
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
-_DASHES = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})
+_DASHES = str.maketrans(dict.fromkeys("\N{MINUS SIGN}\N{EN DASH}\N{NON-BREAKING HYPHEN}", "-"))
 BOX = "\\boxed{"
+_BOXED = re.compile(r"\\boxed\{")
+_ANY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _SAID = re.compile(r"(?:[Aa]nswer(?: is|\s?[:=])|(?:^|(?<=\s))A:)(.*)", re.MULTILINE)
+_NAMED = re.compile(r"\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=([^=]*)", re.ASCII)
+"""x_1 = 4: what is said of a name."""
+
+# What a text says of a number without changing it: gaps between groups of three digits, LaTeX's words and sizes, tags.
+GAP = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!|,\\!|[\u2009\u202f\xa0])(?=\d{3}(?!\d))", re.ASCII)
+_WORDS = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_TAG = re.compile(r"<<[^<>\n]{0,80}>>|</?[A-Za-z][^<>\n]{0,80}>")
+_SIZE = re.compile(r"\\(?:left|right|displaystyle|quad)(?![A-Za-z])|\\[,;:! ]")
+
+_GLUED_UNITS = (
+    r"(?:kg|mg|lbs?|oz|km|cm|mm|ft|in|mi|yd|ml|mL|kmh|kph|mph|hrs?|mins?|secs?|am|pm|AM|PM|cents?|USD|EUR|GBP)(?![\w^])"
+)
+_WORDS_OF_SIZE = r"(?:hundred|thousand|million|billion|trillion|dozen|score|squared|cubed|factorial)"
+_MONTHS = r"(?:Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|January|February|March|April|May|June?|July?|August|September|October|November|December)"  # noqa: E501
+_JOINS = r"(?:and|or|to|through|of|out of|by|x)"
+_LETTER = r"(?<![A-Za-z\\'])[A-Za-z]"
+"""One that stands alone: a variable."""
+_OPEN, _CLOSE = r"[(\[{\"'“‘`*_$€£¥₹]", r"(?:[)\]}\"'”’`*_]|\\?[%$€£¥₹¢]|°|\^\{?\\circ\}?|\\[)\]])"
+
+# One line a kind. Spaces, not line breaks: what stands on another line is another thing.
+_TOUCHES_BEFORE = re.compile(rf"(?:^|\s|{_OPEN}|[=:~≈#—]|[-=]>|(?<=[^\W\d])[,;]|\\[(\[])$")
+_GOES_ON_BEFORE = re.compile(
+    "|".join(
+        (
+            rf"(?:[\d)}}\]!]|{_LETTER})[ \t]*(?:[-+*/^×·÷]|\*\*)[ \t]*{_OPEN}*$",  # 2 + 3, (1 + 2)/3, n - 3
+            rf"[/^×·÷±<≤≥≠√∛|][ \t]*{_OPEN}*$",  # half / 3, 2 < 3, |3|
+            r"[^\s][ \t]*(?<![-=])>[ \t]*$",  # x > 3; a line that begins with > is a quotation
+            r"[!<>]=[ \t]*$",
+            r"[\w)\]}][({\[*_]+$",  # f(3, 2(3), \sqrt{3}, 2*3, x_3
+            rf"\w[ \t]+[*+][ \t]+{_OPEN}*$",  # apples * 3
+            rf"\d{_CLOSE}*[ \t]*[,;]\s*{_OPEN}*$",  # 2, 3
+            rf"\d{_CLOSE}*[ \t]+(?:(?:{_JOINS}|&)[ \t]+)?{_OPEN}*$",  # 1 234, 3 1/2, 2 or 3, 2 to 3
+            r"\d:$|\d[ \t]+:[ \t]*$",  # 2:3
+            r"\b(?:negative|minus|plus|times|over|than|sqrt|log|root|(?:root|power) of)[ \t]+$",
+            rf"\b{_MONTHS}\.?[ \t]+$",
+        )
+    ),
+    re.ASCII,
+)
+_TOUCHES_AFTER = re.compile(
+    rf"{_CLOSE}*+(?:$|\s|[,;:?](?!\d)|!(?![!=\w])|\.(?![\d_a-z])|=|—|-+\s*$|\\\\|{_GLUED_UNITS}|/[a-z]{{2,}})", re.ASCII
+)
+_GOES_ON_AFTER = re.compile(
+    rf"{_CLOSE}*+(?:"
+    + "|".join(
+        (
+            r"[ \t]*[+/^×·÷±<>≤≥≠√](?![a-z]{2})",
+            r"[ \t]+\*(?!\*?[A-Za-z]{2})|\*+[\w(]",
+            r"[ \t]+-[ \t]*(?![A-Za-z]{2})\S",
+            r"[ \t]*\\(?!f?box)[A-Za-z]",  # 2 \sqrt{3}
+            r"[ \t]+(?:times|plus|minus)[ \t]+(?:\d|[b-zB-Z](?![A-Za-z]))",
+            r"[ \t]+[({\[]?\\?[$€£¥]?\d|[,;:][ \t]*\d",  # 1 234; 2, 3
+            r"[ \t]+[({\[](?![A-Za-z]{2})",
+            rf"[ \t]+{_JOINS}[ \t]+{_OPEN}*\d",
+            r"[ \t]+(?![aIdghlmsACFJKLNVW])[A-Za-z](?![A-Za-z'’])",  # 2 x; 2 m and 2 a day are none
+            r"[ \t]+[A-Za-z]\^",
+            rf"[ \t]+(?:{_WORDS_OF_SIZE}|{_MONTHS})(?![A-Za-z])",
+        )
+    )
+    + ")",
+    re.ASCII,
+)
 
 
 def number_match(prompt: str, completion: str, answer: str | None) -> float:
@@ -31,22 +103,26 @@ def number_match(prompt: str, completion: str, answer: str | None) -> float:
 
 
 def extract_number(text: str) -> Fraction | None:
-    """The number that a text gives as its answer. The first of these marks that the text has decides:
+    """The plain number that a text gives as its answer. The first of these marks that the text has decides:
 
     1. `####`: the first number after the last one;
-    2. `\\boxed{...}`: the last number in the last one;
+    2. `\\boxed{...}` or `\\fbox{...}`: the one number in the last one;
     3. "answer is", "answer:" or "A:": the last number on the last such line, if it has one;
     4. none: the last number in the text.
-    Currency and % are left out (50% is 50); 3/4, \\frac{3}{4}, 1e3 and 1,234.50 are read. None where there is no number
-    after 1 or in 2, and for a division by zero, more than 1,000 digits or an exponent of more than three.
+    Currency, % and units are left out (50% is 50); 3/4, \\frac{3}{4}, 1e3, 1,234.50 and 1\\,234 are read. None where
+    there is no number after 1 or in 2, where that number is part of something else (10^3, 3 1/2, 2\\sqrt{3}, 2 to 3,
+    2, 3, 1/2/2026, 5 million), and for a division by zero, more than 1,000 digits or an exponent of more than three.
     """
-    text = _LATEX_FRACTION.sub(r"\1/\2", _without_other_digits(text).translate(_DASHES).replace("{,}", ","))
+    text = GAP.sub(",", _without_other_digits(text).translate(_DASHES))
+    for _ in range(2):  # of words in words
+        text = _WORDS.sub(r" \1 ", text)
+    text = _SIZE.sub(" ", _TAG.sub(" ", text))
     _, mark, tail = text.rpartition("####")
     if mark:
         return _value(_NUMBER.search(tail))
-    box = last_box(text)
+    box = last_box(text, _ANY_BOX)
     if box is not None:
-        return _value(_last(box[0]))
+        return _only(box[0])
     said = [line for line in _SAID.findall(text)[-1:] if _NUMBER.search(line)]
     return _value(_last(said[0] if said else text))
 
@@ -60,12 +136,13 @@ def _without_other_digits(text: str) -> str:
     return regex.sub(r"[0-9.,]*+(?![0-9])\p{N}[\p{N}.,]*+", " ", text)
 
 
-def last_box(text: str) -> tuple[str, str | None] | None:
+def last_box(text: str, marks: re.Pattern[str] = _BOXED) -> tuple[str, str | None] | None:
     """(content, what follows it) of the last \\boxed{...}, braces in it balanced; all of the rest, and None, where it
-    is not closed. None where there is no box."""
-    _, mark, tail = text.rpartition(BOX)
-    if not mark:
+    is not closed. None where there is no box. marks: what else begins one."""
+    found = _last(text, marks)
+    if found is None:
         return None
+    tail = text[found.end() :]
     depth = 1
     for brace in _BRACE.finditer(tail):
         depth += 1 if brace[0] == "{" else -1
@@ -74,18 +151,39 @@ def last_box(text: str) -> tuple[str, str | None] | None:
     return tail, None
 
 
-def _last(text: str) -> re.Match[str] | None:
-    return next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
+def _only(text: str) -> Fraction | None:
+    """The number of a box, which has no other: 18, 18 apples, x_1 = 18."""
+    named = _NAMED.fullmatch(text)
+    text = named[1] if named else text
+    found = list(_NUMBER.finditer(text))
+    return _value(found[0]) if len(found) == 1 and "!" not in text else None
+
+
+def _last(text: str, pattern: re.Pattern[str] = _NUMBER) -> re.Match[str] | None:
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
+
+
+def _stands_alone(found: re.Match[str]) -> bool:
+    text, start, end = found.string, found.start(), found.end()
+    before, after = text[max(0, start - BESIDE) : start], text[end : end + BESIDE]
+    if found["sign"] and re.search(rf"{_LETTER}[ \t]*$", before, re.ASCII):  # x -3
+        return False
+    return bool(
+        _TOUCHES_BEFORE.search(before)
+        and not _GOES_ON_BEFORE.search(before)
+        and _TOUCHES_AFTER.match(after)
+        and not _GOES_ON_AFTER.match(after)
+    )
 
 
 def _value(found: re.Match[str] | None) -> Fraction | None:
-    if found is None or len(found[0]) > MAX_DIGITS:
+    if found is None or len(found[0]) > MAX_DIGITS or not _stands_alone(found):
         return None
-    sign = -1 if found["sign"] else 1
+    sign = -1 if (found["sign"] or "").startswith("-") != bool(found["minus"]) else 1
     if found["plain"]:
         digits, _, exponent = found["plain"].lower().replace(",", "").partition("e")
         if len(exponent.lstrip("+-")) > MAX_EXPONENT_DIGITS:
             return None
         return sign * Fraction(f"{digits}e{exponent or 0}")
-    under = Fraction(found["under"].replace(",", ""))
-    return sign * Fraction(found["over"].replace(",", "")) / under if under else None
+    over, under = found["over"] or found["top"], Fraction((found["under"] or found["bottom"]).replace(",", ""))
+    return sign * Fraction(over.replace(",", "")) / under if under else None
