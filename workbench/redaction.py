@@ -37,9 +37,12 @@ def secret_values(environment: Mapping[str, str] | None = None) -> tuple[str, ..
     """Values of environment variables whose names say that they are secret, longest first."""
     variables = os.environ if environment is None else environment
     found = {
-        value
+        part
         for name, value in variables.items()
-        if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET and not os.path.exists(value)
+        if _SECRET_VARIABLE.search(name)
+        # Of several lines, such as a private key, each is told apart in a log.
+        for part in {value, *value.splitlines()}
+        if len(part) >= _SHORTEST_SECRET and not os.path.exists(part)
     }
     return tuple(sorted(found, key=len, reverse=True))
 

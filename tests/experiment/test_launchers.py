@@ -84,3 +84,8 @@ def test_a_run_process_has_its_own_threads(tmp_path):
     process = RunProcess(say, 2, tmp_path / "log.txt")
     process.join()
     assert (tmp_path / "log.txt").read_text() == "2\n"
+
+
+def test_workers_that_end_early_with_code_0_left_their_items_undone():
+    with pytest.raises(RuntimeError, match="exit code 0 and left 2 of 3 undone"):
+        fork_map(lambda: None, lambda _, item: os._exit(0) if item else item, [0, 1, 2], jobs=1, threads=1)

@@ -177,6 +177,13 @@ FAULTS = (
         ("experiment/test_changed_inputs.py::*",),
     ),
     Fault(
+        22,
+        "a run's process that ends with code 0 and is not finished",
+        "failed, by name; nothing begins from it",
+        ("faults/test_reward_code.py::test_an_exit_that_says_all_is_well*",
+         "experiment/test_launchers.py::test_workers_that_end_early*"),
+    ),
+    Fault(
         23,
         "a resume under other code of the workbench: commit, uncommitted change, installed version",
         "refused by name; marked where it was asked for",
@@ -192,6 +199,15 @@ FAULTS = (
          "models/test_llama_config.py::*", "experiment/test_positions.py::*"),
     ),
     Fault(
+        25,
+        "what reward code leaves: processes, threads, directory, descriptors, thread counts, dtype, gradients off",
+        "no number moves, or it stops by name; nothing outlives the run, no lock stays held",
+        ("faults/test_reward_code.py::test_what_own_code_leaves*",
+         "faults/test_reward_code.py::test_a_reward_that_closes*",
+         "faults/test_reward_code.py::test_what_descriptors*", "rewards/test_guard.py::*", "rewards/test_workers.py::*",
+         "experiment/test_run_log.py::*"),
+    ),
+    Fault(
         26,
         "shell and make: quotes, $, backticks and globs in every variable",
         "passed on as text; no code runs; what the report offers can be pasted",
@@ -204,7 +220,8 @@ FAULTS = (
         27,
         "inputs made to cost: giant numbers, endless patterns and templates, a half-made .venv",
         "one line within 10 s and 1 GB",
-        ("test_makefile.py::test_a_venv*", "test_makefile.py::test_a_link*"),
+        ("test_makefile.py::test_a_venv*", "test_makefile.py::test_a_link*", "rewards/test_patterns.py::*",
+         "rewards/test_math.py::test_an_expression_made_to_cost*"),
     ),
 )  # fmt: skip
 

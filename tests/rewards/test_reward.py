@@ -10,7 +10,8 @@ import pytest
 
 from workbench.errors import DefinitionError, RewardError
 from workbench.rewards.build import build_rewards
-from workbench.rewards.reward import MAX_SHOWN, Reward, RewardSet, Sample, as_reward_set
+from workbench.rewards.keywords import GIVEN, as_reward_set
+from workbench.rewards.reward import MAX_SHOWN, Reward, RewardSet, Sample
 
 
 def sample(completion="12", prompt="sort 21: ", answer="12", num_tokens=3, ended=True, token_limit=8) -> Sample:
@@ -50,7 +51,7 @@ def test_the_maximum_is_known_where_every_reward_that_counts_knows_its_own(rewar
 
 @pytest.mark.parametrize(
     ("value", "found"),
-    [(math.nan, "found nan"), (math.inf, "found inf"), (-math.inf, "found -inf"), (None, "found None"),
+    [(math.nan, "found nan"), (math.inf, "found inf"), (-math.inf, "found -inf"),
      ("1", "found '1'"), (1j, "found 1j"), ([1.0], r"found \[1.0\]"), (10**400, "found inf"), (np.nan, "found nan")],
 )  # fmt: skip
 def test_what_is_no_finite_number_stops_and_shows_name_prompt_and_completion(value, found):
@@ -145,7 +146,7 @@ def test_a_function_gets_the_keywords_that_it_takes():
         return [float(c == a) for c, a in zip(completions, answers, strict=True)]
 
     def every(**columns):
-        assert list(columns) == ["prompts", "completions", "answers", "num_tokens", "ended"]
+        assert list(columns) == list(GIVEN)
         return [columns["num_tokens"][0] * columns["ended"][0]] * len(columns["prompts"])
 
     rewards = as_reward_set(some)
@@ -157,7 +158,7 @@ def test_a_function_gets_the_keywords_that_it_takes():
 @pytest.mark.parametrize("function", [lambda texts: [], lambda prompts, /: [], lambda *, ground_truth: []])
 def test_a_function_that_needs_what_there_is_not_is_refused_before_it_runs(function):
     with pytest.raises(DefinitionError, match=r"its parameter \w+ is not there, allowed are prompts, completions"):
-        as_reward_set(function)
+        as_reward_set(function).score(SAMPLES)
 
 
 def test_a_tasks_prompts_bring_their_own_check_and_others_need_one_named():

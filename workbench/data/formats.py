@@ -37,6 +37,8 @@ ALPACA_WITH_INPUT = (
 class _Row:
     where: str = field(default="", compare=False)
     """file:line that it was read from, where it was read from a file."""
+    columns: Mapping[str, Any] | None = field(default=None, compare=False)
+    """The row's own, for rewards that take them; kept where prompts are asked for."""
 
 
 @dataclass(frozen=True, slots=True)

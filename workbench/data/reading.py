@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class Examples:
                 absent = seen.absent(record.fields)
                 if absent:
                     raise ValueError(f"has no column {absent[0]}, which data.columns names")
-                yield self._parse(record)
+                yield self._with_columns(self._parse(record), record.fields)
                 found = True
             except NoFormatError as error:
                 seen.formless = seen.formless or (record.where, error)
@@ -132,6 +132,12 @@ class Examples:
         if not found:
             first = f"; the first: {self.bad.first[0]}" if self.bad.first else ""
             raise DataError(f"{self.name}: no row in it can be used{first}")
+
+    def _with_columns(self, example: Example, fields: Mapping[str, Any]) -> Example:
+        """Under their own names and those of the format; turns that were the prompt are handed on as such."""
+        if self.form != "prompts":
+            return example
+        return replace(example, columns={**renamed(dict(fields), self.columns), **fields})
 
     def _parse(self, record: Record) -> Example:
         own = record.fields

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -151,6 +152,8 @@ class PromptSet:
     """What completions are checked against; absent where a row has none."""
     prompt_ids: Texts
     """Hash of task and prompt, which completions.jsonl names a prompt by."""
+    rows: Texts | None = None
+    """JSON of what rewards may take besides: {columns, messages}; absent where a row has neither."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -161,17 +164,36 @@ class PromptSet:
         return self.prompts.lengths
 
     def batch(self, rows: np.ndarray) -> dict[str, Any]:
-        """{prompts (B, L) padded on the left, prompt_mask (B, L), texts, answers (None: the row has none), prompt_ids},
-        the last three lists of B texts."""
+        """{prompts (B, L) padded on the left, prompt_mask (B, L), texts, answers (None: the row has none), prompt_ids,
+        columns (by name), messages (the turns that a prompt is; None: it is text)}, the last five lists of B."""
         ids, mask = self.prompts.padded(rows, 0, left=True)
         parts = {"texts": self.texts, "answers": self.answers, "prompt_ids": self.prompt_ids}
         lists = {name: [part[int(row)] for row in rows] for name, part in parts.items()}
+        more = [self.row(int(row)) for row in rows]
+        lists["columns"] = [found.get("columns", {}) for found in more]
+        turns = [found.get("messages") for found in more]
+        lists["messages"] = [found and tuple((role, content) for role, content in found) for found in turns]  # type: ignore[misc]
         return {**_tensors(prompts=ids, prompt_mask=mask), **lists}
+
+    def asked(self) -> Iterator[tuple[str, str | None]]:
+        """Text and answer of every prompt."""
+        return ((self.texts[row] or "", self.answers[row]) for row in range(len(self)))
+
+    def columns(self) -> list[str]:
+        """Names of the rows' own columns, as far as some row has them."""
+        return list(dict.fromkeys(name for row in range(len(self)) for name in self.row(row).get("columns", {})))
+
+    def row(self, row: int) -> dict[str, Any]:
+        """{columns, messages} of a row, as far as it has them."""
+        text = self.rows[row] if self.rows is not None else None
+        return json.loads(text) if text else {}
 
     def save(self, path: Path) -> None:
         """One safetensors file."""
         arrays = {"prompts": self.prompts.values, "prompts_offsets": self.prompts.offsets}
-        for name, part in (("texts", self.texts), ("answers", self.answers), ("prompt_ids", self.prompt_ids)):
+        rows = self.rows if self.rows is not None else Texts.of([None] * len(self))
+        parts = {"texts": self.texts, "answers": self.answers, "prompt_ids": self.prompt_ids, "rows": rows}
+        for name, part in parts.items():
             arrays |= {name: part.utf8.values, f"{name}_offsets": part.utf8.offsets, f"{name}_present": part.present}
         save_arrays(path, **arrays)
 
@@ -179,11 +201,11 @@ class PromptSet:
     def load(cls, path: Path) -> PromptSet:
         """The mirror of save."""
         arrays = load_arrays(path)
-        texts, answers, prompt_ids = (
+        texts, answers, prompt_ids, rows = (
             Texts(Ragged(arrays[name], arrays[f"{name}_offsets"]), arrays[f"{name}_present"])
-            for name in ("texts", "answers", "prompt_ids")
+            for name in ("texts", "answers", "prompt_ids", "rows")
         )
-        return cls(Ragged(arrays["prompts"], arrays["prompts_offsets"]), texts, answers, prompt_ids)
+        return cls(Ragged(arrays["prompts"], arrays["prompts_offsets"]), texts, answers, prompt_ids, rows)
 
 
 def save_reference(path: Path, chosen: np.ndarray, rejected: np.ndarray) -> None:

@@ -118,6 +118,7 @@ def tokenise_prompts(
         Texts.of(texts),
         Texts.of([asked.answer for asked in kept]),
         Texts.of([prompt_id(task or "file", text) for text in texts]),
+        Texts.of([asked.row_json() for asked in kept]),
     )
     counts.tokens = len(found.prompts.values)
     counts.bad, counts.bad_examples = bad.count, list(bad.first)

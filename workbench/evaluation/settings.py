@@ -32,8 +32,9 @@ class EvaluateSettings(Settings):
     """reasoning_gym: the generator's own settings."""
     path: Annotated[GivenPath, Field(min_length=1)] | None = None
     """A prompt-completion file as the held-out set."""
-    verifier: Literal["exact", "number"] = "exact"
-    """How completions are checked against the file's: as text, or by the number that they give as their answer."""
+    verifier: Literal["exact", "number", "math"] | None = None
+    """How completions are checked against the file's answers: as text, by the one plain number that they give as their
+    answer, or as LaTeX by value; none: math where an answer is LaTeX, else exact."""
     pairs: GivenPath | None = None
     """A preference file for pair accuracy and margins."""
     split: str | None = None

@@ -29,6 +29,7 @@ from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.positions import Positions, model_positions
 from workbench.models.tokenizer import Tokenizer
+from workbench.rewards import answer_problem, check_of_answers
 from workbench.trainer.base_trainer import Evaluator
 from workbench.trainer.dpo_trainer import completion_logprobs
 
@@ -52,7 +53,7 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
                 prompts,
                 spec.evaluate,
                 tokenizer,
-                verifier=spec.evaluate.task or spec.evaluate.verifier,
+                verifier=spec.evaluate.task or spec.evaluate.verifier or check_of_answers([p.answer for p in prompts]),
                 reference=_reference(prepared),
                 records=output_dir / "completions.jsonl",
             )
@@ -149,6 +150,10 @@ def _prompts(
                 raise DataError(f"{example.where}: {error}") from error
             if found.answer is None:
                 raise DataError(f"{example.where}: the row has no answer, allowed rows with one: {NEEDS_ANSWERS}")
+            named = (spec.evaluate.verifier if spec.evaluate is not None else None) or ""
+            problem = answer_problem(named, found.answer)
+            if problem is not None:
+                raise DataError(f"{example.where}: verifier {named}: the row {problem}")
             asked.append((found, found.answer))
             places.append(example.where or f"held-out prompt {len(asked)}")
     encoded = encode_prompts(tokenizer, [found.prompt for found, _ in asked], as_chat=_reading(spec).chat_template)

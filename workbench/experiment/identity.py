@@ -25,7 +25,7 @@ from workbench.experiment.stages.versions import VERSIONS
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
 from workbench.models.folder import settings_identity
 from workbench.models.settings import ModelSettings
-from workbench.rewards import verifier_version
+from workbench.rewards import BY_ANSWERS, verifier_version
 from workbench.rewards.build import reward_files, rewards_identity
 from workbench.rewards.gym import gym_version
 from workbench.trainer.grpo_settings import DYNAMIC_SAMPLING_VERSION
@@ -205,7 +205,8 @@ def _evaluate_identity(spec: RunSpec) -> dict[str, Any] | None:
     if evaluate.task is not None:
         fields["versions"] = [tasks.VERSION, verifier_version(evaluate.task), SAMPLING_VERSION]
     elif evaluate.path is not None or split is not None:
-        fields["versions"] = [verifier_version(evaluate.verifier), SAMPLING_VERSION]
+        checks = [evaluate.verifier] if evaluate.verifier else list(BY_ANSWERS)
+        fields["versions"] = [*map(verifier_version, checks), SAMPLING_VERSION]
     return fields
 
 
@@ -221,7 +222,8 @@ def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
                 f"verifier {evaluate.task}": verifier_version(evaluate.task),
             }
         elif evaluate.path is not None or evaluate.split is not None:
-            found[f"verifier {evaluate.verifier}"] = verifier_version(evaluate.verifier)
+            for check in [evaluate.verifier] if evaluate.verifier else BY_ANSWERS:
+                found[f"verifier {check}"] = verifier_version(check)
     if spec.hyperparameters.data_form == "prompts":
         for reward in rewards_identity(rewards_of(spec.hyperparameters), task_of(spec)):
             version = reward.get("version") or reward.get("file")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import WorkbenchError
+from workbench.experiment.run_log import LOG_SECONDS, write_log
 from workbench.interrupts import SIGNALS, handled_by, held, interrupt_behind, let_in, raise_interrupt
 from workbench.redaction import redact
 
@@ -66,6 +67,7 @@ def fork_map(
     """[work(setup(), item) for item in items], in `jobs` processes; setup runs once in each. A WorkbenchError is
     raised here as it was there. on_result: called with each result as it comes, in no order."""
     results: list[Any] = [None] * len(items)
+    missing = len(items)
     workers = max(1, min(jobs, len(items)))
     pipes: dict[Any, Any] = {}  # each worker by the end of its pipe
     try:
@@ -90,7 +92,10 @@ def fork_map(
                 if error is not None:
                     raise error
                 results[index] = value
+                missing -= 1
                 on_result(value)
+        if missing:  # an exit code says nothing of what was done
+            raise RuntimeError(f"worker processes ended with exit code 0 and left {missing} of {len(items)} undone")
     finally:
         for process in pipes.values():
             process.kill()
@@ -122,9 +127,14 @@ class RunProcess:
     def __init__(self, target: Callable[[], None], threads: int, log: Path) -> None:
         """target: raises a WorkbenchError for what it says in its own status; anything else is our bug."""
         self.log = log
-        self._process = _FORK.Process(target=_run, args=(target, threads, log))
         with held():
+            reader, writer = os.pipe()
+            self._process = _FORK.Process(target=_run, args=(target, threads, (reader, writer)))
             self._process.start()
+            self._log_writer = _FORK.Process(target=write_log, args=(log, reader, writer, self.pid))
+            self._log_writer.start()
+            os.close(reader)
+            os.close(writer)
 
     @property
     def sentinel(self) -> int:
@@ -147,16 +157,21 @@ class RunProcess:
             os.kill(self.pid, number)
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for its end."""
+        """Wait for its end, and for that of its log."""
         self._process.join(timeout)
+        if not self._process.is_alive():
+            self._log_writer.join(LOG_SECONDS)
+            if self._log_writer.is_alive():  # a disk that hangs
+                self._log_writer.kill()
+                self._log_writer.join()
 
 
-def _run(target: Callable[[], None], threads: int, log: Path) -> None:
+def _run(target: Callable[[], None], threads: int, log: tuple[int, int]) -> None:
     code = 0
     try:
         with handled_by(raise_interrupt):
             _become_worker(threads)
-            _write_to(log)
+            _write_to(*log)
             target()
     except WorkbenchError as error:
         print(error, file=sys.stderr)
@@ -170,26 +185,17 @@ def _run(target: Callable[[], None], threads: int, log: Path) -> None:
     os._exit(code)
 
 
-def _write_to(log: Path) -> None:
-    """All that this process prints, and what its libraries print."""
-    descriptor = _open_log(log)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    sys.stdout = sys.stderr = io.TextIOWrapper(_Log(2, "w", closefd=False), encoding="utf-8", write_through=True)
+def _write_to(reader: int, writer: int) -> None:
+    """All that this process prints, and what its libraries and child processes print."""
+    os.close(reader)
+    os.dup2(writer, 1)
+    os.dup2(writer, 2)
+    os.close(writer)
+    sys.stdout = sys.stderr = io.TextIOWrapper(_Printed(2, "w", closefd=False), encoding="utf-8", write_through=True)
 
 
-def _open_log(log: Path) -> int:
-    """Where the disk takes no log the run shall say so itself, in its status and exit code."""
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError:
-        return os.open(os.devnull, os.O_WRONLY)
-
-
-class _Log(io.FileIO):
-    """Without secrets, and what a full disk does not take of it is lost: no run ends for a line of its log."""
+class _Printed(io.FileIO):
+    """Without secrets of this process, whose environment may have changed; no run ends for a line of its log."""
 
     def write(self, data: Any, /) -> int:
         told = redact(bytes(data).decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")

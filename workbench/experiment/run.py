@@ -30,7 +30,7 @@ from workbench.models.adapters import add_lora
 from workbench.models.folder import model_fingerprint, weights_file
 from workbench.models.load import count_parameters, load_model, save_model
 from workbench.models.tokenizer import Tokenizer
-from workbench.rewards.build import build_rewards
+from workbench.rewards.build import build_rewards, check_rewarded
 from workbench.terminal import complain
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.costs import Costs
@@ -104,13 +104,16 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
         add_lora(model, spec.lora, spec.seed)
     settings = spec.hyperparameters.model_copy(update={"precision": prepared.precision})
     rank, world_size = get_rank(), get_world_size()
-    loader = BatchLoader(
-        _dataset(prepared), settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size
-    )
+    dataset = _dataset(prepared)
+    loader = BatchLoader(dataset, settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size)
     rewards = {}
     if settings.data_form == "prompts":
         device = str(training_device(settings.device, settings.deterministic))
-        rewards["reward_fn"] = build_rewards(rewards_of(settings), task=task_of(spec), device=device)
+        assert isinstance(dataset, PromptSet)
+        check_rewarded(rewards_of(settings), task_of(spec), dataset.asked())
+        rewards["reward_fn"] = build_rewards(
+            rewards_of(settings), task=task_of(spec), device=device, columns=dataset.columns()
+        )
     trainer = create_trainer(
         spec.trainer,
         model=model,

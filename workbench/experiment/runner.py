@@ -99,6 +99,7 @@ class Sweep:
         self.outcome = Outcome()
         self.received: int | None = None
         self._processes: dict[str, RunProcess] = {}
+        self._fingerprints: dict[str, str | None] = {}
         self._told: set[str] = set()
         self._planned: dict[str, PlannedRun] = {}
         self._failures: dict[str, tuple[str, str]] = {}
@@ -216,6 +217,7 @@ class Sweep:
                 with held():  # a run that was started is known, and so will be stopped
                     process = RunProcess(_task(run, self.runs, self.provenance), run.spec.threads, folder.log)
                     self._processes[run.spec.key] = process
+                    self._fingerprints[run.spec.key] = run.identity.fingerprint
                 self.console.started(run.spec.key, folder.path, steps[run.spec.key])
             multiprocessing.connection.wait([p.sentinel for p in self._processes.values()], timeout=POLL_SECONDS)
             self._reap()
@@ -235,9 +237,23 @@ class Sweep:
                 continue
             process.join()
             del self._processes[key]
+            code, said = self._end(key, code, process.log)
             self.outcome.codes[key] = code
             self.outcome.trained += 1
-            self.console.ended(key, self._describe_end(key, code, process.log))
+            self.console.ended(key, said)
+
+    def _end(self, key: str, code: int, log: Path) -> tuple[int, str]:
+        """A run is finished where its status says so, for the fingerprint that was asked; never for its exit code."""
+        if code == 0 and not self._is_finished(key):
+            message = f"its process ended with exit code 0 before the run was finished; {log} tells what it was at"
+            with contextlib.suppress(StorageError):
+                RunFolder(self.runs, key).write_status(state="failed", message=message, exit_code=BUG_EXIT_CODE)
+            return BUG_EXIT_CODE, f"failed: {message}"
+        return code, self._describe_end(key, code, log)
+
+    def _is_finished(self, key: str) -> bool:
+        folder = RunFolder(self.runs, key)
+        return folder.is_finished() and folder.status().get("fingerprint") == self._fingerprints.get(key)
 
     def _describe_end(self, key: str, code: int, log: Path) -> str:
         folder = RunFolder(self.runs, key)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from workbench.config import file_sha256
 from workbench.errors import DefinitionError, RewardError
 from workbench.files import read_file
-from workbench.rewards import classifier, formats, get_verifier, length, own_code, pattern, verifier_version
+from workbench.rewards import (
+    answer_problem,
+    classifier,
+    formats,
+    get_verifier,
+    length,
+    own_code,
+    pattern,
+    verifier_version,
+)
 from workbench.rewards.countdown import is_countdown_prompt
 from workbench.rewards.gym import gym_version
-from workbench.rewards.number import extract_number
-from workbench.rewards.reward import Reward, RewardFunction, RewardSet, Sample, keyword_function, show
+from workbench.rewards.keywords import keyword_function
+from workbench.rewards.reward import Reward, RewardFunction, RewardSet, Sample, show
 from workbench.rewards.settings import RewardSettings
 from workbench.rewards.sort import is_sort_prompt
 from workbench.rewards.workers import WorkerPool
@@ -25,12 +35,23 @@ _FREE = ("workers", "timeout_seconds", "batch_rows")
 """Settings that no number depends on."""
 
 
-def build_rewards(settings: Sequence[RewardSettings], *, task: str | None, device: str) -> RewardSet:
+def build_rewards(
+    settings: Sequence[RewardSettings], *, task: str | None, device: str, columns: Collection[str] | None = ()
+) -> RewardSet:
     """The rewards named; where none is, the task's own check.
 
-    task: the built-in task that the prompts are of. device: of a classifier. DefinitionError where there is neither.
+    task: the built-in task that the prompts are of. device: of a classifier. columns: of the data, which own code may
+    take; None: they show with the samples. DefinitionError where there is neither reward nor task.
     """
-    return RewardSet([_build(entry, device) for entry in named_rewards(settings, task)])
+    return RewardSet([_build(entry, _Around(device, columns)) for entry in named_rewards(settings, task)])
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What a reward is built beside."""
+
+    device: str
+    columns: Collection[str] | None
 
 
 def named_rewards(settings: Sequence[RewardSettings], task: str | None) -> list[RewardSettings]:
@@ -60,8 +81,7 @@ def verifier_function(name: str) -> RewardFunction:
     verify, whole = get_verifier(name), name in OF_TASKS
 
     def score(samples: Sequence[Sample]) -> list[float]:
-        for sample in samples:
-            _check_answer(name, sample)
+        check_answers(name, samples)
         return [
             verify(sample.prompt, sample.completion, sample.answer) if sample.ended or not whole else 0.0
             for sample in samples
@@ -70,23 +90,46 @@ def verifier_function(name: str) -> RewardFunction:
     return score
 
 
+def check_answers(name: str, samples: Iterable[Sample]) -> None:
+    """RewardError for the first prompt that a check by name cannot judge, its answer or form being none for it."""
+    for sample in samples:
+        if (name, sample.prompt, sample.answer) not in _checked:
+            _check_answer(name, sample)
+            if len(_checked) < MAX_CHECKED:
+                _checked.add((name, sample.prompt, sample.answer))
+
+
+def check_rewarded(
+    settings: Sequence[RewardSettings], task: str | None, asked: Iterable[tuple[str, str | None]]
+) -> None:
+    """RewardError, before training, for the first prompt that a check by name cannot judge. asked: (prompt, answer)."""
+    names = [entry.reward for entry in named_rewards(settings, task) if entry.reward is not None]
+    for prompt, answer in asked if names else ():
+        for name in names:
+            check_answers(name, [Sample(prompt, "", answer, 0, True, 0)])
+
+
+MAX_CHECKED = 100_000
+_checked: set[tuple[str, str, str | None]] = set()
+"""Prompts that were found to be in order, each of which is met again with every completion."""
+
+
 def _check_answer(name: str, sample: Sample) -> None:
     """A prompt that no completion could be right for would be a 0 that nobody gave."""
     if name in _IS_PROMPT:  # which says what is right
         if _IS_PROMPT[name](sample.prompt):
             return
         problem = f"the prompt is none of task {name}"
-    elif sample.answer is None:
-        problem = "the prompt has no answer to check against"
-    elif name == "number" and extract_number(sample.answer) is None:
-        problem = "the prompt's answer has no number"
     else:
-        return
+        found = answer_problem(name, sample.answer)
+        if found is None:
+            return
+        problem = f"the prompt {found}"
     raise RewardError(f"reward {name}: {problem}; mend its data, or take another reward; {show(sample)}")
 
 
-def _build(settings: RewardSettings, device: str) -> Reward:
-    function, maximum = _BUILDERS[settings.kind](settings, device)
+def _build(settings: RewardSettings, around: _Around) -> Reward:
+    function, maximum = _BUILDERS[settings.kind](settings, around)
     costs = function.take_costs if isinstance(function, classifier.Classifier) else None
     return Reward(settings.label_in_metrics, function, settings.weight, maximum, costs)
 
@@ -94,48 +137,47 @@ def _build(settings: RewardSettings, device: str) -> Reward:
 Built = tuple[RewardFunction, float | None]
 
 
-def _verifier(settings: RewardSettings, _device: str) -> Built:
+def _verifier(settings: RewardSettings, _around: _Around) -> Built:
     assert settings.reward is not None
     return verifier_function(settings.reward), 1.0
 
 
-def _format(settings: RewardSettings, _device: str) -> Built:
+def _format(settings: RewardSettings, _around: _Around) -> Built:
     form, graded = settings.format, settings.graded
     assert form is not None
     return lambda samples: formats.format_reward(form, graded=graded, samples=samples), 1.0
 
 
-def _regex(settings: RewardSettings, _device: str) -> Built:
+def _regex(settings: RewardSettings, _around: _Around) -> Built:
     assert settings.regex is not None
     compiled = pattern.compile_pattern(settings.regex)
     return functools.partial(pattern.pattern_reward, compiled, settings.match, settings.label_in_metrics), 1.0
 
 
-def _length(settings: RewardSettings, _device: str) -> Built:
+def _length(settings: RewardSettings, _around: _Around) -> Built:
     assert settings.length is not None
     most = 1.0 if settings.length.target is not None else 0.0
     return functools.partial(length.length_reward, settings.length), most
 
 
-def _classifier(settings: RewardSettings, device: str) -> Built:
-    return classifier.Classifier(settings, device), None
+def _classifier(settings: RewardSettings, around: _Around) -> Built:
+    return classifier.Classifier(settings, around.device), None
 
 
-def _own_code(settings: RewardSettings, _device: str) -> Built:
+def _own_code(settings: RewardSettings, around: _Around) -> Built:
     path, function, name = settings.file, settings.function, settings.label_in_metrics
     assert path is not None
     own_code.check_allowed(path)
     code = read_file(own_code.find_file(path))
 
     def load() -> RewardFunction:
-        return keyword_function(own_code.load_function(path, function, code), name)
+        return keyword_function(own_code.load_function(path, function, code), name, around.columns)
 
-    if settings.one_at_a_time:
-        return WorkerPool(name, load, settings.workers, settings.timeout_seconds), None
-    return load(), None
+    pool = WorkerPool(name, load, settings.workers, settings.timeout_seconds, one_at_a_time=settings.one_at_a_time)
+    return pool, None
 
 
-_BUILDERS: dict[str, Callable[[RewardSettings, str], Built]] = {
+_BUILDERS: dict[str, Callable[[RewardSettings, _Around], Built]] = {
     "reward": _verifier,
     "format": _format,
     "regex": _regex,

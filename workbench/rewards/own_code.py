@@ -15,7 +15,7 @@ from workbench.errors import DefinitionError
 from workbench.files import read_file
 from workbench.rewards.reward import describe_failure
 
-VERSION = 1
+VERSION = 2
 ALLOWED_VARIABLE = "WORKBENCH_REWARD_CODE"
 """1 in the environment where --allow-reward-code was given; processes started from there have it too."""
 
@@ -60,7 +60,7 @@ def _run_code(code: bytes, file: Path, name: str, shown: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up here
     try:
         exec(compile(code, file, "exec", dont_inherit=True), vars(module))
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[name]
         raise DefinitionError(f"rewards: {shown}: {describe_failure(error)}, allowed a file that runs") from error
     return module

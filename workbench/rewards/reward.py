@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import numbers
+import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import DefinitionError, RewardError, WorkbenchError
+from workbench.rewards.guard import unchanged
 
 MAX_SHOWN = 160
 """Characters of a prompt or completion in an error."""
@@ -34,9 +35,36 @@ class Sample:
     num_tokens: int
     ended: bool
     token_limit: int
+    token_ids: tuple[int, ...] = ()
+    """Of the completion, its end included."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The data's own columns of the prompt's row."""
+    messages: tuple[tuple[str, str], ...] | None = None
+    """(role, content) of the prompt, where the data has turns."""
+    state: TrainerState | None = None
 
 
-RewardFunction = Callable[[Sequence[Sample]], Sequence[float]]
+@dataclass(frozen=True)
+class TrainerState:
+    """How far training is, under the names that TRL's trainer_state has."""
+
+    global_step: int = 0
+    max_steps: int = 0
+    epoch: float = 0.0
+    is_world_process_zero: bool = True
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a function gave: a value a sample, None where it has no opinion; and what it logged by name."""
+
+    values: Any
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+
+
+RewardFunction = Callable[[Sequence[Sample]], Any]
+"""To Judged, or the values alone."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +82,13 @@ class Reward:
 
 @dataclass(frozen=True)
 class Scores:
-    """total: sum of weight x value. by_name: each reward's own values, unweighted. One number a sample, in order."""
+    """total: sum of weight x value. by_name: each reward's own values, unweighted, None where it has no opinion. One a
+    sample, in order. metrics: numbers that own code logged. extra: a value a sample that it logged."""
 
     total: list[float]
-    by_name: dict[str, list[float]]
+    by_name: dict[str, list[float | None]]
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    extra: dict[str, list[Any]] = field(default_factory=dict)
 
 
 class RewardSet:
@@ -96,55 +127,25 @@ class RewardSet:
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Every reward of every sample. RewardError where a function raises, or gives anything but one finite number
-        a sample: it is never taken for 0."""
-        by_name = {reward.name: _values(reward, samples) for reward in self.rewards}
+        a sample: it is never taken for 0. None is no opinion and left out; of one reward at least there must be one."""
+        judged = {reward.name: judge(reward.name, reward.function, samples) for reward in self.rewards}
         total = [0.0] * len(samples)
-        for reward in self.rewards:
-            if reward.weight != 0:
-                total = [so_far + reward.weight * v for so_far, v in zip(total, by_name[reward.name], strict=True)]
-        for sample, value in zip(samples, total, strict=True):
-            if not math.isfinite(value):
-                raise RewardError(f"rewards: their weighted sum is {value}, allowed finite numbers; {show(sample)}")
-        return Scores(total, by_name)
-
-
-def as_reward_set(reward_fn: RewardSet | Callable[..., Any]) -> RewardSet:
-    """A RewardSet as it is. A function, called as TRL calls its own, with keywords (prompts, completions, answers,
-    num_tokens, ended: lists; of these the ones that it takes), becomes the only reward of a set."""
-    if isinstance(reward_fn, RewardSet):
-        return reward_fn
-    name = getattr(reward_fn, "__name__", type(reward_fn).__name__)
-    return RewardSet([Reward("reward" if name == "<lambda>" else name, keyword_function(reward_fn, str(name)))])
-
-
-def keyword_function(function: Callable[..., Any], name: str) -> RewardFunction:
-    """A function of keywords as one of samples. DefinitionError where it needs what there is not."""
-    given = ("prompts", "completions", "answers", "num_tokens", "ended")
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError) as error:
-        raise DefinitionError(f"reward {name}: found {function!r}, allowed a function of {', '.join(given)}") from error
-    by_keyword = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    missing = [
-        parameter for parameter in needed if parameter not in given or parameter not in {p.name for p in by_keyword}
-    ]
-    if missing:
-        raise DefinitionError(f"reward {name}: its parameter {missing[0]} is not there, allowed are {', '.join(given)}")
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    taken = [keyword for keyword in given if takes_all or keyword in {p.name for p in by_keyword}]
-
-    def score(samples: Sequence[Sample]) -> Any:
-        columns = {
-            "prompts": [sample.prompt for sample in samples],
-            "completions": [sample.completion for sample in samples],
-            "answers": [sample.answer for sample in samples],
-            "num_tokens": [sample.num_tokens for sample in samples],
-            "ended": [sample.ended for sample in samples],
-        }
-        return function(**{keyword: columns[keyword] for keyword in taken})
-
-    return score
+        for index, sample in enumerate(samples):
+            given = [(r.weight, judged[r.name].values[index]) for r in self.rewards if r.weight != 0]
+            if all(value is None for _, value in given):
+                names = ", ".join(reward.name for reward in self.rewards if reward.weight != 0)
+                raise RewardError(f"reward {names}: found None (no opinion) of all, allowed a number; {show(sample)}")
+            for weight, value in given:
+                total[index] += weight * value if value is not None else 0.0
+            if not math.isfinite(total[index]):
+                raise RewardError(
+                    f"rewards: their weighted sum is {total[index]}, allowed finite numbers; {show(sample)}"
+                )
+        logged: dict[str, list[float]] = {}
+        for name, values in ((n, v) for found in judged.values() for n, v in found.metrics.items()):
+            logged[name] = logged.get(name, []) + values
+        extra = {name: values for found in judged.values() for name, values in found.extra.items()}
+        return Scores(total, {name: found.values for name, found in judged.items()}, logged, extra)
 
 
 def show(sample: Sample) -> str:
@@ -160,8 +161,35 @@ def describe_failure(error: BaseException) -> str:
     return f"raised {type(error).__name__}: {shorten(str(error), quoted=False)}{place}"
 
 
-def as_numbers(name: str, found: Any, samples: Sequence[Sample]) -> list[float]:
-    """What a function gave, as floats. RewardError for anything but one finite number a sample."""
+def judge(name: str, function: RewardFunction, samples: Sequence[Sample]) -> Judged:
+    """What a function gives the samples, checked: floats, or None. RewardError names it and the sample it fails on."""
+    if not samples:
+        return Judged([])
+    with unchanged(name):
+        try:
+            found = function(samples)
+        except WorkbenchError:
+            raise
+        except BaseException as error:
+            # sys.exit() and KeyboardInterrupt in a reward are failures of it; an interrupt of the run is none.
+            if not is_failure(error):
+                raise
+            sample = _culprit(function, samples)
+            where = show(sample) if sample is not None else f"on {len(samples)} samples at once; {_first(samples)}"
+            raise RewardError(f"reward {name}: {describe_failure(error)}; {where}") from error
+    judged = found if isinstance(found, Judged) else Judged(found)
+    return replace(judged, values=as_numbers(name, judged.values, samples))
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a function raised it of its own; not where a signal did, of a run or on the keyboard."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    return isinstance(error, Exception | SystemExit | GeneratorExit)
+
+
+def as_numbers(name: str, found: Any, samples: Sequence[Sample]) -> list[float | None]:
+    """What a function gave, as floats. RewardError for anything but one finite number, or None, a sample."""
     values = _plain(found)
     if not isinstance(values, list | tuple):
         raise RewardError(f"reward {name}: found {type(found).__name__}, allowed a list of numbers; {_first(samples)}")
@@ -170,33 +198,23 @@ def as_numbers(name: str, found: Any, samples: Sequence[Sample]) -> list[float]:
             f"reward {name}: found {len(values)} numbers for {len(samples)} samples, allowed one for each; "
             f"{_first(samples)}"
         )
-    return [_number(name, _plain(value), sample) for value, sample in zip(values, samples, strict=True)]
+    return [
+        None if value is None else _number(name, _plain(value), sample)
+        for value, sample in zip(values, samples, strict=True)
+    ]
 
 
-def _values(reward: Reward, samples: Sequence[Sample]) -> list[float]:
-    if not samples:
-        return []
-    try:
-        found = reward.function(samples)
-    except WorkbenchError:
-        raise
-    # sys.exit() in a reward is a failure of it; an interrupt of the run is none.
-    except (Exception, SystemExit) as error:
-        sample = _culprit(reward, samples)
-        where = show(sample) if sample is not None else f"on {len(samples)} samples at once; {_first(samples)}"
-        raise RewardError(f"reward {reward.name}: {describe_failure(error)}; {where}") from error
-    return as_numbers(reward.name, found, samples)
-
-
-def _culprit(reward: Reward, samples: Sequence[Sample]) -> Sample | None:
+def _culprit(function: RewardFunction, samples: Sequence[Sample]) -> Sample | None:
     """The first sample that the function fails on alone; None where none does, or finding it takes too long."""
     until = time.monotonic() + SEARCH_SECONDS
     for sample in samples:
         if time.monotonic() > until:
             break
         try:
-            reward.function([sample])
-        except (Exception, SystemExit):
+            function([sample])
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             return sample
     return None
 

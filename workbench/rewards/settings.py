@@ -65,8 +65,9 @@ class LengthSettings(_Sparse):
 class RewardSettings(_Sparse):
     """One reward. Exactly one of reward, format, regex, length, model, file."""
 
-    reward: Literal["exact", "number", "countdown", "sort", "reasoning_gym"] | None = None
-    """A built-in check against the prompt's answer: 1 or 0. Those of tasks also ask that the completion ended."""
+    reward: Literal["exact", "number", "math", "countdown", "sort", "reasoning_gym"] | None = None
+    """A built-in check against the prompt's answer: 1 or 0. number: one plain number; math: LaTeX, through math-verify.
+    Those of tasks also ask that the completion ended."""
     format: Literal["gsm8k", "boxed", "think_answer"] | None = None
     """The completion's form, whatever it says. gsm8k: the last line is #### and a number; boxed: it ends in
     \\boxed{...}; think_answer: it is <think>...</think><answer>...</answer>. 1 or 0."""
@@ -91,13 +92,13 @@ class RewardSettings(_Sparse):
     file: Annotated[GivenPath, Field(min_length=1)] | None = None
     """Own Python, run only with --allow-reward-code."""
     function: str = "reward"
-    """file: the function called with the lists prompts, completions, answers, num_tokens, ended, of these the ones
-    that it takes; it gives a number for each."""
+    """file: the function called as TRL calls its own, in a process of its own: with the lists prompts, completions,
+    completion_ids, answers, num_tokens, ended and the data's columns, and with trainer_state, log_metric, log_extra, of
+    these the ones that it takes; it gives a number for each completion, or None for no opinion. It may be async."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """file: processes that the completions are divided over, each called with one at a time,
-    without a GPU; 1: this process."""
+    """file: processes that the completions are divided over, each called with one at a time; 1: called with all."""
     timeout_seconds: PositiveFloat | None = None
-    """file: of one completion, in a process of its own; over it the run stops. none: no limit."""
+    """file: of one completion, each called for alone; over it the run stops. none: no limit."""
     weight: float = 1.0
     """Factor in the sum; 0: reported only."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
@@ -126,7 +127,7 @@ class RewardSettings(_Sparse):
 
     @property
     def one_at_a_time(self) -> bool:
-        """Whether own code runs in processes beside this one, which it is called in with single completions."""
+        """Whether own code is called with single completions."""
         return self.workers > 1 or self.timeout_seconds is not None
 
     @property

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError
+from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError, RewardError
 from workbench.generation.generate import row_seed, sample
 from workbench.models.flops import ModelFlops, Work
 from workbench.objectives.masking import length_mask
 from workbench.rewards.build import build_rewards
-from workbench.rewards.reward import Reward, RewardSet, Sample, as_reward_set
+from workbench.rewards.keywords import as_reward_set
+from workbench.rewards.reward import Reward, RewardSet, Sample, TrainerState
 from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer import distributed
 from workbench.trainer.base_trainer import BaseTrainer
@@ -112,7 +113,7 @@ class OnlineTrainer(BaseTrainer):
         )
         self._spend("time/sample_seconds", started)
         started = time.perf_counter()
-        rollout = self._scored(rollout, batch.get("answers"))  # type: ignore[arg-type]
+        rollout = self._scored(rollout, batch)
         self._spend("time/reward_seconds", started)
         return rollout
 
@@ -125,17 +126,26 @@ class OnlineTrainer(BaseTrainer):
             seeds.append(row_seed(self.settings.seed, f"step {self.step} round {round_number} {met[name]} {name}"))
         return seeds
 
-    def _scored(self, rollout: Rollout, answers: list[str | None] | None) -> Rollout:
-        """With rewards. RewardError where a reward does not give one finite number a completion."""
+    def _scored(self, rollout: Rollout, batch: Batch) -> Rollout:
+        """With rewards. RewardError where a reward does not give one finite number a completion, or None."""
         lengths, ended = rollout.lengths.tolist(), rollout.ended.tolist()
+        of_prompts: dict[str, list[Any]] = {
+            name: batch.get(name) or [default] * len(rollout.texts)  # type: ignore[misc]
+            for name, default in (("answers", None), ("columns", {}), ("messages", None))
+        }
+        state = TrainerState(self.step, self.num_steps, self._epoch(), self.is_main)
         samples = [
             Sample(
                 rollout.texts[prompt],
                 rollout.completions[row],
-                answers[prompt] if answers is not None else None,
+                of_prompts["answers"][prompt],
                 lengths[row],
                 ended[row],
                 self.settings.max_new_tokens,
+                tuple(rollout.responses[row, : lengths[row]].tolist()),
+                of_prompts["columns"][prompt] or {},
+                of_prompts["messages"][prompt],
+                state,
             )
             for row, prompt in enumerate(rollout.prompt_of.tolist())
         ]
@@ -144,13 +154,20 @@ class OnlineTrainer(BaseTrainer):
         for tokens, flops in rewards.take_costs():
             self._charge(Costs(scored_tokens=tokens, flops=flops))
         totals = torch.tensor(scores.total, dtype=torch.float64, device=self.device)
-        return replace(rollout, rewards=totals, by_name=scores.by_name)
+        return replace(rollout, rewards=totals, by_name=scores.by_name, extra=scores.extra, logged=scores.metrics)
+
+    def _epoch(self) -> float:
+        try:
+            return self._batch_number / len(self.train_loader)  # type: ignore[arg-type]
+        except (TypeError, ZeroDivisionError):  # a stream
+            return 0.0
 
     def reward_set(self, rollout: Rollout | None = None) -> RewardSet:
         """reward_fn, else what settings.rewards name; and reward_model, which scores the rollout's token ids."""
         named = self.reward_fn is not None or bool(self.settings.rewards)
         if self._reward_set is None and (named or self.reward_model is None):
-            given = self.reward_fn or build_rewards(self.settings.rewards, task=None, device=str(self.device))
+            entries, device = self.settings.rewards, str(self.device)
+            given = self.reward_fn or build_rewards(entries, task=None, device=device, columns=None)
             self._reward_set = as_reward_set(given)
         if self.reward_model is None or rollout is None:
             assert self._reward_set is not None, "a reward model scores a rollout"
@@ -273,6 +290,9 @@ class OnlineTrainer(BaseTrainer):
                 f"step {self.step + 1}: sampler and trainer differ by {gap:.3g} nats a token (allowed {allowed:g}), "
                 "though no update lies between them: the sampler holds other weights, another temperature or precision"
             )
+        taken = sorted(name for name in row if name in self._rollout_row and not name.startswith("time/"))
+        if taken:
+            raise RewardError(f"log_metric has the name {taken[0]}, which is taken; allowed another")
         return super()._check_gradient(row) | self._rollout_row
 
     def _gap_metrics(self, logprobs: torch.Tensor, batch: Batch) -> dict[str, Value]:

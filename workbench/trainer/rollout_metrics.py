@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from workbench.errors import RewardError
 from workbench.objectives.advantages import group_spread
 from workbench.trainer import distributed
 from workbench.trainer.rollouts import Rollout
@@ -21,6 +22,7 @@ def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
         "lengths": rollout.lengths.tolist(),
         "ended": rollout.ended.tolist(),
         "by_name": rollout.by_name,
+        "logged": rollout.logged,
         "entropy": 0.0 if rollout.entropies is None else float(rollout.entropies.double().sum()),
     }
     found = distributed.gather_objects(own)
@@ -42,9 +44,15 @@ def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
         **(_of_lengths("completions/{}_terminated_length", terminated) if terminated else {}),
     }
     for name in rollout.by_name:
-        own_values = [value for part in found for value in part["by_name"][name]]  # type: ignore[index]
-        row[f"rewards/{name}/mean"] = statistics.fmean(own_values)
-        row[f"rewards/{name}/std"] = statistics.stdev(own_values) if len(own_values) > 1 else 0.0
+        own_values = [v for part in found for v in part["by_name"][name] if v is not None]  # type: ignore[index]
+        if own_values:
+            row[f"rewards/{name}/mean"] = statistics.fmean(own_values)
+            row[f"rewards/{name}/std"] = statistics.stdev(own_values) if len(own_values) > 1 else 0.0
+    for name in sorted({name for part in found for name in part["logged"]}):  # type: ignore[attr-defined]
+        if name in row:
+            raise RewardError(f"log_metric has the name {name}, which is taken; allowed another")
+        logged = [value for part in found for value in part["logged"].get(name, [])]  # type: ignore[attr-defined]
+        row[name] = statistics.fmean(logged)
     if rollout.entropies is not None:
         row["entropy"] = sum(part["entropy"] for part in found) / sum(lengths)  # type: ignore[misc]
     return row
@@ -82,6 +90,7 @@ def completion_rows(rollout: Rollout, advantages: torch.Tensor, num_prompts: int
                 "num_tokens": lengths[row],
                 "ended": ended[row],
                 "rewards": {name: values[row] for name, values in rollout.by_name.items()},
+                **({"extra": {name: values[row] for name, values in rollout.extra.items()}} if rollout.extra else {}),
                 "reward": rewards[row],
                 "advantage": advantage,
             }

@@ -49,8 +49,12 @@ class Rollout:
     """(N, T) float32 at the sampling temperature."""
     ref_logprobs: torch.Tensor | None = None
     """(N, T) float32 under the reference."""
-    by_name: dict[str, list[float]] = field(default_factory=dict)
-    """Each reward's own values, N each."""
+    by_name: dict[str, list[float | None]] = field(default_factory=dict)
+    """Each reward's own values, N each; None where it has no opinion."""
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    """Columns that rewards logged, N each."""
+    logged: dict[str, list[float]] = field(default_factory=dict)
+    """Numbers that rewards logged, any number of each."""
     texts: list[str] = field(default_factory=list)
     """Of the prompts, P; none where the completions were made elsewhere."""
     prompt_ids: list[str] = field(default_factory=list)
@@ -86,6 +90,7 @@ class Rollout:
             prompt_mask=self.prompt_mask[list(kept)],
             prompt_of=torch.tensor([number[owners[row]] for row in rows], device=self.prompt_of.device),
             by_name={name: [values[row] for row in rows] for name, values in self.by_name.items()},
+            extra={name: [values[row] for row in rows] for name, values in self.extra.items()},
             texts=[self.texts[prompt] for prompt in kept] if self.texts else [],
             prompt_ids=[self.prompt_ids[prompt] for prompt in kept] if self.prompt_ids else [],
             completions=[self.completions[row] for row in rows] if self.completions else [],
@@ -130,6 +135,14 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
         sampled_here=parts[0].sampled_here,
         old_are_sums=any(part.old_are_sums for part in parts),
         by_name={name: [value for part in parts for value in part.by_name[name]] for name in parts[0].by_name},
+        extra={
+            name: [value for part in parts for value in part.extra.get(name, [None] * len(part.responses))]
+            for name in dict.fromkeys(name for part in parts for name in part.extra)
+        },
+        logged={
+            name: [value for part in parts for value in part.logged.get(name, [])]
+            for name in dict.fromkeys(name for part in parts for name in part.logged)
+        },
         texts=[text for part in parts for text in part.texts],
         prompt_ids=[name for part in parts for name in part.prompt_ids],
         completions=[text for part in parts for text in part.completions],
