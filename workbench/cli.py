@@ -7,7 +7,7 @@ import gc
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--jobs", type=_positive, help="runs side by side (default: cores / threads)")
         sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
         sub.add_argument("--share", action="store_true", help="divide the runs among all commands that say so")
-        sub.add_argument("--inexact", action="store_true", help="go on from checkpoints of other libraries or threads")
+        sub.add_argument("--inexact", action="store_true", help="go on from checkpoints of other code, libraries or threads")
         sub.add_argument("--allow-reward-code", action="store_true", help="run the Python files that are rewards")
     data = add("data", _data, "what the model will see: tokens, what is learned of them, lengths, rows cut or left out")
     data.add_argument("--rows", type=_positive, default=3, help="rows shown here; the page shows more")
@@ -253,8 +253,16 @@ def _compare(parsed: argparse.Namespace) -> int:
     from analysis.report import write_comparison
 
     folders = [parsed.runs / name for name in _experiments(parsed.names, parsed.runs)]
-    say(write_comparison(folders, parsed.runs / "reports" / "+".join(folder.name for folder in folders)))
+    say(write_comparison(folders, parsed.runs / "reports" / _together(folder.name for folder in folders)))
     return 0
+
+
+def _together(names: Iterable[str]) -> str:
+    """A folder's name for several; where theirs are too long for one, it ends in their hash."""
+    from workbench.config import MAX_PART_BYTES, fingerprint
+
+    joined = "+".join(names)
+    return joined if len(joined) < MAX_PART_BYTES - 20 else f"{joined[: MAX_PART_BYTES - 40]}~{fingerprint(joined)}"
 
 
 def _export(parsed: argparse.Namespace) -> int:

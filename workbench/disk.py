@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workbench.errors import StorageError
+from workbench.errors import StorageError, describe_error
 
 _RUST = re.compile(r"\(os error (\d+)\)")
 
@@ -22,7 +22,7 @@ def writing(path: Path) -> Iterator[None]:
         number = _RUST.search(str(error))
         if not isinstance(error, OSError) and number is None:
             raise
-        told = os.strerror(int(number[1])) if number is not None else getattr(error, "strerror", None) or error
+        told = os.strerror(int(number[1])) if number is not None else describe_error(error)
         raise StorageError(f"{path}: cannot be written ({told}); free some space or choose RUNS=folder") from error
 
 

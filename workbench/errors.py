@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def describe_error(error: BaseException) -> str:
+    """The first line of what an error says, an OSError's without its path; its kind where it says nothing."""
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 class WorkbenchError(Exception):
     """A failure whose message says where, what was found, what is allowed and what to do."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """Never empty: what has no words of its own is told by its kind, and that of what it came from."""
+        text = super().__str__()
+        if text.strip():
+            return text
+        cause = self.__cause__ or self.__context__
+        return type(self).__name__ + (f" after {describe_error(cause)}" if cause is not None else ": it gave no reason")
 
 
 class DefinitionError(WorkbenchError):

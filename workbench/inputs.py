@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from workbench.config import file_sha256
-from workbench.errors import DataError
+from workbench.errors import DataError, describe_error
 
 REMEDY = "nothing is kept of it; the same command begins with what stands there now"
 
@@ -71,7 +71,7 @@ def contents_hash(path: Path) -> str:
     except FileNotFoundError as error:
         raise DataError(f"{path} was taken away after it was identified; {REMEDY}") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or type(error).__name__}); {REMEDY}") from error
+        raise DataError(f"{path}: cannot be read ({describe_error(error)}); {REMEDY}") from error
 
 
 def _signature(path: Path) -> tuple[object, ...] | None:

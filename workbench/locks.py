@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from workbench.errors import AlreadyRunningError, StorageError
+from workbench.errors import AlreadyRunningError, StorageError, describe_error
 
 FOLDER = ".locks"
 INSIDE = ".lock"
@@ -94,7 +94,7 @@ def _making(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be made ({error.strerror or type(error).__name__}); free some space or choose RUNS=folder"
+            f"{path}: cannot be made ({describe_error(error)}); free some space or choose RUNS=folder"
         ) from error
 
 

@@ -147,6 +147,23 @@ def test_what_changes_while_the_run_reads_it_is_refused_by_name(made, name, what
         execute(prepared, Path("runs"), {})
 
 
+def test_a_start_or_stage_that_is_taken_away_is_one_line_of_one_run(made, define, monkeypatch):
+    base, spec = made("sft"), {**SFT, "start_from": "sft", "model": None}
+    define("more", {name: value for name, value in spec.items() if value is not None})
+    execute(prepare(base), Path("runs"), {})
+    more = load_experiment("more").runs[0]
+    prepared = prepare(more)
+    shutil.rmtree(prepared.data.folder)
+    with pytest.raises(DataError, match="was taken away after it was identified; nothing is kept of it"):
+        execute(prepared, Path("runs"), {})
+    prepared = prepare(more)
+    at(monkeypatch, run, "build_trainer", lambda: shutil.rmtree("runs/sft"))
+    with pytest.raises(DataError, match="was taken away"):
+        execute(prepared, Path("runs"), {})
+    with pytest.raises(WorkbenchError, match="sft/main/seed0"):
+        prepare(more)
+
+
 def test_a_file_added_to_a_model_s_folder_is_a_change(made):
     prepared = prepare(made("sft"))
     Path("base/added_tokens.txt").write_text("{}")

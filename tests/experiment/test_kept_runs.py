@@ -60,3 +60,20 @@ def test_a_run_that_failed_before_it_began_says_why_afterwards(lab, command, def
     report = (lab / "runs/lost/report/report.md").read_text()
     assert "1 failed" in report
     assert "nowhere.jsonl: no such file" in report
+
+
+def test_the_longest_names_that_a_definition_may_have_run_and_are_tracked(lab, command, define, definitions):
+    name, arm, definition = "e" * 100, "a" * 100, definitions["start"]
+    hyperparameters = definition["hyperparameters"] | {"steps": 1}
+    sweep = {"grid": {"learning_rate": [0.001], "max_grad_norm": [0.123456789], "adam_epsilon": [1.2345e-8]}}
+    define(name, definition | {"hyperparameters": hyperparameters, "arms": {arm: {}}, "sweep": sweep,
+                               "track": ["tensorboard", "wandb"]})  # fmt: skip
+    overrides = ("--set", "weight_decay=0.012345678901234567", "max_grad_norm=0.987654321", "warmup_steps=0")
+    assert command("plan", name, *overrides).returncode == 0
+    done = command("run", name, *overrides)
+    assert done.returncode == 0, done.stderr
+    [run] = (lab / "runs").glob("e*/a*/seed0")
+    assert len(str(run.relative_to(lab / "runs"))) > 300
+    assert event_files(run)
+    assert list(run.glob("wandb/wandb/offline-run-*")) or list(run.glob("wandb/offline-run-*"))
+    assert not [path for path in run.glob("*/*.log") if "dropped" in path.read_text(errors="replace")]

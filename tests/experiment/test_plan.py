@@ -278,3 +278,12 @@ def test_why_a_run_without_a_folder_failed_is_told_by_status_and_plan(lab):
     assert (row["state"], row["message"]) == ("failed", "data.jsonl:2: is not JSON")
     write_plan(experiment, lab / "runs", [])
     assert "not started" in status_text(experiment, lab / "runs")
+
+
+def test_a_path_too_long_for_a_run_s_files_is_said_when_it_is_planned(lab):
+    run = only_run(lab)
+    deep = lab / "/".join(["d" * 200] * 18)
+    [planned] = plan_runs([run], deep, {run.key: "float32"})
+    assert (planned.state, "bytes, allowed 3695; choose RUNS=folder" in planned.reason) == ("broken", True)
+    [planned] = plan_runs([run], lab / ("é" * 128), {run.key: "float32"})
+    assert (planned.state, "a name of 256 bytes, allowed 255" in planned.reason) == ("broken", True)

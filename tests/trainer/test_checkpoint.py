@@ -62,6 +62,21 @@ def test_a_damaged_one_is_refused_with_the_file_named(folder):
         checkpoint.read(folder)
 
 
+def test_what_changes_between_its_check_and_its_use_is_refused(folder, monkeypatch):
+    found = checkpoint.find_damage
+
+    def then_changed(where):
+        reason = found(where)
+        other = where.with_name("other")
+        checkpoint.write(other, {"model": {"w": torch.zeros(2, 3)}}, STATE)
+        shutil.copy(other / "model.safetensors", where)
+        return reason
+
+    monkeypatch.setattr(checkpoint, "find_damage", then_changed)
+    with pytest.raises(CheckpointError, match=r"model.safetensors was changed while it was read"):
+        checkpoint.read(folder)
+
+
 def test_a_file_that_the_manifest_does_not_list_is_not_loaded(folder):
     (folder / "extra.safetensors").write_bytes(b"anything")
     assert set(checkpoint.read(folder)[0]) == {"model", "optimizer"}

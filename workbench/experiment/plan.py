@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench.config import MAX_PART_BYTES, MAX_PATH_BYTES
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
@@ -16,6 +18,8 @@ from workbench.own_code import own_hash
 from workbench.redaction import redact
 
 State = Literal["cached", "new", "resumes", "changed", "kept", "waits", "broken"]
+DEEPEST = 400
+"""Bytes of the longest path that anything writes below a run's folder: W&B's tables of completions."""
 DESCRIPTIONS: dict[State, str] = {
     "cached": "finished",
     "new": "to be trained",
@@ -81,6 +85,8 @@ def plan_runs(
 def _plan_run(
     spec: RunSpec, runs: Path, precision: str, remade: frozenset[str], fresh: bool, commit: str | None
 ) -> PlannedRun:
+    if too_long := path_too_long(runs / spec.key):
+        return PlannedRun(spec, "broken", Identity(None), precision, too_long)
     try:
         identity = identify(spec, runs, precision, remade=remade)
     except WorkbenchError as error:
@@ -112,6 +118,18 @@ def _plan_run(
     other = status.get("commit") not in (None, commit) and commit is not None
     note = f"made by other code, commit {str(status['commit'])[:10]}; FRESH=1 trains it anew" if other else ""
     return PlannedRun(spec, "cached", identity, precision, note)
+
+
+def path_too_long(folder: Path) -> str:
+    """Why a run's folder cannot be made, or has no room for its files' paths; nothing where it can."""
+    path = os.fsencode(folder.absolute())
+    for part in path.split(b"/"):
+        if len(part) > MAX_PART_BYTES:
+            return f"{os.fsdecode(part[:40])}...: a name of {len(part)} bytes, allowed {MAX_PART_BYTES}; shorten it"
+    if len(path) > MAX_PATH_BYTES - DEEPEST:
+        allowed = MAX_PATH_BYTES - DEEPEST
+        return f"{os.fsdecode(path[:40])}...: a path of {len(path)} bytes, allowed {allowed}; choose RUNS=folder"
+    return ""
 
 
 def describe_change(old: Any, new: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from workbench.config import file_sha256
-from workbench.errors import ModelError, StorageError
+from workbench.errors import ModelError, StorageError, describe_error
 from workbench.experiment.definition.schema import RunSpec
 from workbench.models.folder import weights_file
 from workbench.redaction import redact
@@ -60,7 +60,7 @@ class RunFolder:
         # Of runs that were made before every file had a checksum, the weights alone.
         expected = status.get("model_files") or {weights_file(self.model).name: status.get("model_sha256")}
         found = self.model_files()
-        damaged = [name for name, digest in expected.items() if found.get(name) != digest]
+        damaged = [name for name, digest in expected.items() if digest is None or found.get(name) != digest]
         if damaged:
             raise ModelError(f"{self.model / damaged[0]} is damaged (checksum); FRESH=1 trains {self.key} anew")
 
@@ -134,4 +134,4 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _failed(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose RUNS=folder")
+    return StorageError(f"{path}: cannot be written ({describe_error(error)}); free some space or choose RUNS=folder")

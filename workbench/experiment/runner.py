@@ -135,8 +135,12 @@ class Sweep:
 
     def _run_wave(self, specs: list[RunSpec]) -> None:
         preparer = Preparer(self.runs, self.console, self.jobs)
-        able = [spec for spec in specs if not self._start_failed(spec)]
-        precisions = {spec.key: preparer.precision(spec) for spec in able}
+        precisions = {}
+        for spec in specs:
+            if not self._start_failed(spec):
+                with self._failing(spec.key):
+                    precisions[spec.key] = preparer.precision(spec)
+        able = [spec for spec in specs if spec.key in precisions]
         options: dict[str, Any] = {"fresh": self.fresh, "commit": current_commit(self.root)}
         planned = plan_runs(able, self.runs, precisions, **options)
         if any(self._take_back(run) for run in planned):
@@ -161,7 +165,7 @@ class Sweep:
         return bool(failed)
 
     def _prepare(self, preparer: Preparer, run: PlannedRun) -> PreparedRun | None:
-        try:
+        with self._failing(run.spec.key):
             if run.state == "broken":
                 raise WorkbenchError(run.reason)
             prepared = preparer.prepare(run.spec, run.precision)
@@ -169,9 +173,15 @@ class Sweep:
             if was != now and was is not None and now is not None:
                 raise DataError(f"{describe_change(was, now)}, since it was planned; {REMEDY}")
             return prepared
+        return None
+
+    @contextmanager
+    def _failing(self, key: str) -> Iterator[None]:
+        """What goes wrong within ends this run, and no other."""
+        try:
+            yield
         except WorkbenchError as error:
-            self._fail(run.spec.key, str(error), error.exit_code)
-            return None
+            self._fail(key, str(error), error.exit_code)
 
     def _take_back(self, run: PlannedRun) -> bool:
         """Whether a finished run of just this identity, which another had taken the place of, is in its place again."""
@@ -273,7 +283,9 @@ class Sweep:
         if code == BUG_EXIT_CODE:
             return f"failed: unexpected error; {log} tells"
         if code:
-            return f"{status.get('state', 'failed')}: {status.get('message', '')}"
+            if not status.get("message"):  # it ended before it could write one
+                return f"failed: {_last_line(log) or f'exit code {code}'}"
+            return f"{status.get('state', 'failed')}: {status['message']}"
         stopped_by = status.get("stopped_by")
         return f"finished ({stopped_by})" if stopped_by else "finished"
 
@@ -323,6 +335,13 @@ class Sweep:
             process.send(signal.SIGKILL)
             process.join()
         complain("interrupted; the same command goes on where it stopped")
+
+
+def _last_line(log: Path) -> str:
+    try:
+        return next(reversed(log.read_text(encoding="utf-8", errors="replace").split("\n")[-9:-1]), "").strip()
+    except OSError:
+        return ""
 
 
 def _task(run: PreparedRun, runs: Path, provenance: dict[str, Any]) -> Callable[[], None]:

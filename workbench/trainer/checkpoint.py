@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from workbench.errors import CheckpointError, StorageError
+from workbench.errors import CheckpointError, StorageError, describe_error
 
 MANIFEST = "manifest.json"
 Tensors = dict[str, dict[str, torch.Tensor]]
@@ -52,7 +52,7 @@ def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
         _take_place(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"{folder}: the checkpoint could not be written ({error.strerror or error})") from error
+        raise StorageError(f"{folder}: the checkpoint could not be written ({describe_error(error)})") from error
 
 
 def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -64,12 +64,26 @@ def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     if reason:
         raise CheckpointError(f"{folder} is not a valid checkpoint: {reason}")
     # Only what the manifest lists: a file beside it was never verified.
-    names = sorted(json.loads((folder / MANIFEST).read_text()))
     try:
-        tensors = {Path(n).stem: load((folder / n).read_bytes()) for n in names if n.endswith(".safetensors")}
-        return tensors, json.loads((folder / "state.json").read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
+        tensors = {
+            Path(name).stem: load(_read_verified(folder / name, manifest[name]))
+            for name in sorted(manifest)
+            if name.endswith(".safetensors")
+        }
+        return tensors, json.loads(_read_verified(folder / "state.json", manifest["state.json"]))
+    except OSError as error:
+        raise CheckpointError(f"{folder} was taken away while it was read ({describe_error(error)})") from error
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{folder} is not a valid checkpoint: it holds what none wrote ({error})") from error
+
+
+def _read_verified(path: Path, digest: str) -> bytes:
+    """What is used is what was hashed. CheckpointError where it changed since the whole was found valid."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise CheckpointError(f"{path.parent} is not a valid checkpoint: {path.name} was changed while it was read")
+    return data
 
 
 def find_damage(folder: Path) -> str | None:

@@ -31,6 +31,8 @@ from workbench.tracking.sinks.wandb_file import wait_for_end
 PROJECT = "workbench"
 INIT_TIMEOUT_SECONDS = 6.0
 FINISH_TIMEOUT_SECONDS = 10.0
+MAX_NAME = 128
+"""Characters of a run's and of a group's name that W&B's server takes."""
 ROWS_PER_SPLIT = 64
 """Completions of each split in the table of an evaluation: the same prompts every time."""
 LARGER_IS_BETTER = ("eval/exact_match_*", "eval/pair_accuracy", "eval/pair_margin", "eval/reward*")
@@ -151,8 +153,8 @@ def _init(run: RunRecord) -> Any:
         dir=str(run.folder),
         project=os.environ.get("WANDB_PROJECT") or PROJECT,
         id=run_id(run.folder),
-        name=f"{experiment}/{variant}/{seed}",
-        group=f"{experiment}/{variant}",
+        name=_within_limit(f"{experiment}/{variant}/{seed}"),
+        group=_within_limit(f"{experiment}/{variant}"),
         job_type=definition.get("trainer"),
         tags=list(dict.fromkeys(str(tag)[:64] for tag in tags if tag)),
         config=definition,
@@ -160,6 +162,11 @@ def _init(run: RunRecord) -> Any:
         reinit="create_new",
         settings=settings,
     )
+
+
+def _within_limit(name: str) -> str:
+    """A name that the server takes; one that had to be cut ends in its hash."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def run_id(folder: Path) -> str:
