@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--jobs", type=_positive, help="runs side by side (default: cores / threads)")
         sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
         sub.add_argument("--share", action="store_true", help="divide the runs among all commands that say so")
-        sub.add_argument("--inexact", action="store_true", help="go on from checkpoints of other code, libraries or threads")
+        sub.add_argument("--inexact", action="store_true", help="resume under other code, libraries or threads")
         sub.add_argument("--allow-reward-code", action="store_true", help="run the Python files that are rewards")
     data = add("data", _data, "what the model will see: tokens, what is learned of them, lengths, rows cut or left out")
     data.add_argument("--rows", type=_positive, default=3, help="rows shown here; the page shows more")

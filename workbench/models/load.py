@@ -10,6 +10,7 @@ import torch
 
 from workbench.disk import writing
 from workbench.errors import ModelError, StorageError
+from workbench.inputs import Inputs
 from workbench.models import adapters, sizes
 from workbench.models.by_transformers import load_by_transformers, published_tensors
 from workbench.models.folder import adapter_base, check_folder, is_adapter, write_base
@@ -93,8 +94,9 @@ def _load_whole(folder: Path, dtype: str) -> torch.nn.Module:
     if unsupported_reason(raw) is None:
         config = LlamaConfig.from_dict(raw)
         return _load_own(config, folder, shapes, getattr(torch, dtype))
+    inputs = Inputs(sorted(folder.glob("*")))
     model = load_by_transformers(folder, raw, shapes, getattr(torch, dtype))
-    remember_verdict(model, folder)
+    remember_verdict(model, folder, inputs)
     return model
 
 

@@ -12,13 +12,15 @@ import torch
 
 from workbench.config import fingerprint
 from workbench.errors import ModelError
+from workbench.inputs import Inputs
 from workbench.models.folder import model_fingerprint
 from workbench.models.llama import Llama
 from workbench.models.probe import VERSION, Verdict, probe, remember
 
 
-def remember_verdict(model: torch.nn.Module, folder: Path) -> None:
-    """Probe the model of a folder, unless that was done before. ModelError where it is refused."""
+def remember_verdict(model: torch.nn.Module, folder: Path, inputs: Inputs) -> None:
+    """Probe the model of a folder, unless that was done before. ModelError where it is refused, DataError where the
+    folder changed since it was loaded. inputs: its files as they stood before."""
     if isinstance(model, Llama):
         return
     import transformers
@@ -26,6 +28,7 @@ def remember_verdict(model: torch.nn.Module, folder: Path) -> None:
     dtype = str(next(model.parameters()).dtype)
     key = fingerprint([model_fingerprint(folder), dtype, torch.__version__, transformers.__version__, VERSION])
     file = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "workbench" / "verdicts" / f"{key}.json"
+    inputs.check()  # else the key would be another model's
     verdict = _read(file, key)
     if verdict is None:
         try:
