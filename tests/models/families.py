@@ -159,7 +159,7 @@ def check(kind: str, folder: Path) -> dict[str, str]:
     try:
         model = load_model(folder).eval()
     except ModelError as error:
-        return {"family": kind, "remark": f"refused: {str(error).removeprefix(f'{folder}: ')[:160]}"}
+        return {"family": kind, "remark": f"refused: {str(error).removeprefix(f'{folder}: ')[:160].strip()}"}
     spread = float(torch.cat(alone).std())
     for left in (False, True):
         check_rows(kind, model, alone, 1e-3 * spread, left)

@@ -95,6 +95,11 @@ def test_a_forward_that_changes_its_weights_is_refused_with_the_remedy():
         probe(model)
 
 
+def test_a_forward_without_a_gradient_is_refused():
+    with pytest.raises(ModelError, match="reformer: its forward has no gradient: If you want to train"):
+        probe(families.tiny_model("reformer"))
+
+
 def test_damaged_weights_are_refused():
     model = families.tiny_model("gpt2")
     model.transformer.ln_f.weight.data.fill_(torch.nan)

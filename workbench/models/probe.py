@@ -18,10 +18,10 @@ from workbench.errors import ModelError
 from workbench.models.cached_decoder import ModelDecoder
 from workbench.models.llama import Llama
 from workbench.models.mode import evaluation_mode
-from workbench.models.passes import head_inputs, logits_of, output_head, unwrapped
+from workbench.models.passes import head_inputs, input_embedding, logits_of, output_head, unwrapped
 from workbench.objectives.masking import packed_mask
 
-VERSION = 1
+VERSION = 2
 """Raised by hand where the same model could be given another verdict."""
 
 LONGEST = 6
@@ -146,6 +146,16 @@ class _Trials:
             raise ModelError(f"{name}: not a causal language model: a token's logits depend on the tokens after it")
         if not self._near(self._logits(text[:-1]), self._alone[0][:-1]):
             raise ModelError(f"{name}: not a causal language model: a token's logits depend on the length of the text")
+
+        embedding = input_embedding(self._model)
+        if embedding is not None and embedding.weight.requires_grad:
+            try:
+                with torch.enable_grad():
+                    torch.autograd.grad(self._logits(text).sum(), embedding.weight)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of whatever kind: the family was written to be sampled from alone
+                raise ModelError(f"{name}: its forward has no gradient: {_first_line(error)}") from error
 
     def _sees_context(self) -> bool:
         """Whether a text's first token moves its last logits by so much that a lost context would be noticed."""
