@@ -1,93 +1,184 @@
-"""A model's chat template, rendered in a sandbox: no attribute, import or call that a hostile template could misuse.
+"""A model's chat template: what it writes of turns, as transformers' apply_chat_template does, and each answer as the
+model would be asked for it.
 
-Rendered as transformers' apply_chat_template does it, but for strftime_now: a date would change the data by the day.
+An answer's prompt is what the template writes of the turns before it when it asks for an answer: the text that
+sampling goes on from. What the template writes of earlier turns may depend on what follows (Qwen3 and R1 leave the
+thoughts of earlier answers out), so every answer is rendered by itself.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from workbench.data.conversations import Turn, as_messages, said_fields
-from workbench.errors import DataError
+from workbench.data.template_process import Rendering, TemplateFailure, TemplateOverspent, TemplateRefusal, render_template
+from workbench.errors import DataError, ModelError
 from workbench.models.tokenizer import Tokenizer
 
-Segment = tuple[str, bool]
+SIMPLEST: tuple[Turn, ...] = (("user", "1"), ("assistant", "2"))
+"""A conversation that every template writes, if it writes any."""
+FILLER = "0f1e2d3c4b5a"
+"""Stands for an answer where the text around it is looked for."""
+THOUGHT, THOUGHT_END = "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A prompt as it is sampled from, and the answer to learn with what ends it.
+
+    marked: (start, end) within the answer of what the template marks as the assistant's own; None: it marks nothing.
+    dated: the template writes the date.
+    """
+
+    prompt: str
+    answer: str
+    marked: tuple[tuple[int, int], ...] | None = None
+    dated: bool = False
 
 
 def render_chat(tokenizer: Tokenizer, turns: Sequence[Turn], *, generation_prompt: bool = False) -> str:
-    """The turns as the model's template writes them. ValueError when the template refuses them."""
+    """The turns as the model's template writes them. ValueError where it refuses these turns, ModelError where it
+    works on none."""
+    return _render(tokenizer, turns, generation_prompt).text
+
+
+def exchange_of(tokenizer: Tokenizer, turns: Sequence[Turn], reply: Sequence[Turn], *, ended: bool = True) -> Exchange:
+    """The turns as a prompt, and what the template writes after it for those that reply, the first an assistant's.
+
+    Where the template's question opens what it does not write of an answer (R1 asks behind "<think>\\n"), the answer
+    goes on from there: behind the end of a thought, its own or an empty one. not ended: without what the template
+    ends the reply with.
+    """
+    before = _render(tokenizer, turns, True)
+    after = _render(tokenizer, [*turns, *reply], False)
+    dated = before.dated or after.dated
+    if after.text.startswith(before.text) and not _lost_thought(reply, after.text):
+        start = len(before.text)
+        found = Exchange(before.text, after.text[start:], dated=dated)
+        if after.marks:
+            spans = ((max(0, first - start), last - start) for first, last in after.marks)
+            found = replace(found, marked=tuple(span for span in spans if span[1] > 0))
+    else:
+        found = Exchange(before.text, _continued(tokenizer, turns, reply, before.text), dated=dated)
+    return found if ended else _cut(found, reply[-1][1].strip())
+
+
+def exchanges(
+    tokenizer: Tokenizer, turns: Sequence[Turn], *, learn_from: int = 0, unlearned: Sequence[int] = ()
+) -> list[Exchange]:
+    """Every assistant's turn that is learned: those before learn_from and those in unlearned are context alone."""
+    return [
+        exchange_of(tokenizer, turns[:index], turns[index : index + 1])
+        for index, turn in enumerate(turns)
+        if turn[0] == "assistant" and index >= learn_from and index not in unlearned
+    ]
+
+
+@functools.lru_cache(maxsize=8)
+def template_end(tokenizer: Tokenizer) -> tuple[str, int] | None:
+    """The token, and its id, that the template ends an answer with, where the model's files do not name it as an end
+    of sequence. None: one that they name stands there, or no token of its own does."""
+    try:
+        tail = _tail(tokenizer, SIMPLEST[:1])
+    except ValueError:
+        return None
+    ids = tokenizer.encode(tail) if tail else []
+    if any(index in tokenizer.eos_ids for index in ids):
+        return None
+    # Only white space may follow: the end of a turn, and not the beginning of another.
+    for text, index in ((tokenizer.token_text(index), index) for index in ids if index in tokenizer.added_ids):
+        if text and text.strip() and not tail.partition(text)[2].strip():
+            return text, index
+    return None
+
+
+def opened_thought(prompt: str) -> str:
+    """What a prompt ends with from a "<think>" on that nothing closes; empty where there is none."""
+    start = prompt.rfind(THOUGHT)
+    return "" if start < 0 or THOUGHT_END in prompt[start:] else prompt[start:]
+
+
+def _render(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool) -> Rendering:
     if tokenizer.chat_template is None:
         raise DataError("the model has no chat template: use prompt and completion, or a model that has one")
-    special = {
-        f"{role}_token": "" if index is None else tokenizer.token_text(index) or ""
-        for role, index in (
-            ("bos", tokenizer.bos_id),
-            ("eos", next(iter(tokenizer.eos_ids), None)),
-            ("pad", tokenizer.pad_id),
-        )
-    }
     messages, tools = as_messages(list(turns))
+    variables = {
+        "messages": messages,
+        "tools": tools,
+        "documents": None,
+        "add_generation_prompt": generation_prompt,
+        "bos_token": _text(tokenizer, tokenizer.bos_id),
+        "eos_token": _text(tokenizer, next(iter(tokenizer.eos_ids), None)),
+        "pad_token": _text(tokenizer, tokenizer.pad_id),
+    }
     try:
-        render = _compile(tokenizer.chat_template)
-        text = render(
-            messages=messages, tools=tools, documents=None, add_generation_prompt=generation_prompt, **special
-        )
-    except Exception as error:  # whatever a stranger's template does is its own refusal: nothing of ours runs in it
-        # Python says at which kind of call the depth was exceeded, which differs from run to run.
-        told = "maximum recursion depth exceeded" if isinstance(error, RecursionError) else str(error)
-        reason = (told.splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the chat template refuses it: {reason[:200]}") from error
+        found = render_template(tokenizer.chat_template, variables)
+    except (TemplateRefusal, TemplateFailure) as error:
+        _blame_template(tokenizer, turns, error)
+        raise ValueError(f"the chat template refuses it: {error}") from error
     lost = [name for name in said_fields(messages, tools) if name not in _names_in(tokenizer.chat_template)]
     if lost:
         raise ValueError(f"has {lost[0]}, which the model's chat template does not write; write it out, or remove it")
-    return text
+    return found
 
 
-def chat_segments(
-    tokenizer: Tokenizer, turns: Sequence[Turn], *, learn_from: int = 0, unlearned: Collection[int] = ()
-) -> list[Segment]:
-    """The conversation in pieces of (text, learned): learned are the assistant's turns with what ends them.
-
-    learn_from: assistant's turns before this one, and those whose index is in unlearned, are context. What follows the
-    last assistant's turn is left out. Each piece is what the template adds for one more turn, so a template that
-    rewrites earlier turns is refused.
-    """
-    segments: list[Segment] = []
-    written = ""
-    for index, turn in enumerate(turns):
-        if turn[0] != "assistant":
-            continue
-        before = render_chat(tokenizer, turns[:index], generation_prompt=True)
-        after = render_chat(tokenizer, turns[: index + 1])
-        if not before.startswith(written) or not after.startswith(before):
-            raise ValueError("the chat template rewrites earlier turns, so the assistant's part cannot be told apart")
-        learned = index >= learn_from and index not in unlearned
-        segments += [(before[len(written) :], False), (after[len(before) :], learned)]
-        written = after
-    return [segment for segment in segments if segment[0]]
+def _text(tokenizer: Tokenizer, index: int | None) -> str:
+    return "" if index is None else tokenizer.token_text(index) or ""
 
 
-def answer_segments(tokenizer: Tokenizer, prompt: str, answer: str, *, ended: bool = True) -> tuple[str, str]:
-    """One prompt and its answer as the template writes them; not ended: without what the template ends it with."""
-    segments = chat_segments(tokenizer, [("user", prompt), ("assistant", answer)])
-    before = "".join(text for text, learned in segments if not learned)
-    after = "".join(text for text, learned in segments if learned)
-    if not ended:
-        start = after.find(answer.strip())
-        if start < 0:
-            raise ValueError("the chat template rewrites the answer, so its end cannot be told apart")
-        after = after[: start + len(answer.strip())]
-    return before, after
+def _blame_template(tokenizer: Tokenizer, turns: Sequence[Turn], error: ValueError) -> None:
+    """ModelError where the fault is the template's: it spends too much, or does not write the simplest conversation."""
+    reason = str(error)
+    if not isinstance(error, TemplateOverspent):
+        if tuple(turns) != SIMPLEST:
+            try:
+                render_chat(tokenizer, SIMPLEST)
+            except ModelError:
+                pass
+            else:
+                return
+    raise ModelError(
+        f"{tokenizer.name}: its chat template fails: {reason}; mend the template, or use prompt and completion"
+    ) from error
 
 
-def reply_segments(tokenizer: Tokenizer, prompt: Sequence[Turn], reply: Sequence[Turn]) -> tuple[str, str]:
-    """A prompt of turns, and what the template writes after it for the turns that reply, the first an assistant's."""
-    before = render_chat(tokenizer, prompt, generation_prompt=True)
-    whole = render_chat(tokenizer, [*prompt, *reply])
-    if not whole.startswith(before):
-        raise ValueError("the chat template rewrites earlier turns, so the assistant's part cannot be told apart")
-    return before, whole[len(before) :]
+def _lost_thought(reply: Sequence[Turn], written: str) -> bool:
+    """Whether a single answer has a thought that the template leaves out."""
+    thought = reply[0][1].rpartition(THOUGHT_END)[0].removeprefix(THOUGHT).strip() if len(reply) == 1 else ""
+    return bool(thought) and thought not in written
+
+
+def _continued(tokenizer: Tokenizer, turns: Sequence[Turn], reply: Sequence[Turn], prompt: str) -> str:
+    """The answer behind a question that ends otherwise than the template writes an answer's beginning."""
+    if len(reply) != 1 or reply[0][0] != "assistant" or len(reply[0]) > 2:
+        raise ValueError("the chat template asks for an answer otherwise than it writes one, allowed one turn of text")
+    content = reply[0][1]
+    opened = opened_thought(prompt)
+    if opened:
+        content = content.removeprefix(THOUGHT).lstrip("\n") if THOUGHT_END in content else _after_no_thought(content)
+    return content + _tail(tokenizer, turns)
+
+
+def _after_no_thought(content: str) -> str:
+    return f"\n{THOUGHT_END}\n\n{content.lstrip()}"
+
+
+def _tail(tokenizer: Tokenizer, turns: Sequence[Turn]) -> str:
+    """What the template writes behind an answer to the turns."""
+    _, found, tail = render_chat(tokenizer, [*turns, ("assistant", FILLER)]).rpartition(FILLER)
+    if not found:
+        raise ValueError("the chat template does not write the answer")
+    return tail
+
+
+def _cut(exchange: Exchange, said: str) -> Exchange:
+    """Without what follows the last of what was said."""
+    start = exchange.answer.rfind(said)
+    if start < 0:
+        raise ValueError("the chat template rewrites the answer, so its end cannot be told apart")
+    return replace(exchange, answer=exchange.answer[: start + len(said)], marked=None)
 
 
 @functools.lru_cache(maxsize=8)
@@ -95,10 +186,3 @@ def _names_in(template: str) -> frozenset[str]:
     from workbench.data.sandbox import names_in
 
     return names_in(template)
-
-
-@functools.lru_cache(maxsize=8)
-def _compile(template: str) -> Callable[..., str]:
-    from workbench.data.sandbox import compile_template
-
-    return compile_template(template)

@@ -1,14 +1,22 @@
-"""Jinja templates of strangers: what they may reach is bounded by jinja's sandbox, what they may spend by a budget.
+"""Jinja templates of strangers, in a process of their own: jinja's sandbox bounds what they may reach, the system what
+they may spend.
 
-Loops and calls are steps; text and numbers that a template makes have a largest size, and rendering has a longest time,
-which is looked at in each step.
+The process is this file, started with a limit of memory; a timer ends it where one rendering takes too long, whatever
+the template is at: a loop, a filter, a comparison, a parse. It reads a JSON object a line and answers with one. It
+stands alone: nothing of the workbench, no environment and no open file of its parent's is in it.
 """
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator
+import os
+import resource
+import secrets
+import signal
+import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jinja2
@@ -16,25 +24,42 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
 
-MAX_STEPS = 300_000
 MAX_CHARACTERS = 10_000_000
-MAX_BITS = 1 << 12
-MAX_SECONDS = 10.0
+IDLE_SECONDS = 60
+DATE = datetime.datetime(2024, 7, 26)  # noqa: DTZ001 - a day, of no zone
+"""What strftime_now writes, whatever the day: a row's tokens do not depend on when they are made. It is the day that
+Llama 3's templates write where there is no clock."""
+_MARKS = tuple(f"\ufdd0{secrets.token_hex(8)}{end}\ufdd1" for end in "<>")
 
 
-def compile_template(template: str) -> Callable[..., str]:
-    """render(**variables) -> text. Rendering raises jinja2.TemplateError, or whatever the template brings about."""
+class Refusal(jinja2.TemplateError):
+    """What a template says by raise_exception."""
+
+
+class Overspent(Exception):
+    """More than a template may write."""
+
+
+def compile_template(template: str, on_date: Callable[[], None] = lambda: None) -> Callable[..., tuple[str, list[Any]]]:
+    """render(**variables) -> text, and the (start, end) of what {% generation %} marks in it. Rendering raises
+    Refusal, or whatever the template brings about. on_date: called where it asks for the date."""
     environment = _environment()
+
+    def strftime_now(form: str) -> str:
+        on_date()
+        return DATE.strftime(form)
+
+    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": strftime_now}
     compiled = environment.from_string(template)
 
-    def render(**variables: Any) -> str:
-        environment.start()
+    def render(**variables: Any) -> tuple[str, list[Any]]:
         pieces, length = [], 0
         for piece in compiled.generate(**variables):
             length += len(piece)
-            environment.step(length)
+            if length > MAX_CHARACTERS:
+                raise Overspent(f"it writes more than {MAX_CHARACTERS:,} characters")
             pieces.append(piece)
-        return "".join(pieces)
+        return _unmarked("".join(pieces))
 
     return render
 
@@ -47,113 +72,36 @@ def names_in(template: str) -> frozenset[str]:
     return frozenset(found | {node.value for node in tree.find_all(jinja2.nodes.Const) if isinstance(node.value, str)})
 
 
-def _environment() -> _Environment:
-    return _Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock])
-
-
-class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"*", "**", "%", "+"})
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.filters |= {name: _narrow(self.filters[name]) for name in ("center", "indent")}
-        self.filters |= {"tojson": _to_json, "_steps": self._steps, "_bounded": self._bounded}
-        self.globals["raise_exception"] = _raise_exception
-        # Text of any width out of a few characters, at one step.
-        del self.filters["format"], self.globals["lipsum"]
-        self.start()
-
-    def start(self) -> None:
-        """A new budget, for one rendering."""
-        self._left, self._until = MAX_STEPS, time.monotonic() + MAX_SECONDS
-
-    def step(self, characters: int = 0) -> None:
-        """One step, in which that much text was made."""
-        self._left -= 1
-        if self._left < 0 or time.monotonic() > self._until:
-            raise jinja2.TemplateRuntimeError("it runs without end")
-        if characters > MAX_CHARACTERS:
-            raise jinja2.TemplateRuntimeError(f"it writes more than {MAX_CHARACTERS:,} characters")
-
-    def wrap_str_format(self, value: Any) -> None:
-        """None: format is refused as an attribute, below."""
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return not (isinstance(obj, str) and attr.startswith("format")) and super().is_safe_attribute(obj, attr, value)
-
-    def call(self, /, *arguments: Any, **named: Any) -> Any:
-        """Every call in a template comes here."""
-        self.step()
-        _check_widths(*arguments, *named.values())
-        return self._bounded(super().call(*arguments, **named))
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        self.step()
-        if operator == "*":
-            for one, other in ((left, right), (right, left)):
-                if isinstance(one, str | bytes | list | tuple) and isinstance(other, int):
-                    self.step(len(one) * other)
-        elif operator == "%" and isinstance(left, str):
-            raise jinja2.sandbox.SecurityError("it formats text with %, allowed ~")
-        elif operator == "**" and _bits(left, right) > MAX_BITS:
-            raise jinja2.TemplateRuntimeError("a number in it is too large")
-        return self._bounded(super().call_binop(context, operator, left, right))
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
-        """The template with its loops, sums of text and assignments seen by the budget."""
-        tree = super()._parse(source, name, filename)
-        for loop in tree.find_all(jinja2.nodes.For):
-            loop.iter = self._filtered("_steps", loop.iter)
-        for assignment in tree.find_all(jinja2.nodes.Assign):
-            assignment.node = self._filtered("_bounded", assignment.node)
-        return tree
-
-    def _filtered(self, name: str, node: jinja2.nodes.Node) -> jinja2.nodes.Expr:
-        return jinja2.nodes.Filter(node, name, [], [], None, None, lineno=node.lineno, environment=self)
-
-    def _steps(self, values: Iterable[Any]) -> Iterable[Any]:
-        # As a list, for a loop's length and last are asked for; what has no length is refused by jinja as before.
-        def counted() -> Iterator[Any]:
-            for value in values:
-                self.step()
-                yield value
-
-        return values if isinstance(values, jinja2.Undefined) else list(counted())
-
-    def _bounded(self, value: Any) -> Any:
-        if isinstance(value, str):
-            self.step(len(value))
-        elif isinstance(value, int) and value.bit_length() > MAX_BITS:
-            raise jinja2.TemplateRuntimeError("a number in it is too large")
-        return value
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    """As transformers' apply_chat_template has it."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
+    )
+    environment.filters["tojson"] = _to_json
+    return environment
 
 
 class _GenerationBlock(jinja2.ext.Extension):
-    """{% generation %}, by which some templates mark the assistant's part: its content as it is."""
+    """{% generation %}, by which some templates mark the assistant's part: its content between two marks."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja's own declaration
 
     def parse(self, parser: Any) -> Any:
         next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        before, after = (jinja2.nodes.Output([jinja2.nodes.TemplateData(mark)]) for mark in _MARKS)
+        return [before, *body, after]
 
 
-def _check_widths(*arguments: Any) -> None:
-    """ljust and its like make text as long as their argument."""
-    if any(isinstance(argument, int) and argument > MAX_CHARACTERS for argument in arguments):
-        raise jinja2.TemplateRuntimeError(f"it writes more than {MAX_CHARACTERS:,} characters")
-
-
-def _bits(base: Any, exponent: Any) -> int:
-    return base.bit_length() * exponent if isinstance(base, int) and isinstance(exponent, int) else 0
-
-
-def _narrow(make: Callable[..., str]) -> Callable[..., str]:
-    def bounded(*arguments: Any, **named: Any) -> str:
-        _check_widths(*arguments, *named.values())
-        return make(*arguments, **named)
-
-    return bounded
+def _unmarked(text: str) -> tuple[str, list[Any]]:
+    """The text without its marks, and where they stood."""
+    first, *parts = text.split(_MARKS[0])
+    found = []
+    for part in parts:
+        inside, _, outside = part.partition(_MARKS[1])
+        found.append((len(first), len(first) + len(inside)))
+        first += inside + outside
+    return first.replace(_MARKS[1], ""), found
 
 
 def _to_json(
@@ -168,4 +116,62 @@ def _to_json(
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+    raise Refusal(message)
+
+
+def _serve(seconds: float, megabytes: int) -> None:
+    """Answer until the parent is gone, or asks nothing for a while."""
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    answers = os.fdopen(os.dup(1), "w", encoding="ascii")
+    # Nothing that is rendered can be taken for an answer.
+    os.dup2(2, 1)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.alarm(IDLE_SECONDS)
+    for line in sys.stdin.buffer:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process whatever it is at
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            text = json.dumps(_answer(json.loads(line)))
+        except MemoryError:
+            text = json.dumps({"overspent": f"it needs more than {megabytes} MB"})
+        answers.write(f"{text}\n")
+        answers.flush()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.alarm(IDLE_SECONDS)
+
+
+_dates: list[None] = []
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(template: str) -> Callable[..., tuple[str, list[Any]]]:
+    return compile_template(template, lambda: _dates.append(None))
+
+
+def _answer(asked: dict[str, Any]) -> dict[str, Any]:
+    _dates.clear()
+    try:
+        text, marks = _compiled(asked["template"])(**asked["variables"])
+        return {"text": text, "marks": marks, "dated": bool(_dates)}
+    except MemoryError:
+        raise
+    except Overspent as error:
+        return {"overspent": _told(error)}
+    except Refusal as error:
+        return {"refused": _told(error)}
+    except RecursionError:
+        # Python says at which kind of call the depth was exceeded, which differs from run to run.
+        return {"failed": "maximum recursion depth exceeded"}
+    except Exception as error:
+        return {"failed": _told(error)}
+
+
+def _told(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+if __name__ == "__main__":
+    _serve(float(sys.argv[1]), int(sys.argv[2]))
