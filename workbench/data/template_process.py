@@ -4,6 +4,7 @@ much in it."""
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.util
 import json
 import os
@@ -48,8 +49,10 @@ def render_template(template: str, variables: dict[str, Any]) -> Rendering:
     with _lock:
         line = _ask(request)
         # A process that nothing was asked of for long has ended itself, without fault.
-        if line is None and _processes.pop(os.getpid()).wait() == 0:
+        if line is None and close() == 0:
             line = _ask(request)
+            if line is None:
+                close()
     if line is None:
         raise TemplateOverspent(f"it runs for more than {MAX_SECONDS:g} seconds, or ends the process that it runs in")
     answer = json.loads(line)
@@ -80,6 +83,7 @@ def _ask(request: bytes) -> bytes | None:
     except BrokenPipeError:
         return None
     except BaseException:  # an interrupt: its answer is never taken for that to another question
+        process.kill()
         close()
         raise
     return line if line.endswith(b"\n") else None
@@ -107,12 +111,16 @@ _BOOT = (
 
 
 @atexit.register
-def close() -> None:
-    """End the process, if there is one."""
+def close() -> int:
+    """End the process, if there is one; its exit code."""
     process = _processes.pop(os.getpid(), None)
-    if process is not None:
-        process.kill()
-        process.communicate()
+    if process is None:
+        return 0
+    assert process.stdin is not None and process.stdout is not None, "both are pipes"
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()  # at which it ends, unless it is in the middle of a rendering
+    process.stdout.close()
+    return process.wait()
 
 
 os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]

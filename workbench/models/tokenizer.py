@@ -42,7 +42,10 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         # One above the highest: the ids of some files have gaps.
         self.num_ids: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        settings = read_json(folder / "tokenizer_config.json")
+        # What tokenizer_config.json does not say may stand in an older file beside it.
+        settings = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
+        _know_special_tokens(backend, settings)
+        self.added_ids: frozenset[int] = frozenset(backend.get_added_tokens_decoder())
         configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
         rows = configs[1].get("vocab_size")
         self._num_rows: int = rows if isinstance(rows, int) else self.num_ids
@@ -94,6 +97,31 @@ class Tokenizer:
             found.extend(value if isinstance(value, list) else [value])
         return [index for index in found if isinstance(index, int) and index >= 0]
 
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return str(self._folder)
+
+    def begun(self, ids: list[int]) -> list[int]:
+        """The ids of a text with what the tokenizer itself puts before it, unless the text begins with it."""
+        prefix = list(self.prefix_ids)
+        return ids if ids[: len(prefix)] == prefix else prefix + ids
+
+    def ended(self, ids: list[int]) -> list[int]:
+        """The ids of a text with an end of sequence, unless the text ends with one."""
+        return ids if ids and ids[-1] in self.eos_ids else [*ids, *self.eos_ids[:1]]
+
+    def first_ids(self, ids: Sequence[int]) -> int:
+        """How many of a text's first ids are its beginning of sequence, which truncation keeps."""
+        prefix = self.prefix_ids or (() if self.bos_id is None else (self.bos_id,))
+        return len(prefix) if prefix and tuple(ids[: len(prefix)]) == prefix else 0
+
+    def with_ends(self, ends: Iterable[int]) -> Tokenizer:
+        """The same tokenizer, with more tokens that end a sequence."""
+        other = copy.copy(self)
+        other.eos_ids = tuple(dict.fromkeys((*self.eos_ids, *ends)))
+        return other
+
     def encode(self, text: str) -> list[int]:
         """Token ids of text, no special tokens added (those written out in text, as a chat template does, are read)."""
         return self.encode_batch([text])[0]
@@ -129,6 +157,12 @@ class Tokenizer:
                         "remove it from the data or use a model whose vocabulary holds it"
                     )
         return f"{self._folder}: the tokenizer fails: {_first_line(error)}"
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """encode, and each token's (start, end) in the text as the library tells it: where a normaliser changes the
+        text they may be wrong."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids."""
@@ -183,10 +217,35 @@ class Tokenizer:
         self._backend.save(str(Path(folder) / "tokenizer.json"))
 
 
+def _know_special_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """Have the tokens of the vocabulary that the files name as special read as such in a text, as transformers does."""
+    import tokenizers
+
+    named = [settings.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+    for name in ("extra_special_tokens", "additional_special_tokens"):
+        more = settings.get(name)
+        named += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
+    texts = [token.get("content") if isinstance(token, dict) else token for token in named]
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    new = [t for t in dict.fromkeys(texts) if isinstance(t, str) and t and t not in known and backend.token_to_id(t) is not None]
+    backend.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in new])
+
+
 def _prefix_ids(backend: tokenizers.Tokenizer, bos_id: int | None) -> tuple[int, ...]:
+    for text in ("", "a", "0"):
+        try:
+            encoding = backend.encode(text, add_special_tokens=True)
+        except Exception:  # a tokenizer without a token for the text
+            continue
+        mask = encoding.special_tokens_mask
+        if 0 in mask:
+            return tuple(encoding.ids[: mask.index(0)])
+        if not text and not encoding.ids:
+            return ()
+    # Of the empty text alone it is not told what stands before it and what behind it.
     try:
         special = backend.encode("", add_special_tokens=True).ids
-    except Exception:  # a tokenizer without a token for the empty text adds none
+    except Exception:
         return ()
     return (bos_id,) if bos_id is not None and special[:1] == [bos_id] else ()
 
