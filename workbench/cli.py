@@ -148,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--max-new-tokens", type=_positive, default=128)
     sample.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token")
     sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--raw", action="store_true", help="the prompt as it stands, whatever the run was trained on")
+    sample.add_argument("--system", help="a system message before the prompt, through the chat template")
     add("schema", _schema, "the JSON Schema of a definition file", overrides=False, named=False)
     return parser
 
@@ -327,6 +329,8 @@ def _sample(parsed: argparse.Namespace) -> int:
         max_new_tokens=parsed.max_new_tokens,
         temperature=parsed.temperature,
         seed=parsed.seed,
+        raw=parsed.raw,
+        system=parsed.system,
     ):
         say(text)
     return 0

@@ -1,18 +1,18 @@
-"""Chat templates: what transformers writes, the assistant's part alone learned, nothing of a stranger's executed."""
+"""Chat templates: what transformers writes, and each answer learned as the model would be asked for it."""
 
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from workbench.data.chat import answer_segments, chat_segments, render_chat
-from workbench.data.formats import Chat, Preference, PromptCompletion, parse_example
-from workbench.data.tokenise import encode_prompts, tokenise_pairs, tokenise_rows
-from workbench.errors import DataError
+from tests.data.families import TEMPLATES, write_tokenizer
+from workbench.data import sandbox
+from workbench.data.chat import exchange_of, exchanges, opened_thought, render_chat
+from workbench.data.formats import Chat, Preference, Prompt, PromptCompletion, parse_example
+from workbench.data.tokenise import encode_prompts, tokenise_pairs, tokenise_prompts, tokenise_rows
+from workbench.errors import DataError, ModelError
+from workbench.models.tokenizer import Tokenizer
 
 TURNS = [("system", "be brief"), ("user", "hi"), ("assistant", "yo"), ("user", "2?"), ("assistant", "ok.\n")]
 
@@ -85,14 +85,16 @@ def test_what_the_template_does_not_write_is_refused_by_name(make_tokenizer, cha
         render_chat(make_tokenizer(chatml), chat.messages)
 
 
-def test_the_assistants_turns_with_their_ends_are_learned(make_tokenizer, chatml):
-    segments = chat_segments(make_tokenizer(chatml), TURNS)
-    assert [text for text, learned in segments if learned] == ["yo<|im_end|>\n", "ok.\n<|im_end|>\n"]
-    assert "".join(text for text, _ in segments) == render_chat(make_tokenizer(chatml), TURNS)
+def test_every_answer_is_rendered_with_its_end_behind_what_it_is_asked_with(make_tokenizer, chatml):
+    tokenizer = make_tokenizer(chatml)
+    first, second = exchanges(tokenizer, TURNS)
+    assert [first.answer, second.answer] == ["yo<|im_end|>\n", "ok.\n<|im_end|>\n"]
+    assert first.prompt == render_chat(tokenizer, TURNS[:2], generation_prompt=True)
+    assert second.prompt + second.answer == render_chat(tokenizer, TURNS)
 
 
 def test_what_follows_the_last_answer_is_left_out(make_tokenizer, chatml):
-    assert chat_segments(make_tokenizer(chatml), TURNS[:4]) == chat_segments(make_tokenizer(chatml), TURNS[:3])
+    assert exchanges(make_tokenizer(chatml), TURNS[:4]) == exchanges(make_tokenizer(chatml), TURNS[:3])
 
 
 def test_ids_and_labels_are_those_of_transformers(make_tokenizer, chatml):
@@ -138,8 +140,10 @@ def test_a_pair_shares_its_prompt_and_parts_at_the_answer(make_tokenizer, chatml
 
 def test_an_answer_that_was_cut_is_not_ended(make_tokenizer, chatml):
     tokenizer = make_tokenizer(chatml)
-    assert answer_segments(tokenizer, "q", " a \n", ended=True)[1] == " a \n<|im_end|>\n"
-    assert answer_segments(tokenizer, "q", " a \n", ended=False)[1] == " a"
+    asked, answer = [("user", "q")], [("assistant", " a im_end \n")]
+    assert exchange_of(tokenizer, asked, answer).answer == " a im_end \n<|im_end|>\n"
+    assert exchange_of(tokenizer, asked, answer, ended=False).answer == " a im_end \n"
+    assert exchange_of(tokenizer, asked, [("assistant", "")], ended=False).answer == ""
 
 
 def test_a_template_that_writes_contents_alone_takes_an_empty_answer(make_tokenizer):
@@ -148,16 +152,112 @@ def test_a_template_that_writes_contents_alone_takes_an_empty_answer(make_tokeni
     assert (len(pairs), counts.dropped) == (0, 1)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(make_tokenizer):
-    last_only = "{% for m in messages %}{{ m.role }}:{{ m.content if loop.last else '' }};{% endfor %}"
-    rows = [Chat((("user", "a"), ("assistant", "fine"))), Chat(tuple(TURNS))]
-    with pytest.raises(DataError) as error:
-        tokenise_rows(rows, make_tokenizer(last_only), 1000, as_chat=False, every_token=False)
-    assert str(error.value) == (
-        "row 1: the chat template rewrites earlier turns, so the assistant's part cannot be told apart\n"
-        "row 2: the chat template rewrites earlier turns, so the assistant's part cannot be told apart\n"
-        "mend the rows, or set data.bad_rows=skip to leave them out, counted"
+ASKED = (("user", "a"), ("assistant", "<think>\nhm\n</think>\n\nfine"), ("user", "b"), ("assistant", "so"))
+
+
+def _learned(tokenizer, *examples):
+    """(what is read before, what is learned) of every part that is learned."""
+    rows, counts = tokenise_rows(examples, tokenizer, 10_000, as_chat=False, every_token=False)
+    found = []
+    for row in range(len(rows)):
+        ids = rows.ids[row].tolist()
+        flags = [False, *rows.labelled[rows.ids.offsets[row] : rows.ids.offsets[row + 1]].tolist(), False]
+        starts = [i for i in range(len(ids)) if flags[i + 1] and not flags[i]]
+        ends = [i for i in range(len(ids) + 1) if flags[i] and not flags[i + 1]]
+        found += [(tokenizer.decode(ids[:a], False), tokenizer.decode(ids[a:b], False))
+                  for a, b in zip(starts, ends, strict=True)]  # fmt: skip
+    return found, counts
+
+
+def test_qwen3s_thoughts_are_learned_where_the_model_would_have_them(tmp_path):
+    """It leaves earlier thoughts out, and writes an empty one into an answer that has none."""
+    tokenizer = Tokenizer.load(write_tokenizer(tmp_path, "byte level", template=TEMPLATES["qwen3"]))
+    (first, second), counts = _learned(tokenizer, Chat(ASKED))
+    assert first == (
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n",
+        "<think>\nhm\n</think>\n\nfine<|im_end|>\n",
     )
+    assert second == (
+        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nfine<|im_end|>\n<|im_start|>user\nb<|im_end|>\n"
+        "<|im_start|>assistant\n",
+        "<think>\n\n</think>\n\nso<|im_end|>\n",
+    )
+    assert (counts.rows, counts.divided) == (2, 1)
+    assert counts.note() == (
+        "1 conversations became several rows, for the chat template writes earlier turns otherwise before later ones"
+    )
+
+
+def test_r1s_answers_go_on_from_the_thought_that_its_question_opens(tmp_path):
+    tokenizer = Tokenizer.load(write_tokenizer(tmp_path, "byte level", template=TEMPLATES["r1"]))
+    found, _ = _learned(tokenizer, Chat(ASKED))
+    assert found == [
+        ("<s><|User|>a<|Assistant|><think>\n", "hm\n</think>\n\nfine</s>"),
+        ("<s><|User|>a<|Assistant|>\n\nfine</s><|User|>b<|Assistant|><think>\n", "\n</think>\n\nso</s>"),
+    ]
+
+
+def test_a_thought_that_the_template_would_leave_out_is_learned(tmp_path):
+    """R1's first template asked without opening a thought."""
+    template = TEMPLATES["r1"].replace("<think>\\n'}}", "'}}")
+    tokenizer = Tokenizer.load(write_tokenizer(tmp_path, "byte level", template=template))
+    assert _learned(tokenizer, Chat(ASKED))[0][0] == ("<s><|User|>a<|Assistant|>", f"{ASKED[1][1]}</s>")
+
+
+def test_only_what_a_template_marks_as_the_assistants_is_learned(make_tokenizer, chatml):
+    marked = chatml.replace("{{'<|im_start|>'", "{% if message.role == 'assistant' %}{{ '<|im_start|>assistant\n' }}"
+        "{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+        "{% else %}{{'<|im_start|>'").replace("+ '\n'}}{% endfor %}", "+ '\n'}}{% endif %}{% endfor %}")  # fmt: skip
+    found, _ = _learned(make_tokenizer(marked), Chat(tuple(TURNS)))
+    assert [learned for _, learned in found] == ["yo<|im_end|>", "ok.\n<|im_end|>"]
+
+
+def test_a_template_without_an_end_is_refused_with_the_remedy(make_tokenizer):
+    tokenizer = make_tokenizer("{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}")
+    with pytest.raises(ModelError) as error:
+        _learned(tokenizer, Chat((("user", "a"), ("assistant", "b"))))
+    [line] = str(error.value).splitlines()
+    assert "the chat template ends an answer with 'b\\n\\n', in which there is no end of sequence" in line
+    assert "tokenizer_config.json (eos_token), or make the end that it writes a token (model.add_tokens)" in line
+
+
+def test_the_token_that_a_template_ends_an_answer_with_is_an_end(make_tokenizer, chatml):
+    tokenizer = make_tokenizer(chatml)
+    end = {"<|im_end|>": tokenizer.token_id("<|im_end|>")}
+    for _, counts in (
+        _learned(tokenizer, Chat(tuple(TURNS))),
+        tokenise_pairs([Preference("q", "a", "b")], tokenizer, 99, as_chat=True),
+        tokenise_prompts([Prompt("q")], tokenizer, 99, as_chat=True),
+    ):
+        assert counts.ends == end
+        assert counts.remarks() == ["<|im_end|> ends an answer, and is taken for an end of sequence"]
+    named = make_tokenizer(chatml, eos=("<eos>", "<|im_end|>"))
+    assert _learned(named, Chat(tuple(TURNS)))[1].ends == {}
+
+
+def test_the_date_is_the_same_on_every_day(make_tokenizer, chatml):
+    tokenizer = make_tokenizer("{{ strftime_now('%d %b %Y %H:%M') }}" + chatml)
+    assert render_chat(tokenizer, TURNS).startswith("26 Jul 2024 00:00<|im_start|>")
+    _, counts = _learned(tokenizer, Chat(tuple(TURNS)))
+    assert "the chat template writes a date: always 26 July 2024" in counts.remarks()
+    assert f"{sandbox.DATE:%d %B %Y}" == "26 July 2024"
+
+
+def test_a_templates_own_fault_is_never_told_as_the_rows(make_tokenizer, chatml):
+    """Nor once a row: rows could not mend it."""
+    rows = [Chat(tuple(TURNS)), Chat(tuple(TURNS))]
+    for template in ("{{ nothing() }}", "{% if %}", "{{ raise_exception('never') }}", "{{ 'a' * 10 ** 12 }}"):
+        with pytest.raises(ModelError) as error:
+            tokenise_rows(rows, make_tokenizer(template), 99, as_chat=False, every_token=False)
+        [line] = str(error.value).splitlines()
+        assert "its chat template fails: " in line
+        assert "bad_rows" not in line
+
+
+def test_a_thought_is_open_only_at_the_very_end_of_a_prompt():
+    assert opened_thought("q<|Assistant|><think>\n") == "<think>\n"
+    assert opened_thought("put <think> before, </think> behind") == ""
+    assert opened_thought("<think>a</think>") == ""
 
 
 def test_a_model_without_a_template_says_what_to_use(tokenizer):
@@ -182,77 +282,6 @@ def test_a_row_that_the_template_refuses_is_named(make_tokenizer, chatml):
         with pytest.raises(DataError) as error:
             call()
         assert str(error.value).splitlines()[0] == f"{what}: the chat template refuses it: only"
-
-
-HOSTILE = [
-    ("{{ ''.__class__.__mro__ }}", "access to attribute '__class__' of 'str' object is unsafe."),
-    ("{{ cycler.__init__.__globals__ }}", "access to attribute '__init__' of 'type' object is unsafe."),
-    ("{{ raise_exception.__globals__['os'] }}", "access to attribute '__globals__' of 'function' object is unsafe."),
-    ("{{ self.__init__.__globals__ }}", "access to attribute '__init__' of 'TemplateReference' object is unsafe."),
-    ("{{ messages.append(1) }}", "access to attribute 'append' of 'list' object is unsafe."),
-    ("{{ messages[0].update(role='x') }}", "access to attribute 'update' of 'dict' object is unsafe."),
-    ("{{ '{0.__class__}'.format(messages) }}", "access to attribute 'format' of 'str' object is unsafe."),
-    ("{{ ''.format_map({}) }}", "access to attribute 'format_map' of 'str' object is unsafe."),
-    ("{% import 'os' as os %}", "no loader for this environment specified"),
-    ("{% include '/etc/passwd' %}", "no loader for this environment specified"),
-    ("{% extends '/etc/passwd' %}", "no loader for this environment specified"),
-    ("{{ __import__('os').system('true') }}", "'__import__' is undefined"),
-    ("{{ open('/etc/passwd').read() }}", "'open' is undefined"),
-    ("{{ strftime_now('%Y') }}", "'strftime_now' is undefined"),
-    ("{{ raise_exception('') }}", "TemplateError"),
-    ("{{ raise_exception('x' * 999) }}", "x" * 200),
-    ("{{ 1 / 0 }}", "division by zero"),
-    ("{{ messages[9].content }}", "list object has no element 9"),
-    ("{{ messages + 1 }}", 'can only concatenate list (not "int") to list'),
-    ("{% if %}", "Expected an expression, got 'end of statement block'"),
-    ("{% for m in messages %}", "Unexpected end of template. Jinja was looking for the following tags: 'endfor' or "
-     "'else'. The innermost block that needs to be closed is 'for'."),
-    ("{% for a in [1] %}" * 30 + "{% endfor %}" * 30, "too many statically nested blocks"),
-    ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "maximum recursion depth exceeded"),
-    ("{% for a in range(10 ** 6) %}{% endfor %}",
-     "Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000)."),
-    ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "it runs without end"),
-    ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-     "it runs without end"),
-    ("{% set n = namespace(s='a') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
-     "it writes more than 10,000,000 characters"),
-    ("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "it writes more than 10,000,000 characters"),
-    ("{{ 'a' * 10 ** 12 }}", "it writes more than 10,000,000 characters"),
-    ("{{ 10 ** 12 * [0] }}", "it writes more than 10,000,000 characters"),
-    ("{{ 'a'.ljust(10 ** 12) }}", "it writes more than 10,000,000 characters"),
-    ("{{ 'a' | center(10 ** 12) }}", "it writes more than 10,000,000 characters"),
-    ("{{ 'a\nb' | indent(width=10 ** 12) }}", "it writes more than 10,000,000 characters"),
-    ("{{ '%999999999999d' % 1 }}", "it formats text with %, allowed ~"),
-    ("{{ '%s' | format(1) }}", "No filter named 'format'."),
-    ("{{ 9 ** 999999 }}", "a number in it is too large"),
-    ("{% set n = namespace(x=2) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
-     "a number in it is too large"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("template", "reason"), HOSTILE, ids=[template[:40] for template, _ in HOSTILE])
-def test_a_hostile_template_is_refused_in_one_line(make_tokenizer, template, reason):
-    begun = time.monotonic()
-    with pytest.raises(ValueError) as error:
-        render_chat(make_tokenizer(template), TURNS)
-    assert str(error.value).partition(" (<template>, line")[0] == f"the chat template refuses it: {reason}"
-    assert time.monotonic() - begun < 12
-
-
-def test_a_template_has_its_whole_budget_for_each_rendering(make_tokenizer):
-    tokenizer = make_tokenizer("{% for a in range(70000) %}{% endfor %}done")
-    for _ in range(20):
-        assert render_chat(tokenizer, TURNS) == "done"
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(st.text(st.sampled_from("{}%# mesagirolcnt.|()[]'0+*~-\n"), max_size=40))
-def test_random_templates_give_text_or_a_refusal(make_tokenizer, template):
-    try:
-        text = render_chat(make_tokenizer(template), TURNS)
-    except ValueError as error:
-        text = str(error)
-    assert isinstance(text, str)
 
 
 def test_json_in_a_template_is_not_escaped_for_html(make_tokenizer):

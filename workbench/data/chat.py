@@ -12,12 +12,18 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from workbench.data.conversations import Turn, as_messages, said_fields
-from workbench.data.template_process import Rendering, TemplateFailure, TemplateOverspent, TemplateRefusal, render_template
+from workbench.data.conversations import Turn, Turns, as_messages, said_fields
+from workbench.data.template_process import (
+    Rendering,
+    TemplateFailure,
+    TemplateOverspent,
+    TemplateRefusal,
+    render_template,
+)
 from workbench.errors import DataError, ModelError
 from workbench.models.tokenizer import Tokenizer
 
-SIMPLEST: tuple[Turn, ...] = (("user", "1"), ("assistant", "2"))
+SIMPLEST: Turns = (("user", "1"), ("assistant", "2"))
 """A conversation that every template writes, if it writes any."""
 FILLER = "0f1e2d3c4b5a"
 """Stands for an answer where the text around it is looked for."""
@@ -62,7 +68,7 @@ def exchange_of(tokenizer: Tokenizer, turns: Sequence[Turn], reply: Sequence[Tur
             found = replace(found, marked=tuple(span for span in spans if span[1] > 0))
     else:
         found = Exchange(before.text, _continued(tokenizer, turns, reply, before.text), dated=dated)
-    return found if ended else _cut(found, reply[-1][1].strip())
+    return found if ended else _unended(found, _tail(tokenizer, turns))
 
 
 def exchanges(
@@ -95,9 +101,8 @@ def template_end(tokenizer: Tokenizer) -> tuple[str, int] | None:
 
 
 def opened_thought(prompt: str) -> str:
-    """What a prompt ends with from a "<think>" on that nothing closes; empty where there is none."""
-    start = prompt.rfind(THOUGHT)
-    return "" if start < 0 or THOUGHT_END in prompt[start:] else prompt[start:]
+    """The "<think>" that a prompt ends with, and the white space behind it; empty where it ends otherwise."""
+    return prompt[prompt.rfind(THOUGHT) :] if prompt.rstrip().endswith(THOUGHT) else ""
 
 
 def _render(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool) -> Rendering:
@@ -130,17 +135,15 @@ def _text(tokenizer: Tokenizer, index: int | None) -> str:
 
 def _blame_template(tokenizer: Tokenizer, turns: Sequence[Turn], error: ValueError) -> None:
     """ModelError where the fault is the template's: it spends too much, or does not write the simplest conversation."""
-    reason = str(error)
-    if not isinstance(error, TemplateOverspent):
-        if tuple(turns) != SIMPLEST:
-            try:
-                render_chat(tokenizer, SIMPLEST)
-            except ModelError:
-                pass
-            else:
-                return
+    if not isinstance(error, TemplateOverspent) and tuple(turns) != SIMPLEST:
+        try:
+            render_chat(tokenizer, SIMPLEST)
+        except ModelError:
+            pass
+        else:
+            return
     raise ModelError(
-        f"{tokenizer.name}: its chat template fails: {reason}; mend the template, or use prompt and completion"
+        f"{tokenizer.name}: its chat template fails: {error}; mend the template, or use prompt and completion"
     ) from error
 
 
@@ -173,12 +176,10 @@ def _tail(tokenizer: Tokenizer, turns: Sequence[Turn]) -> str:
     return tail
 
 
-def _cut(exchange: Exchange, said: str) -> Exchange:
-    """Without what follows the last of what was said."""
-    start = exchange.answer.rfind(said)
-    if start < 0:
+def _unended(exchange: Exchange, tail: str) -> Exchange:
+    if not exchange.answer.endswith(tail):
         raise ValueError("the chat template rewrites the answer, so its end cannot be told apart")
-    return replace(exchange, answer=exchange.answer[: start + len(said)], marked=None)
+    return replace(exchange, answer=exchange.answer.removesuffix(tail), marked=None)
 
 
 @functools.lru_cache(maxsize=8)

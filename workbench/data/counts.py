@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+DATE = "26 July 2024"
+"""That of sandbox.DATE."""
 MAX_LISTED = 20
 MAX_PLACES = 200
 
@@ -43,6 +45,18 @@ class Counts:
     """The same after case and white space."""
     places: list[str] = field(default_factory=list)
     """Where the first rows kept come from."""
+    spanned: int = 0
+    """Prompts and answers between which a token of the whole text would lie: it is divided there."""
+    chats: int = 0
+    """Examples that went through the chat template."""
+    divided: int = 0
+    """Conversations that became a row for every answer, or for some."""
+    ends: dict[str, int] = field(default_factory=dict)
+    """Tokens, and their ids, that end an answer in the template and that the model's files do not name as an end."""
+    dated: bool = False
+    """The chat template writes the date."""
+    endless: bool = False
+    """The model names no end of sequence, so the texts have none."""
 
     def keep(self, where: str) -> None:
         """One more row is kept."""
@@ -91,4 +105,23 @@ class Counts:
             )
             if number
         ]
-        return f"{self.rows:,} rows used; {', '.join(parts)}" if parts else None
+        told = [f"{self.rows:,} rows used; {', '.join(parts)}"] if parts else []
+        if self.spanned:
+            told.append(f"{self.spanned:,} times a token would span the end of the prompt, and is divided there")
+        if self.divided:
+            told.append(
+                f"{self.divided:,} conversations became several rows, for the chat template writes earlier turns "
+                "otherwise before later ones"
+            )
+        return "; ".join(told) or None
+
+    def remarks(self) -> list[str]:
+        """What else a report says of how the rows were written."""
+        told = [f"{token} ends an answer, and is taken for an end of sequence" for token in self.ends]
+        if self.dated:
+            told.append(f"the chat template writes a date: always {DATE}")
+        if self.endless:
+            told.append(
+                "there are texts or answers without an end of sequence, for the model names none that they have"
+            )
+        return told

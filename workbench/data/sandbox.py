@@ -26,7 +26,7 @@ import jinja2.sandbox
 
 MAX_CHARACTERS = 10_000_000
 IDLE_SECONDS = 60
-DATE = datetime.datetime(2024, 7, 26)  # noqa: DTZ001 - a day, of no zone
+DATE = datetime.datetime(2024, 7, 26)
 """What strftime_now writes, whatever the day: a row's tokens do not depend on when they are made. It is the day that
 Llama 3's templates write where there is no clock."""
 _MARKS = tuple(f"\ufdd0{secrets.token_hex(8)}{end}\ufdd1" for end in "<>")

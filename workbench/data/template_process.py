@@ -75,7 +75,8 @@ def _ask(request: bytes) -> bytes | None:
     process = _processes.get(os.getpid())
     if process is None:
         process = _processes[os.getpid()] = _start()
-    assert process.stdin is not None and process.stdout is not None, "both are pipes"
+    assert process.stdin is not None, "it is a pipe"
+    assert process.stdout is not None, "it is a pipe"
     try:
         process.stdin.write(request)
         process.stdin.flush()
@@ -116,7 +117,8 @@ def close() -> int:
     process = _processes.pop(os.getpid(), None)
     if process is None:
         return 0
-    assert process.stdin is not None and process.stdout is not None, "both are pipes"
+    assert process.stdin is not None, "it is a pipe"
+    assert process.stdout is not None, "it is a pipe"
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()  # at which it ends, unless it is in the middle of a rendering
     process.stdout.close()

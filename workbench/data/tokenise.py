@@ -1,7 +1,8 @@
-"""Examples to token ids: prompt and completion apart, so that their boundary cannot move; over-long rows cut by rule.
+"""Examples to token ids, and over-long rows cut by rule.
 
 The rule: a prompt loses its beginning, but keeps up to half of max_tokens where the completion is longer than the
-other half; a completion, a conversation or a text loses its end. What was cut and what was dropped is counted.
+other half; a completion, a conversation or a text loses its end. A beginning of sequence stays. What was cut and what
+was dropped is counted.
 Of 10 tokens at most: a prompt of 8 and a completion of 4 keep 6 and 4, of 8 and 9 they keep 5 and 5.
 Examples come and go a chunk at a time: only token ids are held of all.
 """
@@ -10,16 +11,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from workbench.data.asked import AskedPrompt, asked_prompt
 from workbench.data.bad_rows import BadRows
-from workbench.data.chat import Segment, answer_segments, chat_segments, render_chat, reply_segments
+from workbench.data.chat import render_chat, template_end
 from workbench.data.conversations import Turns
 from workbench.data.counts import Counts
-from workbench.data.formats import Chat, Example, Preference, PromptCompletion, Text, Unpaired
+from workbench.data.encoding import EncodedRow, TokenPair, encode_pairs, encode_rows
+from workbench.data.formats import Example
 from workbench.data.ragged import Ragged
 from workbench.data.sets import PairSet, PromptSet, RowSet, Texts
 from workbench.data.sources import shown
@@ -28,21 +30,6 @@ from workbench.errors import DataError
 from workbench.models.tokenizer import Tokenizer
 
 CHUNK = 4096
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """One example as pieces of (ids, learned). whole: a conversation or a text, which loses its end where it is cut."""
-
-    where: str
-    pieces: list[tuple[list[int], bool]]
-    is_chat: bool
-    whole: bool
-
-    @property
-    def side(self) -> str:
-        """What is cut of it."""
-        return "conversation" if self.is_chat else "text"
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str | Turns], *, as_chat: bool) -> list[list[int]]:
@@ -65,11 +52,8 @@ def _prompt_ids(
     tokenizer: Tokenizer, prompts: Sequence[str | Turns], texts: list[str], as_chat: bool
 ) -> list[list[int]]:
     """Token ids of prompts whose texts are known; what comes from a template brings its own beginning."""
-    encoded = tokenizer.encode_batch(texts)
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        if isinstance(prompt, str) and not as_chat:
-            ids[:0] = tokenizer.prefix_ids
-    return encoded
+    encoded = zip(prompts, tokenizer.encode_batch(texts), strict=True)
+    return [tokenizer.begun(ids) if isinstance(prompt, str) and not as_chat else ids for prompt, ids in encoded]
 
 
 def _prompt_text(tokenizer: Tokenizer, prompt: str | Turns, as_chat: bool) -> str:
@@ -110,7 +94,11 @@ def tokenise_prompts(
             counts.truncate(where, {"prompt": len(ids) - max_tokens})
             counts.keep(where)
             kept.append(asked)
-            prompts.append(np.asarray(ids[-max_tokens:], np.int32))
+            prompts.append(np.asarray(_last(tokenizer, ids, max_tokens), np.int32))
+            if as_chat or not isinstance(asked.prompt, str):
+                counts.chats += 1
+                end = template_end(tokenizer)
+                counts.ends |= {} if end is None else {end[0]: end[1]}
     bad.check()
     texts = [asked.text for asked in kept]
     found = PromptSet(
@@ -138,30 +126,20 @@ def tokenise_rows(
     several rows instead of cut, each beginning with the token that the one before ended with: it is predicted there,
     and predicts here. Rows that a chat template refuses, and conversations of which nothing is learned, go to bad;
     without one, or where it does not skip, they are a DataError that names them."""
-    counts, ids, labelled = Counts(), [], []
+    counts = Counts()
+    ids: list[np.ndarray] = []
+    labelled: list[np.ndarray] = []
     bad = bad or BadRows()
-    for row in _encoded(examples, tokenizer, as_chat, bad):
-        tokens = np.fromiter(itertools.chain.from_iterable(piece for piece, _ in row.pieces), np.int32)
-        learned = np.repeat([flag for _, flag in row.pieces], [len(piece) for piece, _ in row.pieces]).astype(bool)
-        if every_token:
-            learned = np.ones(len(tokens), bool)
-            step = max(1, max_tokens - 1)
-            spans = [(start, start + max_tokens) for start in range(0, max(1, len(tokens) - 1), step)]
-        elif row.whole:
-            spans = [(0, max_tokens)]
-        else:
-            prompt = len(row.pieces[0][0])
-            spans = [_kept(prompt, len(tokens) - prompt, max_tokens)]
-        for start, end in spans:
-            if not learned[start:end][1:].any():
-                _nothing_learned(row, learned, max_tokens, counts, bad)
-                continue
-            if not every_token:
-                lost = len(tokens) - min(end, len(tokens))
-                counts.truncate(row.where, {row.side: lost} if row.whole else {"prompt": start, "completion": lost})
-            counts.keep(row.where)
-            ids.append(tokens[start:end])
-            labelled.append(learned[start:end])
+    for chunk in _chunks(examples, bad):
+        for row in encode_rows(chunk, tokenizer, counts, bad, as_chat=as_chat, every_token=every_token):
+            for kept, flags, lost in _cut_row(tokenizer, row, max_tokens, every_token):
+                if not any(flags[1:]):
+                    _nothing_learned(row, max_tokens, counts, bad)
+                    continue
+                counts.truncate(row.where, lost)
+                counts.keep(row.where)
+                ids.append(np.asarray(kept, np.int32))
+                labelled.append(np.asarray(flags, bool))
     bad.check()
     rows = RowSet(Ragged.from_rows(ids), Ragged.from_rows(labelled, bool).values)
     counts.tokens, counts.learned = len(rows.ids.values), int(rows.labelled.sum())
@@ -170,27 +148,27 @@ def tokenise_rows(
 
 
 def tokenise_pairs(
-    examples: Iterable[Example], tokenizer: Tokenizer, max_tokens: int, *, as_chat: bool, bad: BadRows | None = None
+    examples: Iterable[Example | TokenPair],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    *,
+    as_chat: bool,
+    bad: BadRows | None = None,
 ) -> tuple[PairSet, Counts]:
     """Pairs for preference optimisation; the completions without their prompt, end of sequence included. Rows that a
     chat template refuses go to bad, as in tokenise_rows."""
     counts, bad = Counts(), bad or BadRows()
     sides: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]] = ([], [], [])
-    for where, parts in _encoded_pairs(examples, tokenizer, as_chat, bad):
-        prompt, chosen, rejected = parts
-        start, end = _kept(len(prompt), max(len(chosen), len(rejected)), max_tokens)
-        room = end - len(prompt)
-        cut = (prompt[start:], chosen[:room], rejected[:room])
-        if not all(cut) or cut[1] == cut[2]:
-            empty = [name for name, part in zip(("prompt", "chosen", "rejected"), cut, strict=True) if not part]
-            same = f"chosen and rejected are the same in the {room:,} tokens that are left"
-            counts.drop(where, f"{empty[0]} has no token left" if empty else same)
-            continue
-        lost = {"chosen completion": len(chosen) - room, "rejected completion": len(rejected) - room}
-        counts.truncate(where, {"prompt": start, **lost})
-        counts.keep(where)
-        for side, tokens in zip(sides, cut, strict=True):
-            side.append(np.asarray(tokens, np.int32))
+    for chunk in _chunks(examples, bad):
+        for pair in encode_pairs(chunk, tokenizer, counts, bad, as_chat=as_chat):
+            cut, lost, reason = _cut_pair(tokenizer, pair, max_tokens)
+            if reason:
+                counts.drop(pair.where, reason)
+                continue
+            counts.truncate(pair.where, lost)
+            counts.keep(pair.where)
+            for side, tokens in zip(sides, cut, strict=True):
+                side.append(np.asarray(tokens, np.int32))
     bad.check()
     prompts, chosen_rows, rejected_rows = (Ragged.from_rows(side) for side in sides)
     pairs = PairSet(prompts, chosen_rows, rejected_rows)
@@ -200,18 +178,61 @@ def tokenise_pairs(
     return pairs, counts
 
 
-def _kept(prompt: int, completion: int, max_tokens: int) -> tuple[int, int]:
-    """Start and end of what is kept of a prompt and completion of these lengths."""
-    over = prompt + completion - max_tokens
-    if over <= 0:
-        return 0, prompt + completion
-    start = prompt - min(prompt, max(max_tokens - completion, max_tokens // 2))
-    return start, min(prompt + completion, start + max_tokens)
+def _cut_row(
+    tokenizer: Tokenizer, row: EncodedRow, max_tokens: int, every_token: bool
+) -> Iterator[tuple[list[int], list[bool], dict[str, int]]]:
+    """(ids, which are learned, tokens lost by side) of what is kept of a row."""
+    ids, learned = row.ids, row.learned
+    if every_token:
+        step = max(1, max_tokens - 1)
+        for start in range(0, max(1, len(ids) - 1), step):
+            kept = ids[start : start + max_tokens]
+            yield kept, [True] * len(kept), {}
+    elif row.prompt is None:
+        yield ids[:max_tokens], learned[:max_tokens], {row.side: len(ids) - max_tokens}
+    else:
+        completion = len(ids) - row.prompt
+        kept_prompt = _kept(row.prompt, completion, max_tokens)
+        room = max_tokens - kept_prompt
+        kept = [*_last(tokenizer, ids[: row.prompt], kept_prompt), *ids[row.prompt :][:room]]
+        flags = [False] * kept_prompt + learned[row.prompt :][:room]
+        yield kept, flags, {"prompt": row.prompt - kept_prompt, "completion": completion - room}
 
 
-def _nothing_learned(row: _Encoded, learned: np.ndarray, max_tokens: int, counts: Counts, bad: BadRows) -> None:
+def _cut_pair(
+    tokenizer: Tokenizer, pair: TokenPair, max_tokens: int
+) -> tuple[tuple[list[int], ...], dict[str, int], str]:
+    """Prompt, chosen and rejected as they are kept, tokens lost by side, and why the pair is left out, if it is."""
+    prompt, chosen, rejected = pair.prompt_ids, pair.chosen_ids, pair.rejected_ids
+    kept = _kept(len(prompt), max(len(chosen), len(rejected)), max_tokens)
+    room = max_tokens - kept
+    cut = (_last(tokenizer, prompt, kept), chosen[:room], rejected[:room])
+    sides = {"chosen completion": len(chosen) - room, "rejected completion": len(rejected) - room}
+    reason = ""
+    if not all(cut):
+        empty = [name for name, part in zip(("prompt", "chosen", "rejected"), cut, strict=True) if not part]
+        reason = f"{empty[0]} has no token left"
+    elif cut[1] == cut[2]:
+        reason = f"chosen and rejected are the same in the {room:,} tokens that are left"
+    return cut, {"prompt": len(prompt) - kept, **sides}, reason
+
+
+def _kept(prompt: int, completion: int, max_tokens: int) -> int:
+    """How many tokens are kept of a prompt before a completion, of these lengths."""
+    return min(prompt, max(max_tokens - completion, max_tokens // 2))
+
+
+def _last(tokenizer: Tokenizer, ids: list[int], number: int) -> list[int]:
+    """So many of a prompt's tokens: its last ones, and its beginning of sequence before them."""
+    if len(ids) <= number:
+        return ids
+    first = min(tokenizer.first_ids(ids), number)
+    return ids[:first] + ids[len(ids) - number + first :]
+
+
+def _nothing_learned(row: EncodedRow, max_tokens: int, counts: Counts, bad: BadRows) -> None:
     """A conversation without a learned token is a bad row unless such are skipped; other rows are counted."""
-    first = int(learned.argmax()) + 1 if learned.any() else 0
+    first = row.learned.index(True) + 1 if any(row.learned) else 0
     where_it_begins = f"begins at token {first:,} and max_tokens is {max_tokens:,}" if first else "has no token"
     reason = f"nothing is learned: the part to learn {where_it_begins}"
     if row.is_chat and not bad.skip:
@@ -220,80 +241,9 @@ def _nothing_learned(row: _Encoded, learned: np.ndarray, max_tokens: int, counts
         counts.drop(row.where, reason)
 
 
-def _chunks(examples: Iterable[Example], bad: BadRows) -> Iterator[list[tuple[str, Example]]]:
+def _chunks(examples: Iterable[Any], bad: BadRows) -> Iterator[list[tuple[str, Any]]]:
     """Examples with their places; none once a bad row stops the reading, though it goes on to find them all."""
     numbered = ((example.where or f"row {number}", example) for number, example in enumerate(examples, start=1))
     while chunk := list(itertools.islice(numbered, CHUNK)):
         if not bad.stops:
             yield chunk
-
-
-def _encoded(examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, bad: BadRows) -> Iterator[_Encoded]:
-    for chunk in _chunks(examples, bad):
-        rows: list[tuple[str, Example, list[Segment]]] = []
-        for where, example in chunk:
-            example = example.example if isinstance(example, Unpaired) else example
-            try:
-                rows.append((where, example, _segments(example, tokenizer, as_chat)))
-            except ValueError as error:
-                bad.add(where, error)
-        encoded = iter(tokenizer.encode_batch([text for _, _, segments in rows for text, _ in segments]))
-        for where, example, segments in rows:
-            is_chat = isinstance(example, Chat) or (as_chat and isinstance(example, PromptCompletion))
-            pieces = [(next(encoded), learned) for _, learned in segments]
-            if not is_chat:
-                pieces[0] = ([*tokenizer.prefix_ids, *pieces[0][0]], pieces[0][1])
-                pieces.append((list(tokenizer.eos_ids[:1]), True))
-            yield _Encoded(where, pieces, is_chat, is_chat or isinstance(example, Text))
-
-
-def _segments(example: Example, tokenizer: Tokenizer, as_chat: bool) -> list[Segment]:
-    if isinstance(example, Text):
-        return [(example.text, True)]
-    if isinstance(example, Chat):
-        return chat_segments(tokenizer, example.messages, learn_from=example.learn_from, unlearned=example.unlearned)
-    assert isinstance(example, PromptCompletion), "preference pairs go to tokenise_pairs"
-    if as_chat:
-        return chat_segments(tokenizer, [("user", example.prompt), ("assistant", example.completion)])
-    return [(example.prompt, False), (example.completion, True)]
-
-
-def _encoded_pairs(
-    examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, bad: BadRows
-) -> Iterator[tuple[str, tuple[list[int], list[int], list[int]]]]:
-    """Each pair's place and the ids of its prompt, chosen and rejected completion, ends and beginning included."""
-    for chunk in _chunks(examples, bad):
-        rows: list[tuple[str, Preference]] = []
-        texts: list[str] = []
-        for where, example in chunk:
-            assert isinstance(example, Preference), "rows go to tokenise_rows"
-            try:
-                texts += _pair_texts(example, tokenizer, as_chat)
-                rows.append((where, example))
-            except ValueError as error:
-                bad.add(where, error)
-        encoded = iter(tokenizer.encode_batch(texts))
-        for where, example in rows:
-            prompt, chosen, rejected = next(encoded), next(encoded), next(encoded)
-            if isinstance(example.prompt, str) and not as_chat:
-                prompt = [*tokenizer.prefix_ids, *prompt]
-                chosen = [*chosen, *tokenizer.eos_ids[: int(example.chosen_ended)]]
-                rejected = [*rejected, *tokenizer.eos_ids[: int(example.rejected_ended)]]
-            yield where, (prompt, chosen, rejected)
-
-
-def _pair_texts(example: Preference, tokenizer: Tokenizer, as_chat: bool) -> tuple[str, str, str]:
-    prompt, chosen, rejected = example.prompt, example.chosen, example.rejected
-    if isinstance(prompt, tuple) and isinstance(chosen, tuple) and isinstance(rejected, tuple):
-        before, first = reply_segments(tokenizer, prompt, chosen)
-        return before, first, reply_segments(tokenizer, prompt, rejected)[1]
-    assert isinstance(prompt, str), "a preference is all turns or all text"
-    assert isinstance(chosen, str), "a preference is all turns or all text"
-    assert isinstance(rejected, str), "a preference is all turns or all text"
-    if not as_chat:
-        return prompt, chosen, rejected
-    before, first = answer_segments(tokenizer, prompt, chosen, ended=example.chosen_ended)
-    again, second = answer_segments(tokenizer, prompt, rejected, ended=example.rejected_ended)
-    if again != before:
-        raise ValueError("the chat template writes the prompt differently before another answer")
-    return before, first, second

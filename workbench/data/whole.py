@@ -1,9 +1,9 @@
-"""Texts of a prompt and what follows it, encoded whole and then cut: pieces encoded apart would each bear the space that
-many tokenizers put before a text.
+"""Texts of a prompt and what follows it, encoded whole and then cut: pieces encoded apart would each bear the space
+that many tokenizers put before a text.
 
-The rule: a prompt's ids are those of the prompt alone, which sampling goes on from, always. What follows has the ids that
-the whole text has behind them. Where the whole does not begin with the prompt's ids, for a token of it spans the
-boundary, what follows is encoded as a continuation of the prompt: the ids are others, the text is the same. That is counted.
+The rule: a prompt's ids are always those of the prompt alone, which sampling goes on from. What follows has the ids
+that the whole text has behind them. Where the whole does not begin with the prompt's ids, for a token of it spans the
+boundary, what follows is encoded as a continuation of the prompt: other ids of the same text. That is counted.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def _cut(tokenizer: Tokenizer, before: str, after: str, first: list[int], whole:
     if whole[: len(first)] == first and (len(whole) > len(first) or not after.strip()):
         return Cut(first, whole[len(first) :])
     wanted = _text(tokenizer, whole)
-    found = list(_continuations(tokenizer, before, after, whole))
-    right = (ids for ids in found if ids and _text(tokenizer, first + ids) == wanted)
-    return Cut(first, next(right, found[-1]), spanned=True)
+    found = [ids for ids in _continuations(tokenizer, before, after, whole) if ids]
+    right = (ids for ids in found if _text(tokenizer, first + ids) == wanted)
+    return Cut(first, next(right, found[-1] if found else []), spanned=True)
 
 
 def _continuations(tokenizer: Tokenizer, before: str, after: str, whole: list[int]) -> Iterator[list[int]]:

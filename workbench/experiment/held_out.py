@@ -25,6 +25,7 @@ from workbench.experiment.held_out_files import asks, held_out_source, task_exam
 from workbench.experiment.positions import check_lengths
 from workbench.experiment.prepare import ROWS_FILE
 from workbench.experiment.prepared import PreparedRun
+from workbench.experiment.stages.cache import StageResult
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.positions import Positions, model_positions
@@ -44,9 +45,10 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
     if spec.evaluate is None:
         return []
     evaluators: list[Evaluator] = []
-    examples = held_out_examples(spec)
+    as_chat = trained_as_chat(prepared.data)
+    examples = held_out_examples(spec, as_chat)
     positions = model_positions(prepared.model_folder)
-    prompts = _prompts(spec, examples, tokenizer, positions)
+    prompts = _prompts(spec, examples, tokenizer, as_chat, positions)
     if prompts:
         evaluators.append(
             PromptEvaluator(
@@ -67,7 +69,7 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
             )
         )
     if examples and has_row_loss(spec):
-        rows, counts = held_out_rows(spec, examples, tokenizer)
+        rows, counts = held_out_rows(spec, examples, tokenizer, as_chat)
         if positions is not None:
             check_lengths(rows.lengths, counts.places, positions, new=0)
         evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
@@ -79,20 +81,26 @@ def has_row_loss(spec: RunSpec) -> bool:
     return spec.hyperparameters.data_form in ("rows", "text")
 
 
-def held_out_rows(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> tuple[RowSet, Counts]:
+def trained_as_chat(data: StageResult) -> bool:
+    """Whether the training data went through the chat template: what is held out then does so too."""
+    return data.made["counts"]["chats"] > 0
+
+
+def held_out_rows(
+    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool
+) -> tuple[RowSet, Counts]:
     """The held-out examples as the trainer takes its own rows."""
-    reading = _reading(spec)
     text = spec.hyperparameters.data_form == "text"
     bad = BadRows(remedy=REMEDY)
-    return tokenise_rows(
-        examples, tokenizer, reading.max_tokens, as_chat=reading.chat_template, every_token=text, bad=bad
-    )
+    return tokenise_rows(examples, tokenizer, _reading(spec).max_tokens, as_chat=as_chat, every_token=text, bad=bad)
 
 
-def held_out_prompts(spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer) -> tuple[PromptSet, Counts]:
+def held_out_prompts(
+    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool
+) -> tuple[PromptSet, Counts]:
     """The held-out examples of a trainer of prompts, whole, as they are completed."""
     assert spec.evaluate is not None, "held-out examples are evaluate's"
-    as_chat, bad = _reading(spec).chat_template, BadRows(remedy=REMEDY)
+    bad = BadRows(remedy=REMEDY)
     return tokenise_prompts(examples, tokenizer, UNCUT, as_chat=as_chat, task=spec.evaluate.task, bad=bad)
 
 
@@ -101,11 +109,13 @@ def held_out_notes(prepared: PreparedRun) -> list[str]:
     spec = prepared.spec
     if not has_row_loss(spec) or held_out_source(spec, "rows") is None:
         return []
-    _, counts = held_out_rows(spec, held_out_examples(spec), Tokenizer.load(prepared.model_folder))
+    as_chat = trained_as_chat(prepared.data)
+    tokenizer = Tokenizer.load(prepared.model_folder)
+    _, counts = held_out_rows(spec, held_out_examples(spec, as_chat), tokenizer, as_chat)
     return [f"held-out rows: {note}" for note in [counts.note()] if note]
 
 
-def held_out_examples(spec: RunSpec) -> list[Example]:
+def held_out_examples(spec: RunSpec, as_chat: bool) -> list[Example]:
     """Of the task, file or split that evaluate names, at most evaluate.prompts; bad rows are never left out here."""
     settings = spec.evaluate
     if settings is None:
@@ -114,17 +124,19 @@ def held_out_examples(spec: RunSpec) -> list[Example]:
     if task is not None:
         made = make_rows(task, "held_out", settings.prompts, settings.seed)
         return [task_example(row) for row in made]
-    found = held_out_reading(spec)
+    found = held_out_reading(spec, as_chat)
     return [] if found is None else list(found)[: settings.prompts]
 
 
-def held_out_reading(spec: RunSpec) -> Examples | None:
+def held_out_reading(spec: RunSpec, as_chat: bool) -> Examples | None:
     """The held-out rows of a file or split, to be read; None where they are of a task, or there are none."""
     source = held_out_source(spec, "rows")
     if source is None or spec.evaluate is None:
         return None
     if isinstance(source, DatasetData):  # which may be large: no more is read than is asked for
         source = source.model_copy(update={"rows": spec.evaluate.prompts})
+    if as_chat:
+        source = source.model_copy(update={"chat_template": True})
     bad = BadRows(remedy=REMEDY)
     form: Form = "prompts" if spec.hyperparameters.data_form == "prompts" else "rows"
     return Examples.of(source, form, bad)
@@ -135,7 +147,7 @@ def _reading(spec: RunSpec) -> ReadData:
 
 
 def _prompts(
-    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, positions: Positions | None
+    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, positions: Positions | None
 ) -> list[HeldOutPrompt]:
     """The examples that ask for one completion and say what is right. The last turn of a conversation is asked for by a
     trainer of prompts, by a verifier that does not compare whole texts, and where the row has an answer of its own or
@@ -156,7 +168,7 @@ def _prompts(
                 raise DataError(f"{example.where}: verifier {named}: the row {problem}")
             asked.append((found, found.answer))
             places.append(example.where or f"held-out prompt {len(asked)}")
-    encoded = encode_prompts(tokenizer, [found.prompt for found, _ in asked], as_chat=_reading(spec).chat_template)
+    encoded = encode_prompts(tokenizer, [found.prompt for found, _ in asked], as_chat=as_chat)
     task = spec.evaluate.task if spec.evaluate is not None else None
     if positions is not None and spec.evaluate is not None:
         new = spec.evaluate.max_new_tokens

@@ -16,7 +16,6 @@ from workbench.data.overlap import PromptHasher, PromptHashes
 from workbench.data.reading import Examples
 from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import CollectData, ReadData, TaskData
-from workbench.data.sources import read_records
 from workbench.data.tasks import Split, make_rows
 from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
 from workbench.disk import make_folder
@@ -75,8 +74,8 @@ DataForm = Literal[TrainedForm, "unpaired"]
 class Reading:
     """How examples are found and become token ids."""
 
-    read: Callable[[BadRows], Iterable[Example]]
-    """The examples; what cannot be used is added to the bad rows."""
+    read: Callable[[BadRows], Iterable[Any]]
+    """The examples, or pairs of token ids; what cannot be used is added to the bad rows."""
     form: DataForm = "rows"
     max_tokens: int = MAX_TASK_TOKENS
     as_chat: bool = False
@@ -95,6 +94,7 @@ class Reading:
         source = self.read(bad)
         examples = hasher.seen(source)
         rows: RowSet | PairSet | PromptSet
+        found = "preference" if self.form == "pairs" else "prompt-completion"
         if self.form == "pairs":
             rows, counts = tokenise_pairs(examples, tokenizer, self.max_tokens, as_chat=self.as_chat, bad=bad)
         elif self.form == "prompts":
@@ -105,12 +105,11 @@ class Reading:
             rows, counts = tokenise_rows(
                 examples, tokenizer, self.max_tokens, as_chat=self.as_chat, every_token=self.form == "text", bad=bad
             )
-        found = None
         if isinstance(source, Examples):
-            found, counts.unread = source.kind, source.unread
+            found, counts.unread = source.kind or found, source.unread
         hashes = hasher.result()
         counts.repeated, counts.repeated_folded = hashes.repeated
-        return rows, counts, found or "prompt-completion", hashes
+        return rows, counts, found, hashes
 
     @classmethod
     def of(cls, settings: ReadData, form: DataForm) -> Reading:
@@ -160,7 +159,8 @@ class Preparer:
         rows = self._tokenised(spec, tokenizer, source)
         check_rows(spec, rows, rows.folder / ROWS_FILE, folder)
         found = Counts(**rows.made["counts"])
-        notes += [f"training data: {note}" for note in (found.note(), found.repeated_note()) if note]
+        told = (found.note(), found.repeated_note(), *found.remarks())
+        notes += [f"training data: {note}" for note in told if note]
         reference = None
         if spec.hyperparameters.data_form == "pairs":
             reference = self._scored(spec, rows, folder, worker, inputs)
@@ -285,7 +285,7 @@ class Preparer:
             return self._read(data, spec.hyperparameters.data_form, tokenizer)
         if source is not None:
             path = source.folder / collect.PAIRS_FILE
-            reading = Reading(lambda bad: Examples(read_records(path), "pairs", bad), "pairs")
+            reading = Reading(lambda _: collect.read_pairs(path), "pairs")
             inputs = Inputs.verified(source.hashes)
             return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading, inputs)
         assert isinstance(data, TaskData)

@@ -17,7 +17,7 @@ from workbench.errors import Interrupted, WorkbenchError
 from workbench.experiment import leaks
 from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.exactness import inexact_allowed
-from workbench.experiment.held_out import build_evaluators, held_out_examples, held_out_notes
+from workbench.experiment.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
 from workbench.experiment.identity import measuring_versions, task_of
 from workbench.experiment.prepare import ROWS_FILE
 from workbench.experiment.prepared import PreparedRun
@@ -98,7 +98,7 @@ def _failed_there(status: Mapping[str, Any]) -> WorkbenchError:
 def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
     """The trainer of a run, at step 0: model, adapters, data in the run's order, held-out evaluation, costs so far."""
     spec = prepared.spec
-    tokenizer = Tokenizer.load(prepared.model_folder)
+    tokenizer = Tokenizer.load(prepared.model_folder).with_ends(_ends(prepared))
     model = load_model(prepared.model_folder, lora=spec.lora)
     if spec.lora is not None:
         add_lora(model, spec.lora, spec.seed)
@@ -132,12 +132,17 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
 def _overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
     pairs = prepared.held_out_pairs
     return leaks.overlaps_of_stages(
-        held_out_examples(prepared.spec),
+        held_out_examples(prepared.spec, trained_as_chat(prepared.data)),
         None if pairs is None else pairs.folder,
         prepared.data.folder,
         prepared.spec.start,
         runs,
     )
+
+
+def _ends(prepared: PreparedRun) -> list[int]:
+    """Ids that end an answer in the training data, beside those that the model's files name."""
+    return list(prepared.data.made["counts"]["ends"].values())
 
 
 def _dataset(prepared: PreparedRun) -> Dataset:
@@ -183,8 +188,9 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
 
 
 def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seconds: float) -> None:
+    ends = Tokenizer.load(prepared.model_folder).with_ends(_ends(prepared)).eos_ids
     with _source_of(prepared).unchanged():
-        save_model(trainer.policy, folder.model, prepared.model_folder)
+        save_model(trainer.policy, folder.model, prepared.model_folder, ends=ends)
     trained, frozen = count_parameters(trainer.unwrapped_model)
     own = vars(trainer.costs).copy()
     for costs in prepared.inherited.values():

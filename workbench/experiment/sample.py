@@ -10,21 +10,36 @@ from workbench.tracking.reader import read_run
 
 
 def sample_text(
-    runs: Path, name: str, prompt: str, *, num_samples: int, max_new_tokens: int, temperature: float, seed: int
+    runs: Path,
+    name: str,
+    prompt: str,
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    raw: bool = False,
+    system: str | None = None,
 ) -> list[str]:
     """Completions of the prompt by the model of a run (experiment/variant/seed0) or of a model folder.
 
-    temperature 0 takes the likeliest token. The prompt is rendered as the run's training data was.
+    temperature 0 takes the likeliest token. The prompt is rendered as the run's training data was: where that went
+    through the chat template, as a user's turn, unless raw. system: a system turn before it, through the template.
     """
+    from workbench.data.conversations import Turns
     from workbench.data.tokenise import encode_prompts
     from workbench.generation.generate import generate, row_seed
     from workbench.generation.sampling import SamplingSettings
     from workbench.models.load import load_model
     from workbench.models.tokenizer import Tokenizer
 
+    if raw and system is not None:
+        raise DefinitionError("--system: found with --raw, allowed through the chat template")
     folder, as_chat = find_model(runs, name)
     tokenizer = Tokenizer.load(folder)
-    [ids] = encode_prompts(tokenizer, [prompt], as_chat=as_chat)
+    turns: Turns = (("system", system), ("user", prompt)) if system is not None else (("user", prompt),)
+    asked = turns if (as_chat or system is not None) and not raw else prompt
+    [ids] = encode_prompts(tokenizer, [asked], as_chat=False)
     if not ids:
         raise DefinitionError("the prompt is empty, allowed at least one token")
     [samples] = generate(
@@ -53,5 +68,7 @@ def find_model(runs: Path, name: str) -> tuple[Path, bool]:
         allowed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise DefinitionError(f"RUN: found {found_text} for {name!r}, allowed one of {allowed or '(none is finished)'}")
     RunFolder(runs, str(matches[0].relative_to(runs))).verify_model()
-    data = read_run(matches[0]).definition.get("data") or {}
-    return matches[0] / "model", bool(data.get("chat_template"))
+    record = read_run(matches[0])
+    counts = (record.provenance.get("counts") or {}).get("data") or {}
+    data = record.definition.get("data") or {}
+    return matches[0] / "model", bool(counts.get("chats", data.get("chat_template")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from workbench.models.weights import (
     check_weights,
     copy_other_files,
     load_weights,
+    name_ends,
     write_model,
 )
 
@@ -48,15 +49,17 @@ def load_model(
     return model.to(device)
 
 
-def save_model(model: torch.nn.Module, folder: Path, source: Path) -> None:
+def save_model(model: torch.nn.Module, folder: Path, source: Path, *, ends: Sequence[int] = ()) -> None:
     """A Hugging Face folder that other tools load as it is: adapters merged (and kept beside, in adapter/), or the
-    adapter alone where its settings say so. source: the folder that the model was loaded from."""
+    adapter alone where its settings say so. source: the folder that the model was loaded from. ends: ids that end a
+    sequence, which generation_config.json is to name."""
     partial = folder.with_name(folder.name + ".partial")
     try:
         with writing(folder):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             _write_model(model, partial, source)
+            name_ends(partial, ends)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
     except StorageError:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +228,11 @@ def _know_special_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any]
         named += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
     texts = [token.get("content") if isinstance(token, dict) else token for token in named]
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    new = [t for t in dict.fromkeys(texts) if isinstance(t, str) and t and t not in known and backend.token_to_id(t) is not None]
+    new = [
+        t
+        for t in dict.fromkeys(texts)
+        if isinstance(t, str) and t and t not in known and backend.token_to_id(t) is not None
+    ]
     backend.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in new])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from workbench.models.folder import INDEX, find_weights
 from workbench.models.llama import Llama
 from workbench.models.tokenizer import TOKENIZER_FILES, Tokenizer, read_json
 
+EOS = "eos_token_id"
 CONFIG_FILES = ("config.json", "generation_config.json")
 
 
@@ -97,6 +98,21 @@ def write_model(
     dtype = next(value.dtype for value in tensors.values() if value.is_floating_point())
     config |= {"dtype": str(dtype).removeprefix("torch.")} | dict(changes or {})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def name_ends(folder: Path, ends: Sequence[int]) -> None:
+    """Have generation_config.json name these ids as ends of sequence: transformers and vLLM look for them there."""
+    path = folder / "generation_config.json"
+    config = read_json(path)
+    named = _as_list(config.get(EOS)) or _as_list(read_json(folder / "config.json").get(EOS))
+    if set(ends) <= set(named):
+        return
+    config[EOS] = list(dict.fromkeys([*named, *ends]))
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def copy_other_files(source: Path, folder: Path) -> None:

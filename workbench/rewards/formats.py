@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from workbench.rewards.number import BOX, last_box
 from workbench.rewards.reward import Sample
 
-VERSION = 1
+VERSION = 2
 _HASHES_LINE = re.compile(r"#### -?[$]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 _AFTER_A_BOX = re.compile(r"[\s.$*)\]\\]*")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -22,7 +22,9 @@ def format_reward(form: str, *, graded: bool, samples: Sequence[Sample]) -> list
     """1 where the whole form is there, else 0; graded: the share of its parts."""
     values = []
     for sample in samples:
-        parts = _FORMS[form](sample.prompt, sample.completion)
+        # What the chat template's question began of the answer is part of its form.
+        text = sample.completion and sample.prefill + sample.completion
+        parts = _FORMS[form](sample.prompt, text)
         parts.append(all(parts) and sample.ended)
         values.append(sum(parts) / len(parts) if graded else float(parts[-1]))
     return values
@@ -47,7 +49,7 @@ def _boxed(_prompt: str, text: str) -> list[bool]:
 
 def _think_answer(prompt: str, text: str) -> list[bool]:
     """Each tag once, in order; a thought; an answer; nothing outside. A prompt may have opened the first."""
-    if text and prompt.rstrip().endswith("<think>"):
+    if text and not text.startswith("<think>") and prompt.rstrip().endswith("<think>"):
         text = f"<think>{text}"
     at = [text.find(tag) for tag in _TAGS]
     once = [text.count(tag) == 1 for tag in _TAGS]

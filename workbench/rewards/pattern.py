@@ -13,7 +13,7 @@ from workbench.errors import RewardError
 from workbench.rewards.keeper import fork, limit_memory
 from workbench.rewards.reward import Sample, show
 
-VERSION = 1
+VERSION = 2
 MAX_SECONDS = 1.0
 """A completion may take to be matched: more means a pattern that tries ways without end, such as (a+)+."""
 COMPILE_SECONDS = 2
@@ -74,12 +74,13 @@ def _try_elsewhere(pattern: str) -> None:
 
 
 def pattern_reward(compiled: Any, match: str, name: str, samples: Sequence[Sample]) -> list[float]:
-    """1 where the completion matches, whole or anywhere. RewardError where that takes too long."""
+    """1 where the completion matches, whole or anywhere, a "<think>" that its prompt opened included.
+    RewardError where that takes too long."""
     matches = compiled.fullmatch if match == "whole" else compiled.search
     values = []
     for sample in samples:
         try:
-            values.append(float(matches(sample.completion, timeout=MAX_SECONDS) is not None))
+            values.append(float(matches(sample.prefill + sample.completion, timeout=MAX_SECONDS) is not None))
         except TimeoutError:
             raise RewardError(
                 f"reward {name}: the pattern {compiled.pattern!r} took more than {MAX_SECONDS:g} s, allowed patterns "

@@ -42,6 +42,8 @@ class Sample:
     messages: tuple[tuple[str, str], ...] | None = None
     """(role, content) of the prompt, where the data has turns."""
     state: TrainerState | None = None
+    prefill: str = ""
+    """What the prompt, as the model read it, had already written of the answer: a "<think>" that it opened."""
 
 
 @dataclass(frozen=True)

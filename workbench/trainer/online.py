@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from workbench.data.chat import opened_thought
 from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError, RewardError
 from workbench.generation.generate import row_seed, sample
 from workbench.models.flops import ModelFlops, Work
@@ -134,6 +135,8 @@ class OnlineTrainer(BaseTrainer):
             for name, default in (("answers", None), ("columns", {}), ("messages", None))
         }
         state = TrainerState(self.step, self.num_steps, self._epoch(), self.is_main)
+        read = [row[mask].tolist() for row, mask in zip(rollout.prompts, rollout.prompt_mask, strict=True)]
+        prefills = [opened_thought(text) for text in self._decoded(read)]
         samples = [
             Sample(
                 rollout.texts[prompt],
@@ -146,6 +149,7 @@ class OnlineTrainer(BaseTrainer):
                 of_prompts["columns"][prompt] or {},
                 of_prompts["messages"][prompt],
                 state,
+                prefills[prompt],
             )
             for row, prompt in enumerate(rollout.prompt_of.tolist())
         ]

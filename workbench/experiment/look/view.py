@@ -18,7 +18,13 @@ from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
 from workbench.experiment import leaks
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
-from workbench.experiment.held_out import held_out_examples, held_out_prompts, held_out_reading, held_out_rows
+from workbench.experiment.held_out import (
+    held_out_examples,
+    held_out_prompts,
+    held_out_reading,
+    held_out_rows,
+    trained_as_chat,
+)
 from workbench.experiment.held_out_files import held_out_source
 from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter
 from workbench.experiment.provenance import num_cores
@@ -124,9 +130,12 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
         stage = preparer.training_data(spec, form)
         yield stage.stage.fingerprint, _of_stage(stage, tokenizer, spec, form, _source(spec.data), num_rows)
         return
-    pairs, reading = preparer.held_out_pairs(spec), held_out_reading(spec)
+    as_chat = trained_as_chat(preparer.training_data(spec, spec.hyperparameters.data_form))
+    pairs, reading = preparer.held_out_pairs(spec), held_out_reading(spec, as_chat)
     examples = (
-        held_out_examples(spec) if reading is None or spec.evaluate is None else [*reading][: spec.evaluate.prompts]
+        held_out_examples(spec, as_chat)
+        if reading is None or spec.evaluate is None
+        else [*reading][: spec.evaluate.prompts]
     )
     trained = [*_trained(preparer, spec)] if pairs is not None or examples else []
     if pairs is not None:
@@ -140,7 +149,7 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
         held_out = held_out_source(spec, "rows")
         source = _source(held_out) if held_out is not None else f"the task {spec.evaluate.task}, held out"
         of_prompts = spec.hyperparameters.data_form == "prompts"
-        found = (held_out_prompts if of_prompts else held_out_rows)(spec, examples, tokenizer)
+        found = (held_out_prompts if of_prompts else held_out_rows)(spec, examples, tokenizer, as_chat)
         section = _held_out_section(spec, source, found, tokenizer, num_rows)
         hashes = hashes_of(examples)
         section.counts.unread = reading.unread if reading is not None else {}

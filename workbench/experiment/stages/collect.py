@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.data.encoding import TokenPair
 from workbench.data.settings import CollectSettings
+from workbench.data.sources import read_records
 from workbench.data.tasks import Split, TaskRow, completion_limit, iterate_rows
 from workbench.data.tokenise import encode_prompts
+from workbench.data.whole import cut_whole
 from workbench.errors import DataError
 from workbench.experiment.launchers import fork_map
 from workbench.experiment.stages.worker import Worker
@@ -30,6 +33,15 @@ MAX_PROMPTS_PER_PAIR = 60
 PAIRS_FILE = "pairs.jsonl"
 
 Pair = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A completion, as text without its end and as the token ids that were sampled; ended: they have an end."""
+
+    text: str
+    ended: bool
+    token_ids: tuple[int, ...]
 
 
 @dataclass
@@ -57,7 +69,7 @@ def collect_pairs(
     jobs: int,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Write pairs.jsonl (prompt, chosen, rejected, *_ended); returns costs and counts.
+    """Write pairs.jsonl (prompt, chosen, rejected, each also as *_ids; *_ended); returns costs and counts.
 
     samplers: model folders. DataError when the models give too few pairs.
     """
@@ -112,8 +124,8 @@ class _Sampler:
 
     def sample(
         self, rows: list[TaskRow], settings: CollectSettings, index: int
-    ) -> tuple[list[list[tuple[str, bool]]], int, float]:
-        """(text, ended) of every sample of every prompt; tokens generated; FLOPs. index: which of several samplers."""
+    ) -> tuple[list[list[int]], list[list[Sampled]], int, float]:
+        """Each prompt's ids; every sample of it; tokens generated; FLOPs. index: which of several samplers."""
         from workbench.generation.generate import completion_texts, generate, row_seed
 
         prompts = encode_prompts(self.tokenizer, [row.prompt for row in rows], as_chat=False)
@@ -133,33 +145,53 @@ class _Sampler:
             for prompt, samples in zip(prompts, completions, strict=True)
         )
         texts = iter(completion_texts(self.tokenizer, [sample for samples in completions for sample in samples]))
-        return [[(next(texts), sample.ended) for sample in samples] for samples in completions], generated, spent
+        found = [
+            [Sampled(next(texts), sample.ended, tuple(sample.token_ids)) for sample in samples]
+            for samples in completions
+        ]
+        return prompts, found, generated, spent
 
 
 def _sample_block(samplers: list[_Sampler], rows: list[TaskRow], settings: CollectSettings) -> Block:
     verify = get_verifier(settings.task)
     block = Block(prompts=len(rows))
-    by_prompt: list[list[tuple[str, bool]]] = [[] for _ in rows]
+    by_prompt: list[list[Sampled]] = [[] for _ in rows]
+    prompts: list[list[int]] = []
     for index, sampler in enumerate(samplers):
-        sampled, generated, spent = sampler.sample(rows, settings, index)
+        prompts, sampled, generated, spent = sampler.sample(rows, settings, index)
         for samples, more in zip(by_prompt, sampled, strict=True):
             samples += more
         block.generated_tokens += generated
         block.flops += spent
-    for row, samples in zip(rows, by_prompt, strict=True):
-        right = [sample for sample in samples if sample[1] and verify(row.prompt, sample[0], row.answer) == 1.0]
+    for row, prompt_ids, samples in zip(rows, prompts, by_prompt, strict=True):
+        right = [sample for sample in samples if sample.ended and verify(row.prompt, sample.text, row.answer) == 1.0]
         wrong = [sample for sample in samples if sample not in right]
         block.samples += len(samples)
         block.correct_samples += len(right)
         block.none_correct += not right
         block.all_correct += not wrong
         if not right and settings.no_correct == "reference":
-            right = [(row.completion, True)]
-        wrong = [sample for sample in wrong if right and sample[0] != right[0][0]]
+            right = [_reference(samplers[0].tokenizer, row)]
+        wrong = [sample for sample in wrong if right and sample.text != right[0].text]
         if right and wrong:
-            pair = {"prompt": row.prompt, "chosen": right[0][0], "rejected": wrong[0][0]}
-            block.pairs.append(pair | ({} if wrong[0][1] else {"rejected_ended": False}))
+            pair: Pair = {"prompt": row.prompt, "chosen": right[0].text, "rejected": wrong[0].text}
+            pair |= {} if wrong[0].ended else {"rejected_ended": False}
+            ids = {"prompt_ids": prompt_ids, "chosen_ids": right[0].token_ids, "rejected_ids": wrong[0].token_ids}
+            block.pairs.append(pair | ids)
     return block
+
+
+def _reference(tokenizer: Tokenizer, row: TaskRow) -> Sampled:
+    """The task's own answer, as it would be learned behind the prompt."""
+    [cut] = cut_whole(tokenizer, [(row.prompt, row.completion)])
+    return Sampled(row.completion, True, tuple(tokenizer.ended(cut.after)))
+
+
+def read_pairs(path: Path) -> Iterator[TokenPair]:
+    """The pairs of a stage, as the ids that were sampled."""
+    for record in read_records(path):
+        prompt, chosen, rejected = (record.fields[f"{name}_ids"] for name in ("prompt", "chosen", "rejected"))
+        yield TokenPair(record.where, prompt, chosen, rejected, record.fields["prompt"])
 
 
 def _write(folder: Path, blocks: list[Block], num_pairs: int) -> dict[str, Any]:
