@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -217,3 +218,11 @@ def test_identity_holds_contents_and_versions_but_no_paths_and_no_speed(own, tmp
         (found,) = rewards_identity([entry(**fields)], None)
         assert found["version"] >= 1
         assert found | {"version": 0} == fields | {"version": 0}
+
+
+def test_a_thought_that_the_template_opened_counts_for_form_and_pattern():
+    """The model's completion begins behind it."""
+    opened = replace(sample("so</think><answer>18</answer>"), prefill="<think>\n")
+    for fields in ({"format": "think_answer"}, {"regex": "<think>(?s:.*)</think>.*", "match": "whole"}):
+        found = values(fields, opened, replace(opened, prefill=""), replace(opened, completion=""))
+        assert found == [1.0, 0.0, 0.0]

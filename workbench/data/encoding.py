@@ -112,7 +112,7 @@ def encode_pairs(
             counts.dated |= pair[0].dated
             counts.endless |= not all(_has_end(tokenizer, ids, counts) for ids in itertools.compress(answers, ends))
         counts.spanned += any(side.spanned for side in sides)
-        yield TokenPair(where, prompt, *answers)
+        yield TokenPair(where, prompt, answers[0], answers[1])
 
 
 def _texts(part: Exchange | tuple[str, str]) -> tuple[str, str]:

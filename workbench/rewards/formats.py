@@ -24,7 +24,7 @@ def format_reward(form: str, *, graded: bool, samples: Sequence[Sample]) -> list
     for sample in samples:
         # What the chat template's question began of the answer is part of its form.
         text = sample.completion and sample.prefill + sample.completion
-        parts = _FORMS[form](sample.prompt, text)
+        parts = _FORMS[form]("" if sample.prefill else sample.prompt, text)
         parts.append(all(parts) and sample.ended)
         values.append(sum(parts) / len(parts) if graded else float(parts[-1]))
     return values
@@ -49,7 +49,7 @@ def _boxed(_prompt: str, text: str) -> list[bool]:
 
 def _think_answer(prompt: str, text: str) -> list[bool]:
     """Each tag once, in order; a thought; an answer; nothing outside. A prompt may have opened the first."""
-    if text and not text.startswith("<think>") and prompt.rstrip().endswith("<think>"):
+    if text and prompt.rstrip().endswith("<think>"):
         text = f"<think>{text}"
     at = [text.find(tag) for tag in _TAGS]
     once = [text.count(tag) == 1 for tag in _TAGS]
