@@ -150,7 +150,7 @@ def _prompts(
     spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, positions: Positions | None
 ) -> list[HeldOutPrompt]:
     """The examples that ask for one completion and say what is right. The last turn of a conversation is asked for by a
-    trainer of prompts, by a verifier that does not compare whole texts, and where the row has an answer of its own or
+    trainer of prompts, where a verifier is named, and where the row has an answer of its own or
     tells prompt and completion apart."""
     asked: list[tuple[AskedPrompt, str]] = []
     places: list[str] = []

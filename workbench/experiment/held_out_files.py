@@ -41,7 +41,7 @@ def asks(spec: RunSpec, example: Example) -> bool:
     if not isinstance(example, Chat):
         return isinstance(example, PromptCompletion | Prompt)
     told_apart = 0 < len(example.messages) - 1 == example.learn_from
-    by_answer = example.reference is not None or (spec.evaluate is not None and spec.evaluate.verifier != "exact")
+    by_answer = example.reference is not None or (spec.evaluate is not None and spec.evaluate.verifier is not None)
     return told_apart or by_answer or spec.hyperparameters.data_form == "prompts"
 
 

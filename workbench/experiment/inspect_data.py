@@ -28,6 +28,7 @@ class Inspected:
     """Of one source as it would be read."""
 
     source: str
+    form: Form
     rows: int
     asked: int
     """Rows that are completed and checked, where they are held out."""
@@ -41,8 +42,9 @@ class Inspected:
         """In words."""
         repeated, folded = self.hashes.repeated
         note = Counts(repeated=repeated, repeated_folded=folded).repeated_note()
+        untouched = "read by own rewards alone" if self.form == "prompts" else "not read"
         unread = ", ".join(f"{_plain(name)} ({rows:,} row{'s' * (rows != 1)})" for name, rows in self.unread.items())
-        parts = [f"{self.rows:,} row{'s' * (self.rows != 1)}", note, f"not read: {unread}" if unread else None]
+        parts = [f"{self.rows:,} row{'s' * (self.rows != 1)}", note, f"{untouched}: {unread}" if unread else None]
         return f"{_plain(self.source)}: {'; '.join(part for part in parts if part)}"
 
 
@@ -159,7 +161,7 @@ def _inspect(spec: RunSpec, settings: ReadData, form: Form, most: int | None) ->
         problem = f"{bad.first[0]}{more}"
     kept = kept[:most]
     asked = sum(not isinstance(example, Preference) and asks(spec, example) for example in kept)
-    return Inspected(settings.source, len(kept), asked, hashes_of(kept), examples.unread, problem)
+    return Inspected(settings.source, form, len(kept), asked, hashes_of(kept), examples.unread, problem)
 
 
 def _of_task(task: TaskSettings, split: Split, rows: int, seed: int) -> PromptHashes | None:

@@ -68,7 +68,7 @@ def facts(section: Section) -> Iterator[tuple[str, str]]:
         yield "repeated", counts.repeated_note() or ""
     yield from (("shared", text) for text in section.shared)
     if counts.unread:
-        yield "unread", unread_in_words(counts)
+        yield "unread", unread_in_words(counts) + ("; own rewards are given them" if section.form == "prompts" else "")
 
 
 def unread_in_words(counts: Counts) -> str:
