@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from workbench.data.bad_rows import BadRows
 from workbench.data.formats import Chat, Prompt, PromptCompletion, kind_of, parse_example
-from workbench.data.reading import Examples
+from workbench.data.reading import Examples, read_examples
 from workbench.data.sets import PromptSet
 from workbench.data.sources import Record
 from workbench.data.tasks import prompt_id
@@ -107,3 +109,16 @@ def test_prompts_that_cannot_be_asked_are_bad_rows(make_tokenizer, chatml):
         "row 2: it ends with a user turn, allowed an assistant turn, which is the answer",
         "row 3: prompt is empty, allowed at least one token to continue from",
     ]
+
+
+def test_columns_and_turns_travel_with_the_prompts(tmp_path, tokenizer):
+    rows = [{"prompt": "u", "answer": "2", "level": 3}, {"prompt": "a", "answer": "4", "level": {"a": [1.5]}}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples, _ = read_examples(tmp_path / "rows.jsonl", form="prompts")
+    found, _ = tokenise_prompts(examples, tokenizer, 99, as_chat=False)
+    found.save(tmp_path / "rows.safetensors")
+    loaded = PromptSet.load(tmp_path / "rows.safetensors")
+    assert loaded.columns() == ["prompt", "answer", "level"]
+    batch = loaded.batch(np.array([1, 0]))
+    assert [columns["level"] for columns in batch["columns"]] == [{"a": [1.5]}, 3]
+    assert batch["messages"] == [None, None]

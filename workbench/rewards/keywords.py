@@ -7,6 +7,7 @@ import inspect
 import math
 import numbers
 import threading
+import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -146,7 +147,9 @@ class _Loop:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            self._runner = self._runner or asyncio.Runner()
+            if self._runner is None:
+                self._runner = asyncio.Runner()
+                weakref.finalize(self, self._runner.close)
             return self._runner.run(wait())
         box: list[Any] = []
         thread = threading.Thread(target=lambda: box.append(_outcome(wait())))
