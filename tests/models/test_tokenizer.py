@@ -10,6 +10,7 @@ import pytest
 from workbench.errors import ModelError
 from workbench.models.presets import CHARACTERS
 from workbench.models.tokenizer import Tokenizer
+from workbench.models.weights import name_ends
 
 
 @pytest.fixture
@@ -110,3 +111,26 @@ def test_damaged_files_are_named(folder, name, content, problem):
     (folder / name).write_text(content)
     with pytest.raises(ModelError, match=rf"{name}: {problem}"):
         Tokenizer.load(folder)
+
+
+def test_ends_and_beginnings_that_an_older_file_names_count(folder):
+    edit(folder, "tokenizer_config.json", eos_token=None)
+    for name in ("config.json", "generation_config.json"):
+        edit(folder, name, eos_token_id=None)
+    edit(folder, "special_tokens_map.json", eos_token={"content": "<eos>"}, bos_token="<pad>")
+    tokenizer = Tokenizer.load(folder)
+    assert (tokenizer.eos_ids, tokenizer.bos_id) == ((1,), 0)
+
+
+def test_a_token_that_the_files_name_as_special_is_read_as_one(folder):
+    edit(folder, "tokenizer_config.json", bos_token="<none>", extra_special_tokens=["~"])
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.bos_id is None
+    assert tokenizer.decode(tokenizer.encode("a~b")) == "ab"
+
+
+def test_saved_ends_stand_where_other_tools_look(folder):
+    name_ends(folder, [1])
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 1
+    name_ends(folder, [1, 7])
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [1, 7]

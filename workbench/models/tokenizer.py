@@ -44,7 +44,10 @@ class Tokenizer:
         # One above the highest: the ids of some files have gaps.
         self.num_ids: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         # What tokenizer_config.json does not say may stand in an older file beside it.
-        settings = read_json(folder / "special_tokens_map.json") | read_json(folder / "tokenizer_config.json")
+        named = {
+            name: value for name, value in read_json(folder / "tokenizer_config.json").items() if value is not None
+        }
+        settings = read_json(folder / "special_tokens_map.json") | named
         _know_special_tokens(backend, settings)
         self.added_ids: frozenset[int] = frozenset(backend.get_added_tokens_decoder())
         configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
