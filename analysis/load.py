@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.spreadsheet import safe
 from workbench.errors import DefinitionError, StorageError
 from workbench.tracking import parquet, reader
 
@@ -102,7 +103,7 @@ class Loaded:
             try:
                 out.mkdir(parents=True, exist_ok=True)
                 if form == "csv":
-                    table.to_csv(partial, index=False, lineterminator="\n")
+                    safe(table).to_csv(partial, index=False, lineterminator="\n")
                 else:
                     _plain_objects(table).to_parquet(partial, index=False)
                 partial.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -154,6 +155,8 @@ def format_p(p: float) -> str:
 
 def plain(value: object) -> str:
     """A swept value as written in a definition: 0.1 and not 0.10000000000000001, 3 and not 3.0."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

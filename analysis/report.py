@@ -32,8 +32,10 @@ from analysis.sections import (
     runs,
     samples,
 )
+from analysis.spreadsheet import cell, safe
 from analysis.study import Study, open_studies, open_study
 from workbench.errors import DefinitionError, StorageError
+from workbench.tracking.terminal import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PAGE_BYTES = 5_000_000
@@ -91,7 +93,7 @@ def write(study: Study, out: Path) -> Path:
         for table in section.tables:
             if table.plain:
                 files[f"{table.name}.csv"] = _csv(table)
-    files["runs_values.csv"] = study.finals.to_csv(index=False, lineterminator="\n")
+    files["runs_values.csv"] = safe(study.finals).to_csv(index=False, lineterminator="\n")
     files["report.md"] = _render("report.md.j2", context)
     files["index.html"] = _render("report.html.j2", context)
     try:
@@ -188,22 +190,35 @@ def _render(name: str, context: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_written if name.endswith(".md.j2") else None,
     )
     environment.filters["md"] = _markdown_text
     return environment.get_template(name).render(**context)
 
 
+def _written(value: object) -> object:
+    """What stands unescaped between backticks or tags acts on no reader's terminal either."""
+    return visible(value) if type(value) is str else value
+
+
 def _markdown_text(text: object) -> str:
-    """Text that Markdown and a table cell show as it is."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", str(text)).replace("\n", " ⏎ ")
+    """Text that Markdown and a table cell show as it is, its control characters written out."""
+    shown = visible(str(text).replace("\n", " ⏎ "))
+    # Of a list, a heading or a table's rule the first character alone makes one.
+    shown = re.sub(r"^(\s*)([#+-]|\d+(?=[.)]))", _escape_first, shown)
+    return re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", shown).replace("&", "&amp;").replace("\0", "\\")
+
+
+def _escape_first(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2]}\0" if found[2].isdigit() else f"{found[1]}\0{found[2]}"
 
 
 def _csv(table: Table) -> str:
     out = io.StringIO()
     names = list(dict.fromkeys(name for row in table.plain for name in row))
     writer = csv.DictWriter(out, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if _is_nan(value) else value for key, value in row.items()} for row in table.plain)
+    writer.writerow({name: cell(name) for name in names})
+    writer.writerows({key: "" if _is_nan(value) else cell(value) for key, value in row.items()} for row in table.plain)
     return out.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench import cli
 from workbench.experiment.run_folder import RunFolder
 from workbench.locks import hold
 
@@ -115,3 +117,112 @@ def test_plan_writes_nothing(tmp_path):
     assert "128 pairs per step" in done.stdout
     assert "two variants of 3 seeds: 8.14 seed standard deviations" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+SHELL = f"{sys.executable} -m workbench.cli"
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        (">/dev/full", 4, "standard output: cannot be written: No space left on device\n"),
+        (">/dev/full 2>/dev/full", 4, ""),
+        ("| head -c 1 >/dev/null", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("command", ["schema", "explain sft_sort"])
+def test_streams_that_are_closed_full_or_left_give_a_line_and_a_code(command, end, code, said):
+    done = shell(f"{SHELL} {command} {end}")
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("end", [">&- 2>&-", "2>/dev/full", "2>&-"])
+def test_what_is_wrong_keeps_its_code_where_nobody_hears_it(end):
+    assert shell(f"{SHELL} plan no_such_experiment {end}").returncode == 2
+
+
+def test_letters_that_a_terminal_lacks_are_written_out(empty):
+    (empty / "experiments/a.yaml").write_text(
+        "question: Wie groß ist β \U0001f600?\ntrainer: sft\nmodel: {preset: tiny}\ndata: {task: sort}\n"
+    )
+    for settings in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        done = shell(f"cd {empty} && {SHELL} explain a", **settings)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "gro\\xdf ist \\u03b2 \\U0001f600" in done.stdout
+
+
+def test_no_text_of_a_definition_acts_on_the_terminal(empty):
+    (empty / "experiments/a.yaml").write_text(
+        'question: "\\e[31mred\\a \\u202eright to left \\r gone"\n'
+        "trainer: sft\nmodel: {preset: tiny}\ndata: {task: sort}\n"
+    )
+    said = run(empty, "explain", "a").stdout
+    assert "\\x1b[31mred\\x07 \\u202eright to left \\r gone" in said
+    assert not set(said) & set("\x1b\x07\u202e\r")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "sft_sort", "--jobs", "9" * 5000),
+        ("plan", "sft_sort", "--jobs", "x"),
+        ("plan", "sft_sort", "--runs", "x" * 10_000),
+        ("plan", "sft_sort", "--runs", "~nosuchuser/runs"),
+        ("plan", "sft_sort", "--set", "data.path=" + "x" * 10_000),
+        ("plan", "sft_sort", "--settings", "beta='0.1"),
+        ("plan", "x" * 10_000),
+        ("plan",),
+        ("compare",),
+        ("export", "sft_sort", "--out", "x" * 10_000),
+        ("sample", "x" * 10_000, "hello"),
+        ("sample", "~nosuchuser/model", "hello"),
+        ("sample", "sft_sort/main/seed0", "hello", "--seed", "9" * 40),
+        ("no such command",),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_short_line(tmp_path, arguments):
+    done = run(ROOT, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr) < 600, done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("Traceback (most recent call last):\n  File x\nMemoryError: out of it"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_too_little_memory_is_a_line(monkeypatch, capsys, error):
+    def plan(_parsed):
+        raise error
+
+    monkeypatch.setattr(cli, "_plan", plan)
+    assert cli.main(["plan", "sft_sort"]) == 6
+    said = capsys.readouterr().err
+    assert (len(said.splitlines()), said.startswith("out of memory (")) == (1, True)
+
+
+def test_none_is_written_as_yaml_writes_it():
+    said = run(ROOT, "explain", "sft_sort").stdout
+    assert " null " in said
+    assert "None" not in said

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, NoReturn
 from workbench.config import check_path
 from workbench.errors import DefinitionError, DivergenceError, StorageError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
-from workbench.terminal import complain, let_go, open_streams, say
+from workbench.tracking.terminal import complain, let_go, open_streams, say
 
 if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
 
 MAX_SHOWN = 300
 """Characters of what was found wrong in a command."""
-_NO_MEMORY = ("allocate memory", "defaultcpuallocator", "failed to map segment", "start new thread", "enough memory")
+_NO_MEMORY = ("memoryerror", "allocate memory", "defaultcpuallocator", "failed to map segment", "start new thread")
+"""Words of errors that mean it, those that a worker process met among them."""
 
 
 def entry(arguments: Sequence[str] | None = None) -> None:
@@ -75,7 +76,8 @@ def _told(error: BaseException) -> int | None:
         complain(f"{_cut(str(error.filename))}: {error.strerror}")
         return StorageError.exit_code
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
-        complain(f"out of memory ({_cut(str(error)) or 'none left'}){_memory_limit()}; allow more, or ask for less")
+        said = (str(error).strip().splitlines() or ["none left"])[-1]  # a worker's error ends with it
+        complain(f"out of memory ({_cut(said)}){_memory_limit()}; allow more, or ask for less")
         return DivergenceError.exit_code  # as a run whose single row does not fit
     return None
 
@@ -147,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--num", type=_positive, default=1, help="completions")
     sample.add_argument("--max-new-tokens", type=_positive, default=128)
     sample.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token")
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--seed", type=_seed, default=0)
     sample.add_argument("--raw", action="store_true", help="the prompt as it stands, whatever the run was trained on")
     sample.add_argument("--system", help="a system message before the prompt, through the chat template")
     add("schema", _schema, "the JSON Schema of a definition file", overrides=False, named=False)
@@ -157,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
         raise argparse.ArgumentTypeError(f"found {text!r}, allowed whole numbers from 1 to 999999999")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, allowed whole numbers from 0 to 999999999")
     return int(text)
 
 
@@ -319,6 +327,10 @@ def _explain(parsed: argparse.Namespace) -> int:
 def _sample(parsed: argparse.Namespace) -> int:
     from workbench.experiment.sample import sample_text
 
+    try:
+        check_path(parsed.run)
+    except ValueError as error:
+        raise DefinitionError(f"command line: RUN: {error}") from None
     if parsed.temperature < 0:
         raise DefinitionError(f"--temperature: found {parsed.temperature}, allowed numbers >= 0")
     for text in sample_text(

@@ -11,9 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from workbench.files import open_file
+
+MAX_COUNT = 10**9
+"""Of rows, steps, tokens of a text and the like: what is larger is a slip, and would fill memory or never end."""
+PositiveInt = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+AtOnce = Annotated[int, Field(gt=0, le=10**6)]
+"""Of what one step, or one completion, holds in memory."""
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+"""Thirty years at most: longer waits are refused by the system."""
 
 MAX_PATH_BYTES, MAX_PART_BYTES = 4095, 255
 """What Linux allows of a path, and of a name in it."""
@@ -35,7 +45,7 @@ def check_path(text: str) -> str:
     return text
 
 
-GivenPath = Annotated[str, AfterValidator(check_path)]
+GivenPath = Annotated[str, Field(min_length=1), AfterValidator(check_path)]
 """A path that a user wrote, ~ not yet expanded."""
 
 
@@ -61,7 +71,7 @@ def _stable(value: Any, where: str) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{where} is {value}: only finite numbers can be fingerprinted")
-        return value
+        return value + 0.0  # minus zero is zero
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

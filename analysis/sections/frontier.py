@@ -72,10 +72,8 @@ def _points(study: Study, measure: Measure) -> list[Point]:
 def figure(canvas: Canvas, measure: Measure, points: Sequence[Point]) -> Figure:
     ahead = [_with_chance(p) for p in points if p.on_frontier]
     behind = [_with_chance(p) for p in points if not p.on_frontier]
-    see = (
-        f"By their means on the frontier, where no other has both less KL and more {measure.label}: "
-        f"{join_few(ahead, 6)}."
-    )
+    frontier = f"the frontier, where no other has both less KL and more {measure.label}"
+    see = f"By their means on {frontier}: {join_few(ahead, 6)}." if ahead else f"By their means none is on {frontier}."
     if behind:
         see += f" Behind it: {join_few(behind, 6)}."
     if any(not math.isnan(p.probability) for p in points):

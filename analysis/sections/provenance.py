@@ -9,6 +9,7 @@ from analysis.document import Bullets, Facts, Prose, Section
 from analysis.measures import BY_COLUMN, DECIDING
 from analysis.plots import Canvas
 from analysis.study import Study
+from workbench.tracking.words import plural
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "workbench")
 
@@ -75,7 +76,7 @@ def facts(study: Study) -> list[tuple[str, str, bool]]:
         if len(distinct) == 1:
             found.append((name, distinct[0], False))
         elif distinct:
-            shown = "; ".join(f"{value} ({values.count(value)} runs)" for value in distinct[:6])
+            shown = "; ".join(f"{value} ({plural(values.count(value), 'run')})" for value in distinct[:6])
             more = f"; and {len(distinct) - 6} more" if len(distinct) > 6 else ""
             found.append((name, shown + more, name not in ("start", "stages", "data")))
     return found

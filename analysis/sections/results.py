@@ -36,7 +36,7 @@ def section(study: Study, canvas: Canvas) -> Section | None:
             "The table gives the mean over finished seeds; below it the 95 % t interval (n − 1 degrees of freedom; "
             "rates cut at 0 and 1) and, for the deciding measure, every seed."
         )
-    text += " Held-out values are those of the model that each run left. Click a heading to sort."
+    text += " Held-out values are those of the model that each run left."
     found = Section("Results", [])
     if len(study.variants) > 1 and not study.finals.empty and (drawn := figure(study, canvas)).panels:
         found.blocks.append(drawn)

@@ -17,7 +17,6 @@ FLOORS = {
     "workbench.disk": 1,
     "workbench.redaction": 0,
     "workbench.interrupts": 0.5,  # over errors
-    "workbench.terminal": 0.5,  # over errors and redaction
     "workbench.locks": 0.5,  # over errors, and under tracking
     "workbench.objectives": 1,
     "workbench.tracking": 1,

@@ -6,9 +6,9 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
-from workbench.config import GivenPath, Settings
+from workbench.config import GivenPath, NonNegativeInt, PositiveInt, Seed, Settings
 from workbench.rewards.gym import OURS, REFUSED
 
 
@@ -50,7 +50,7 @@ class TaskData(TaskSettings):
 
     rows: PositiveInt = 10_000
     """Rows made; train and held-out prompts never overlap."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the prompts."""
 
 
@@ -80,7 +80,7 @@ class ReadData(Settings):
 class FileData(ReadData):
     """A data file: plain text, prompt and completion, preference pairs, or chat messages, told by its columns."""
 
-    path: Annotated[GivenPath, Field(min_length=1)]
+    path: GivenPath
     """JSONL, JSON, Parquet or CSV."""
 
     @property
@@ -91,7 +91,7 @@ class FileData(ReadData):
 class DatasetData(ReadData):
     """A data set of the hub, one that `datasets` saved, or a folder of data files."""
 
-    dataset: Annotated[GivenPath, Field(min_length=1)]
+    dataset: GivenPath
     """owner/name on the hub, a folder that save_to_disk wrote, or a folder of JSONL, JSON, Parquet or CSV files."""
     config: str | None = None
     """The hub data set's configuration, where it has several."""
@@ -116,7 +116,7 @@ class CollectSettings(TaskSettings):
     """Pairs collected for training, one a prompt at most."""
     held_out_pairs: NonNegativeInt = 0
     """Pairs collected on held-out prompts, for eval/pair_accuracy."""
-    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    samples_per_prompt: Annotated[int, Field(ge=2, le=10_000)] = 4
     """Samples of each prompt that the pair is chosen from."""
     from_: Literal["start"] | list[str] = Field("start", alias="from")
     """Who samples: start, or a list of runs or model folders."""
@@ -124,7 +124,7 @@ class CollectSettings(TaskSettings):
     """A prompt without a correct sample: left out, or the task's reference answer is the chosen one."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of prompts and samples."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from workbench.config import GivenPath, Settings
+from workbench.config import AtOnce, GivenPath, NonNegativeInt, PositiveInt, Seed, Settings
 from workbench.data.settings import TaskSettings, check_gym
 from workbench.generation.sampling import SamplingSettings
 
@@ -30,7 +30,7 @@ class EvaluateSettings(Settings):
     """reasoning_gym: the name of a generator, such as chain_sum. Needs the extra "gym"."""
     gym_config: dict[str, Any] = Field(default_factory=dict)
     """reasoning_gym: the generator's own settings."""
-    path: Annotated[GivenPath, Field(min_length=1)] | None = None
+    path: GivenPath | None = None
     """A prompt-completion file as the held-out set."""
     verifier: Literal["exact", "number", "math"] | None = None
     """How completions are checked against the file's answers: as text, by the one plain number that they give as their
@@ -45,11 +45,11 @@ class EvaluateSettings(Settings):
     """Steps between evaluations; 0: only before the first and after the last step."""
     sampling: SamplingSettings | None = SamplingSettings()
     """Of the sampled exact match, null: greedy alone; eval/kl_start is always measured at temperature 1."""
-    max_new_tokens: PositiveInt = 64
+    max_new_tokens: AtOnce = 64
     """Completions end here at the latest; 64, and 256 for a file or reasoning_gym, unless said."""
     kl: bool = True
     """Measure eval/kl_start where the run has a start."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of held-out prompts and samples."""
 
     @model_validator(mode="before")

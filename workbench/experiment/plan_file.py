@@ -13,6 +13,7 @@ from workbench.experiment.definition.schema import START, Experiment
 from workbench.experiment.run_folder import write_json
 from workbench.redaction import redact
 from workbench.tracking.reader import read_json, read_sealed, sealed
+from workbench.tracking.terminal import visible
 
 
 def write_plan(
@@ -63,7 +64,19 @@ def command_of(experiment: Experiment) -> str:
     """The command that makes the experiment, quoted for a shell; make hands on what it is given as it is."""
     overrides = join_settings(experiment.overrides)
     command = f"make exp NAME={experiment.definition}"
-    return f"{command} SET={shlex.quote(overrides)}" if overrides else command
+    return f"{command} SET={_quoted(overrides)}" if overrides else command
+
+
+def _quoted(text: str) -> str:
+    """As one word of a shell, on one line and without a character that acts on a terminal."""
+    if visible(text) == text and text.isprintable():
+        return shlex.quote(text)
+    shown = "".join(c if c.isprintable() and c not in "\\'" else _as_escape(c) for c in text)
+    return f"$'{shown}'"
+
+
+def _as_escape(character: str) -> str:
+    return f"\\{character}" if character in "\\'" else f"\\U{ord(character):08x}"
 
 
 def experiment_notes(experiment: Experiment) -> list[str]:

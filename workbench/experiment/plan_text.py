@@ -17,6 +17,7 @@ from workbench.experiment.provenance import current_commit, num_cores
 from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.space import as_text, free_bytes
 from workbench.tracking.durations import format_duration
+from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
     from workbench.experiment.inspect_data import Inspector
@@ -98,17 +99,17 @@ def _work(planned: list[PlannedRun], estimates: dict[str, Estimate], notes: dict
 
 def _work_line(spec: RunSpec, found: Estimate) -> str:
     form = spec.hyperparameters.data_form
-    unit = form if form in ("pairs", "prompts") else "rows"
+    unit = form.removesuffix("s") if form in ("pairs", "prompts") else "row"
     parts = [spec.trainer, batch_units(spec.hyperparameters)]
     if found.steps is not None:
         ended = found.budget_steps
         parts.append(
-            f"{found.steps:,} steps" + (f", about {ended:,.0f} within the budget" if ended is not None else "")
+            plural(found.steps, "step") + (f", about {ended:,.0f} within the budget" if ended is not None else "")
         )
     if found.rows is not None and found.steps_per_epoch:
         steps = found.full_steps if found.budget_steps is None else found.budget_steps
-        epochs = f", {steps / found.steps_per_epoch:.3g} epochs" if steps else ""
-        parts.append(f"{found.rows:,} {unit} = {found.steps_per_epoch:.4g} steps an epoch{epochs}")
+        epochs = f", {plural(steps / found.steps_per_epoch, 'epoch', '.3g')}" if steps else ""
+        parts.append(f"{plural(found.rows, unit)} = {plural(found.steps_per_epoch, 'step', '.4g')} an epoch{epochs}")
     if found.tokens_per_step:
         parts.append(f"about {found.tokens_per_step:,.0f} tokens a step")
     if found.flops:

@@ -49,6 +49,7 @@ from workbench.locks import hold
 from workbench.models.load import load_model
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.tokenizer import Tokenizer
+from workbench.tracking.words import plural
 from workbench.trainer.device import training_device
 from workbench.trainer.precision import resolve_precision
 from workbench.trainer.settings import DataForm as TrainedForm
@@ -267,7 +268,7 @@ class Preparer:
         }
         key.pop("held_out_pairs")
         folders = [self.model_folder(spec) if name == START else self._made_by(name) for name in samplers_of(spec)]
-        label = f"collecting {num_pairs:,} {'held-out ' if split == 'held_out' else ''}pairs"
+        label = f"collecting {plural(num_pairs, 'held-out pair' if split == 'held_out' else 'pair')}"
         return self._get(
             Stage("collect", VERSIONS["collect"], key),
             lambda folder, progress: collect.collect_pairs(
@@ -342,7 +343,7 @@ class Preparer:
             lambda out, progress: reference_logprobs.score_reference(
                 out, rows, model_folder=folder, worker=scorer, jobs=self.jobs, on_progress=progress
             ),
-            f"scoring {len(rows):,} pairs under the reference",
+            f"scoring {plural(len(rows), 'pair')} under the reference",
             inputs | read,
         )
 

@@ -31,7 +31,7 @@ from workbench.models.folder import model_fingerprint, weights_file
 from workbench.models.load import count_parameters, load_model, save_model
 from workbench.models.tokenizer import Tokenizer
 from workbench.rewards.build import build_rewards, check_rewarded
-from workbench.terminal import complain
+from workbench.tracking.terminal import complain
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.costs import Costs
 from workbench.trainer.device import training_device

@@ -66,7 +66,7 @@ class RunFolder:
 
     def write_status(self, **changes: Any) -> None:
         """Lay changes over status.json, atomically; what an error says may hold a secret, which stays out."""
-        status = self.status() | redact(changes) | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S")}
+        status = self.status() | redact(changes) | {"updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         write_json(self.path / "status.json", sealed(status))
 
     def begin(self, spec: RunSpec, provenance: Mapping[str, Any], status: Mapping[str, Any]) -> None:
@@ -103,7 +103,7 @@ class RunFolder:
         """Move the folder out of the way, into .superseded/; None when there is none."""
         if not self.path.exists():
             return None
-        stamp = time.strftime("%Y%m%dT%H%M%S")
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         target = self.runs / SUPERSEDED / f"{self.key}-{stamp}"
         number = 1
         while target.exists():

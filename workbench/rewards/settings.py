@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from workbench.config import GivenPath, Settings
+from workbench.config import AtOnce, GivenPath, PositiveInt, Seconds, Settings
 
 KINDS = ("reward", "format", "regex", "length", "model", "file")
 _OPTIONS = {
@@ -79,7 +71,7 @@ class RewardSettings(_Sparse):
     """regex: whole: all of the completion; search: anywhere in it."""
     length: LengthSettings | None = None
     """Of the number of tokens."""
-    model: Annotated[GivenPath, Field(min_length=1)] | None = None
+    model: GivenPath | None = None
     """Folder of a sequence classifier as safetensors; the reward is its logit for prompt and completion."""
     label: str | None = None
     """model: whose logit, where the classifier has several labels."""
@@ -87,9 +79,9 @@ class RewardSettings(_Sparse):
     """model: render prompt and completion as turns through the classifier's chat template, else one after the other."""
     max_tokens: PositiveInt | None = None
     """model: tokens read at most, the beginning is left out; none: as many as its positions."""
-    batch_rows: PositiveInt = 16
+    batch_rows: AtOnce = 16
     """model: completions scored at once."""
-    file: Annotated[GivenPath, Field(min_length=1)] | None = None
+    file: GivenPath | None = None
     """Own Python, run only with --allow-reward-code."""
     function: str = "reward"
     """file: the function called as TRL calls its own, in a process of its own: with the lists prompts, completions,
@@ -97,7 +89,7 @@ class RewardSettings(_Sparse):
     these the ones that it takes; it gives a number for each completion, or None for no opinion. It may be async."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """file: processes that the completions are divided over, each called with one at a time; 1: called with all."""
-    timeout_seconds: PositiveFloat | None = None
+    timeout_seconds: Seconds | None = None
     """file: of one completion, each called for alone; over it the run stops. none: no limit."""
     weight: float = 1.0
     """Factor in the sum; 0: reported only."""

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.terminal import say
 from workbench.tracking.reader import find_runs, read_run
 from workbench.tracking.sinks.replay import tracked
+from workbench.tracking.terminal import say
+from workbench.tracking.words import plural
 
 HOST = "127.0.0.1"
 FIRST_PORT = 6006
@@ -68,7 +69,7 @@ def in_words(runs: Path) -> str:
     if not found:
         return f"no runs below {runs} yet: `make exp NAME=...` makes some, and they appear here as they train"
     if shown == len(found):
-        return f"{shown} run{'s' * (shown > 1)} below {runs}"
+        return f"{plural(shown, 'run')} below {runs}"
     without = [run for run in found if not any((run / "tensorboard").glob("*.tfevents.*"))]
     asked = [run for run in without if "tensorboard" in tracked(read_run(run))]
     told = [f"{len(without)} of {len(found)} runs below {runs} have no event files"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from workbench.config import AtOnce
 from workbench.trainer.settings import DataForm, TrainerSettings
 
 SMOOTHED_LOSSES = ("cdpo", "robust")
@@ -40,7 +41,7 @@ class DPOSettings(PreferenceSettings):
 
     data_form: ClassVar[DataForm] = "pairs"
 
-    batch_pairs: PositiveInt = 32
+    batch_pairs: AtOnce = 32
     """Pairs per optimiser step, over all processes."""
 
     def batch_rows_per_step(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from workbench.config import NonNegativeInt
 from workbench.trainer.rollout_settings import RolloutSettings
 
 GSPO_LARGEST_CLIP = 0.05

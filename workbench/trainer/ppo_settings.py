@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from workbench.config import AtOnce
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import Fraction
 
@@ -16,11 +17,11 @@ LARGEST_KL_ERROR = 0.2
 class PPOSettings(RolloutSettings):
     """Each token's advantage by generalised advantage estimation over a critic's values."""
 
-    batch_prompts: PositiveInt = 64
+    batch_prompts: AtOnce = 64
     """Prompts a rollout, over all processes."""
-    group_size: PositiveInt = 1
+    group_size: AtOnce = 1
     """Completions sampled of each prompt."""
-    passes: PositiveInt = 4
+    passes: AtOnce = 4
     """Times that each rollout is learned from (inner epochs)."""
     critic: Literal["head", "model"] = "model"
     """head: a value head on the policy's hidden states; model: a trunk of its own that begins as the policy."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from workbench.terminal import complain
 from workbench.tracking.durations import format_duration
+from workbench.tracking.terminal import complain
 
 
 class Progress:

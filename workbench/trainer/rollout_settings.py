@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
+from workbench.config import AtOnce, NonNegativeInt
 from workbench.generation.sampling import SamplingSettings
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.settings import DataForm, TrainerSettings
@@ -18,11 +19,11 @@ class RolloutSettings(TrainerSettings):
 
     learning_rate: NonNegativeFloat = 1.0e-5
     """Peak learning rate; far below that of fine-tuning on given answers."""
-    batch_prompts: PositiveInt = 8
+    batch_prompts: AtOnce = 8
     """Prompts a rollout, over all processes; with one update a rollout also the prompts per optimiser step."""
-    group_size: PositiveInt = 8
+    group_size: AtOnce = 8
     """Completions sampled of each prompt."""
-    max_new_tokens: PositiveInt = 64
+    max_new_tokens: AtOnce = 64
     """Completions are cut here."""
     temperature: PositiveFloat = 1.0
     """Of sampling; the logits are divided by it wherever sampled tokens are scored."""
@@ -34,9 +35,9 @@ class RolloutSettings(TrainerSettings):
     """What a completion earns, weighted and summed; none: the task's own verifier."""
     overlong: Literal["keep", "mask"] = "keep"
     """mask: completions that were cut are left out of the loss and of its divisor; shaping is a reward, `length`."""
-    passes: PositiveInt = 1
+    passes: AtOnce = 1
     """Times that each rollout is learned from."""
-    minibatches: PositiveInt = 1
+    minibatches: AtOnce = 1
     """Optimiser steps that a pass over a rollout is cut into, by prompts."""
     dead_signal_patience: NonNegativeInt = 50
     """Rollouts in a row without any signal after which the run stops; 0: never. Solved prompts do not count."""

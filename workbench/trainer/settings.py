@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from workbench.config import Settings
+from workbench.config import AtOnce, NonNegativeInt, PositiveInt, Seconds, Seed, Settings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
 DataForm = Literal["rows", "text", "pairs", "prompts"]
 """What a trainer learns from: rows with a prompt masked, text learned token by token, preference pairs, or prompts that
 it completes itself."""
@@ -58,9 +57,9 @@ class Budget(Settings):
 
     flops: PositiveFloat | None = None
     """Floating-point operations, by the formula the report states."""
-    tokens: PositiveInt | None = None
+    tokens: Annotated[int, Field(gt=0)] | None = None
     """Trained tokens, padding excluded."""
-    seconds: PositiveFloat | None = None
+    seconds: Seconds | None = None
     """Wall-clock seconds, evaluation excluded."""
 
     @model_validator(mode="after")
@@ -78,7 +77,7 @@ class TrainerSettings(Settings):
 
     steps: PositiveInt | None = None
     """Optimiser steps; when absent, `epochs` decides."""
-    epochs: PositiveFloat = 1.0
+    epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Passes over the rows of the training data, used when `steps` is absent; the last step takes those left."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -106,7 +105,7 @@ class TrainerSettings(Settings):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which is evaluated and saved; null: no average."""
 
-    micro_batch_rows: PositiveInt | None = None
+    micro_batch_rows: AtOnce | None = None
     """Rows per forward and backward; about memory only, it never changes a number."""
     gradient_checkpointing: bool = False
     """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
@@ -133,7 +132,7 @@ class TrainerSettings(Settings):
     """What a finite step that stands out does; absent: it is taken like any other."""
     budget: Budget | None = None
     """Ends the run; written in the definition as `budget`."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Data order and dropout; written in the definition as `sweep.seeds`."""
 
     @property

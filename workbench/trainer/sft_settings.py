@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt
-
+from workbench.config import AtOnce
 from workbench.trainer.settings import Fraction, TrainerSettings
 
 
 class SFTSettings(TrainerSettings):
     """Supervised fine-tuning on prompt and completion."""
 
-    batch_rows: PositiveInt = 32
+    batch_rows: AtOnce = 32
     """Rows per optimiser step, over all processes."""
     dropout: Fraction = 0.0
     """Dropout of the model's own layers while training, where its architecture has any."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.config import fingerprint
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.resolve import load_experiment
 
@@ -316,3 +317,46 @@ def test_a_circle_of_two_is_named(folder: Path) -> None:
         load_experiment("a")
     expected = "experiments/b.yaml:3: start_from: found a circle (a -> b -> a), allowed a chain that ends in a model"
     assert caught.value.problems == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("hyperparameters: {steps: 1000000000000000000}", "hyperparameters.steps: found 1000000000000000000, allowed"),
+        ("hyperparameters: {epochs: 1.0e300}", "hyperparameters.epochs: found 1e+300, allowed numbers <= 1,000,000"),
+        ("hyperparameters: {batch_rows: 1000000000000}", "hyperparameters.batch_rows: found 1000000000000, allowed"),
+        (
+            "hyperparameters: {micro_batch_rows: 10000000000}",
+            "hyperparameters.micro_batch_rows: found 10000000000, all",
+        ),
+        ("data: {path: x.jsonl, max_tokens: 10000000000}", "data.max_tokens: found 10000000000, allowed numbers <="),
+        ("sweep: {seeds: 1000000000}", "sweep.seeds: found 1000000000, allowed numbers <= 1000"),
+        ("sweep: {seeds: [4294967296]}", "sweep.seeds[0]: found 4294967296, allowed numbers < 2,147,483,648"),
+        ("data: {path: ~nosuchuser/x.jsonl}", "data.path: found '~nosuchuser/x.jsonl', but ~nosuchuser is no user"),
+        (f"data: {{path: {'x' * 10_000}}}", "data.path: found 'xxxxx"),
+        (f"evaluate: {{path: {'x/' * 5_000}}}", "evaluate.path: found 'x/x/"),
+    ],
+)
+def test_numbers_and_paths_that_nothing_can_hold_are_refused(folder, line, said):
+    (folder / "case.yaml").write_text("\n".join([*good_part(f"sft less {line.split(':')[0]}"), line]) + "\n")
+    with pytest.raises(DefinitionError) as caught:
+        load_experiment("case")
+    (told,) = caught.value.problems
+    assert told.split(": ", 1)[1].startswith(said)
+    assert len(told) < 250
+
+
+@pytest.mark.parametrize("values", ["0.0, -0.0", "0, -0.0", "1, 1.0", "1.0e-1, 0.1"])
+def test_two_spellings_of_a_value_are_one_value_of_a_grid(folder, values):
+    lines = [*good_part("sft less sweep"), f"sweep: {{grid: {{weight_decay: [{values}]}}}}"]
+    (folder / "case.yaml").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DefinitionError, match="again, allowed each value once"):
+        load_experiment("case")
+
+
+def test_minus_zero_is_zero(folder):
+    lines = [*good_part("sft less sweep"), "sweep: {grid: {weight_decay: [-0.0, 0.1]}}"]
+    (folder / "case.yaml").write_text("\n".join(lines) + "\n")
+    first = load_experiment("case").runs[0]
+    assert first.variant == "weight_decay=0.0"
+    assert fingerprint([-0.0]) == fingerprint([0.0])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from workbench.tracking.durations import format_duration
-from workbench.tracking.sinks.console import Console
+from workbench.tracking.sinks.console import Console, _Run
 
 
 class Terminal(io.StringIO):
@@ -252,3 +252,20 @@ def test_only_runs_that_finished_are_counted_as_done(tmp_path):
         console.ended(f"e/{key}/seed0", outcome)
     console.close()
     assert stream.getvalue().splitlines()[-1].startswith("1/4 runs, 1 failed, 1 interrupted, ")
+
+
+def test_a_held_out_value_of_another_step_says_of_which() -> None:
+    run = _Run(10)
+    run.take({"step": 0, "eval/loss": 5.58})
+    run.take({"step": 3, "loss": 0.763})
+    assert list(run.metrics()) == ["loss 0.763", "held-out loss 5.58 at the start"]
+    run.take({"step": 6, "loss": 0.5, "eval/exact_match_sampled": 0.25})
+    assert list(run.metrics())[:2] == ["loss 0.5", "match 0.25"]
+    run.take({"step": 7, "loss": 0.4})
+    assert list(run.metrics())[1:] == ["match 0.25", "held-out loss 5.58 at step 6"]
+
+
+def test_control_characters_of_a_name_do_not_act(terminal: Terminal) -> None:
+    stream = io.StringIO()
+    Console(stream).say("a\x1b[2Jb\rc")
+    assert stream.getvalue() == "a\\x1b[2Jb\\rc\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import Experiment, RunSpec
+from workbench.tracking.words import plural
 from workbench.trainer.grpo_settings import GRPOSettings
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import TrainerSettings
@@ -159,13 +160,13 @@ def conventions(run: RunSpec) -> dict[str, str]:
 def batch_units(settings: TrainerSettings) -> str:
     """The batch in its units, such as "128 pairs per step" or "8 prompts x 4 completions per step"."""
     unit = next((name for name in type(settings).model_fields if name.startswith("batch_")), "batch_rows")
-    micro = f", {settings.micro_batch_rows} rows at a time" if settings.micro_batch_rows else ""
-    batch = f"{settings.batch_rows_per_step()} {unit.removeprefix('batch_')}"
+    micro = f", {plural(settings.micro_batch_rows, 'row')} at a time" if settings.micro_batch_rows else ""
+    batch = plural(settings.batch_rows_per_step(), unit.removeprefix("batch_").removesuffix("s"), "")
     if not isinstance(settings, RolloutSettings):
         return f"{batch} per step{micro}"
     updates = settings.updates_per_rollout
     per = "step" if updates == 1 else f"rollout, {updates} steps of it"
-    return f"{batch} x {settings.group_size} completions per {per}{micro}"
+    return f"{batch} x {plural(settings.group_size, 'completion', '')} per {per}{micro}"
 
 
 def _settings(run: RunSpec) -> dict[str, Any]:
@@ -189,11 +190,7 @@ def _origin(run: RunSpec, path: str, experiment: Experiment | None) -> str:
 def _count(experiment: Experiment) -> str:
     variants = len({run.variant for run in experiment.runs})
     seeds = len(experiment.seeds)
-    return f"{_many(len(experiment.runs), 'run')} = {_many(variants, 'variant')} x {_many(seeds, 'seed')}"
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{plural(len(experiment.runs), 'run')} = {plural(variants, 'variant')} x {plural(seeds, 'seed')}"
 
 
 def _table(table: list[Row]) -> list[str]:

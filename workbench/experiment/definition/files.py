@@ -30,7 +30,7 @@ def find_file(asked: Node, folder: Path, problems: Problems) -> Path | None:
     """The file that the name in asked stands for: inside the folder, a regular file, no link out of it."""
     name = asked.value
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        if name == "":
+        if name == "" and asked.where == "command line":
             known = ", ".join(experiment_names(folder)) or f"nothing: {folder.name}/ has no file"
             problems.add(asked, f"found nothing, allowed {known}")
             return None

@@ -165,11 +165,20 @@ def _axis_values(written: Node, override: Node | None) -> tuple[Node, ...]:
     return tuple(node.value)
 
 
+def _as_floats(value: Any) -> Any:
+    """The value with every number in it as a float: 1 and 1.0 are one."""
+    if isinstance(value, dict):
+        return {key: _as_floats(item) for key, item in sorted(value.items())}
+    if isinstance(value, list):
+        return [_as_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _refuse_twins(values: tuple[Node, ...], problems: Problems) -> None:
     seen: dict[str, Node] = {}
     for node in values:
         plain = node.plain()
-        text = value_text(float(plain) if isinstance(plain, int | float) and not isinstance(plain, bool) else plain)
+        text = value_text(_as_floats(plain))
         if text in seen:
             problems.add(node, f"found {show(plain)} again, allowed each value once")
         seen[text] = node

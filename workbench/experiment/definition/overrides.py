@@ -33,7 +33,7 @@ def parse_overrides(texts: Sequence[str], problems: Problems) -> list[Override]:
     found: dict[str, Override] = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        where = f"--set {text if text.isprintable() else show(text)}"
+        where = f"--set {text if text.isprintable() and len(text) <= MAX_NAME else show(text, MAX_NAME)}"
         key = SHORTHANDS.get(key, key).removeprefix("hyperparameters.")
         if not equals or not _KEY.fullmatch(key):
             problems.append(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from workbench.config import Settings
+from workbench.config import PositiveInt, Seed, Settings
 from workbench.data.settings import DataSettings
 from workbench.errors import DefinitionError
 from workbench.evaluation.settings import EvaluateSettings
@@ -18,7 +18,7 @@ from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.registry import get_settings_class
 from workbench.trainer.rollout_settings import RolloutSettings
-from workbench.trainer.settings import Budget, NonNegativeInt, TrainerSettings
+from workbench.trainer.settings import Budget, TrainerSettings
 
 START = "start"
 Tracker = Literal["tensorboard", "wandb"]
@@ -31,7 +31,7 @@ class StartFrom(Settings):
     """Name of the experiment, which is that of its file."""
     variant: str | None = None
     """Name of its variant, such as beta=0.1; may be absent where there is only one."""
-    seed: NonNegativeInt | Literal["match"] | None = None
+    seed: Seed | Literal["match"] | None = None
     """Its seed, or match for the same seed as the run that starts; may be absent where there is only one."""
 
 
@@ -40,7 +40,7 @@ class Sweep(Settings):
 
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     """Axes: values by hyperparameter, or by dotted path such as data.collect.pairs. Axes and arms multiply."""
-    seeds: PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)] = 1
+    seeds: PositiveInt | Annotated[list[Seed], Field(min_length=1)] = 1
     """How many seeds (0, 1, ...), or a list of them."""
 
 

@@ -147,7 +147,8 @@ def resolve_scalar(text: str) -> tuple[Any, str]:
         return int(text), ""
     if _FLOAT.fullmatch(text):
         number = float(text)
-        return (number, "") if math.isfinite(number) else (None, f"found {show(text)}, allowed finite numbers")
+        # + 0.0: minus zero is zero, and no second value of a grid.
+        return (number + 0.0, "") if math.isfinite(number) else (None, f"found {show(text)}, allowed finite numbers")
     return text, ""
 
 

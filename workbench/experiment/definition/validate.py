@@ -171,7 +171,8 @@ def _follow(place: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 def _allowed(kind: str, context: dict[str, Any], at: Node, message: str) -> str:
     if kind in _BOUNDS:
         sign, name = _BOUNDS[kind]
-        return f"{_thing(at)}{sign} {context[name]:g}"
+        bound = context[name]
+        return f"{_thing(at)}{sign} {bound:g}" if abs(bound) < 1e6 else f"{_thing(at)}{sign} {bound:,.0f}"
     if kind in _SIZES:
         number = context[_SIZES[kind]]
         unit = "characters" if kind.startswith("string") else "values"

@@ -12,8 +12,8 @@ from workbench.errors import StorageError
 from workbench.experiment.definition.schema import Experiment
 from workbench.experiment.look.text import facts, first_rows, listed, print_sections
 from workbench.experiment.look.view import Section, look_at_data
-from workbench.terminal import say
 from workbench.tracking.sinks.console import Console
+from workbench.tracking.terminal import say
 
 PAGE_ROWS = 40
 WIDTH, HEIGHT = 720, 150

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from workbench.data.counts import Counts
 from workbench.experiment.look.view import Section, ShownRow, Token
-from workbench.terminal import say_marked, visible
+from workbench.tracking.terminal import say_marked, visible
 
 LEARNED, DIM, END = "\x1b[30;42m", "\x1b[2m", "\x1b[0m"
 OPEN, CLOSE = "⟦", "⟧"

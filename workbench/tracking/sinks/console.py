@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from workbench.terminal import visible
 from workbench.tracking.durations import format_duration
 from workbench.tracking.reader import Tail
 from workbench.tracking.sinks.sink import Row, numbers
+from workbench.tracking.terminal import visible
+from workbench.tracking.words import plural
 
 REDRAW_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
@@ -25,6 +26,7 @@ _SHORT_NAMES = {
     "eval/exact_match_greedy": "greedy",
     "eval/pair_accuracy": "pairs",
     "eval/kl_start": "KL",
+    "eval/loss": "held-out loss",
 }
 """The held-out metrics that matter, in this order, as they fit a terminal."""
 _METRICS_SHOWN = 2
@@ -52,6 +54,8 @@ class _Run:
     rollouts: dict[str, float] = field(default_factory=dict)
     """The latest of _ROLLOUT_NAMES; empty unless the run trains on its own completions."""
     held_out: dict[str, float] = field(default_factory=dict)
+    held_out_step: int | None = None
+    """Where it was measured."""
     first_time: tuple[int, float] | None = None
     last_time: tuple[int, float] | None = None
     """Steps and the run's own clock, for its rate."""
@@ -67,7 +71,10 @@ class _Run:
             known = next((name for name in columns if name in metrics), None)
             if known is not None and ("reward" in self.rollouts or short == "reward"):
                 self.rollouts[short] = metrics[known]
-        self.held_out |= {name: value for name, value in metrics.items() if name.startswith("eval/")}
+        found = {name: value for name, value in metrics.items() if name.startswith("eval/")}
+        if found:
+            self.held_out |= found
+            self.held_out_step = self.step
         if "time/seconds" in metrics:
             self.last_time = self.step, metrics["time/seconds"]
             self.first_time = self.first_time or self.last_time
@@ -97,6 +104,8 @@ class _Run:
             f"{_SHORT_NAMES.get(name, name.removeprefix('eval/'))} {self.held_out[name]:.3g}"
             for name in names[: 1 if self.rollouts else _METRICS_SHOWN]
         ]
+        if shown and self.held_out_step != self.step:
+            shown[-1] += f" at step {self.held_out_step}" if self.held_out_step else " at the start"
         # What a narrow terminal may cut stands last.
         rollouts = [f"{name} {value:.3g}" for name, value in self.rollouts.items()]
         yield from [*rollouts[:1], *shown, *rollouts[1:]]
@@ -153,7 +162,7 @@ class Console:
             self._started_at = now
             self._drawn_at = self._drawn_at or now
         if not self._live:
-            where = f"from step {run.step} of {num_steps}" if run.step else f"{num_steps} steps"
+            where = f"from step {run.step} of {num_steps}" if run.step else plural(num_steps, "step", "")
             self._put(f"{self._name(key)}: started, {where}")
 
     def ended(self, key: str, outcome: str = "finished") -> None:

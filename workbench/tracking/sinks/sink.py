@@ -54,7 +54,7 @@ def log_line(run: Path, text: str) -> None:
     """One line in the run's tracking.log. A tracker's trouble is never the run's, so a full disk is not an error."""
     line = " ".join(str(redact(text)).split())
     with contextlib.suppress(OSError), open(run / "tracking.log", "a", encoding="utf-8") as file:
-        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
+        file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
 
 
 def created_seconds(run: RunRecord) -> float:

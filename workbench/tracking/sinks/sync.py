@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workbench.terminal import complain
 from workbench.tracking.sinks.wandb import unsent
+from workbench.tracking.terminal import complain
+from workbench.tracking.words import plural
 
 
 def main(runs: Path) -> int:
     """Hand every unsent run to `wandb sync`; its exit code, the highest."""
     folders = unsent(runs)
-    are = "run is" if len(folders) == 1 else "runs are"
-    complain(f"{len(folders)} W&B {are} to be sent from below {runs}")
+    complain(f"to be sent from below {runs}: {plural(len(folders), 'W&B run')}")
     return max((subprocess.call([sys.executable, "-m", "wandb", "sync", str(folder)]) for folder in folders), default=0)
 
 

@@ -14,6 +14,7 @@ from workbench.tracking.reader import ROLLOUTS, RunRecord, find_runs
 from workbench.tracking.sinks.hparams import declaration, session_end, session_start
 from workbench.tracking.sinks.rollouts import split_off
 from workbench.tracking.sinks.sink import FinalValues, Row, Sink, created_seconds, numbers, rewards_of, verdict
+from workbench.tracking.words import plural
 
 TEXTS_PER_SPLIT = 8
 """Completions of each held-out split shown at an evaluation: the same prompts every time."""
@@ -167,7 +168,7 @@ def _cell(text: str) -> str:
 
 def _markdown(completion: Row) -> str:
     facts = [f"{name} {value:g}" for name, value in rewards_of(completion).items()]
-    facts += [f"{completion['num_tokens']} tokens"] if "num_tokens" in completion else []
+    facts += [plural(completion["num_tokens"], "token")] if "num_tokens" in completion else []
     facts += [] if completion.get("ended", True) else ["cut off"]
     text = f"{completion.get('prompt', '')}{completion.get('completion', '')}"
     fence = "~~~"
