@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,10 @@ def test_none_is_written_as_yaml_writes_it():
     said = run(ROOT, "explain", "sft_sort").stdout
     assert " null " in said
     assert "None" not in said
+
+
+def test_the_time_of_a_status_names_its_zone(tmp_path):
+    folder = RunFolder(tmp_path, "a/main/seed0")
+    folder.path.mkdir(parents=True)
+    folder.write_status(state="running")
+    assert datetime.fromisoformat(folder.status()["updated"]).tzinfo is not None
