@@ -12,11 +12,11 @@ from typing import Any, cast
 import torch
 
 from workbench.errors import ModelError
+from workbench.models.adapter_config import read_adapter_config
 from workbench.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, write_base
 from workbench.models.passes import input_embedding, output_head
 from workbench.models.quantised import plain_weight
 from workbench.models.settings import LoraSettings
-from workbench.models.tokenizer import read_json
 from workbench.models.weights import copy_other_files, read_safetensors, write_tensors
 
 _ADAPTER = "default"
@@ -170,27 +170,23 @@ def merge_adapter(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
     import peft
     from peft.utils.save_and_load import set_peft_model_state_dict
 
-    raw = read_json(folder / ADAPTER_CONFIG)
-    if raw.get("peft_type") != "LORA" or raw.get("modules_to_save"):
-        found = f"modules_to_save {raw['modules_to_save']}" if raw.get("modules_to_save") else f"{raw.get('peft_type')}"
-        raise ModelError(f"{folder}: an adapter of {found}; only LoRA on a model's own layers can be merged")
-    try:
-        config = peft.LoraConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{folder}/{ADAPTER_CONFIG}: not readable as an adapter's settings: {error}") from error
     tensors = read_safetensors(folder / ADAPTER_WEIGHTS)
+    settings = read_adapter_config(folder, ADAPTER_CONFIG, {name: value.shape for name, value in tensors.items()})
     _refuse_tied_head(model, list(tensors), folder)
     try:
-        adapted = peft.LoraModel(model, {_ADAPTER: config}, _ADAPTER)
+        adapted = peft.LoraModel(model, {_ADAPTER: peft.LoraConfig(**settings)}, _ADAPTER)
         named = {name.removeprefix("base_model."): tensor for name, tensor in tensors.items()}
         loaded: Any = set_peft_model_state_dict(adapted, named)
-    except (ValueError, RuntimeError, KeyError) as error:
-        lines = [line.strip() for line in str(error).strip().splitlines()]
+    except Exception as error:  # layers that are not there, shapes, settings that exclude each other: of every kind
+        lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
         raise ModelError(f"{folder}: not an adapter of this base: {' '.join(lines[1:2] or lines)}") from error
     odd = [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if "lora_" in name)]
     if odd:
         raise ModelError(f"{folder}: not an adapter of this base: {len(odd)} weights have no place, such as {odd[0]}")
-    return adapted.merge_and_unload(safe_merge=True)
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise ModelError(f"{folder}: its weights, folded in, are no finite numbers; train the adapter anew") from error
 
 
 def _refuse_tied_head(model: torch.nn.Module, names: list[str], folder: Path) -> None:
