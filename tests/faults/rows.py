@@ -196,7 +196,8 @@ FAULTS = (
         "a model folder that lacks a weight or a buffer, has extra or stale ones, or computes otherwise here",
         "refused by name, or the slower right way; never another number",
         ("models/test_weights.py::*", "models/test_load.py::test_weights_that_are_not*", "models/test_positions.py::*",
-         "models/test_llama_config.py::*", "experiment/test_positions.py::*", "models/test_probe.py::test_[!e]*"),
+         "models/test_llama_config.py::*", "experiment/test_positions.py::*", "models/test_probe.py::test_[!e]*",
+         "models/test_broken_folders.py::*"),
     ),
     Fault(
         25,

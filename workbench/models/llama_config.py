@@ -147,7 +147,7 @@ def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope_reason(raw: Mapping[str, Any]) -> str | None:
-    if not all(isinstance(raw.get(name) or {}, dict) for name in ("rope_scaling", "rope_parameters")):
+    if not all(isinstance(raw.get(name, {}), dict | type(None)) for name in ("rope_scaling", "rope_parameters")):
         return "its rotary settings are no mapping"
     rope = _rope_parameters(raw)
     wanted = _ROPE_FIELDS.get(rope["rope_type"]) if isinstance(rope["rope_type"], str) else None

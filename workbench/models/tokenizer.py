@@ -71,7 +71,8 @@ class Tokenizer:
             try:
                 backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
             except Exception as error:  # the library raises bare Exception
-                raise ModelError(f"{folder}/tokenizer.json: not a readable tokenizer: {error}") from error
+                raise ModelError(f"{folder}/tokenizer.json: not a readable tokenizer: {_first_line(error)}") from error
+            _refuse_damaged(backend, folder / "tokenizer.json")
             return cls(backend, folder, _chat_template(folder))
         return cls._load_by_transformers(folder)
 
@@ -237,6 +238,23 @@ def _know_special_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any]
         if isinstance(t, str) and t and t not in known and backend.token_to_id(t) is not None
     ]
     backend.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in new])
+
+
+def _refuse_damaged(backend: tokenizers.Tokenizer, path: Path) -> None:
+    """ModelError for what the library reads and then fails of, or takes all memory for."""
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    highest = max(vocabulary.values(), default=0)
+    if highest > 16 * len(vocabulary) + (1 << 20):
+        raise ModelError(f"{path}: an id of {highest:,} in a vocabulary of {len(vocabulary):,} tokens; copy it again")
+    if backend.post_processor is None:
+        return
+    state = json.loads(backend.post_processor.__getstate__())
+    for part in (state, *(state.get("processors") or ())):
+        known = part.get("special_tokens") or {}
+        for piece in (*(part.get("single") or ()), *(part.get("pair") or ())):
+            token = piece["SpecialToken"]["id"] if isinstance(piece, dict) and "SpecialToken" in piece else None
+            if token is not None and token not in known:
+                raise ModelError(f"{path}: post_processor adds {token!r}, which its special_tokens lack; copy it again")
 
 
 def _prefix_ids(backend: tokenizers.Tokenizer, bos_id: int | None) -> tuple[int, ...]:
