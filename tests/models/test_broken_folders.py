@@ -99,6 +99,11 @@ def test_what_of_an_adapter_cannot_be_merged_is_refused_by_name(name, value, cop
         load_model(tmp_path / "adapter")
 
 
+def test_a_changed_tokenizer_configuration_is_refused_or_loads(copied):
+    for _ in each_change(copied / "tokenizer_config.json"):
+        refused(lambda: Tokenizer.load(copied).encode("a1"))
+
+
 def test_a_damaged_template_of_special_tokens_and_a_giant_id_are_refused(copied):
     path = copied / "tokenizer.json"
     raw = json.loads(path.read_text())

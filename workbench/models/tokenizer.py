@@ -230,13 +230,10 @@ def _know_special_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any]
     for name in ("extra_special_tokens", "additional_special_tokens"):
         more = settings.get(name)
         named += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
-    texts = [token.get("content") if isinstance(token, dict) else token for token in named]
+    found = (token.get("content") if isinstance(token, dict) else token for token in named)
+    texts = [text for text in found if isinstance(text, str)]
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    new = [
-        t
-        for t in dict.fromkeys(texts)
-        if isinstance(t, str) and t and t not in known and backend.token_to_id(t) is not None
-    ]
+    new = [t for t in dict.fromkeys(texts) if t and t not in known and backend.token_to_id(t) is not None]
     backend.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in new])
 
 
