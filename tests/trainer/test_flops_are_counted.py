@@ -29,7 +29,8 @@ def counted_and_recorded(trainer: Any) -> tuple[float, float]:
 
     # Sampling's linear layers reach the counter whole, not as the products that it knows.
     sampling = (torch.ops.aten.linear, torch.ops.mkldnn._linear_pointwise)
-    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(sampling, of_linear))
+    experts = {torch.ops.aten._grouped_mm: of_linear}  # rows are the tokens that were routed to an expert
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(sampling, of_linear) | experts)
     with counter:
         trainer._train_step()
     return float(counter.get_total_flops()), trainer.costs.flops
@@ -153,3 +154,95 @@ def test_completions_without_advantage_are_sampled_and_not_learned_from(rollout_
     every._train_step()
     assert few.costs.generated_tokens == every.costs.generated_tokens
     assert few.costs.trained_tokens < every.costs.trained_tokens / 2
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 16},
+    "qwen3_moe": {"head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt2": {"n_inner": 160, "n_positions": 512},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 160, "word_embed_proj_dim": 64},
+    "falcon": {},
+    "bloom": {"n_layer": 3, "n_head": 4},
+    "gemma2": {"head_dim": 16, "sliding_window": 8},
+    "mistral": {"sliding_window": 8},
+    "mamba": {},
+}
+
+
+def of_family(kind: str) -> Any:
+    """A small model of that family."""
+    import torch
+    import transformers
+
+    ids = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 3, "tie_word_embeddings": False}
+    config = transformers.AutoConfig.for_model(kind, **LARGE | ids | FAMILIES[kind])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def ragged_rows() -> list[tuple[list[int], list[int], list[int]]]:
+    """Of 6 to 21 tokens, so that much of a batch is padding."""
+    return [([3 + k % 13 for k in range(2 + 5 * i)], [4, 5, 6, 7], [8, 9, 3]) for i in range(4)]
+
+
+CASES = [
+    *((kind, "sft", {}) for kind in FAMILIES),
+    *((kind, "dpo", {}) for kind in ("mixtral", "gpt2", "opt")),
+    *((kind, "sft", {"micro_batch_rows": 1}) for kind in ("qwen3", "opt")),
+    *((kind, "sft", {"gradient_checkpointing": True}) for kind in ("qwen3", "qwen3_moe", "gpt2", "opt")),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "settings"), CASES)
+def test_of_every_family_that_trains(kind: str, name: str, settings: dict[str, Any], collate: Callable) -> None:
+    trainer = step_on(name, of_family(kind), collate(name, ragged_rows()), **settings)
+    counted, recorded = counted_and_recorded(trainer)
+    assert recorded == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_of_adapters_no_gradient_counts_of_what_nothing_is_trained_before(
+    kind: str, settings: dict[str, Any], small_llama: Callable, collate: Callable
+) -> None:
+    from workbench.models.adapters import add_lora
+    from workbench.models.settings import LoraSettings
+
+    model = small_llama(**LARGE) if kind == "llama" else of_family(kind)
+    add_lora(model, LoraSettings(rank=2, alpha=4), seed=0)
+    counted, recorded = counted_and_recorded(step_on("sft", model, collate("sft", long_rows(6)), **settings))
+    assert recorded == pytest.approx(counted, rel=0.05)
+
+
+def test_own_llama_is_counted_as_its_matrices(small_llama: Callable) -> None:
+    from workbench.models.flops import ModelFlops
+
+    model = small_llama(**LARGE)
+    found, plain = ModelFlops.counted_of(model), ModelFlops.of_model(model)
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name)
+    assert found.counted is not None
+    assert (found.counted.forward, found.counted.backward) == (2 * matrices, 4 * matrices)
+    assert found.counted.pair == 4 * plain.num_layers * plain.width
+    assert found.counted.backward_pair == 2 * found.counted.pair
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_windows_cut_what_is_attended_to() -> None:
+    import torch
+
+    from workbench.models.flops import ModelFlops, attended
+
+    model = of_family("mistral")  # every layer sees 8 positions
+    begin, end = torch.tensor([0.0, 0.0, 10.0]), torch.tensor([3.0, 10.0, 12.0])
+    assert attended(model, begin, end).tolist() == [6.0, 36 + 2 * 8, 2 * 8]
+    half = of_family("gemma2")  # one layer in two, here two of three
+    share = half.config.layer_types.count("sliding_attention") / 3
+    assert attended(half, begin, end)[1].item() == pytest.approx(share * 52 + (1 - share) * 55)
+    flops = ModelFlops.counted_of(model)
+    rate = flops.counted.pair if flops.counted else 0.0
+    heads = 2 * flops.num_head
+    layers = flops.counted.forward if flops.counted else 0.0
+    assert flops.generation(10, [3]) == pytest.approx(12 * layers + 3 * heads + rate * (52 + 16))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import torch
 
-from workbench.models.outputs import computes_prompts_once, projects_everything
+from workbench.models.counted import TokenFlops, count_layers
+from workbench.models.outputs import computes_padding, computes_prompts_once, projects_everything
 from workbench.models.passes import input_embedding, output_head
 from workbench.models.quantised import num_weights
 
 FLOPS_FORMULA = (
-    "forward 2 (N_frozen + N_trained) a token, backward 2 N_frozen + 4 N_trained, the output head only where a "
-    "position is projected to the vocabulary; attention 4 x layers x width x context forward and twice that backward; "
-    "input embedding excluded; gradient checkpointing adds the forward of all but the head; a prompt counts as often "
-    "as it is computed: once for all completions that a step learns from, where the model's forward is our own"
+    "a token's layers by torch's FLOP counter, in short passes of the model itself: forward 2 N and backward 4 N of "
+    "the N weights that multiply it (2 N of frozen ones, 0 where nothing before them is trained), experts by those "
+    "that are active, under gradient checkpointing what is computed again; the output head, 2 and 4 a weight, where a "
+    "position is projected to the vocabulary; attention 4 x layers x width x context forward and twice that backward, "
+    "the context cut at a layer's window; input embedding excluded; padding where it is computed: in families whose "
+    "rows cannot be laid end to end; a prompt as often as it is computed: once for all completions that a step learns "
+    "from, where the model's forward is our own"
 )
 
 
@@ -24,21 +30,35 @@ class Work:
     """What one pass computes. A step's is that of its whole batch, however it is cut into micro-batches."""
 
     tokens: float
-    """That go through the layers."""
+    """That go through the layers, padding among them where it is computed."""
     context: float
-    """Positions attended to, summed over these tokens."""
+    """Positions attended to, summed over these tokens: the mean of the layers, each within its window."""
     projected: float
     """Positions at which the output head is computed."""
     read: float
     """Tokens read: prompts as often as computed, and all tokens of the texts, the last too, which predicts nothing."""
+    rows: float = 0.0
+    """Rows side by side, where they are not laid end to end."""
 
     @classmethod
-    def of_rows(cls, lengths: torch.Tensor, projected: float | None = None) -> Work:
-        """Rows of these lengths (padding excluded), projected everywhere unless said."""
-        sizes = lengths.double()
-        tokens = float(sizes.sum())
-        context = float((sizes * (sizes + 1) / 2).sum())
-        return cls(tokens, context, tokens if projected is None else projected, tokens)
+    def of_rows(
+        cls, lengths: torch.Tensor, projected: float | None = None, model: torch.nn.Module | None = None
+    ) -> Work:
+        """Rows of these lengths (padding excluded), projected everywhere unless said, side by side in one call.
+
+        model: computes padding or does not, and has windows or none; None: neither.
+        """
+        sizes, rows = lengths.double(), 0
+        read = float(sizes.sum())
+        if model is not None and len(sizes) and computes_padding(model, int(sizes.max())):
+            sizes, rows = sizes.max().expand(len(sizes)), len(sizes)
+        context = float(attended(model, torch.zeros_like(sizes), sizes).sum())
+        return cls(float(sizes.sum()), context, read if projected is None else projected, read, rows)
+
+    @classmethod
+    def total(cls, parts: Iterable[Work]) -> Work:
+        """Of several passes together."""
+        return cls(*(sum(values) for values in zip(*map(astuple, parts), strict=True)))
 
     @classmethod
     def of_completions(
@@ -48,10 +68,11 @@ class Work:
         owners, sizes = prompts.double()[prompt_of], lengths.double()
         projected = float(sizes.sum())
         if not computes_prompts_once(model):
-            return cls.of_rows(owners + sizes, projected)
+            return cls.of_rows(owners + sizes, projected, model)
         used = prompts.double()[prompt_of[lengths > 0].unique()]
         after = (sizes - 1).clamp_min(0)  # a completion's last token predicts nothing
-        context = float((used * (used + 1) / 2).sum() + (after * (owners + (after + 1) / 2)).sum())
+        of_prompts = attended(model, torch.zeros_like(used), used).sum()
+        context = float(of_prompts + attended(model, owners, owners + after).sum())
         return cls(float(used.sum() + after.sum()), context, projected, float(used.sum()) + projected)
 
     def without_head(self) -> Work:
@@ -63,10 +84,36 @@ class Work:
         return replace(self, projected=2 * self.projected)
 
 
+def attended(model: torch.nn.Module | None, begin: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+    """Positions that the tokens from begin to before end of a text attend to, themselves among them, as the mean of the
+    model's layers."""
+    whole = end * (end + 1) / 2 - begin * (begin + 1) / 2
+    window, share = windows_of(model)
+    if not window:
+        return whole
+
+    def until(number: torch.Tensor) -> torch.Tensor:
+        within = number.clamp(max=window)
+        return within * (within + 1) / 2 + (number - within) * window
+
+    return share * (until(end) - until(begin)) + (1 - share) * whole
+
+
+def windows_of(model: torch.nn.Module | None) -> tuple[int, float]:
+    """(width, share of the layers with attention that have it); 0 where there is none."""
+    config = getattr(model, "config", None)
+    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    if not window or getattr(config, "use_sliding_window", True) is False:
+        return 0, 0.0
+    kinds = [kind for kind in getattr(config, "layer_types", None) or ["sliding_attention"] if "attention" in kind]
+    return int(window), sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds) / max(1, len(kinds))
+
+
 @dataclass(frozen=True)
 class ModelFlops:
     """num_trained, num_frozen: parameters that multiply tokens, num_head of them the output head's (0: there is none).
-    width: heads x head size. projects_all: logits are made at every token, whether needed or not."""
+    width: heads x head size. projects_all: logits are made at every token, whether needed or not. counted: the layers
+    as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them."""
 
     num_trained: int
     num_frozen: int
@@ -75,6 +122,31 @@ class ModelFlops:
     num_head: int = 0
     head_is_trained: bool = False
     projects_all: bool = False
+    counted: TokenFlops | None = None
+    window: int = 0
+    windowed: float = 0.0
+
+    @classmethod
+    def counted_of(
+        cls,
+        model: torch.nn.Module,
+        recomputing: Callable[[], AbstractContextManager[Any]] | None = None,
+        *,
+        learns: bool = True,
+    ) -> ModelFlops:
+        """of_model, its layers counted in passes of the model itself where it can make them.
+
+        recomputing: a context in which it computes activations again, where training does. learns: False for a model
+        that is only read.
+        """
+        plain, layers = cls.of_model(model), count_layers(model, recomputing, learns=learns)
+        if layers is None:
+            return plain
+        if plain.projects_all:  # then the passes gave logits: the head is counted with what is projected
+            head, learned = 2 * plain.num_head, 4 if plain.head_is_trained else 2
+            layers = replace(layers, forward=layers.forward - head, backward=layers.backward - learned * plain.num_head)
+        window, windowed = windows_of(model)
+        return replace(plain, counted=layers, window=window, windowed=windowed)
 
     @classmethod
     def of_model(cls, model: torch.nn.Module) -> ModelFlops:
@@ -97,20 +169,30 @@ class ModelFlops:
 
     def forward(self, work: Work) -> float:
         """Of one pass."""
-        body = self.num_trained + self.num_frozen - self.num_head
-        return 2 * (body * work.tokens + self.num_head * self._projected(work)) + self._attention(work)
+        layers: float = 2 * (self.num_trained + self.num_frozen - self.num_head) * work.tokens
+        if self.counted is not None:
+            layers = self.counted.forward * work.tokens + self.counted.row * work.rows
+        return layers + 2 * self.num_head * self._projected(work) + self._attention(work)
 
     def backward(self, work: Work) -> float:
         """Of the same pass: gradients of its inputs, and of what is trained."""
         trained_head = self.num_head if self.head_is_trained else 0
         frozen_head = self.num_head - trained_head
-        body = 2 * (self.num_frozen - frozen_head) + 4 * (self.num_trained - trained_head)
+        layers: float = (2 * (self.num_frozen - frozen_head) + 4 * (self.num_trained - trained_head)) * work.tokens
+        attention = 2 * self._attention(work)
+        if self.counted is not None:
+            layers = self.counted.backward * work.tokens + self.counted.backward_row * work.rows
+            attention = self.counted.backward_pair * work.context
         head = 2 * frozen_head + 4 * trained_head
-        return body * work.tokens + head * self._projected(work) + 2 * self._attention(work)
+        return layers + head * self._projected(work) + attention
 
     def training(self, work: Work, *, recomputed: bool = False) -> float:
         """Forward and backward; recomputed: the layers' forward once more, under gradient checkpointing."""
-        again = self.forward(work) - 2 * self.num_head * self._projected(work) if recomputed else 0.0
+        again = 0.0
+        if recomputed and self.counted is not None and self.counted.again is not None:
+            again = self.counted.again * work.tokens + self._attention(work)
+        elif recomputed:
+            again = self.forward(work) - 2 * self.num_head * self._projected(work)
         return self.forward(work) + self.backward(work) + again
 
     def generation(self, prompt_tokens: int, lengths: Sequence[int]) -> float:
@@ -118,12 +200,23 @@ class ModelFlops:
         every sampled token but the last; each token is drawn from one projected position."""
         after = [length - 1 for length in lengths]
         tokens = prompt_tokens + sum(after)
-        context = prompt_tokens * (prompt_tokens + 1) / 2
-        context += sum(number * (prompt_tokens + (number + 1) / 2) for number in after)
+        context = self._attended(0, prompt_tokens)
+        context += sum(self._attended(prompt_tokens, prompt_tokens + number) for number in after)
         return self.forward(Work(tokens, context, 1 + sum(after), tokens))
 
     def _projected(self, work: Work) -> float:
         return work.tokens if self.projects_all and work.projected else work.projected
 
+    def _attended(self, begin: int, end: int) -> float:
+        """As `attended`, of one text."""
+
+        def until(number: int) -> float:
+            within = min(number, self.window)
+            return within * (within + 1) / 2 + (number - within) * self.window
+
+        whole = end * (end + 1) / 2 - begin * (begin + 1) / 2
+        return self.windowed * (until(end) - until(begin)) + (1 - self.windowed) * whole
+
     def _attention(self, work: Work) -> float:
-        return 4 * self.num_layers * self.width * work.context
+        pair = 4 * self.num_layers * self.width if self.counted is None else self.counted.pair
+        return pair * work.context

@@ -194,6 +194,12 @@ def can_be_packed(model: torch.nn.Module, longest: int) -> bool:
     return all(size >= longest for size in windows)
 
 
+def computes_padding(model: torch.nn.Module, longest: int) -> bool:
+    """Whether forward_to_head computes rows side by side, up to the longest, padding and all."""
+    inner = unwrapped(model)
+    return not isinstance(inner, Llama) and not can_be_packed(inner, longest) and verdict_of(inner).batch
+
+
 def computes_prompts_once(model: torch.nn.Module) -> bool:
     """Whether forward_completions computes a prompt once for all of its completions."""
     return isinstance(unwrapped(model), Llama)

@@ -98,7 +98,8 @@ class BaseTrainer(TrainerHooks):
         self.scheduler = scheduler or configure_scheduler(self.optimizer, self.num_steps, self.settings)
         self.precision = Precision(resolve_precision(self.settings.precision, self.device, model), self.device)
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
-        self.flops = ModelFlops.of_model(self._policy_of(model))
+        again = self._recomputing if self.settings.gradient_checkpointing else None
+        self.flops = ModelFlops.counted_of(self._policy_of(model), again)
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
         self.ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
         ranging = self.settings.schedule == "range_test"
@@ -235,7 +236,7 @@ class BaseTrainer(TrainerHooks):
         with self._interrupts.interruptible():
             row = self._compute_gradient(batch)
             spent = distributed.reduce_tensor(
-                torch.tensor(astuple(self._work(batch)), dtype=torch.float64, device=self.device)
+                torch.tensor(astuple(self._work_as_cut(batch, self._work)), dtype=torch.float64, device=self.device)
             )
             row = self._check_gradient(row)
         # From here to the end the step is committed: nothing may interrupt it half-way.

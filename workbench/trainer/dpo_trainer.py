@@ -123,7 +123,7 @@ class DPOTrainer(BaseTrainer):
     def _score_reference(self, batch: Batch) -> Batch:
         with self._reference.of(self.policy) as reference, self.precision.autocast():
             _, chosen, rejected = completion_logprobs(reference, batch, self._temperature)
-        work = completions_work(self.policy, batch)
+        work = completions_work(self.policy, batch)  # scored in one call, not in micro-batches
         self._charge(Costs(scored_tokens=int(work.read), flops=self.flops.forward(work)))
         return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
 import torch
 
 from workbench.errors import CheckpointError, DefinitionError
 from workbench.models.flops import Work
-from workbench.trainer.batches import Batch, EpochLoader, num_rows
+from workbench.models.outputs import computes_padding
+from workbench.trainer.batches import Batch, EpochLoader, num_rows, split_rows
 from workbench.trainer.loss import LossResult
 
 
@@ -20,6 +21,12 @@ class TrainerHooks(abc.ABC):
 
     settings: Any
     train_loader: Iterable[Any]
+    micro_batch_rows: int | None
+
+    @property
+    @abc.abstractmethod
+    def policy(self) -> torch.nn.Module:
+        """The language model: what is evaluated, sampled from and saved."""
 
     @abc.abstractmethod
     def _prepare_batch(self, batch: Any) -> Batch:
@@ -72,7 +79,13 @@ class TrainerHooks(abc.ABC):
 
     def _work(self, batch: Batch) -> Work:
         """What a pass over an update batch computes; by default its sequences, projected everywhere."""
-        return Work.of_rows(self._sequence_lengths(batch))
+        return Work.of_rows(self._sequence_lengths(batch), model=self.policy)
+
+    def _work_as_cut(self, batch: Batch, work_of: Callable[[Batch], Work]) -> Work:
+        """The same in micro-batches where those decide how much padding is computed."""
+        if not computes_padding(self.policy, int(self._sequence_lengths(batch).max())):
+            return work_of(batch)
+        return Work.total(work_of(part) for part in split_rows(batch, self.micro_batch_rows))
 
     def _count_tokens(self, batch: Batch) -> int:
         """Tokens of a batch, for throughput only."""

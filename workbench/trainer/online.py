@@ -202,7 +202,7 @@ class OnlineTrainer(BaseTrainer):
             for start in range(0, len(rows["responses"]), size):
                 part = {key: value[start : start + size] for key, value in rows.items()}
                 parts.append(response_logprobs(predicting_states(model, part), part, self.settings.temperature))
-        work = OnlineTrainer._work(self, rows)
+        work = self._work_as_cut(rows, lambda part: OnlineTrainer._work(self, part))
         self._charge(Costs(scored_tokens=int(work.read), flops=self.flops.forward(work)))
         return torch.cat(parts)
 

@@ -37,7 +37,7 @@ class PPOTrainer(OnlineTrainer):
         self._clip = Clip(self.settings.clip, self.settings.clip)
         self._beta = self._next_beta = float(self.settings.beta)
         trained = ActorCritic(super()._set_up_model(model), self.settings.critic).eval()
-        self._critic_flops = None if trained.trunk is None else ModelFlops.of_model(trained.trunk)
+        self._critic_flops = None if trained.trunk is None else ModelFlops.counted_of(trained.trunk)
         return trained
 
     def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from workbench.errors import DataError
-from workbench.models.flops import Work
+from workbench.models.flops import Work, attended
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.cross_entropy import IGNORED
 from workbench.objectives.logprobs import projected_logprobs
@@ -49,10 +49,10 @@ class SFTTrainer(BaseTrainer):
         projected = float((_wanted(batch) != IGNORED).sum())
         positions = batch.get("position_ids")
         if positions is None:
-            return Work.of_rows(self._sequence_lengths(batch), projected)
+            return Work.of_rows(self._sequence_lengths(batch), projected, self.policy)
         # Packed: a position attends to its own text alone, as many tokens as its number says.
-        tokens = float(positions.numel())
-        return Work(tokens, float((positions + 1).double().sum()), projected, tokens)
+        tokens, places = float(positions.numel()), positions.double()
+        return Work(tokens, float(attended(self.policy, places, places + 1).sum()), projected, tokens)
 
     def _forward(self, batch: Batch) -> HeadInputs:
         return forward_to_head(self.model, batch["input_ids"], batch.get("attention_mask"), batch.get("position_ids"))

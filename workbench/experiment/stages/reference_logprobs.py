@@ -29,21 +29,24 @@ def score_reference(
     """Write the log-probabilities of both completions of every pair, laid out as the pairs; returns the costs."""
 
     def setup() -> Any:
-        return worker.load(model_folder)
+        from workbench.models.flops import ModelFlops
 
-    def score(model: Any, rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], float, float]:
+        model = worker.load(model_folder)
+        return model, ModelFlops.counted_of(model, learns=False)
+
+    def score(loaded: Any, rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], float, float]:
         import torch
 
-        from workbench.models.flops import ModelFlops
         from workbench.trainer.dpo_trainer import completion_logprobs, completions_work
 
+        model, flops = loaded
         device = next(model.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in pairs.batch(rows).items()}
         with torch.no_grad(), worker.autocast():
             _, chosen, rejected = completion_logprobs(model, batch)
         work = completions_work(model, batch)
         sides = (_unpadded(chosen, pairs.chosen.lengths[rows]), _unpadded(rejected, pairs.rejected.lengths[rows]))
-        return *sides, work.read, ModelFlops.of_model(model).forward(work)
+        return *sides, work.read, flops.forward(work)
 
     done = 0
 

@@ -1,0 +1,117 @@
+"""What a model's layers compute a token, counted in passes of the model itself with torch's FLOP counter.
+
+Nothing is read from a config: active experts, adapters, layers whose inputs need no gradient, recomputation and tables
+that multiply nothing are counted as the model computes them, whatever its family. The counts are of shapes alone, and
+so the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from workbench.models.outputs import forward_to_head
+
+LENGTHS = (8, 16, 24)
+"""Tokens of the passes: what grows with the square of the length is attention's, what grows with it a token's, and what
+does not grow is the one projected position that transformers' models compute in any case."""
+
+
+@dataclass(frozen=True)
+class TokenFlops:
+    """Of the layers without the output head, a token: forward; backward of what is trained; what gradient
+    checkpointing computes once more, None where that was not counted. pair, backward_pair: of a token and a position
+    that it attends to. row, backward_row: of a row whatever its length (a projected position, the ends of a
+    convolution)."""
+
+    forward: float
+    backward: float
+    again: float | None
+    pair: float
+    backward_pair: float
+    row: float
+    backward_row: float
+
+
+def count_layers(
+    model: torch.nn.Module,
+    recomputing: Callable[[], AbstractContextManager[Any]] | None = None,
+    *,
+    learns: bool = True,
+) -> TokenFlops | None:
+    """By short passes, whose gradients are dropped. None where the model cannot make them (it is no language model)."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    trained = [parameter for parameter in model.parameters() if learns and parameter.requires_grad]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            forward = [_passes(model, [], length, device) for length in LENGTHS]
+            both = [_passes(model, trained, length, device) for length in LENGTHS] if trained else forward
+            again = None
+            if recomputing is not None and trained:
+                with recomputing():
+                    again = [_passes(model, trained, length, device) for length in LENGTHS]
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError, KeyError):
+        return None
+    linear, pair, row = _fitted(forward)
+    if not linear > 0:
+        return None
+    training, training_pair, training_row = _fitted(both)
+    more = None if again is None else _fitted(again)[0] - training
+    return TokenFlops(linear, training - linear, more, pair, training_pair - pair, row, training_row - row)
+
+
+def _fitted(counts: list[int]) -> tuple[float, float, float]:
+    """(a, b, c) of a x length + b x length^2 + c."""
+    step = LENGTHS[1] - LENGTHS[0]
+    first, second = counts[1] - counts[0], counts[2] - counts[1]
+    b = (second - first) / (2 * step**2)
+    a = first / step - b * (LENGTHS[0] + LENGTHS[1])
+    return a, b, counts[0] - a * LENGTHS[0] - b * LENGTHS[0] ** 2
+
+
+def _passes(model: torch.nn.Module, trained: list[torch.nn.Parameter], length: int, device: torch.device) -> int:
+    """FLOPs of a forward on one row, and of the gradients of `trained` where there are any."""
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or length
+    ids = (torch.arange(length, device=device) % vocabulary)[None]
+    counter = FlopCounterMode(display=False, custom_mapping=own_kernels())
+    with counter, torch.set_grad_enabled(bool(trained)), _whole_attention():
+        hidden = forward_to_head(model, ids).hidden
+        if trained and hidden.requires_grad:
+            torch.autograd.grad(hidden.float().sum(), trained, allow_unused=True)
+    return int(counter.get_total_flops())
+
+
+def own_kernels() -> dict[Any, Any]:
+    """Products that torch's counter does not know: whole linear layers, and experts' in one call (only the tokens that
+    were routed to an expert are rows of it)."""
+    aten = torch.ops.aten
+    found: dict[Any, Any] = {}
+    for name in ("linear", "_grouped_mm"):
+        if hasattr(aten, name):
+            found[getattr(aten, name)] = _of_linear
+    experts = torch.ops.transformers
+    if hasattr(experts, "grouped_mm_fallback"):
+        found[experts.grouped_mm_fallback] = _of_linear
+        found[experts.grouped_mm_fallback_backward] = _of_two_products
+    return found
+
+
+def _of_two_products(inputs: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return 4 * math.prod(inputs) * int(weight[-1])
+
+
+def _of_linear(inputs: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    return 2 * math.prod(inputs) * int(out_shape[-1])
+
+
+def _whole_attention() -> AbstractContextManager[Any]:
+    """Attention as plain products, which the counter knows on every device."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH)
