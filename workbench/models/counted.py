@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,8 @@ def count_layers(
             forward = [_passes(model, [], length, device) for length in LENGTHS]
             both = [_passes(model, trained, length, device) for length in LENGTHS] if trained else forward
             again = None
-            if recomputing is not None and trained:
-                with recomputing():
+            if recomputing not in (None, nullcontext) and trained:
+                with recomputing():  # type: ignore[misc]
                     again = [_passes(model, trained, length, device) for length in LENGTHS]
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError, KeyError):
         return None

@@ -98,8 +98,7 @@ class BaseTrainer(TrainerHooks):
         self.scheduler = scheduler or configure_scheduler(self.optimizer, self.num_steps, self.settings)
         self.precision = Precision(resolve_precision(self.settings.precision, self.device, model), self.device)
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
-        again = self._recomputing if self.settings.gradient_checkpointing else None
-        self.flops = ModelFlops.counted_of(self._policy_of(model), again)
+        self.flops = ModelFlops.counted_of(self._policy_of(model), self._recomputing)
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
         self.ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
         ranging = self.settings.schedule == "range_test"
