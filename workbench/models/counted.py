@@ -54,7 +54,7 @@ def count_layers(
             both = [_passes(model, trained, length, device) for length in LENGTHS] if trained else forward
             again = None
             if recomputing not in (None, nullcontext) and trained:
-                with recomputing():  # type: ignore[misc]
+                with recomputing():
                     again = [_passes(model, trained, length, device) for length in LENGTHS]
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError, KeyError):
         return None
