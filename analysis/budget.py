@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis import stats
+from analysis import comparability, stats
 from analysis.claims import Comparison
 from analysis.measures import COSTS, STEPS, Measure, format_number, join
 from analysis.study import Study, Variant
@@ -40,17 +40,15 @@ def compares_costs(study: Study) -> bool:
 
 
 def axes(study: Study, measure: Measure) -> list[Measure]:
-    """The costs that two settings or more spent while they were evaluated; seconds only where machines are alike."""
+    """The costs that two settings or more spent while they were evaluated, and that are alike in all runs."""
     found = [cost for column in AXES for cost in (*COSTS, STEPS) if cost.column == column]
-    if refusals(study):
-        found = [cost for cost in found if cost.column != "time/seconds"]
     return [cost for cost in found if len({c.variant.name for c in curves(study, measure, cost)}) > 1]
 
 
 def curves(study: Study, measure: Measure, cost: Measure) -> list[Curve]:
-    """Of every finished run that spent some of this cost between its evaluations."""
+    """Of every finished run that spent some of this cost between its evaluations; none where the cost is refused."""
     table = study.loaded.metrics
-    if measure.column not in table or cost.column not in table:
+    if measure.column not in table or cost.column not in table or cost.column in _refused(study):
         return []
     finished = set(study.finals.loc[study.finals["finished"], "run"])
     found = []
@@ -69,7 +67,12 @@ def common_range(found: list[Curve]) -> tuple[float, float]:
 
 
 def refusals(study: Study) -> list[str]:
-    """Why seconds are not compared."""
+    """Why seconds or FLOPs are not compared."""
+    return list(_refused(study).values())
+
+
+def _refused(study: Study) -> dict[str, str]:
+    """Costs that are not alike in all runs, and why."""
     places = {
         str((record["status"].get("threads"), record["status"].get("device"), hardware.get("cpu"), hardware.get("gpu")))
         for record in study.loaded.records.values()
@@ -77,7 +80,9 @@ def refusals(study: Study) -> list[str]:
         for hardware in [record["provenance"].get("hardware") or {}]
     }
     differ = "Not compared by seconds: the runs differ in threads, device or machine"
-    return [differ] if len(places) > 1 else []
+    found = {"time/seconds": differ} if len(places) > 1 else {}
+    counted = comparability.flops_refusals(study)
+    return found | ({"cost/flops": counted[0].removesuffix(".")} if counted else {})
 
 
 def uncovered(study: Study, measure: Measure) -> list[str]:
@@ -166,7 +171,7 @@ def flags(study: Study) -> list[str]:
 
 def unlike_costs(study: Study) -> list[str]:
     """That the settings' final values are not at equal FLOPs, where they are not."""
-    if not compares_costs(study):
+    if not compares_costs(study) or "cost/flops" in _refused(study):
         return []
     runs = study.finals.loc[study.finals["finished"], ["run", "variant"]]
     spent = {

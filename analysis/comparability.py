@@ -3,7 +3,8 @@
 Outcomes are compared where evaluation set, sampling, verifier, task and rewards are the same, versions included; across
 experiments the start must be the same too, for a method cannot be told from the start that it had. Where arms of one
 experiment have different starts its definition gave them: then the start is part of the question. KL is compared where
-its estimator and its reference, the start, are the same as well.
+its estimator and its reference, the start, are the same as well. FLOPs are compared where one version counted them;
+outcomes do not depend on it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ FREE = ("every", "versions", "gym_config")
 """Fields of evaluate that change no value, or that stand elsewhere."""
 UNKNOWN = "not recorded"
 REWARD = "version of reward "
+APART = ("eval/kl_start", "cost/flops")
+"""Measures whose versions set only what they measure apart."""
 Conditions = dict[str, str]
 
 
@@ -71,6 +74,20 @@ def kl_differences(study: Study) -> list[Difference]:
     return [found for found in _differences(study, _kl_conditions) if found.what not in known]
 
 
+def flops_refusals(study: Study) -> list[str]:
+    """Why FLOPs are not compared: different versions counted them; a run that recorded none is older."""
+    found: dict[str, list[str]] = {}
+    runs = study.loaded.runs
+    for variant in study.variants:
+        for run in runs.loc[runs["variant"] == variant.name, "run"]:
+            record = study.loaded.records[run]
+            labels = found.setdefault(_flops_version(record), []) if record["definition"] else []
+            labels += [variant.label] if variant.label not in labels else []
+    if len(found) < 2 and not any(" and " in version for version in found):  # of both, by what share is not known
+        return []
+    return [f"FLOPs are not compared: {Difference('version of how they were counted', found).text}."]
+
+
 def refusals(study: Study) -> list[str]:
     """What is not compared with what, and why; a sentence a difference."""
     apart = groups(study)
@@ -83,7 +100,7 @@ def refusals(study: Study) -> list[str]:
         found += [f"Not comparable: {difference.text}." for difference in differences(study)]
     if study.has("eval/kl_start"):
         found += [f"KL is not compared across: {difference.text}." for difference in kl_differences(study)]
-    return found
+    return found + flops_refusals(study)
 
 
 def _grouped(study: Study, conditions: Callable[[Study, str], Conditions]) -> list[Group]:
@@ -153,7 +170,7 @@ def _without_unused_rewards(found: dict[Variant, Conditions]) -> dict[Variant, C
 def _outcome_conditions(study: Study, run: str) -> Conditions:
     record = study.loaded.records[run]
     found = _evaluation(record)
-    found |= {f"version of {name}": value for name, value in _versions(record).items() if name != "eval/kl_start"}
+    found |= {f"version of {name}": value for name, value in _versions(record).items() if name not in APART}
     if len(study.plans) > 1:
         found |= _start(study, run)
     return found
@@ -193,6 +210,12 @@ def _versions(record: Mapping[str, Any]) -> Conditions:
     places = [f"task {evaluate.get('task')}"] if len(listed) == 3 else []
     places += [f"verifier {evaluate.get('task') or evaluate.get('verifier')}", "sampling"]
     return {name: str(version) for name, version in zip(places, listed, strict=False)}
+
+
+def _flops_version(record: Mapping[str, Any]) -> str:
+    """Of older runs, a budget's identity alone names it."""
+    budget = (record["status"].get("identity") or {}).get("budget") or {}
+    return _versions(record).get("cost/flops") or str(budget.get("costs_version") or UNKNOWN)
 
 
 def _start(study: Study, run: str) -> Conditions:

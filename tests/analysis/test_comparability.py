@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from analysis import claims, comparability
+from analysis import budget, claims, comparability
 from analysis.report import write_comparison, write_report
 from analysis.study import open_studies, open_study
 
@@ -130,3 +130,26 @@ def test_a_start_of_each_seed_s_own_is_one_chain(make_experiment: Make) -> None:
             start = {"folder": f"sft_sort/main/seed{seed}", "model_sha256": f"{seed}" * 64}
             change_provenance(folder, f"*/seed{seed}", start=start)
     assert len(comparability.groups(open_studies([first, second]))) == 1
+
+
+def test_flops_of_two_versions_are_not_compared_and_outcomes_are(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(prompts=4, arms=("dpo", "grpo"), seeds=2)
+    change_provenance(folder, "dpo/seed*", measured_by={"cost/flops": 4})
+    change_provenance(folder, "grpo/seed*", measured_by={"cost/flops": 4})
+    study = open_study(folder)
+    measure = study.deciding
+    assert measure is not None
+    assert comparability.refusals(study) == []
+    assert "cost/flops" in [cost.column for cost in budget.axes(study, measure)]
+    change_provenance(folder, "grpo/seed1", measured_by={})
+    study = open_study(folder)
+    (text,) = comparability.refusals(study)
+    assert text.startswith("FLOPs are not compared: version of how they were counted is 4 for")
+    assert "not recorded for grpo" in text
+    axes = [cost.column for cost in budget.axes(study, measure)]
+    assert "cost/flops" not in axes
+    assert "cost/trained_tokens" in axes
+    assert budget.unlike_costs(study) == budget.at_equal_flops(study, measure) == []
+    assert len(comparability.groups(study)) == 1
+    assert claims.compare_all(study, measure) != []
+    assert "FLOPs are not compared" in write_report(folder).read_text()

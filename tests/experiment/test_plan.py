@@ -13,12 +13,13 @@ from analysis.load import load_folders
 from workbench.errors import ModelError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import Speed, estimate
-from workbench.experiment.identity import differences, identify
+from workbench.experiment.identity import counted_before, differences, identify, measuring_versions
 from workbench.experiment.plan import describe_change, plan_runs, waves
 from workbench.experiment.plan_file import write_plan
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.status import status_text
 from workbench.tracking.reader import read_sealed
+from workbench.trainer.settings import COSTS_VERSION
 
 
 def only_run(lab: Path, *overrides: str, name: str = "start"):
@@ -170,6 +171,15 @@ def test_how_epochs_are_counted_is_part_of_the_identity_where_they_decide(lab, m
     assert fingerprint_of(lab) == by_steps
 
 
+def test_how_flops_are_counted_is_recorded_of_every_run_and_decides_those_with_a_budget(lab, monkeypatch):
+    budget = "budget.flops=1.0e9"
+    plain, bounded = fingerprint_of(lab), fingerprint_of(lab, budget)
+    monkeypatch.setattr("workbench.experiment.identity.COSTS_VERSION", 99)
+    assert measuring_versions(only_run(lab))["cost/flops"] == 99
+    assert fingerprint_of(lab) == plain
+    assert fingerprint_of(lab, budget) != bounded
+
+
 def test_the_estimate_counts_optimiser_averages_and_what_is_kept_by_hand(lab):
     def memory(*overrides):
         run = only_run(lab, *overrides)
@@ -233,6 +243,31 @@ def test_the_estimate_holds_the_longest_rows_and_half_precisions_scores(lab, def
 def test_what_is_computed_again_counts_where_it_moves_the_end(lab):
     budget = "budget.flops=1.0e9"
     assert fingerprint_of(lab, budget, "gradient_checkpointing=true") != fingerprint_of(lab, budget)
+
+
+def test_how_rows_are_cut_counts_where_the_padding_that_is_charged_moves_the_end(lab):
+    plain = fingerprint_of(lab, "budget.flops=1.0e9")
+    assert fingerprint_of(lab, "budget.flops=1.0e9", "micro_batch_rows=2") != plain
+    by_tokens = fingerprint_of(lab, "budget.tokens=1000")
+    assert fingerprint_of(lab, "budget.tokens=1000", "micro_batch_rows=2") == by_tokens
+
+
+def test_a_run_that_goes_on_names_every_version_that_its_flops_were_counted_by(tmp_path):
+    folder = RunFolder(tmp_path, "lab/main/seed0")
+    (folder.path / "checkpoints" / "step_1").mkdir(parents=True)
+    record = folder.path / "provenance.json"
+    for known, told in (
+        ({}, f"not recorded and {COSTS_VERSION}"),
+        ({"cost/flops": 1}, f"1 and {COSTS_VERSION}"),
+        ({"cost/flops": f"1 and {COSTS_VERSION}"}, f"1 and {COSTS_VERSION}"),
+    ):
+        record.write_text(json.dumps({"measured_by": known}))
+        assert counted_before(folder, {"state": "failed"}) == {"cost/flops": told}
+    record.write_text(json.dumps({"measured_by": {"cost/flops": COSTS_VERSION}}))
+    assert counted_before(folder, {"state": "failed"}) == {}
+    (folder.path / "checkpoints" / "step_1").rmdir()
+    record.write_text(json.dumps({"measured_by": {}}))
+    assert counted_before(folder, {"state": "failed"}) == {}, "it begins anew"
 
 
 def test_a_finished_run_that_was_moved_away_is_taken_back_where_it_is_asked_for_again(lab):

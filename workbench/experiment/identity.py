@@ -28,6 +28,7 @@ from workbench.models.settings import ModelSettings
 from workbench.rewards import BY_ANSWERS, verifier_version
 from workbench.rewards.build import reward_files, rewards_identity
 from workbench.rewards.gym import gym_version
+from workbench.tracking.reader import read_json
 from workbench.trainer.grpo_settings import DYNAMIC_SAMPLING_VERSION
 from workbench.trainer.settings import COSTS_VERSION
 
@@ -66,7 +67,10 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
     if spec.hyperparameters.rolls_back:
         free.remove("checkpoint_every")  # a rollback returns to a regular checkpoint
     if spec.budget is not None and spec.budget.flops is not None:
-        free.remove("gradient_checkpointing")  # what is computed again is charged, so it moves the end of the run
+        # What is computed again is charged, and padding as the rows were asked to be cut: both move the end of the run.
+        free.remove("gradient_checkpointing")
+        if spec.hyperparameters.micro_batch_rows is not None:
+            free.remove("micro_batch_rows")
     if spec.hyperparameters.data_form == "prompts":
         hyperparameters["rewards"] = rewards_identity(rewards_of(spec.hyperparameters), task_of(spec))
         hyperparameters["sampling_version"] = SAMPLING_VERSION
@@ -212,7 +216,7 @@ def _evaluate_identity(spec: RunSpec) -> dict[str, Any] | None:
 
 def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
     """Versions of everything that a run's numbers are measured by, by name: a report compares none across two."""
-    found: dict[str, int | str] = {}
+    found: dict[str, int | str] = {"cost/flops": COSTS_VERSION}
     evaluate = spec.evaluate
     if evaluate is not None:
         found |= {"sampling": SAMPLING_VERSION, "eval/kl_start": KL_VERSION}
@@ -230,6 +234,17 @@ def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
             if version is not None:
                 found[f"reward {reward.get('name') or reward.get('reward') or 'file'}"] = version
     return found
+
+
+def counted_before(folder: RunFolder, status: Mapping[str, Any]) -> dict[str, str]:
+    """By which versions the FLOPs were counted of a run that goes on from a checkpoint of another version."""
+    before = read_json(folder.path / "provenance.json") if status else None
+    if before is None or not any((folder.path / "checkpoints").glob("*")):
+        return {}
+    known = str((before.get("measured_by") or {}).get("cost/flops", "not recorded"))
+    if str(COSTS_VERSION) in known.split(" and "):
+        return {"cost/flops": known} if " and " in known else {}
+    return {"cost/flops": f"{known} and {COSTS_VERSION}"}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any, Any]]:

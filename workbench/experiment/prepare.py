@@ -52,10 +52,13 @@ from workbench.models.tokenizer import Tokenizer
 from workbench.tracking.words import plural
 from workbench.trainer.device import training_device
 from workbench.trainer.precision import resolve_precision
+from workbench.trainer.settings import COSTS_VERSION
 from workbench.trainer.settings import DataForm as TrainedForm
 
 ROWS_FILE = "rows.safetensors"
 MAX_TASK_TOKENS = 2048
+COSTS = {"costs_version": COSTS_VERSION}
+"""Part of the key of every stage that charges: a run adds up no costs that were counted in two ways."""
 
 
 class Reporter(Protocol):
@@ -270,7 +273,7 @@ class Preparer:
         folders = [self.model_folder(spec) if name == START else self._made_by(name) for name in samplers_of(spec)]
         label = f"collecting {plural(num_pairs, 'held-out pair' if split == 'held_out' else 'pair')}"
         return self._get(
-            Stage("collect", VERSIONS["collect"], key),
+            Stage("collect", VERSIONS["collect"], key | COSTS),
             lambda folder, progress: collect.collect_pairs(
                 folder, settings, split=split, num_pairs=num_pairs, samplers=folders, worker=worker, jobs=self.jobs,
                 on_progress=progress,
@@ -339,7 +342,7 @@ class Preparer:
         with read.unchanged():
             rows = PairSet.load(pairs.folder / ROWS_FILE)
         return self._get(
-            Stage("ref_logprobs", VERSIONS["ref_logprobs"], key),
+            Stage("ref_logprobs", VERSIONS["ref_logprobs"], key | COSTS),
             lambda out, progress: reference_logprobs.score_reference(
                 out, rows, model_folder=folder, worker=scorer, jobs=self.jobs, on_progress=progress
             ),

@@ -18,7 +18,7 @@ from workbench.experiment import leaks
 from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.exactness import inexact_allowed
 from workbench.experiment.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
-from workbench.experiment.identity import measuring_versions, task_of
+from workbench.experiment.identity import counted_before, measuring_versions, task_of
 from workbench.experiment.prepare import ROWS_FILE
 from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
@@ -165,7 +165,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
     if spec.start is not None:
         start = {"folder": spec.start, "model_sha256": RunFolder(folder.runs, spec.start).status().get("model_sha256")}
     own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
-    own |= {"counts": prepared.counts, "measured_by": measuring_versions(spec)}
+    own |= {"counts": prepared.counts, "measured_by": measuring_versions(spec) | counted_before(folder, status)}
     folder.begin(
         spec,
         {**provenance, **own},

@@ -82,10 +82,11 @@ class TrainerHooks(abc.ABC):
         return Work.of_rows(self._sequence_lengths(batch), model=self.policy)
 
     def _work_as_cut(self, batch: Batch, work_of: Callable[[Batch], Work]) -> Work:
-        """The same in micro-batches where those decide how much padding is computed."""
+        """The same in micro-batches where those decide how much padding is computed: in those that were asked for, so
+        that the charge does not depend on the memory of the machine."""
         if not computes_padding(self.policy, int(self._sequence_lengths(batch).max())):
             return work_of(batch)
-        return Work.total(work_of(part) for part in split_rows(batch, self.micro_batch_rows))
+        return Work.total(work_of(part) for part in split_rows(batch, self.settings.micro_batch_rows))
 
     def _count_tokens(self, batch: Batch) -> int:
         """Tokens of a batch, for throughput only."""
