@@ -158,10 +158,11 @@ def test_a_gpus_error_is_taken_for_it_too(kind, words, make_variant, torch):
 
 
 @pytest.mark.parametrize("name", ["grpo", "ppo", "online_dpo"])
-def test_completions_that_do_not_fit_are_one_line(name, torch, rollout_trainer, in_processes):
+def test_completions_that_do_not_fit_are_one_line(name, torch, small_llama, rollout_trainer, in_processes):
     def run(_):
-        limit_memory(torch, 4)
-        trainer = rollout_trainer(name, max_new_tokens=10**9)
+        limit_memory(torch, 1)
+        model = small_llama(max_position_embeddings=2 * 10**6)
+        trainer = rollout_trainer(name, model=model, max_new_tokens=10**6)
         with pytest.raises(DivergenceError) as caught:
             trainer.train()
         return str(caught.value), trainer.incidents[-1]["what"]

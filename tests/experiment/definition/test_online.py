@@ -29,7 +29,7 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("{task: sort, rows: 128}", "{collect: {task: sort, pairs: 9}}", ["4: data.collect: found preference pairs for trainer grpo, allowed task, path or dataset"]),
     ("{task: sort, rows: 128}", "{path: x.jsonl}", [NO_REWARD]),
     ("{task: sort, rows: 128}", "{dataset: a/b}", [NO_REWARD]),
-    ("group_size: 4", "rewards: [{reward: sortt}]", [f"7: {REWARDS}[0].reward: found 'sortt', allowed exact, number, countdown, sort or reasoning_gym, did you mean sort?"]),
+    ("group_size: 4", "rewards: [{reward: sortt}]", [f"7: {REWARDS}[0].reward: found 'sortt', allowed exact, number, math, countdown, sort or reasoning_gym, did you mean sort?"]),
     ("group_size: 4", "rewards: [{reward: sort, format: boxed}]", [f"7: {REWARDS}[0]: found reward and format, {ONE_KIND}"]),
     ("group_size: 4", "rewards: [{}]", [f"7: {REWARDS}[0]: found none of them, {ONE_KIND}"]),
     ("group_size: 4", "rewards: [sort]", [f"7: {REWARDS}[0]: found 'sort', allowed a mapping"]),
