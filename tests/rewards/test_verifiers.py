@@ -185,7 +185,8 @@ PARTS = {
                "\\boxed{x = 2, x = 3}", "#### 3, 4", "#### 3 or 4", "\\boxed{2 3}"],
     "a date or a time": ["1/2/2003", "2026-01-03", "May 3", "May 3, 2003", "1:03", "3:1", "2 : 3"],
     "a word": ["R2D3", "x3", "covid-3", "No.3", "3rd", "v1.3", "1_3", "0x3", "3D", "3-year", "3st"],
-    "a larger number": ["3 million", "3 hundred", "$3 billion", "3 dozen", "3k", "3M"],
+    "a larger number": ["3 million", "3 hundred", "$3 billion", "3 dozen", "3k", "3M",
+                        "1'003", "1\u2019003", "5'3", "5'3\""],
     "a sign in words": ["negative 3", "minus 3"],
     "a share of another": ["50% of 3", "2 out of 3", "half over 3", "2 of 3"],
 }  # fmt: skip

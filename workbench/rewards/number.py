@@ -11,7 +11,7 @@ import re
 from collections import deque
 from fractions import Fraction
 
-VERSION = 5
+VERSION = 6
 MAX_DIGITS = 1000
 MAX_EXPONENT_DIGITS = 3
 BESIDE = 64
@@ -65,6 +65,7 @@ _GOES_ON_BEFORE = re.compile(
             rf"\d{_CLOSE}*[ \t]*[,;]\s*{_OPEN}*$",  # 2, 3
             rf"\d{_CLOSE}*[ \t]+(?:(?:{_JOINS}|&)[ \t]+)?{_OPEN}*$",  # 1 234, 3 1/2, 2 or 3, 2 to 3
             r"\d:$|\d[ \t]+:[ \t]*$",  # 2:3
+            r"\d['\u2019]$",  # 1'234, 5'10
             r"\b(?:negative|minus|plus|times|over|than|sqrt|log|root|(?:root|power) of)[ \t]+$",
             rf"\b{_MONTHS}\.?[ \t]+$",
         )
