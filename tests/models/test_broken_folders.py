@@ -131,3 +131,11 @@ def test_what_is_no_file_in_the_place_of_one_is_refused_at_once(name, kind, copi
     with pytest.raises(WorkbenchError, match=f"found a {kind}, allowed a regular file"):
         model_fingerprint(copied)
     assert name.startswith("token") or refused(lambda: load_model(copied))
+
+
+def test_a_whole_model_beside_an_adapter_is_refused(copied):
+    # transformers would load the adapter and the base that it names, and not the weights of the folder.
+    (copied / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "other"}))
+    (copied / "adapter_model.safetensors").write_bytes((copied / "model.safetensors").read_bytes())
+    with pytest.raises(WorkbenchError, match="a whole model, and an adapter of another"):
+        load_model(copied)

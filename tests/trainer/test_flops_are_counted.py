@@ -246,3 +246,22 @@ def test_windows_cut_what_is_attended_to() -> None:
     heads = 2 * flops.num_head
     layers = flops.counted.forward if flops.counted else 0.0
     assert flops.generation(10, [3]) == pytest.approx(12 * layers + 3 * heads + rate * (52 + 16))
+
+
+@pytest.mark.parametrize("kind", ["openai-gpt", "gemma4_text"])
+def test_sampling_is_charged_for_every_text_that_it_computes(kind: str) -> None:
+    """openai-gpt has no cache, and computes the whole text for each token; gemma4's layers differ in head_dim."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tests.models.families import tiny_model
+    from workbench.generation.generate import generate
+    from workbench.models.counted import own_kernels
+    from workbench.models.flops import ModelFlops
+
+    model = tiny_model(kind)
+    charged = ModelFlops.counted_of(model).generation(6, [8] * 3)
+    counter = FlopCounterMode(display=False, custom_mapping=own_kernels())
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        generate(model, [[3, 5, 22, 7, 11, 9]], [0], settings=None, max_new_tokens=8, eos_ids=[], num_samples=3)
+    assert charged == pytest.approx(counter.get_total_flops(), rel=0.06)

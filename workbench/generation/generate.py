@@ -15,6 +15,7 @@ from workbench.generation.decoding import decoders
 from workbench.generation.rollout import Samples, Task, rollout
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.mode import evaluation_mode
+from workbench.models.passes import config_field
 from workbench.models.positions import find_positions
 from workbench.models.probe import verdict_of
 from workbench.models.tokenizer import Tokenizer
@@ -161,15 +162,7 @@ def _batches(
 def _sizes(model: Any) -> tuple[int, int]:
     """Bytes of a cached position, and the vocabulary. A family without heads of attention counts by its width."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    all_heads = _field(config, "num_attention_heads") or 1
-    size = _field(config, "head_dim") or config.hidden_size // all_heads
-    heads = _field(config, "num_key_value_heads") or all_heads
+    all_heads = config_field(config, "num_attention_heads") or 1
+    size = config_field(config, "head_dim") or config.hidden_size // all_heads
+    heads = config_field(config, "num_key_value_heads") or all_heads
     return 2 * 4 * config.num_hidden_layers * heads * size, config.vocab_size
-
-
-def _field(config: Any, name: str) -> Any:
-    """None where there is none, or another in each layer, which transformers says by an error of its own."""
-    try:
-        return getattr(config, name)
-    except Exception:
-        return None

@@ -11,7 +11,8 @@ import torch
 
 from workbench.models.counted import TokenFlops, count_layers
 from workbench.models.outputs import computes_padding, computes_prompts_once, projects_everything
-from workbench.models.passes import input_embedding, output_head
+from workbench.models.passes import config_field, input_embedding, output_head
+from workbench.models.probe import verdict_of
 from workbench.models.quantised import num_weights
 
 FLOPS_FORMULA = (
@@ -102,10 +103,10 @@ def attended(model: torch.nn.Module | None, begin: torch.Tensor, end: torch.Tens
 def windows_of(model: torch.nn.Module | None) -> tuple[int, float]:
     """(width, share of the layers with attention that have it); 0 where there is none."""
     config = getattr(model, "config", None)
-    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
-    if not window or getattr(config, "use_sliding_window", True) is False:
+    window = config_field(config, "sliding_window") or config_field(config, "attention_chunk_size")
+    if not window or config_field(config, "use_sliding_window") is False:
         return 0, 0.0
-    kinds = [kind for kind in getattr(config, "layer_types", None) or ["sliding_attention"] if "attention" in kind]
+    kinds = [kind for kind in config_field(config, "layer_types") or ["sliding_attention"] if "attention" in kind]
     return int(window), sum(kind in ("sliding_attention", "chunked_attention") for kind in kinds) / max(1, len(kinds))
 
 
@@ -113,7 +114,8 @@ def windows_of(model: torch.nn.Module | None) -> tuple[int, float]:
 class ModelFlops:
     """num_trained, num_frozen: parameters that multiply tokens, num_head of them the output head's (0: there is none).
     width: heads x head size. projects_all: logits are made at every token, whether needed or not. counted: the layers
-    as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them."""
+    as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them.
+    recomputes: sampling has no cache, and computes the whole text for every token."""
 
     num_trained: int
     num_frozen: int
@@ -125,6 +127,7 @@ class ModelFlops:
     counted: TokenFlops | None = None
     window: int = 0
     windowed: float = 0.0
+    recomputes: bool = False
 
     @classmethod
     def counted_of(
@@ -146,7 +149,8 @@ class ModelFlops:
             head, learned = 2 * plain.num_head, 4 if plain.head_is_trained else 2
             layers = replace(layers, forward=layers.forward - head, backward=layers.backward - learned * plain.num_head)
         window, windowed = windows_of(model)
-        return replace(plain, counted=layers, window=window, windowed=windowed)
+        recomputes = not verdict_of(model).cache
+        return replace(plain, counted=layers, window=window, windowed=windowed, recomputes=recomputes)
 
     @classmethod
     def of_model(cls, model: torch.nn.Module) -> ModelFlops:
@@ -157,9 +161,9 @@ class ModelFlops:
         counted = [parameter for parameter in model.parameters() if parameter is not skipped]
         trained = sum(parameter.numel() for parameter in counted if parameter.requires_grad)
         config = getattr(model, "config", None)
-        layers = getattr(config, "num_hidden_layers", 0)
-        heads = getattr(config, "num_attention_heads", 0)
-        size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // max(heads, 1)
+        layers = config_field(config, "num_hidden_layers") or 0
+        heads = config_field(config, "num_attention_heads") or 0
+        size = config_field(config, "head_dim") or (config_field(config, "hidden_size") or 0) // max(heads, 1)
         frozen = sum(num_weights(parameter) for parameter in counted) - trained
         width = heads * size
         if head is None:
@@ -197,8 +201,13 @@ class ModelFlops:
 
     def generation(self, prompt_tokens: int, lengths: Sequence[int]) -> float:
         """Sampling completions of these lengths from one prompt: its prefill, which they share, then a forward for
-        every sampled token but the last; each token is drawn from one projected position."""
+        every sampled token but the last; each token is drawn from one projected position. Without a cache such a
+        forward is of the whole text; it is counted without the padding up to longer prompts beside it."""
         after = [length - 1 for length in lengths]
+        if self.recomputes:
+            steps = [prompt_tokens, *(prompt_tokens + step for number in after for step in range(1, number + 1))]
+            context = sum(self._attended(0, end) for end in steps)
+            return self.forward(Work(sum(steps), context, len(steps), sum(steps), len(steps)))
         tokens = prompt_tokens + sum(after)
         context = self._attended(0, prompt_tokens)
         context += sum(self._attended(prompt_tokens, prompt_tokens + number) for number in after)

@@ -202,6 +202,11 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"{folder}: {found}; a model is a Hugging Face folder of a causal language model")
     check_file(folder / "config.json")
     find_weights(folder)
+    if os.path.exists(folder / ADAPTER_CONFIG):  # transformers would load the adapter's base, and not these weights
+        raise ModelError(
+            f"{folder}: it holds a whole model, and an adapter of another ({ADAPTER_CONFIG}); move the adapter to a "
+            "folder of its own, or remove it where it is merged"
+        )
 
 
 def _from_hub(name: str) -> Path:

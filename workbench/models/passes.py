@@ -79,3 +79,11 @@ class _LastProjected:
     def _take(self, _: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         self.states.append(inputs[0])
         return (inputs[0][:, -1:],)
+
+
+def config_field(config: Any, name: str) -> Any:
+    """None where there is none, or another in each layer, which transformers says by an error of its own."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # of a kind that only its newer releases have
+        return None
