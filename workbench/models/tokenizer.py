@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.config import fingerprint
 from workbench.errors import ModelError
 from workbench.files import check_file, read_file
+from workbench.models.rebuilt_tokenizer import ROLES, Rebuilt, is_plain, rebuild
 
 if TYPE_CHECKING:
     import tokenizers
@@ -33,22 +35,19 @@ TOKENIZER_FILES = (
 class Tokenizer:
     """Text to token ids and back, with the ids and the chat template that the folder's files name."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, folder: Path, template: str | None) -> None:
+    def __init__(self, rebuilt: Rebuilt, folder: Path, template: str | None) -> None:
+        backend = rebuilt.backend
         # Some published files carry truncation or padding, which would silently cut training text.
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._rebuilt = rebuilt
         self._folder = folder
         self.chat_template = template
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         # One above the highest: the ids of some files have gaps.
         self.num_ids: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        # What tokenizer_config.json does not say may stand in an older file beside it.
-        named = {
-            name: value for name, value in read_json(folder / "tokenizer_config.json").items() if value is not None
-        }
-        settings = read_json(folder / "special_tokens_map.json") | named
-        _know_special_tokens(backend, settings)
+        settings = _settings(folder)
         self.added_ids: frozenset[int] = frozenset(backend.get_added_tokens_decoder())
         configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
         rows = configs[1].get("vocab_size")
@@ -62,33 +61,23 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
-        """Reads tokenizer.json, or lets transformers build one from a folder's older files. Raises ModelError."""
+        """The tokenizer that transformers would run for a folder: tokenizer.json's, unless its class is built anew.
+        Raises ModelError."""
         import tokenizers
 
         folder = Path(folder)
-        if os.path.exists(folder / "tokenizer.json"):
-            check_file(folder / "tokenizer.json")
+        path, config = folder / "tokenizer.json", read_json(folder / "config.json")
+        if os.path.exists(path):
+            check_file(path)
             try:
-                backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+                backend = tokenizers.Tokenizer.from_file(str(path))
             except Exception as error:  # the library raises bare Exception
-                raise ModelError(f"{folder}/tokenizer.json: not a readable tokenizer: {_first_line(error)}") from error
-            _refuse_damaged(backend, folder / "tokenizer.json")
-            return cls(backend, folder, _chat_template(folder))
-        return cls._load_by_transformers(folder)
-
-    @classmethod
-    def _load_by_transformers(cls, folder: Path) -> Tokenizer:
-        import transformers
-
-        try:
-            slow = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            backend = slow.backend_tokenizer
-        except Exception as error:
-            raise ModelError(
-                f"{folder}: no tokenizer.json, and transformers cannot build one from the other files: "
-                f"{_first_line(error)}; save the tokenizer with AutoTokenizer(...).save_pretrained(folder)"
-            ) from error
-        return cls(backend, folder, _chat_template(folder))
+                raise ModelError(f"{path}: not a readable tokenizer: {_first_line(error)}") from error
+            _refuse_damaged(backend, path)
+            if is_plain(read_json(folder / "tokenizer_config.json"), config):
+                _know_special_tokens(backend, _settings(folder))
+                return cls(Rebuilt(backend), folder, _chat_template(folder))
+        return cls(rebuild(folder, config), folder, _chat_template(folder))
 
     def _ids(self, role: str, settings: dict[str, Any], configs: list[dict[str, Any]]) -> list[int]:
         """Ids that the files give to a role ("eos"): the tokenizer's own token first, then each config's."""
@@ -137,6 +126,11 @@ class Tokenizer:
             rows = [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
         except Exception as error:  # the library raises bare Exception
             raise ModelError(self._unknown_text(texts, error)) from error
+        for token in self._rebuilt.own_tokens:
+            if any(token in text for text in texts):
+                raise ModelError(
+                    f"{self._folder}: a text has {token!r}, which transformers reads by code of this class"
+                )
         if self.num_ids > self._num_rows:
             self._refuse_ids_without_rows(rows)
         return rows
@@ -192,7 +186,8 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         new = [token for token in tokens if backend.token_to_id(token) is None]
         backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in new])
-        return Tokenizer(backend, self._folder, self.chat_template)
+        backend.encode_special_tokens = self._rebuilt.splits_special
+        return Tokenizer(dataclasses.replace(self._rebuilt, backend=backend), self._folder, self.chat_template)
 
     @property
     def fingerprint(self) -> str:
@@ -204,6 +199,7 @@ class Tokenizer:
                 "eos": list(self.eos_ids),
                 "pad": self.pad_id,
                 "chat_template": self.chat_template,
+                **self._rebuilt.identity,
             }
         )
 
@@ -222,11 +218,17 @@ class Tokenizer:
         self._backend.save(str(Path(folder) / "tokenizer.json"))
 
 
+def _settings(folder: Path) -> dict[str, Any]:
+    """Of tokenizer_config.json; what it does not say may stand in an older file beside it."""
+    named = {name: value for name, value in read_json(folder / "tokenizer_config.json").items() if value is not None}
+    return read_json(folder / "special_tokens_map.json") | named
+
+
 def _know_special_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
     """Have the tokens of the vocabulary that the files name as special read as such in a text, as transformers does."""
     import tokenizers
 
-    named = [settings.get(f"{role}_token") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+    named = [settings.get(f"{role}_token") for role in ROLES]
     for name in ("extra_special_tokens", "additional_special_tokens"):
         more = settings.get(name)
         named += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
