@@ -28,6 +28,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]
         ({"model_type": "llama", "max_position_embeddings": 64, "rope_parameters":
           LONGROPE | {"original_max_position_embeddings": 16}}, 16),
         ({"model_type": "llama", "max_position_embeddings": 64, "rope_scaling": {"type": "dynamic"}}, 64),
+        ({"model_type": "mpt"}, 2048),
         ({"model_type": "mamba"}, None),
         ({"model_type": "bloom"}, None),
         ({"model_type": "falcon", "alibi": True, "max_position_embeddings": 8}, None),

@@ -56,7 +56,9 @@ def find_positions(config: Mapping[str, Any]) -> Positions | None:
     kind = config.get("model_type")
     if kind in UNLIMITED or (kind == "falcon" and config.get("alibi")):
         return None
-    name = next((name for name in NAMES if name in config), "max_position_embeddings")
+    name = next((name for name in NAMES if name in config), None)
+    if name is None:
+        name = next((name for name in NAMES if _default(str(kind), name) is not None), NAMES[0])
     most = config[name] if name in config else _default(str(kind), name)
     if type(most) is not int:
         return None
