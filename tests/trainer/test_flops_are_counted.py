@@ -144,6 +144,23 @@ def test_of_a_rollout_whose_prompts_are_computed_with_each_completion(rollout_tr
     assert recorded == pytest.approx(counted, rel=0.05)
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "opt"])
+def test_of_a_rollout_without_a_cache_every_step_computes_the_texts_anew(kind: str, rollout_trainer: Callable) -> None:
+    from dataclasses import replace
+
+    from workbench.models.probe import remember, verdict_of
+
+    recorded = []
+    for found in ({}, {"cache": False, "padded_cache": False}):
+        model = of_family(kind)
+        remember(model, replace(verdict_of(model), **found))
+        trainer = rollout_trainer("grpo", model=model, steps=1)
+        recorded.append(counted_and_recorded(trainer))
+    (_, cached), (counted, anew) = recorded
+    assert anew == pytest.approx(counted, rel=0.05)
+    assert anew > 1.5 * cached
+
+
 def test_completions_without_advantage_are_sampled_and_not_learned_from(rollout_trainer: Callable) -> None:
     # One prompt's completions differ in reward, the others' do not: GRPO computes that prompt's alone.
     def judge(prompts: list[str], completions: list[str], **_: Any) -> list[float]:

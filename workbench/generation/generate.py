@@ -117,10 +117,8 @@ def _rollouts(
     _check_room(model, max((len(prompt) for prompt in prompts), default=0), task.max_new_tokens)
     done = 0
     with evaluation_mode(model):
-        # By length, so that rows that are batched together need little padding.
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         make = decoders(model, min(MAX_ROWS, len(prompts) * task.num_samples))
-        for batch in _batches(model, order, prompts, task.max_new_tokens, task.num_samples):
+        for batch in batches_of(model, prompts, task.max_new_tokens, task.num_samples):
             chosen, own_seeds = [prompts[index] for index in batch], [seeds[index] for index in batch]
             yield batch, rollout(make(task.max_new_tokens), chosen, own_seeds, task)
             done += len(batch)
@@ -136,10 +134,12 @@ def _check_room(model: Any, longest: int, max_new_tokens: int) -> None:
         positions.check(where, longest + max_new_tokens, "ask for fewer new tokens, or leave the longest prompts out")
 
 
-def _batches(
-    model: Any, order: list[int], prompts: Sequence[Sequence[int]], max_new_tokens: int, num_samples: int
+def batches_of(
+    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, num_samples: int
 ) -> Iterator[list[int]]:
-    """Slices of the order that keep the cache and the logits within bounds."""
+    """Places of prompts, by length, so that rows that are batched together need little padding; as many as keep the
+    cache and the logits within bounds."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     verdict, (position_bytes, vocabulary) = verdict_of(model), _sizes(model)
     start = 0
     while start < len(order):

@@ -22,7 +22,7 @@ FLOPS_FORMULA = (
     "position is projected to the vocabulary; attention 4 x layers x width x context forward and twice that backward, "
     "the context cut at a layer's window; input embedding excluded; padding where it is computed: in families whose "
     "rows cannot be laid end to end; a prompt as often as it is computed: once for all completions that a step learns "
-    "from, where the model's forward is our own"
+    "from, where the model's forward is our own; a sampled token once, and without a cache the whole text at every token"
 )
 
 

@@ -11,6 +11,7 @@ import torch
 
 from workbench.data.chat import opened_thought
 from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError, RewardError
+from workbench.generation.costs import sampling_flops
 from workbench.generation.generate import row_seed, sample
 from workbench.models.flops import ModelFlops, Work
 from workbench.objectives.masking import length_mask
@@ -343,7 +344,7 @@ class OnlineTrainer(BaseTrainer):
     def _charge_sampling(self, prompts: list[list[int]], lengths: torch.Tensor) -> None:
         size = self.settings.group_size
         own = lengths.view(len(prompts), size).tolist()
-        flops = sum(self.flops.generation(len(ids), each) for ids, each in zip(prompts, own, strict=True))
+        flops = sampling_flops(self.flops, self.policy, prompts, own, self.settings.max_new_tokens)
         self._charge(Costs(generated_tokens=int(lengths.sum()), flops=flops))
 
     def _eos_ids(self) -> tuple[int, ...]:

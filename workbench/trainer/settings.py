@@ -48,7 +48,7 @@ class Spikes(Settings):
     """Stop the run, skip the step, or return to a checkpoint."""
 
 
-COSTS_VERSION = 3
+COSTS_VERSION = 4
 """Of how costs are counted (models/flops.py), which moves the end of a run with a budget."""
 
 

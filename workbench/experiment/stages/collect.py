@@ -126,6 +126,7 @@ class _Sampler:
         self, rows: list[TaskRow], settings: CollectSettings, index: int
     ) -> tuple[list[list[int]], list[list[Sampled]], int, float]:
         """Each prompt's ids; every sample of it; tokens generated; FLOPs. index: which of several samplers."""
+        from workbench.generation.costs import sampling_flops
         from workbench.generation.generate import completion_texts, generate, row_seed
 
         prompts = encode_prompts(self.tokenizer, [row.prompt for row in rows], as_chat=False)
@@ -140,10 +141,8 @@ class _Sampler:
                 num_samples=settings.samples_per_prompt,
             )
         generated = sum(len(sample.token_ids) for samples in completions for sample in samples)
-        spent = sum(
-            self.flops.generation(len(prompt), [len(sample.token_ids) for sample in samples])
-            for prompt, samples in zip(prompts, completions, strict=True)
-        )
+        lengths = [[len(sample.token_ids) for sample in samples] for samples in completions]
+        spent = sampling_flops(self.flops, self.model, prompts, lengths, self.limit)
         texts = iter(completion_texts(self.tokenizer, [sample for samples in completions for sample in samples]))
         found = [
             [Sampled(next(texts), sample.ended, tuple(sample.token_ids)) for sample in samples]
