@@ -137,6 +137,7 @@ def _caption(study: Study) -> str:
             "recomputation added, input embedding excluded, the output head where a position is projected; a prompt "
             "counts as often as it is computed, once for all of its completions that a step learns from where the "
             "model's forward is our own (a group that micro-batches cut apart computes its prompt again, uncounted). "
+            "Experts count by those that are active, padding where it is computed, in the micro-batches asked for. "
             "Training time leaves out evaluation; it depends on the machine and on what "
             "ran beside it. Amortised: the start and the stages divided by the runs of this report that used them.",
         ]

@@ -282,3 +282,25 @@ def test_sampling_is_charged_for_every_text_that_it_computes(kind: str) -> None:
     with counter, sdpa_kernel(SDPBackend.MATH):
         generate(model, [[3, 5, 22, 7, 11, 9]], [0], settings=None, max_new_tokens=8, eos_ids=[], num_samples=3)
     assert charged == pytest.approx(counter.get_total_flops(), rel=0.06)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "gpt2", "bert"])
+def test_of_a_classifier_that_scores_padded_rows(kind: str) -> None:
+    import torch
+    import transformers
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from workbench.models.counted import own_kernels
+    from workbench.models.flops import ModelFlops, Work
+
+    ids = {"pad_token_id": 0, "eos_token_id": 3, "num_labels": 1}
+    config = transformers.AutoConfig.for_model(kind, **LARGE | FAMILIES.get(kind, {}) | ids)
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    lengths = torch.tensor([5, 9, 20])
+    rows = torch.full((3, 20), 7).masked_fill(torch.arange(20) >= lengths[:, None], 0)
+    counter = FlopCounterMode(display=False, custom_mapping=own_kernels())
+    with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(input_ids=rows, attention_mask=(rows != 0).long())
+    recorded = ModelFlops.of_classifier(model).forward(Work.of_scored(model, lengths, 20))
+    assert recorded == pytest.approx(counter.get_total_flops(), rel=0.05)

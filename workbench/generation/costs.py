@@ -1,4 +1,4 @@
-"""FLOPs of sampling: with a cache every token is computed once, without one every step computes the whole texts anew."""
+"""FLOPs of sampling: a token is computed once with a cache; without one every step computes whole texts anew."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from workbench.models.outputs import forward_to_head
+from workbench.models.passes import config_field
 
 LENGTHS = (8, 16, 24)
 """Tokens of the passes: what grows with the square of the length is attention's, what grows with it a token's, and what
@@ -44,18 +45,23 @@ def count_layers(
     recomputing: Callable[[], AbstractContextManager[Any]] | None = None,
     *,
     learns: bool = True,
+    states_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> TokenFlops | None:
-    """By short passes, whose gradients are dropped. None where the model cannot make them (it is no language model)."""
+    """By short passes, whose gradients are dropped. None where the model cannot make them (it is no language model).
+
+    states_of: a pass of a model that is no language model, (1, T) token ids to whatever it gives for them.
+    """
+    states_of = states_of or (lambda ids: forward_to_head(model, ids).hidden)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     trained = [parameter for parameter in model.parameters() if learns and parameter.requires_grad]
     try:
         with torch.random.fork_rng(devices=[]):
-            forward = [_passes(model, [], length, device) for length in LENGTHS]
-            both = [_passes(model, trained, length, device) for length in LENGTHS] if trained else forward
+            forward = [_passes(model, states_of, [], length, device) for length in LENGTHS]
+            both = [_passes(model, states_of, trained, length, device) for length in LENGTHS] if trained else forward
             again = None
             if recomputing not in (None, nullcontext) and trained:
                 with recomputing():
-                    again = [_passes(model, trained, length, device) for length in LENGTHS]
+                    again = [_passes(model, states_of, trained, length, device) for length in LENGTHS]
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError, KeyError):
         return None
     linear, pair, row = _fitted(forward)
@@ -75,13 +81,19 @@ def _fitted(counts: list[int]) -> tuple[float, float, float]:
     return a, b, counts[0] - a * LENGTHS[0] - b * LENGTHS[0] ** 2
 
 
-def _passes(model: torch.nn.Module, trained: list[torch.nn.Parameter], length: int, device: torch.device) -> int:
+def _passes(
+    model: torch.nn.Module,
+    states_of: Callable[[torch.Tensor], torch.Tensor],
+    trained: list[torch.nn.Parameter],
+    length: int,
+    device: torch.device,
+) -> int:
     """FLOPs of a forward on one row, and of the gradients of `trained` where there are any."""
-    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or length
+    vocabulary = config_field(getattr(model, "config", None), "vocab_size") or length
     ids = (torch.arange(length, device=device) % vocabulary)[None]
     counter = FlopCounterMode(display=False, custom_mapping=own_kernels())
     with counter, torch.set_grad_enabled(bool(trained)), _whole_attention():
-        hidden = forward_to_head(model, ids).hidden
+        hidden = states_of(ids)
         if trained and hidden.requires_grad:
             torch.autograd.grad(hidden.float().sum(), trained, allow_unused=True)
     return int(counter.get_total_flops())

@@ -22,7 +22,8 @@ FLOPS_FORMULA = (
     "position is projected to the vocabulary; attention 4 x layers x width x context forward and twice that backward, "
     "the context cut at a layer's window; input embedding excluded; padding where it is computed: in families whose "
     "rows cannot be laid end to end; a prompt as often as it is computed: once for all completions that a step learns "
-    "from, where the model's forward is our own; a sampled token once, and without a cache the whole text at every token"
+    "from, where the model's forward is our own; a sampled token once, and without a cache "
+    "the whole text at every token"
 )
 
 
@@ -57,6 +58,14 @@ class Work:
         return cls(float(sizes.sum()), context, read if projected is None else projected, read, rows)
 
     @classmethod
+    def of_scored(cls, model: torch.nn.Module, lengths: torch.Tensor, width: int) -> Work:
+        """Rows that a sequence classifier reads beside one another, each padded to the width and computed whole."""
+        sizes = torch.full_like(lengths, width, dtype=torch.float64)
+        both_ways = any(getattr(module, "is_causal", True) is False for module in model.modules())
+        context = sizes.square() if both_ways else attended(model, torch.zeros_like(sizes), sizes)
+        return cls(float(sizes.sum()), float(context.sum()), 0.0, float(lengths.sum()), len(sizes))
+
+    @classmethod
     def total(cls, parts: Iterable[Work]) -> Work:
         """Of several passes together."""
         return cls(*(sum(values) for values in zip(*map(astuple, parts), strict=True)))
@@ -83,6 +92,12 @@ class Work:
     def projected_again(self) -> Work:
         """The same pass, whose states are projected twice."""
         return replace(self, projected=2 * self.projected)
+
+
+def scores_of(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """A sequence classifier's logits of whole rows."""
+    logits: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return logits
 
 
 def attended(model: torch.nn.Module | None, begin: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
@@ -151,6 +166,12 @@ class ModelFlops:
         window, windowed = windows_of(model)
         recomputes = not verdict_of(model).cache
         return replace(plain, counted=layers, window=window, windowed=windowed, recomputes=recomputes)
+
+    @classmethod
+    def of_classifier(cls, model: torch.nn.Module) -> ModelFlops:
+        """Of a model that gives a text its logits, model(input_ids, attention_mask).logits, and is only read."""
+        layers = count_layers(model, learns=False, states_of=lambda ids: scores_of(model, ids))
+        return replace(cls.of_model(model), num_head=0, counted=layers)
 
     @classmethod
     def of_model(cls, model: torch.nn.Module) -> ModelFlops:

@@ -50,7 +50,7 @@ class Classifier:
         self.model.to(device).eval().requires_grad_(False)
         self.device = device
         self.column = _column(self.model.config, settings)
-        self._flops, self._spent = ModelFlops.of_model(self.model), (0, 0.0)
+        self._flops, self._spent = ModelFlops.of_classifier(self.model), (0, 0.0)
         if settings.chat_template and not self.tokenizer.chat_template:
             raise ModelError(f"rewards: {settings.model}: no chat template; leave chat_template out")
         positions = getattr(self.model.config, "max_position_embeddings", None)
@@ -67,12 +67,13 @@ class Classifier:
 
         from workbench.models.flops import Work
 
-        work = Work.of_rows(torch.tensor([len(row) for row in rows]))
-        self._spent = (self._spent[0] + int(work.read), self._spent[1] + self._flops.forward(work.without_head()))
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]), reverse=True)
         values = [0.0] * len(rows)
         for start in range(0, len(order), self.settings.batch_rows):
             batch = order[start : start + self.settings.batch_rows]
+            lengths = torch.tensor([len(rows[index]) for index in batch])
+            work = Work.of_scored(self.model, lengths, int(lengths.max()))
+            self._spent = (self._spent[0] + int(work.read), self._spent[1] + self._flops.forward(work))
             for index, value in zip(batch, self._score([rows[index] for index in batch]), strict=True):
                 values[index] = value
         return values

@@ -49,6 +49,7 @@ class OnlineTrainer(BaseTrainer):
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._reward_set: RewardSet | None = None
+        self._reward_flops: ModelFlops | None = None
         self._rollout_row: dict[str, Any] = {}
         self._rollout_completions: list[dict[str, Any]] = []
         self._signals = SignalWatch(self.settings.dead_signal_patience)
@@ -178,8 +179,10 @@ class OnlineTrainer(BaseTrainer):
             assert self._reward_set is not None, "a reward model scores a rollout"
             return self._reward_set
         model = self.reward_model.to(self.device).eval()
-        read = Work.of_rows(rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths)
-        spent = (int(read.read), ModelFlops.of_model(model).forward(read.without_head()))
+        lengths = rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths
+        read = Work.of_scored(model, lengths, rollout.prompts.shape[1] + rollout.responses.shape[1])
+        self._reward_flops = self._reward_flops or ModelFlops.of_classifier(model)
+        spent = (int(read.read), self._reward_flops.forward(read))
         scored = Reward("reward_model", lambda _: sequence_scores(model, rollout), take_costs=lambda: spent)
         return RewardSet([*(self._reward_set.rewards if self._reward_set else ()), scored])
 
