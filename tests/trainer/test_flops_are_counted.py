@@ -180,7 +180,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": 160, "n_positions": 512},
     "gpt_neox": {},
     "opt": {"ffn_dim": 160, "word_embed_proj_dim": 64},
-    "falcon": {},
+    "falcon": {"hidden_size": 128},  # its keys are of one head: at 64 attention weighs 5 %
     "bloom": {"n_layer": 3, "n_head": 4},
     "gemma2": {"head_dim": 16, "sliding_window": 8},
     "mistral": {"sliding_window": 8},
