@@ -272,12 +272,13 @@ def test_sampling_is_charged_for_every_text_that_it_computes(kind: str) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from tests.models.families import tiny_model
+    from workbench.generation.costs import sampling_flops
     from workbench.generation.generate import generate
     from workbench.models.counted import own_kernels
     from workbench.models.flops import ModelFlops
 
     model = tiny_model(kind)
-    charged = ModelFlops.counted_of(model).generation(6, [8] * 3)
+    charged = sampling_flops(ModelFlops.counted_of(model), model, [[3, 5, 22, 7, 11, 9]], [[8] * 3], 8)
     counter = FlopCounterMode(display=False, custom_mapping=own_kernels())
     with counter, sdpa_kernel(SDPBackend.MATH):
         generate(model, [[3, 5, 22, 7, 11, 9]], [0], settings=None, max_new_tokens=8, eos_ids=[], num_samples=3)

@@ -12,7 +12,6 @@ import torch
 from workbench.models.counted import TokenFlops, count_layers
 from workbench.models.outputs import computes_padding, computes_prompts_once, projects_everything
 from workbench.models.passes import config_field, input_embedding, output_head
-from workbench.models.probe import verdict_of
 from workbench.models.quantised import num_weights
 
 FLOPS_FORMULA = (
@@ -129,8 +128,7 @@ def windows_of(model: torch.nn.Module | None) -> tuple[int, float]:
 class ModelFlops:
     """num_trained, num_frozen: parameters that multiply tokens, num_head of them the output head's (0: there is none).
     width: heads x head size. projects_all: logits are made at every token, whether needed or not. counted: the layers
-    as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them.
-    recomputes: sampling has no cache, and computes the whole text for every token."""
+    as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them."""
 
     num_trained: int
     num_frozen: int
@@ -142,7 +140,6 @@ class ModelFlops:
     counted: TokenFlops | None = None
     window: int = 0
     windowed: float = 0.0
-    recomputes: bool = False
 
     @classmethod
     def counted_of(
@@ -164,8 +161,7 @@ class ModelFlops:
             head, learned = 2 * plain.num_head, 4 if plain.head_is_trained else 2
             layers = replace(layers, forward=layers.forward - head, backward=layers.backward - learned * plain.num_head)
         window, windowed = windows_of(model)
-        recomputes = not verdict_of(model).cache
-        return replace(plain, counted=layers, window=window, windowed=windowed, recomputes=recomputes)
+        return replace(plain, counted=layers, window=window, windowed=windowed)
 
     @classmethod
     def of_classifier(cls, model: torch.nn.Module) -> ModelFlops:
@@ -222,13 +218,9 @@ class ModelFlops:
 
     def generation(self, prompt_tokens: int, lengths: Sequence[int]) -> float:
         """Sampling completions of these lengths from one prompt: its prefill, which they share, then a forward for
-        every sampled token but the last; each token is drawn from one projected position. Without a cache such a
-        forward is of the whole text; it is counted without the padding up to longer prompts beside it."""
+        every sampled token but the last; each token is drawn from one projected position. With a cache: without one
+        generation.costs counts what is computed anew."""
         after = [length - 1 for length in lengths]
-        if self.recomputes:
-            steps = [prompt_tokens, *(prompt_tokens + step for number in after for step in range(1, number + 1))]
-            context = sum(self._attended(0, end) for end in steps)
-            return self.forward(Work(sum(steps), context, len(steps), sum(steps), len(steps)))
         tokens = prompt_tokens + sum(after)
         context = self._attended(0, prompt_tokens)
         context += sum(self._attended(prompt_tokens, prompt_tokens + number) for number in after)
