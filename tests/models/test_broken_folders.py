@@ -56,6 +56,7 @@ def logits(folder):
         return load_model(folder).eval()(IDS).logits
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_gives_the_numbers_of_transformers_or_is_refused(copied):
     import transformers
 
@@ -71,6 +72,7 @@ def test_a_changed_configuration_gives_the_numbers_of_transformers_or_is_refused
     assert found
 
 
+@pytest.mark.slow
 def test_a_changed_adapter_configuration_is_refused_or_loads(copied, tmp_path):
     model = load_model(copied)
     add_lora(model, LoraSettings(rank=2, save="adapter", targets=["q_proj"]), seed=0)

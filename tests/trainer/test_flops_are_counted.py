@@ -213,7 +213,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "settings"), CASES)
+def slow_but_few(cases: list[Any]) -> list[Any]:
+    """Those of mixtures and of GPT-2 are quick tests."""
+    return [case if case[0] in ("mixtral", "gpt2") else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize(("kind", "name", "settings"), slow_but_few(CASES))
 def test_of_every_family_that_trains(kind: str, name: str, settings: dict[str, Any], collate: Callable) -> None:
     trainer = step_on(name, of_family(kind), collate(name, ragged_rows()), **settings)
     counted, recorded = counted_and_recorded(trainer)
