@@ -234,3 +234,11 @@ def test_the_time_of_a_status_names_its_zone(tmp_path):
     folder.path.mkdir(parents=True)
     folder.write_status(state="running")
     assert datetime.fromisoformat(folder.status()["updated"]).tzinfo is not None
+
+
+def test_no_library_is_loaded_before_a_signal_finds_its_handler():
+    code = (
+        "import sys, workbench.cli; print(sorted({'pydantic', 'numpy', 'torch', 'pandas', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

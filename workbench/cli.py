@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from workbench.config import check_path
 from workbench.errors import DefinitionError, DivergenceError, StorageError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
 from workbench.tracking.terminal import complain, let_go, open_streams, say
@@ -169,6 +168,8 @@ def _seed(text: str) -> int:
 
 
 def _folder(text: str) -> Path:
+    from workbench.config import check_path  # pydantic takes a tenth of a second, in which a signal finds no handler
+
     try:
         return Path(check_path(text)).expanduser()
     except ValueError as error:
@@ -325,6 +326,7 @@ def _explain(parsed: argparse.Namespace) -> int:
 
 
 def _sample(parsed: argparse.Namespace) -> int:
+    from workbench.config import check_path
     from workbench.experiment.sample import sample_text
 
     try:

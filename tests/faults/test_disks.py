@@ -326,9 +326,7 @@ def test_what_cannot_fit_is_refused_before_any_folder_is_made(lab, small_disk):
     disk = small_disk(3_000)
     code, output = Command(lab, "run", "long", "--runs", str(disk)).end()
     assert (code, len(output.strip().splitlines())) == (4, 1), output
-    assert re.search(
-        r"about [\d.]+ MB are needed for 1 runs, 3\.\d+ MB are free; free some space, choose RUNS=", output
-    )
+    assert re.search(r"about [\d.]+ MB are needed for 1 run, 3\.\d+ MB are free; free some space, choose RUNS=", output)
     assert list(disk.iterdir()) == []
 
 
