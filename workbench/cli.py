@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("prompt", metavar="PROMPT")
     sample.add_argument("--num", type=_positive, default=1, help="completions")
     sample.add_argument("--max-new-tokens", type=_positive, default=128)
-    sample.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token")
+    sample.add_argument("--temperature", type=_temperature, default=1.0, help="0: the likeliest token")
     sample.add_argument("--seed", type=_seed, default=0)
     sample.add_argument("--raw", action="store_true", help="the prompt as it stands, whatever the run was trained on")
     sample.add_argument("--system", help="a system message before the prompt, through the chat template")
@@ -165,6 +165,18 @@ def _seed(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"found {text!r}, allowed whole numbers from 0 to 999999999")
     return int(text)
+
+
+def _temperature(text: str) -> float:
+    from workbench.decimals import read_float
+
+    try:
+        value = read_float(text)
+    except ValueError:
+        value = -1.0
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"found {_cut(text)!r}, allowed 0 and finite numbers above it")
+    return value
 
 
 def _folder(text: str) -> Path:
@@ -333,8 +345,6 @@ def _sample(parsed: argparse.Namespace) -> int:
         check_path(parsed.run)
     except ValueError as error:
         raise DefinitionError(f"command line: RUN: {error}") from None
-    if parsed.temperature < 0:
-        raise DefinitionError(f"--temperature: found {parsed.temperature}, allowed numbers >= 0")
     for text in sample_text(
         parsed.runs,
         parsed.run,

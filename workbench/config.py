@@ -21,12 +21,21 @@ PositiveInt = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 AtOnce = Annotated[int, Field(gt=0, le=10**6)]
 """Of what one step, or one completion, holds in memory."""
+MAX_MADE = 10**7
+"""Of rows, pairs and prompts that are made here, and held in memory while they are: some 10 GB."""
+Made = Annotated[int, Field(gt=0, le=MAX_MADE)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(gt=0, le=1e9)]
 """Thirty years at most: longer waits are refused by the system."""
 
 MAX_PATH_BYTES, MAX_PART_BYTES = 4095, 255
 """What Linux allows of a path, and of a name in it."""
+
+
+def check_product(names: str, factors: tuple[int, ...], what: str) -> None:
+    """ValueError where settings that are each allowed ask together for more than MAX_COUNT of something."""
+    if (product := math.prod(factors)) > MAX_COUNT:
+        raise ValueError(f"{names}: found {product:,} {what}, allowed at most {MAX_COUNT:,}")
 
 
 def check_path(text: str) -> str:

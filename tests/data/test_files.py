@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from workbench.data.bad_rows import BadRows
 from workbench.data.formats import PromptCompletion, Text
 from workbench.data.reading import read_examples
 from workbench.data.sources import read_records
@@ -230,15 +231,27 @@ def test_a_parquet_file_with_any_byte_changed_reads_or_is_a_data_error(tmp_path)
             _only_data_errors(tmp_path, ".parquet", content)
 
 
-def test_the_first_twenty_bad_rows_are_shown_and_the_rest_counted(tmp_path):
+def test_rows_that_are_bad_in_one_way_are_one_line_with_their_number_and_some_places(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "a"}\n' + "null\n" * 1_025)
+    path.write_text('{"text": "a"}\n' + "null\n" * 1_025 + '5\n{"text": 7}\n{"text": 8}\n')
     with pytest.raises(DataError) as error:
         read_examples(path, form="rows")
+    assert str(error.value).splitlines()[:3] == [
+        f"{path}:2: is NoneType, allowed a row of named fields; 1,024 more like it, at 3, 4, 5, 6, 7, ...",
+        f"{path}:1027: is int, allowed a row of named fields",
+        f"{path}:1028: text is int, allowed text; 1 more like it, at 1029",
+    ]
+
+
+def test_the_first_twenty_kinds_of_bad_rows_are_shown_and_the_rest_counted():
+    bad = BadRows()
+    for row in range(1_025):
+        bad.add(f"f:{row}", f"has {row % 25 * 'x'}")
+    with pytest.raises(DataError) as error:
+        bad.check()
     lines = str(error.value).splitlines()
     assert len(lines) == 22
-    assert lines[19] == f"{path}:21: is NoneType, allowed a row of named fields"
-    assert lines[20] == "... and 1,005 more bad rows"
+    assert lines[20] == "... and 205 more bad rows"
 
 
 def test_a_file_of_bad_rows_alone_has_nothing_to_skip_to(tmp_path):

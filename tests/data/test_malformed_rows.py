@@ -81,6 +81,7 @@ ROWS = [
      "score_chosen is 'nan', allowed a finite number"),
     ("preference", '{"prompt": "p", "chosen": "c", "rejected": "r", "score_chosen": " -Inf "}',
      "score_chosen is ' -Inf ', allowed a finite number"),
+    ("text", '{"text": "t", "score": 1e-400}', "is not JSON (1e-400 is so small that it would be read as 0)"),
     ("text", '{"text": "t", "score": NaN}', "is not JSON (NaN is no finite number)"),
     ("text", f'{{"text": {"1" * 5000}}}', "is not JSON (a number of 5,000 digits)"),
     ("text", '{"text": "t", "a": {"b": 1, "b": 2}}', "is not JSON (the key 'b' stands twice)"),

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from workbench.errors import DataError
+from workbench.errors import DataError, RankError
 from workbench.experiment.launchers import RunProcess, fork_map
 
 
@@ -49,13 +49,16 @@ def test_our_own_mistake_shows_where_it_was_made():
         fork_map(lambda: None, fail, [1, 2], jobs=2, threads=1)
 
 
-def test_a_killed_worker_is_an_error_not_a_missing_result():
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_worker_is_one_line_that_names_the_signal(number):
     def die(_state: None, _item: int) -> int:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
         return 0
 
-    with pytest.raises(RuntimeError, match="signal 9"):
+    with pytest.raises(RankError, match=f"^a worker process was killed by {number.name}; the same command") as error:
         fork_map(lambda: None, die, [1, 2], jobs=2, threads=1)
+    assert error.value.exit_code == 7
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_process_gives_the_errors_exit_code_and_logs_its_words(tmp_path):
@@ -87,5 +90,5 @@ def test_a_run_process_has_its_own_threads(tmp_path):
 
 
 def test_workers_that_end_early_with_code_0_left_their_items_undone():
-    with pytest.raises(RuntimeError, match="exit code 0 and left 2 of 3 undone"):
+    with pytest.raises(RankError, match="exit code 0 and left 2 of 3 undone"):
         fork_map(lambda: None, lambda _, item: os._exit(0) if item else item, [0, 1, 2], jobs=1, threads=1)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
-from workbench.config import GivenPath, NonNegativeInt, PositiveInt, Seed, Settings
+from workbench.config import MAX_MADE, GivenPath, Made, PositiveInt, Seed, Settings, check_product
 from workbench.rewards.gym import OURS, REFUSED
 
 
@@ -48,7 +48,7 @@ def check_gym(task: str | None, gym: str | None, gym_config: Mapping[str, Any]) 
 class TaskData(TaskSettings):
     """Prompts of a task with their reference answers."""
 
-    rows: PositiveInt = 10_000
+    rows: Made = 10_000
     """Rows made; train and held-out prompts never overlap."""
     seed: Seed = 0
     """Seed of the prompts."""
@@ -112,9 +112,9 @@ class CollectSettings(TaskSettings):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    pairs: PositiveInt = 4096
+    pairs: Made = 4096
     """Pairs collected for training, one a prompt at most."""
-    held_out_pairs: NonNegativeInt = 0
+    held_out_pairs: Annotated[int, Field(ge=0, le=MAX_MADE)] = 0
     """Pairs collected on held-out prompts, for eval/pair_accuracy."""
     samples_per_prompt: Annotated[int, Field(ge=2, le=10_000)] = 4
     """Samples of each prompt that the pair is chosen from."""
@@ -126,6 +126,12 @@ class CollectSettings(TaskSettings):
     """Sampling temperature."""
     seed: Seed = 0
     """Seed of prompts and samples."""
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> CollectSettings:
+        pairs = self.pairs + self.held_out_pairs
+        check_product("pairs x samples_per_prompt", (pairs, self.samples_per_prompt), "completions to sample")
+        return self
 
 
 class CollectData(Settings):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from workbench.decimals import read_float
 from workbench.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
@@ -160,7 +160,11 @@ def _loads(data: bytes) -> Any:
     """The value of JSON text. ValueError says what is wrong with it."""
     try:
         return json.loads(
-            data.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite, parse_int=_whole
+            data.decode(),
+            object_pairs_hook=_unique,
+            parse_constant=read_float,
+            parse_float=read_float,
+            parse_int=_whole,
         )
     except UnicodeDecodeError as error:
         raise ValueError("is not UTF-8") from error
@@ -185,18 +189,10 @@ def _repeated(names: list[str]) -> str:
     return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _refuse(text)
-
-
 def _whole(text: str) -> int:
-    return int(text) if len(text) <= MAX_DIGITS else _refuse(text)
-
-
-def _refuse(text: str) -> NoReturn:
-    what = f"{text} is no finite number" if len(text) <= 20 else f"a number of {len(text):,} digits"
-    raise ValueError(what)
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
 
 
 def _first_line(error: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from workbench.config import AtOnce, GivenPath, NonNegativeInt, PositiveInt, Seed, Settings
+from workbench.config import AtOnce, GivenPath, Made, NonNegativeInt, Seed, Settings
 from workbench.data.settings import TaskSettings, check_gym
 from workbench.generation.sampling import SamplingSettings
 
@@ -39,7 +39,7 @@ class EvaluateSettings(Settings):
     """A preference file for pair accuracy and margins."""
     split: str | None = None
     """Another split of the data set that data.dataset names: preference pairs for a trainer of pairs, else as path."""
-    prompts: PositiveInt = 256
+    prompts: Made = 256
     """Held-out prompts at most."""
     every: NonNegativeInt = 0
     """Steps between evaluations; 0: only before the first and after the last step."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workbench.errors import WorkbenchError
+from workbench.errors import RankError, WorkbenchError
 from workbench.experiment.run_log import LOG_SECONDS, write_log
 from workbench.interrupts import SIGNALS, handled_by, held, interrupt_behind, let_in, raise_interrupt
 from workbench.redaction import redact
@@ -33,6 +33,7 @@ _FORK = multiprocessing.get_context("fork")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _KEEP_FREED_MEMORY = ((-3, 32 << 20), (-1, 512 << 20))  # mallopt: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 BUG_EXIT_CODE = 1
+REMEDY = "the same command goes on (a system that is short of memory kills by SIGKILL: JOBS=1 takes less)"
 
 
 def set_environment() -> None:
@@ -65,7 +66,8 @@ def fork_map(
     on_result: Callable[[Result], None] = lambda _: None,
 ) -> list[Result]:
     """[work(setup(), item) for item in items], in `jobs` processes; setup runs once in each. A WorkbenchError is
-    raised here as it was there. on_result: called with each result as it comes, in no order."""
+    raised here as it was there; RankError where a process ends without having said anything. on_result: called with
+    each result as it comes, in no order."""
     results: list[Any] = [None] * len(items)
     missing = len(items)
     workers = max(1, min(jobs, len(items)))
@@ -87,7 +89,7 @@ def fork_map(
                     process = pipes.pop(receiver)
                     process.join()
                     if process.exitcode:
-                        raise RuntimeError(f"a worker process ended with {_describe_exit(process.exitcode)}") from None
+                        raise RankError(f"a worker process {describe_exit(process.exitcode)}; {REMEDY}") from None
                     continue
                 if error is not None:
                     raise error
@@ -95,7 +97,7 @@ def fork_map(
                 missing -= 1
                 on_result(value)
         if missing:  # an exit code says nothing of what was done
-            raise RuntimeError(f"worker processes ended with exit code 0 and left {missing} of {len(items)} undone")
+            raise RankError(f"worker processes ended with exit code 0 and left {missing} of {len(items)} undone")
     finally:
         for process in pipes.values():
             process.kill()
@@ -226,5 +228,10 @@ def _become_worker(threads: int) -> None:
     let_in()
 
 
-def _describe_exit(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+def describe_exit(code: int) -> str:
+    """How a process ended, by the exit code that multiprocessing gives it: -n where signal n killed it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"

@@ -18,7 +18,7 @@ from typing import Any
 from workbench.data.epochs import batches_of_epochs
 from workbench.errors import AlreadyRunningError, DataError, ModelError, StorageError, WorkbenchError
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
-from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, warm_up
+from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, describe_exit, warm_up
 from workbench.experiment.plan import PlannedRun, describe_change, plan_runs, recorded_precisions, waves
 from workbench.experiment.plan_file import plan_path, write_plan
 from workbench.experiment.prepare import Preparer
@@ -274,7 +274,7 @@ class Sweep:
             return "interrupted"
         if code and status.get("state") == "running":
             # It died without a word: killed from outside, by a disk that took none, or by our own mistake.
-            message = f"killed by signal {code - 128}" if code > 128 else f"unexpected error; {log} tells"
+            message = describe_exit(128 - code) if code > 128 else f"unexpected error; {log} tells"
             if code == StorageError.exit_code:
                 message = f"{folder.path}: cannot be written; free some space or choose RUNS=folder"
             with contextlib.suppress(StorageError):

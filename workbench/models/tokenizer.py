@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config import fingerprint
+from workbench.decimals import read_json_text
 from workbench.errors import ModelError
 from workbench.files import check_file, read_file
 from workbench.models.rebuilt_tokenizer import ROLES, Rebuilt, is_plain, rebuild
@@ -295,7 +296,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not os.path.exists(path):
         return {}
     try:
-        value = json.loads(read_file(path))
+        value = read_json_text(read_file(path))
     except RecursionError as error:
         raise ModelError(f"{path}: not readable as JSON: nested too deep") from error
     except (OSError, ValueError) as error:

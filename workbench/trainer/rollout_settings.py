@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from workbench.config import AtOnce, NonNegativeInt
+from workbench.config import AtOnce, NonNegativeInt, check_product
 from workbench.generation.sampling import SamplingSettings
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.settings import DataForm, TrainerSettings
@@ -64,6 +64,12 @@ class RolloutSettings(TrainerSettings):
     def samples_whole_distribution(self) -> bool:
         """Whether sampling truncates nothing."""
         return self.top_p == 1.0 and self.top_k == 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> RolloutSettings:
+        factors = (self.batch_prompts, self.group_size, self.max_new_tokens)
+        check_product("batch_prompts x group_size x max_new_tokens", factors, "tokens of a rollout")
+        return self
 
     @property
     def updates_per_rollout(self) -> int:

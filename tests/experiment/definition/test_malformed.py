@@ -330,6 +330,9 @@ def test_a_circle_of_two_is_named(folder: Path) -> None:
             "hyperparameters.micro_batch_rows: found 10000000000, all",
         ),
         ("data: {path: x.jsonl, max_tokens: 10000000000}", "data.max_tokens: found 10000000000, allowed numbers <="),
+        ("data: {task: sort, rows: 1000000000}", "data.rows: found 1000000000, allowed numbers <= 10,000,000"),
+        ("evaluate: {task: sort, prompts: 100000000}", "evaluate.prompts: found 100000000, allowed numbers <= 10,"),
+        ("hyperparameters: {learning_rate: 1.0e-400}", "hyperparameters.learning_rate: found '1.0e-400', so small"),
         ("sweep: {seeds: 1000000000}", "sweep.seeds: found 1000000000, allowed numbers <= 1000"),
         ("sweep: {seeds: [4294967296]}", "sweep.seeds[0]: found 4294967296, allowed numbers < 2,147,483,648"),
         ("data: {path: ~nosuchuser/x.jsonl}", "data.path: found '~nosuchuser/x.jsonl', but ~nosuchuser is no user"),
@@ -344,6 +347,35 @@ def test_numbers_and_paths_that_nothing_can_hold_are_refused(folder, line, said)
     (told,) = caught.value.problems
     assert told.split(": ", 1)[1].startswith(said)
     assert len(told) < 250
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        (
+            "sft_dpo",
+            "data: {collect: {task: sort, pairs: 1000000000}}",
+            "found 1000000000, allowed numbers <= 10,000,000",
+        ),
+        (
+            "sft_dpo",
+            "data: {collect: {task: sort, pairs: 10000000, samples_per_prompt: 5000}}",
+            "pairs x samples_per_prompt: found 50,000,000,000 completions to sample, allowed at most 1,000,000,000",
+        ),
+        (
+            "grpo",
+            "hyperparameters: {batch_prompts: 1000000, group_size: 1000, max_new_tokens: 64}",
+            "found 64,000,000,000 tokens of a rollout, allowed at most 1,000,000,000",
+        ),
+    ],
+)
+def test_settings_that_are_each_allowed_may_not_ask_together_for_what_nothing_can_hold(folder, name, line, said):
+    trainer = "start_from: sft_sort\ntrainer: dpo" if name == "sft_dpo" else "model: {preset: tiny}\ntrainer: grpo"
+    data = "" if line.startswith("data") else "data: {task: sort}"
+    (folder / "case.yaml").write_text(f"question: q\n{trainer}\n{data}\n{line}\n")
+    with pytest.raises(DefinitionError) as caught:
+        load_experiment("case")
+    assert any(said in told for told in caught.value.problems), caught.value.problems
 
 
 @pytest.mark.parametrize("values", ["0.0, -0.0", "0, -0.0", "1, 1.0", "1.0e-1, 0.1"])

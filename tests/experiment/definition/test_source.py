@@ -61,6 +61,16 @@ def test_a_number_that_is_not_finite_or_not_plain_is_refused(text: str) -> None:
     assert resolve_scalar(text)[1].startswith("found ")
 
 
+@pytest.mark.parametrize("text", ["1e-400", "-1.5E-999", ".000001e-330", f"0.{'0' * 400}1"])
+def test_a_number_that_would_be_read_as_zero_is_refused(text: str) -> None:
+    assert "read as 0" in resolve_scalar(text)[1]
+
+
+@pytest.mark.parametrize("text", ["0.0", "0e-400", "-0.000", "0E5"])
+def test_zero_is_zero_however_it_is_written(text: str) -> None:
+    assert resolve_scalar(text) == (0.0, "")
+
+
 def test_quotes_keep_a_number_text(tmp_path: Path) -> None:
     node, problems = read(tmp_path, "a: '1e-3'\nb: \"true\"\n")
     assert not problems

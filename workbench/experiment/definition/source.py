@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from workbench.decimals import becomes_zero
+
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
 MAX_NODES = 5_000
@@ -147,6 +149,8 @@ def resolve_scalar(text: str) -> tuple[Any, str]:
         return int(text), ""
     if _FLOAT.fullmatch(text):
         number = float(text)
+        if becomes_zero(text, number):
+            return None, f"found {show(text)}, so small that it would be read as 0, allowed 0 or a larger number"
         # + 0.0: minus zero is zero, and no second value of a grid.
         return (number + 0.0, "") if math.isfinite(number) else (None, f"found {show(text)}, allowed finite numbers")
     return text, ""
