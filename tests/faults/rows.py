@@ -197,7 +197,7 @@ FAULTS = (
         "refused by name, or the slower right way; never another number",
         ("models/test_weights.py::*", "models/test_load.py::test_weights_that_are_not*", "models/test_positions.py::*",
          "models/test_llama_config.py::*", "experiment/test_positions.py::*", "models/test_probe.py::test_[!e]*",
-         "models/test_broken_folders.py::*"),
+         "models/test_broken_folders.py::*", "models/test_own_check.py::*"),
     ),
     Fault(
         25,

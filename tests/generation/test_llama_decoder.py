@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.generation import decoding, linear, llama_decoder
+from workbench.generation import decoding
 from workbench.generation.cuda_graph import GraphDecoder
 from workbench.generation.decoding import decoders
 from workbench.generation.generate import row_seed, sample
-from workbench.generation.linear import JoinedLinear
-from workbench.generation.llama_decoder import LlamaDecoder, LlamaWeights, can_decode
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.cached_decoder import ModelDecoder
+from workbench.models.joined_linear import JoinedLinear, can_pack
+from workbench.models.llama_decoder import LlamaDecoder, LlamaWeights, can_decode
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [2, 2]]
 STEPS, GROUP = 6, 3
@@ -193,7 +193,7 @@ def test_a_small_adapter_is_not_rounded_away(torch, small_llama, dtype, packed):
     from workbench.models.adapters import adapters_off, add_lora
     from workbench.models.settings import LoraSettings
 
-    if packed and not linear.can_pack(torch.device("cpu"), getattr(torch, dtype), 64):
+    if packed and not can_pack(torch.device("cpu"), getattr(torch, dtype), 64):
         pytest.skip(f"this CPU has no blocks of {dtype}")
     model = small_llama()
     add_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.5), seed=0)
@@ -232,7 +232,7 @@ def test_four_bits_and_other_models_stay_with_the_models_own_forward(torch, own,
 
 
 def test_few_rows_are_not_packed(torch, own):
-    assert not linear.can_pack(torch.device("cpu"), torch.float32, 1)
-    assert linear.can_pack(torch.device("cpu"), torch.float32, 64) == torch.backends.mkldnn.is_available()
-    assert not linear.can_pack(torch.device("cpu"), torch.float64, 64)
-    assert llama_decoder.LlamaWeights(own, 1).head._weights[0] is not None
+    assert not can_pack(torch.device("cpu"), torch.float32, 1)
+    assert can_pack(torch.device("cpu"), torch.float32, 64) == torch.backends.mkldnn.is_available()
+    assert not can_pack(torch.device("cpu"), torch.float64, 64)
+    assert LlamaWeights(own, 1).head._weights[0] is not None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from workbench.generation.llama_decoder import LlamaDecoder
+from workbench.models.llama_decoder import LlamaDecoder
 
 WARM_UP_STEPS = 2
 """Before a recording, on a stream of their own: libraries choose their kernels and allocate what they keep."""

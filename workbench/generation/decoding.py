@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 
 from workbench.generation.cuda_graph import GraphDecoder
-from workbench.generation.llama_decoder import LlamaDecoder, LlamaWeights, can_decode
 from workbench.models.cached_decoder import ModelDecoder
 from workbench.models.llama import Llama
+from workbench.models.llama_decoder import LlamaDecoder, LlamaWeights, can_decode
 from workbench.models.outputs import forward_to_head
 from workbench.models.probe import verdict_of
 from workbench.objectives.masking import length_mask

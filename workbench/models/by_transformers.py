@@ -21,23 +21,7 @@ def load_by_transformers(
 ) -> torch.nn.Module:
     """The model that transformers makes of a folder. ModelError where a weight is missing, has no place or another
     shape: transformers itself would make random ones and go on."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    find = functools.partial(_found_by, folder, raw)
-    config = find(transformers.AutoConfig.from_pretrained, folder, trust_remote_code=False, local_files_only=True)
-    _refuse_giant(folder, config, shapes)
-    model, info = find(
-        transformers.AutoModelForCausalLM.from_pretrained,
-        folder,
-        dtype=dtype,
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
-    )
+    model, info = open_by_transformers(folder, raw, shapes, dtype)
     for key, told in (
         ("missing_keys", "weights are missing"),
         ("unexpected_keys", "weights have no place in the model of config.json"),
@@ -56,6 +40,31 @@ def load_by_transformers(
         # As loaded they are the files' own pages: whoever wrote to the files would change a model that trains.
         tensor.data = tensor.data.clone()
     return model
+
+
+def open_by_transformers(
+    folder: Path, raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+) -> tuple[Any, dict[str, Any]]:
+    """What transformers makes of a folder, and what it says of the weights; those that the files hold in `dtype` are
+    the files' own pages. ModelError."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    find = functools.partial(_found_by, folder, raw)
+    config = find(transformers.AutoConfig.from_pretrained, folder, trust_remote_code=False, local_files_only=True)
+    _refuse_giant(folder, config, shapes)
+    model, info = find(
+        transformers.AutoModelForCausalLM.from_pretrained,
+        folder,
+        dtype=dtype,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # whoever asks refuses them by name
+    )
+    return model, info
 
 
 def published_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

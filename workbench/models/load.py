@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from workbench.models.by_transformers import load_by_transformers, published_ten
 from workbench.models.folder import adapter_base, check_folder, is_adapter, write_base
 from workbench.models.llama import Llama
 from workbench.models.llama_config import LlamaConfig, unsupported_reason
+from workbench.models.own_check import load_checked
 from workbench.models.quantised import num_weights, quantise_linear_layers
 from workbench.models.settings import LoraSettings
 from workbench.models.tokenizer import read_json
@@ -25,7 +27,6 @@ from workbench.models.weights import (
     check_tied_weights,
     check_weights,
     copy_other_files,
-    load_weights,
     name_ends,
     write_model,
 )
@@ -92,24 +93,28 @@ def _load_whole(folder: Path, dtype: str) -> torch.nn.Module:
         raise ModelError(f"{folder}: its weights are quantised ({method}); name the full ones, and lora.quantise")
     if not raw.get("is_causal", True):
         raise ModelError(f"{folder}: is_causal is off in config.json: every token would see what follows it")
+    inputs = Inputs(sorted(folder.glob("*")))
     shapes = check_weights(folder)
     sizes.check_config(raw, shapes, folder)
+    forward = ""
     if unsupported_reason(raw) is None:
-        config = LlamaConfig.from_dict(raw)
-        return _load_own(config, folder, shapes, getattr(torch, dtype))
-    inputs = Inputs(sorted(folder.glob("*")))
+        own, forward = _load_own(raw, folder, shapes, getattr(torch, dtype), inputs)
+        if not forward:
+            return own
+        del own
     model = load_by_transformers(folder, raw, shapes, getattr(torch, dtype))
-    remember_verdict(model, folder, inputs)
+    remember_verdict(model, folder, inputs, forward)
     return model
 
 
 def _load_own(
-    config: LlamaConfig, folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
-) -> torch.nn.Module:
+    raw: Mapping[str, Any], folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, inputs: Inputs
+) -> tuple[Llama, str]:
+    """Our own model, and why it is not the folder's."""
+    config = LlamaConfig.from_dict(raw)
     with torch.device("meta"):
         check_places(shapes, Llama(config), folder)
     if config.tie_word_embeddings:
         check_tied_weights(folder, shapes, "lm_head.weight", "model.embed_tokens.weight")
     model = Llama(config).to(dtype)
-    load_weights(model, folder)
-    return model
+    return model, load_checked(model, raw, folder, shapes, inputs)

@@ -46,10 +46,13 @@ class Verdict:
     """Prompts of one length are continued with a cache, several completions each."""
     padded_cache: bool
     """Prompts of several lengths too, padded on the left."""
+    forward: str = ""
+    """Why transformers' class runs the model, where our own forward takes its family."""
 
     def slower_ways(self) -> dict[str, str]:
         """What is done instead of the fastest, for the line that training starts with."""
         said = {
+            "forward": self.forward,
             "logits": "" if self.head else "at every position",
             "rows": "padded, not packed" if self.batch else "one at a time",
             "sampling": "prompts of one length together" if self.cache else "without a cache",
@@ -59,7 +62,7 @@ class Verdict:
 
 
 OWN = Verdict(states=True, head=True, batch=True, packed=True, cache=True, padded_cache=True)
-"""Of our own Llama, which the tests hold against transformers'."""
+"""Of our own Llama, which is held against transformers' class when a folder is loaded (own_check.py)."""
 UNKNOWN = Verdict(states=False, head=False, batch=True, packed=False, cache=False, padded_cache=False)
 """Of a module without a configuration, of which nothing says what tokens it takes."""
 
@@ -95,7 +98,7 @@ def probe(model: torch.nn.Module) -> Verdict:
         evaluation_mode(model),
     ):
         torch.manual_seed(0)
-        verdict = _Trials(model, *_texts(model.config, device)).verdict()
+        verdict = _Trials(model, *short_texts(model.config, device)).verdict()
     if versions != [parameter._version for parameter in model.parameters()]:
         remedy = "; set rescale_every: 0 in its config.json" if hasattr(model.config, "rescale_every") else ""
         raise ModelError(f"{_name(model)}: its forward changes its own weights, and those would be saved{remedy}")
@@ -256,7 +259,7 @@ class _Trials:
             return False
 
 
-def _texts(config: Any, device: torch.device) -> tuple[list[torch.Tensor], int]:
+def short_texts(config: Any, device: torch.device) -> tuple[list[torch.Tensor], int]:
     """Three texts of ordinary tokens, the longest first, and a token that is in none of them."""
     known = config.get_text_config() if hasattr(config, "get_text_config") else config
     size = int(getattr(known, "vocab_size", None) or 1)

@@ -1,4 +1,4 @@
-"""Verdicts of models that were loaded before, by the fingerprint of their folder, in the user's cache folder."""
+"""What was found of models that were loaded before, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,49 +15,54 @@ from workbench.config import fingerprint
 from workbench.errors import ModelError
 from workbench.inputs import Inputs
 from workbench.models.folder import model_fingerprint
-from workbench.models.llama import Llama
 from workbench.models.probe import VERSION, Verdict, probe, remember
 
 
-def remember_verdict(model: torch.nn.Module, folder: Path, inputs: Inputs) -> None:
-    """Probe the model of a folder, unless that was done before. ModelError where it is refused, DataError where the
-    folder changed since it was loaded. inputs: its files as they stood before."""
-    if isinstance(model, Llama):
-        return
+def remember_verdict(model: torch.nn.Module, folder: Path, inputs: Inputs, forward: str = "") -> None:
+    """Probe a model that transformers loaded of a folder, unless that was done before. ModelError where it is refused,
+    DataError where the folder changed since it was loaded. inputs: its files as they stood before. forward: why our own
+    does not run it, where its family is ours."""
     import transformers
 
     dtype = str(next(model.parameters()).dtype)
     key = fingerprint([model_fingerprint(folder), dtype, torch.__version__, transformers.__version__, VERSION])
-    file = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "workbench" / "verdicts" / f"{key}.json"
     inputs.check()  # else the key would be another model's
-    verdict = _read(file, key)
+    verdict = _verdict(read_found(key))
     if verdict is None:
         try:
             verdict = probe(model)
         except ModelError as error:
             raise ModelError(f"{folder}: {error}") from error
-        _write(file, key, verdict)
-    remember(model, verdict)
+        write_found(key, dataclasses.asdict(verdict))
+    remember(model, dataclasses.replace(verdict, forward=forward))
 
 
-def _read(file: Path, key: str) -> Verdict | None:
-    """None where there is none, or it is damaged."""
+def _verdict(found: Any) -> Verdict | None:
     try:
-        held = json.loads(file.read_bytes())
-        verdict = Verdict(**held["verdict"])
-        return verdict if held["check"] == _check(key, verdict) else None
+        return Verdict(**found)
+    except TypeError:
+        return None
+
+
+def read_found(key: str) -> Any:
+    """What was kept under the key; None where there is nothing, or it is damaged."""
+    try:
+        held = json.loads(_file(key).read_bytes())
+        return held["verdict"] if held["check"] == fingerprint([key, held["verdict"]]) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _write(file: Path, key: str, verdict: Verdict) -> None:
-    held = {"verdict": dataclasses.asdict(verdict), "check": _check(key, verdict)}
-    with contextlib.suppress(OSError):  # a read-only home only means that the probe runs again
+def write_found(key: str, found: Any) -> None:
+    """Keep it for later commands; where the home is read-only it is found again instead."""
+    held = {"verdict": found, "check": fingerprint([key, found])}
+    file = _file(key)
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
         partial.rename(file)
 
 
-def _check(key: str, verdict: Verdict) -> str:
-    return fingerprint([key, dataclasses.asdict(verdict)])
+def _file(key: str) -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "workbench" / "verdicts" / f"{key}.json"

@@ -143,6 +143,17 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def stored_types(folder: Path) -> dict[str, dict[str, str]]:
+    """By file, the type of each weight of a whole model, as safetensors names it. ModelError where a file is torn."""
+    from safetensors import safe_open
+
+    types: dict[str, dict[str, str]] = {}
+    for name in sorted(find_weights(folder)):
+        with _reading(folder / name), safe_open(folder / name, framework="pt") as file:
+            types[name] = {weight: file.get_slice(weight).get_dtype() for weight in sorted(file.keys())}
+    return types
+
+
 def read_tensor(folder: Path, name: str) -> torch.Tensor:
     """One weight of a whole model's files."""
     from safetensors import safe_open

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from workbench.generation.linear import JoinedLinear, can_pack, is_plain
 from workbench.models.attention import attend
+from workbench.models.joined_linear import JoinedLinear, can_pack, is_plain
 from workbench.models.llama import DecoderLayer, Llama, rotate, rotations
 
 
