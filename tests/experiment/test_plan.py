@@ -12,11 +12,12 @@ import pytest
 from analysis.load import load_folders
 from workbench.errors import ModelError
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.estimate import Speed, estimate
+from workbench.experiment.estimate import estimate
 from workbench.experiment.identity import counted_before, differences, identify, measuring_versions
 from workbench.experiment.plan import describe_change, plan_runs, waves
 from workbench.experiment.plan_file import write_plan
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.speed import Speed
 from workbench.experiment.status import status_text
 from workbench.tracking.reader import read_sealed
 from workbench.trainer.settings import COSTS_VERSION
@@ -233,10 +234,10 @@ def test_the_estimate_holds_the_longest_rows_and_half_precisions_scores(lab, def
         return estimate(run, {run.key: run}, lab / "runs", Speed(1e9, "test"))
 
     whole, two, half = memory(), memory(micro_batch_rows=2), memory(precision="bf16")
-    assert whole.tokens_per_step == 16 * (10 + 14)
+    assert whole.tokens_per_step == 16 * (10 + 14 + 1)  # the completion's end is learned
     layer, parameters = 25 * 64, 98 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 256)
-    assert whole.memory_bytes - two.memory_bytes == 4 * 1.25 * 14 * 40 * (2 * layer + 4 * 98)
-    scores = 16 * 40 * 2 * 2 * 4 * 40  # rows x tokens x layers x numbers x heads x positions
+    assert whole.memory_bytes - two.memory_bytes == 4 * 1.25 * 14 * 41 * (2 * layer + 4 * 98)
+    scores = 16 * 41 * 2 * 2 * 4 * 41  # rows x tokens x layers x numbers x heads x positions
     assert half.memory_bytes - whole.memory_bytes == 4 * (1.25 * scores + parameters / 2)
 
 

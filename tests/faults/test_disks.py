@@ -26,7 +26,8 @@ from tests.faults.test_damage import ON, START
 from tests.faults.test_stages_killed import STAGE, make
 from workbench.errors import StorageError
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.estimate import estimate, measured_speed
+from workbench.experiment.estimate import estimate
+from workbench.experiment.speed import measured_speed
 from workbench.experiment.stages.cache import StageCache
 from workbench.models.load import load_model, save_model
 from workbench.trainer import checkpoint

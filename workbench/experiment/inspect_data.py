@@ -16,9 +16,9 @@ from workbench.data.settings import ReadData, TaskData, TaskSettings
 from workbench.data.tasks import Split, make_rows
 from workbench.errors import DataError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.estimate import LARGEST_READ
 from workbench.experiment.held_out_files import asks, held_out_source, task_example
 from workbench.experiment.leaks import PAIRS, PROMPTS, TRAINING, overlaps, trained_before
+from workbench.experiment.lengths import LARGEST_READ
 
 MAX_TASK_ROWS = 50_000
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.data.settings import CollectData, ReadData
+from workbench.data.settings import ReadData
 from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
-from workbench.experiment.estimate import Estimate, Speed, estimate, measured_speed, start_config
+from workbench.experiment.duration import Durations
+from workbench.experiment.estimate import Estimate, estimate, run_size, start_config
+from workbench.experiment.lengths import CHARACTERS_PER_TOKEN
 from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.positions import positions_notes
 from workbench.experiment.provenance import current_commit, num_cores
 from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.space import as_text, free_bytes
+from workbench.experiment.speed import Speed, measured_speed
 from workbench.tracking.durations import format_duration
 from workbench.tracking.words import plural
 
@@ -64,19 +67,32 @@ def _inspected(run: PlannedRun, inspector: Inspector) -> PlannedRun:
 def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, jobs: int) -> str:
     """The whole account."""
     specs = {run.spec.key: run.spec for run in planned}
-    speeds: dict[tuple[str, int], Speed] = {}
+    speeds = run_speeds(specs, runs)
     estimates: dict[str, Estimate] = {}
     notes: dict[str, list[str]] = {}
     for run in planned:
-        kind = (run.spec.trainer, run.spec.threads)
-        if kind not in speeds:
-            speeds[kind] = measured_speed(runs, run.spec)
-        estimates[run.spec.key] = estimate(run.spec, specs, runs, speeds[kind])
+        estimates[run.spec.key] = estimate(run.spec, specs, runs, speeds[run.spec.key])
         notes[run.spec.key] = list(positions_notes(run.spec, start_config(run.spec, specs, runs)))
+    todo = [run for run in planned if run.trains and run.state != "broken"]
+    seconds = Durations(specs, runs, speeds).total(waves(experiment), {run.spec.key for run in todo}, estimates, jobs)
     lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
     lines += ["", "work", *_work(planned, estimates, notes)]
-    lines += ["", *_totals([run for run in planned if run.trains], estimates, speeds, runs, jobs)]
+    lines += ["", *_totals(todo, seconds, estimates, speeds, runs, jobs)]
     return "\n".join(lines)
+
+
+def run_speeds(specs: Mapping[str, RunSpec], runs: Path) -> dict[str, Speed]:
+    """Each run's speed, found once for those that are alike."""
+    known: dict[tuple[object, ...], Speed] = {}
+    found: dict[str, Speed] = {}
+    for key, spec in specs.items():
+        size = run_size(spec, specs, runs)
+        parameters = size.policy if size is not None else None
+        kind = (spec.trainer, spec.threads, spec.hyperparameters.precision, parameters)
+        if kind not in known:
+            known[kind] = measured_speed(runs, spec, parameters)
+        found[key] = known[kind]
+    return found
 
 
 def _runs(planned: list[PlannedRun]) -> Iterator[str]:
@@ -111,7 +127,7 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
         epochs = f", {plural(steps / found.steps_per_epoch, 'epoch', '.3g')}" if steps else ""
         parts.append(f"{plural(found.rows, unit)} = {plural(found.steps_per_epoch, 'step', '.4g')} an epoch{epochs}")
     if found.tokens_per_step:
-        parts.append(f"about {found.tokens_per_step:,.0f} tokens a step")
+        parts.append(f"about {found.tokens_per_step:,.0f} tokens a step{_how_counted(found)}")
     if found.flops:
         parts.append(f"{found.flops:.2g} FLOPs")
     if found.memory_bytes:
@@ -119,10 +135,20 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
     return "; ".join(parts)
 
 
+def _how_counted(found: Estimate) -> str:
+    """What the number of tokens is taken from, where it is not all the rows."""
+    if found.data is not None and found.data.by_characters:
+        return f" (at {CHARACTERS_PER_TOKEN} characters a token: the tokenizer is not here)"
+    if found.data is not None and found.data.sampled:
+        return f" (by {plural(len(found.data.lengths), 'row')} of them)"
+    return ""
+
+
 def _totals(
     todo: list[PlannedRun],
+    seconds: float | None,
     estimates: dict[str, Estimate],
-    speeds: dict[tuple[str, int], Speed],
+    speeds: dict[str, Speed],
     runs: Path,
     jobs: int,
 ) -> Iterator[str]:
@@ -131,12 +157,9 @@ def _totals(
         return
     yield f"{len(todo)} of {len(estimates)} runs to train, {jobs} at a time"
     known = [estimates[run.spec.key] for run in todo]
-    seconds = [found.seconds for found in known if found.seconds is not None]
-    if len(seconds) == len(todo):
-        sources = "; ".join(dict.fromkeys(speeds[run.spec.trainer, run.spec.threads].source for run in todo))
-        collects = any(isinstance(run.spec.data, CollectData) for run in todo)
-        more = "; collecting pairs comes on top" if collects else ""
-        yield f"time: about {format_duration(sum(seconds) / jobs)}, by {sources}{more}"
+    if seconds is not None:
+        sources = "; ".join(dict.fromkeys(speeds[run.spec.key].source for run in todo))
+        yield f"time: about {format_duration(seconds)}, evaluations and shared stages included, by {sources}"
     else:
         yield "time: not known before the data and the model are here"
     disk = [found.disk_bytes for found in known if found.disk_bytes is not None]

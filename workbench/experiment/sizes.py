@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,12 +75,26 @@ class RunSize:
     @classmethod
     def of(cls, config: Mapping[str, Any], spec: RunSpec) -> RunSize:
         """From config.json, in a Llama's shape."""
-        settings = spec.hyperparameters
         hidden = config["num_hidden_layers"] * sum(i * o for i, o in _projections(config))
         embeddings = config["vocab_size"] * config["hidden_size"] * (1 if config.get("tie_word_embeddings") else 2)
         policy = trained = embeddings + hidden
         if spec.lora is not None:
             trained = config["num_hidden_layers"] * sum(spec.lora.rank * (i + o) for i, o in _projections(config))
+        return cls._trained(spec, policy, hidden, trained)
+
+    @classmethod
+    def of_weights(cls, shapes: Iterable[Sequence[int]], vocabulary: int, spec: RunSpec) -> RunSize:
+        """From the shapes of a folder's weights, whatever its family; the vocabulary's matrices are not hidden."""
+        known = list(shapes)
+        matrices = [shape for shape in known if len(shape) >= 2 and vocabulary not in shape]
+        policy = trained = sum(map(math.prod, known))
+        if spec.lora is not None:
+            trained = sum(spec.lora.rank * (shape[0] + math.prod(shape[1:])) for shape in matrices)
+        return cls._trained(spec, policy, sum(map(math.prod, matrices)), trained)
+
+    @classmethod
+    def _trained(cls, spec: RunSpec, policy: int, hidden: int, trained: int) -> RunSize:
+        settings = spec.hyperparameters
         by_muon = trained if spec.lora is not None else hidden
         frozen = policy - trained if spec.lora is None else policy
         if isinstance(settings, PPOSettings) and settings.critic == "model":  # a trunk of its own

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from workbench.errors import StorageError
 from workbench.experiment.definition.schema import Experiment, RunSpec
-from workbench.experiment.estimate import Speed, estimate, measured_speed, model_bytes
+from workbench.experiment.estimate import estimate, model_bytes
 from workbench.experiment.plan import plan_runs, recorded_precisions, waves
+from workbench.experiment.speed import Speed, measured_speed
 from workbench.tracking.words import plural
 
 REPORT_BYTES = 3_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from workbench.errors import ModelError
 
 LARGEST = 1 << 40
+LARGEST_HEADER = 100 << 20
+"""Bytes, as the library safetensors allows."""
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers", "encoder_layers")
 WIDTHS = ("vocab_size", "hidden_size", "intermediate_size", "n_embd", "n_inner", "d_model", "head_dim", "ffn_dim")
 
@@ -27,6 +30,17 @@ def check_config(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
         if abs(value) > limit:
             shown = value if abs(value) < 1 << 60 else f"a number of {len(str(abs(value))):,} digits"
             raise ModelError(f"{folder}/config.json: {name} is {shown}, more than its weights allow ({limit:,})")
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight that a safetensors file's header names; nothing is loaded. ModelError."""
+    try:
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length)) if length <= LARGEST_HEADER else {}
+        return {name: tuple(map(int, entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file}: its header cannot be read as safetensors") from error
 
 
 def _whole_numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:

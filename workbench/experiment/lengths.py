@@ -1,0 +1,158 @@
+"""How many rows a run learns from and how many tokens each is, before anything is made: counted with the model's own
+tokenizer where its folder is here, on a sample of the rows. No torch."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.data.bad_rows import BadRows
+from workbench.data.formats import Example, Form, Preference
+from workbench.data.reading import Examples, local_files
+from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData, TaskSettings
+from workbench.data.tasks import iterate_rows
+from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
+from workbench.errors import WorkbenchError
+from workbench.experiment.definition.schema import RunSpec
+from workbench.models.tokenizer import Tokenizer
+from workbench.trainer.settings import DataForm
+
+SAMPLE = 200
+"""Rows of a task that are made, and rows of a file that are tokenised, to see how long they are."""
+CHARACTERS_PER_TOKEN = 3.6
+"""Of English text under a vocabulary of tens of thousands, where the tokenizer is not here."""
+LARGEST_READ = 64 << 20
+"""Bytes of a data file beyond which its rows are not counted before the run."""
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Of one source of rows; nothing is known of one that cannot be read yet."""
+
+    rows: int | None = None
+    """Rows, pairs or prompts to learn from; an estimate where some were tokenised for all (`of` is larger)."""
+    lengths: tuple[float, ...] = ()
+    """Tokens that the model reads of some of them, of a pair its prompt once, of prompts the prompt's alone."""
+    sampled: bool = False
+    """Whether the rows whose lengths are known stand for more."""
+    by_characters: bool = False
+    """Whether tokens were guessed from characters, for the tokenizer is not here."""
+
+
+def data_size(spec: RunSpec, tokenizer_folder: Path | None, *, characters: bool) -> DataSize:
+    """Of a run's training data. tokenizer_folder: the model's, where it is here. characters: a token is a character."""
+    data = spec.data
+    form = spec.hyperparameters.data_form
+    if isinstance(data, ReadData):
+        return read_size(data, form, tokenizer_folder, characters=characters)
+    settings = data.collect if isinstance(data, CollectData) else data
+    rows = data.collect.pairs if isinstance(data, CollectData) else data.rows
+    if form == "prompts":
+        assert isinstance(data, TaskData), "collected pairs are for trainers of pairs"
+    prompt_and_completion = task_texts(settings)
+    texts = {"prompts": 0, "pairs": 2}.get(form, 1)
+    per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
+    if tokenizer_folder is not None and (tokenizer := _tokenizer(tokenizer_folder)):
+        encoded = [
+            float(len(tokenizer.begun(tokenizer.encode(prompt))) + texts * (len(tokenizer.encode(completion)) + 1))
+            for prompt, completion in prompt_and_completion
+        ]
+        return DataSize(rows, tuple(encoded), sampled=rows > SAMPLE)
+    guessed = [len(prompt) / per_token + texts * (len(text) / per_token + 1) for prompt, text in prompt_and_completion]
+    return DataSize(rows, tuple(guessed), sampled=rows > SAMPLE, by_characters=not characters)
+
+
+def task_texts(settings: TaskSettings) -> list[tuple[str, str]]:
+    """Prompts and completions of some rows of a built-in task."""
+    return [(row.prompt, row.completion) for row in itertools.islice(iterate_rows(settings, "train", 0), SAMPLE)]
+
+
+def read_size(data: ReadData, form: DataForm, tokenizer_folder: Path | None, *, characters: bool = False) -> DataSize:
+    """Of rows that are read: files of this machine that are not too large; else nothing is known."""
+    try:
+        files = local_files(data)
+        if not files or not all(path.is_file() for path in files) or sum(map(_size, files)) > LARGEST_READ:
+            return DataSize()
+        stamps = tuple((str(path), path.stat().st_mtime_ns, _size(path)) for path in files)
+        return _read_size(type(data).__name__, data.model_dump_json(), form, tokenizer_folder, characters, stamps)
+    except (WorkbenchError, OSError, ValueError):
+        return DataSize()
+
+
+@functools.lru_cache(maxsize=64)
+def _read_size(
+    kind: str, text: str, form: DataForm, folder: Path | None, characters: bool, _stamps: tuple[object, ...]
+) -> DataSize:
+    """Read once for all runs that share it."""
+    data: ReadData = (FileData if kind == "FileData" else DatasetData).model_validate_json(text)
+    wanted: Form = "rows" if form == "text" else form
+    found = Examples.of(data, wanted, BadRows(skip=True))
+    examples = list(found)
+    chosen = _spread(examples)
+    tokenizer = _tokenizer(folder) if folder is not None else None
+    if tokenizer is not None:
+        lengths = _token_lengths(chosen, tokenizer, data, form)
+    else:
+        per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
+        lengths = [min(n / per_token, 2.0 * data.max_tokens) for example in chosen for n in _characters(example, form)]
+    rows = round(len(examples) * len(lengths) / len(chosen)) if chosen else 0
+    guessed = tokenizer is None and not characters
+    return DataSize(rows or None, tuple(lengths), sampled=len(chosen) < len(examples), by_characters=guessed)
+
+
+def _spread(examples: Sequence[Example]) -> list[Example]:
+    """At most SAMPLE of them, from the first to the last."""
+    step = max(1.0, len(examples) / SAMPLE)
+    return [examples[math.floor(index * step)] for index in range(min(SAMPLE, len(examples)))]
+
+
+def _token_lengths(chosen: list[Example], tokenizer: Tokenizer, data: ReadData, form: DataForm) -> list[float]:
+    """Tokens of every row that the examples become, cut as the run will cut them."""
+    bad = BadRows(skip=True)
+    if form == "pairs":
+        pairs, _ = tokenise_pairs(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
+        parts = (pairs.prompts.lengths, pairs.chosen.lengths, pairs.rejected.lengths)
+        return [float(sum(each)) for each in zip(*parts, strict=True)]
+    if form == "prompts":
+        prompts, _ = tokenise_prompts(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
+        return [float(length) for length in prompts.prompts.lengths]
+    rows, _ = tokenise_rows(
+        chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, every_token=form == "text", bad=bad
+    )
+    return [float(length) for length in rows.lengths]
+
+
+def _characters(example: Example, form: DataForm) -> list[int]:
+    """Of one example as one row, with an end for each answer; of prompts the prompt's alone."""
+    from workbench.data.asked import asked_prompt
+
+    if isinstance(example, Preference):
+        return [_text_length(example.prompt) + _text_length(example.chosen) + _text_length(example.rejected) + 2]
+    if form == "prompts":
+        return [len(asked_prompt(example).text)]
+    parts = [getattr(example, name, "") for name in ("text", "prompt", "completion", "messages")]
+    return [sum(map(_text_length, parts)) + 1]
+
+
+def _text_length(value: object) -> int:
+    """Characters of a text, or of the contents of turns."""
+    if isinstance(value, str):
+        return len(value)
+    return sum(len(str(turn[1])) for turn in value) if isinstance(value, tuple | list) else 0
+
+
+@functools.lru_cache(maxsize=8)
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """None where the folder has none that can be read; the run will say so."""
+    try:
+        return Tokenizer.load(folder)
+    except WorkbenchError:
+        return None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
