@@ -14,6 +14,7 @@ import pytest
 
 from workbench.errors import DataError, WorkbenchError
 from workbench.experiment import held_out, run
+from workbench.experiment import prepare as prepare_module
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.prepare import Preparer, Reading
 from workbench.experiment.run import execute
@@ -145,6 +146,17 @@ def test_what_changes_while_the_run_reads_it_is_refused_by_name(made, name, what
     at(monkeypatch, *place, lambda: edit(path))
     with pytest.raises(DataError, match=f"{path.name} was changed or replaced while it was in use"):
         execute(prepared, Path("runs"), {})
+
+
+@pytest.mark.parametrize("change", [edit, replace, Path.unlink])
+def test_a_chat_template_that_changes_while_a_run_is_prepared_is_refused_by_name(made, define, monkeypatch, change):
+    path = Path("turns.jinja")
+    path.write_text("{% for m in messages %}{{ m.content }}<eos>{% endfor %}<1>")
+    define("sft", SFT | {"model": {"path": "base", "chat_template": str(path)}})
+    at(monkeypatch, prepare_module, "resolve_model_folder", lambda: change(path) if path.exists() else None)
+    with pytest.raises(WorkbenchError, match=r"turns\.jinja"):
+        prepare(load_experiment("sft").runs[0])
+    assert not Path("runs/sft").exists()
 
 
 def test_a_start_or_stage_that_is_taken_away_is_one_line_of_one_run(made, define, monkeypatch):

@@ -69,3 +69,44 @@ def test_pairs_that_were_sampled_are_learned_as_the_ids_that_were(lab, command):
         for row, pair in zip(rows, pairs, strict=True):
             assert tokenizer.encode(row["prompt"]) == pair.prompt_ids
             assert tokenizer.decode(pair.chosen_ids, False) == row["chosen"] + "<eos>"
+
+
+def test_a_run_is_trained_asked_and_saved_with_the_template_that_its_definition_gives(lab, command, define):
+    """A base model has none; prompts held out and asked of the result go through it too."""
+    import transformers
+
+    (lab / "turns.jinja").write_text(TEMPLATE.replace("<end>", "<eos>"))
+    rows = [
+        {"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": a}]} for p, a in ANSWERS.items()
+    ]
+    (lab / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (lab / "test.jsonl").write_text(
+        "".join(json.dumps({"prompt": p, "completion": a}) + "\n" for p, a in ANSWERS.items())
+    )
+    definition = {
+        "question": "Does it answer?",
+        "trainer": "sft",
+        "model": {"preset": "tiny", "chat_template": "turns.jinja"},
+        "data": {"path": "train.jsonl"},
+        "hyperparameters": {"steps": 60, "batch_rows": 3, "learning_rate": 1e-2, "precision": "float32"},
+        "evaluate": {"path": "test.jsonl", "sampling": None, "kl": False, "max_new_tokens": 8},
+    }
+    define("given", definition)
+    planned = command("plan", "given")
+    assert "chat template turns.jinja" in planned.stdout, planned.stderr
+    shown = command("data", "given")
+    assert "u|s|e|r|:| |c|" in shown.stdout, shown.stderr
+    done = command("run", "given")
+    assert done.returncode == 0, done.stderr
+    run = lab / "runs/given/main/seed0"
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (row["eval/exact_match_greedy"], row["eval/ended"]) == (1.0, 1.0)
+    asked = command("sample", "given/main/seed0", "b", "--temperature", "0", "--max-new-tokens", "8")
+    assert asked.stdout == "22\n"
+    theirs = transformers.AutoTokenizer.from_pretrained(run / "model")
+    messages = [{"role": "user", "content": "b"}]
+    assert theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == "user: b\nassistant: "
+    assert "finished" in command("plan", "given").stdout
+    (lab / "turns.jinja").write_text(TEMPLATE.replace("<end>", "<eos>") + "{# another #}")
+    changed = command("plan", "given")
+    assert "chat_template" in changed.stdout, changed.stdout

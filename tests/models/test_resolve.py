@@ -10,6 +10,7 @@ import torch
 
 from workbench.errors import ModelError
 from workbench.models.adapters import add_lora
+from workbench.models.chat_templates import KNOWN
 from workbench.models.folder import settings_identity
 from workbench.models.load import load_model, save_model
 from workbench.models.presets import make_preset
@@ -89,6 +90,18 @@ def test_an_adapter_trained_on_an_adapter_is_saved_and_loaded(adapter, tmp_path)
     save_model(model, tmp_path / "second", folder)
     torch.testing.assert_close(logits(tmp_path / "second"), expected, rtol=0, atol=1e-5)
     assert (expected - before).abs().max() > 1e-3
+
+
+def test_an_adapter_is_given_a_chat_template(adapter, tmp_path):
+    folder, expected = adapter
+    for named in ({"path": str(folder)}, {"path": str(tmp_path / "copied"), "adapter": str(folder)}):
+        settings = ModelSettings(**named, chat_template="zephyr")
+        resolved = resolve_model_folder(settings, tmp_path / "cache")
+        torch.testing.assert_close(logits(resolved), expected, rtol=0, atol=1e-5)
+        assert Tokenizer.load(resolved).chat_template == KNOWN["zephyr"].text
+        model = train_adapter(load_model(resolved), save="adapter", rank=2)
+        save_model(model, tmp_path / "next", resolved)
+        assert Tokenizer.load(tmp_path / "next").chat_template == KNOWN["zephyr"].text
 
 
 def test_a_base_that_changed_or_went_is_refused(adapter, copied, tmp_path):

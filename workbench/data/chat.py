@@ -107,7 +107,9 @@ def opened_thought(prompt: str) -> str:
 
 def _render(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool) -> Rendering:
     if tokenizer.chat_template is None:
-        raise DataError("the model has no chat template: use prompt and completion, or a model that has one")
+        raise DataError(
+            "the model has no chat template: use prompt and completion, a model that has one, or model.chat_template"
+        )
     messages, tools = as_messages(list(turns))
     variables = {
         "messages": messages,

@@ -10,6 +10,7 @@ from workbench.data.settings import DatasetData, ReadData
 from workbench.experiment.definition.schema import START, RunSpec, rewards_of
 from workbench.experiment.identity import held_out_split
 from workbench.experiment.run_folder import RunFolder
+from workbench.models.chat_templates import template_file
 from workbench.models.folder import adapter_base, is_adapter
 from workbench.models.settings import ModelSettings
 
@@ -52,4 +53,6 @@ def prepared_from(spec: RunSpec, runs: Path, model: Path) -> list[Path]:
 def _given_files(settings: ModelSettings) -> list[Path]:
     """What a model is converted from, as far as a path names it."""
     paths = [Path(path).expanduser() for path in (settings.path, settings.adapter) if path is not None]
+    template = None if settings.chat_template is None else template_file(settings.chat_template)
+    paths += [] if template is None else [template]
     return [file for path in paths for file in (sorted(path.glob("*")) if path.is_dir() else [path]) if file.is_file()]

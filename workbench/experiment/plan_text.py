@@ -19,6 +19,8 @@ from workbench.experiment.provenance import current_commit, num_cores
 from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.space import as_text, free_bytes
 from workbench.experiment.speed import Speed, measured_speed
+from workbench.models.chat_templates import template_text
+from workbench.models.tokenizer import read_chat_template
 from workbench.tracking.durations import format_duration
 from workbench.tracking.words import plural
 
@@ -73,12 +75,23 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
     for run in planned:
         estimates[run.spec.key] = estimate(run.spec, specs, runs, speeds[run.spec.key])
         notes[run.spec.key] = list(positions_notes(run.spec, start_config(run.spec, specs, runs)))
+        notes[run.spec.key] += template_notes(run.spec)
     todo = [run for run in planned if run.trains and run.state != "broken"]
     seconds = Durations(specs, runs, speeds).total(waves(experiment), {run.spec.key for run in todo}, estimates, jobs)
     lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
     lines += ["", "work", *_work(planned, estimates, notes)]
     lines += ["", *_totals(todo, seconds, estimates, speeds, runs, jobs)]
     return "\n".join(lines)
+
+
+def template_notes(spec: RunSpec) -> Iterator[str]:
+    """Which chat template the model is given."""
+    settings = spec.model
+    if settings is None or settings.chat_template is None:
+        return
+    own = read_chat_template(Path(settings.path).expanduser()) if settings.path is not None else None
+    replaced = own is not None and own != template_text(settings.chat_template)
+    yield f"chat template {settings.chat_template}" + (", in place of the model's own" if replaced else "")
 
 
 def run_speeds(specs: Mapping[str, RunSpec], runs: Path) -> dict[str, Speed]:

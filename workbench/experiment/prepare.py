@@ -46,6 +46,7 @@ from workbench.experiment.stages.versions import VERSIONS
 from workbench.experiment.stages.worker import Worker
 from workbench.inputs import REMEDY, Inputs
 from workbench.locks import hold
+from workbench.models.give_template import REPLACED, replaces_template
 from workbench.models.load import load_model
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.tokenizer import Tokenizer
@@ -134,6 +135,7 @@ class Preparer:
         self.runs, self.reporter, self.jobs = runs, reporter, jobs
         self.cache = StageCache(runs)
         self._precisions: dict[tuple[str, int], str] = {}
+        self._told: set[Path] = set()
 
     def prepare(self, spec: RunSpec, precision: str) -> PreparedRun:
         """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError; DataError too
@@ -150,7 +152,7 @@ class Preparer:
         tokenizer = Tokenizer.load(folder)
         worker = Worker(precision, spec.threads, spec.hyperparameters.device)
         data = spec.data
-        notes: list[str] = []
+        notes = [REPLACED] if replaces_template(folder) else []
         files = own_code(spec)
         inherited: dict[str, dict[str, float]] = {}
         source: StageResult | None = None
@@ -228,7 +230,11 @@ class Preparer:
         stages = self.runs / FOLDER
         make_folder(stages)
         with hold(self.runs, "models", on_wait=lambda holder: self.reporter.say(f"waiting for a model: {holder}")):
-            return resolve_model_folder(spec.model, stages)
+            folder = resolve_model_folder(spec.model, stages)
+        if replaces_template(folder) and folder not in self._told:
+            self._told.add(folder)
+            self.reporter.say(f"model.chat_template: {REPLACED}")
+        return folder
 
     def _made_by(self, key: str) -> Path:
         """The model of a finished run, verified."""

@@ -12,6 +12,7 @@ from workbench.config import file_sha256, files_fingerprint, fingerprint
 from workbench.errors import ModelError
 from workbench.files import check_file
 from workbench.models import gguf
+from workbench.models.chat_templates import template_identity
 from workbench.models.settings import ModelSettings
 from workbench.models.smollm2 import SMOLLM2_NAME
 from workbench.models.tokenizer import Tokenizer, read_json
@@ -121,6 +122,8 @@ def settings_identity(settings: ModelSettings) -> Any:
         identity = {"model": identity, "adapter": adapter_fingerprint(Path(settings.adapter).expanduser())}
     if settings.add_tokens:
         identity = {"model": identity, "add_tokens": settings.add_tokens, "version": ADDED_TOKENS_VERSION}
+    if settings.chat_template is not None:
+        identity = {"model": identity, "chat_template": template_identity(settings.chat_template)}
     return identity
 
 

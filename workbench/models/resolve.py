@@ -13,6 +13,7 @@ from workbench.disk import writing
 from workbench.errors import StorageError
 from workbench.inputs import Inputs
 from workbench.models import adapters, gguf, vocabulary
+from workbench.models.chat_templates import template_file, template_identity
 from workbench.models.folder import (
     ADDED_TOKENS_VERSION,
     adapter_base,
@@ -23,6 +24,7 @@ from workbench.models.folder import (
     is_adapter,
     model_fingerprint,
 )
+from workbench.models.give_template import give_template
 from workbench.models.presets import make_preset
 from workbench.models.settings import ModelSettings
 from workbench.models.smollm2 import SMOLLM2_NAME, convert_smollm2
@@ -31,6 +33,11 @@ from workbench.tracking.reader import read_json
 
 def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
     """The folder of the model named; presets, conversions and additions are made once under `cache`. ModelError."""
+    folder = _without_template(settings, cache)
+    return folder if settings.chat_template is None else _with_template(folder, settings.chat_template, cache)
+
+
+def _without_template(settings: ModelSettings, cache: Path) -> Path:
     folder = _named_folder(settings, cache)
     if settings.adapter is not None:
         folder = _with_adapter(folder, Path(settings.adapter).expanduser(), cache)
@@ -41,6 +48,14 @@ def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
             cache, f"tokens-{key}", lambda partial: vocabulary.add_tokens(folder, partial, settings.add_tokens), inputs
         )
     return folder
+
+
+def _with_template(source: Path, given: str, cache: Path) -> Path:
+    """A folder with the template, and links to the source's weights."""
+    file = template_file(given)
+    inputs = _inputs(source) | Inputs([] if file is None else [file])
+    key = fingerprint([model_fingerprint(source), template_identity(given), str(source.resolve())])
+    return _make_once(cache, f"chat-{key}", lambda partial: give_template(source, partial, given), inputs)
 
 
 def _named_folder(settings: ModelSettings, cache: Path) -> Path:

@@ -28,6 +28,11 @@ class ModelSettings(Settings):
     """New special tokens, such as <think>. Their rows begin as the mean of the others. Not together with lora, which
     would leave them so: teach them by a run without it, and start from that."""
 
+    chat_template: GivenPath | None = None
+    """How conversations are written: chatml, gemma, llama3, zephyr, or a file in Jinja. It replaces the model's own and
+    is saved with it. What the first three mark turns with must be tokens (add_tokens); zephyr needs an end of
+    sequence alone."""
+
     @model_validator(mode="after")
     def _one_source(self) -> ModelSettings:
         if sum(value is not None for value in (self.preset, self.path, self.name)) != 1:

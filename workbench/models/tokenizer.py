@@ -77,8 +77,8 @@ class Tokenizer:
             _refuse_damaged(backend, path)
             if is_plain(read_json(folder / "tokenizer_config.json"), config):
                 _know_special_tokens(backend, _settings(folder))
-                return cls(Rebuilt(backend), folder, _chat_template(folder))
-        return cls(rebuild(folder, config), folder, _chat_template(folder))
+                return cls(Rebuilt(backend), folder, read_chat_template(folder))
+        return cls(rebuild(folder, config), folder, read_chat_template(folder))
 
     def _ids(self, role: str, settings: dict[str, Any], configs: list[dict[str, Any]]) -> list[int]:
         """Ids that the files give to a role ("eos"): the tokenizer's own token first, then each config's."""
@@ -175,6 +175,17 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         """Id of one token by its text, None where the vocabulary lacks it."""
         return self._backend.token_to_id(token)
+
+    def has_token(self, token: str) -> bool:
+        """Whether the text is one token wherever it stands."""
+        index = self.token_id(token)
+        return index is not None and index in self.added_ids
+
+    def names(self, role: str) -> bool:
+        """Whether its own files name the token of a role ("eos"): what transformers gives a chat template as such."""
+        token = _settings(self._folder).get(f"{role}_token")
+        text = token.get("content") if isinstance(token, dict) else token
+        return isinstance(text, str) and self.token_id(text) is not None
 
     def token_text(self, index: int) -> str | None:
         """A token's own text by its id, special ones included."""
@@ -276,7 +287,7 @@ def _prefix_ids(backend: tokenizers.Tokenizer, bos_id: int | None) -> tuple[int,
     return (bos_id,) if bos_id is not None and special[:1] == [bos_id] else ()
 
 
-def _chat_template(folder: Path) -> str | None:
+def read_chat_template(folder: Path) -> str | None:
     """The default chat template: a file of its own, or a field of tokenizer_config.json."""
     path = folder / "chat_template.jinja"
     if os.path.exists(path):

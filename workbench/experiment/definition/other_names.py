@@ -5,6 +5,7 @@ from __future__ import annotations
 OURS = {
     "batch_size": "batch_rows, batch_pairs or batch_prompts",
     "bf16": "precision",
+    "chat_template_path": "model.chat_template",
     "cliprange": "clip",
     "cliprange_value": "value_clip",
     "epsilon": "clip_low",
