@@ -119,7 +119,8 @@ def paired_tests(study: Study) -> tuple[str, list[PairedTest]]:
     items, outcomes = _right_by_item(study)
     by_name = {variant.name: variant for variant in study.variants}
     found = []
-    alike = [{variant.name for variant in group.study.variants} for group in groups(study)]
+    column = "eval/pair_accuracy" if "pairs" in items else "eval/exact_match_greedy"
+    alike = [{variant.name for variant in group.study.variants} for group in groups(study, column)]
     for first, second in combinations(outcomes, 2):
         if not any(first in names and second in names for names in alike):
             continue

@@ -69,7 +69,7 @@ def compare_all(study: Study, measure: Measure) -> list[Comparison]:
 
 def _pairs(study: Study, measure: Measure) -> list[tuple[Variant, Variant]]:
     found = []
-    for group in comparability.groups(study):
+    for group in comparability.groups(study, measure.column):
         able = [v for v in group.study.variants if len(study.values(v, measure.column)) >= 2]
         found += list(combinations(able, 2))
     return found
@@ -129,7 +129,7 @@ def answer(study: Study) -> Answer:
     if measure is None or not study.compared(measure.column):
         reason = "no finished run has a held-out measure"
         return Answer(f"There is no answer yet: {reason}.", "Nothing can be claimed.", [], flags)
-    apart = [group for group in comparability.groups(study) if group.study.compared(measure.column)]
+    apart = [group for group in comparability.groups(study, measure.column) if group.study.compared(measure.column)]
     if len(apart) == 1:
         return _of_group(study, measure, flags)
     found = [_of_group(group.study, measure, []) for group in apart]

@@ -7,36 +7,47 @@ from dataclasses import replace
 from typing import Any
 
 from analysis.claims import Answer
-from analysis.measures import join_few
+from analysis.measures import capital, join_few
 from analysis.study import Study
 
+PAIRS = "held-out pairs"
+"""As runs record them."""
 QUALIFIES = 0.01
 """The share of held-out prompts that were trained on above which a claim is qualified by it."""
 
 
 def qualified(study: Study, answer: Answer) -> Answer:
     """The answer, led by the held-out prompts that were trained on, where they are more than 1 % of all."""
-    found = _shared(study)
-    if not found:
+    measured = _shared(study, of_pairs=_decided_by_pairs(study))
+    others = _shared(study, of_pairs=not _decided_by_pairs(study))
+    if not measured and not others:
         return answer
-    flags = []
-    for text, labels in found.items():
-        where = "" if len(labels) == len(study.variants) else f" (at {join_few(labels)})"
-        flags.append(
-            f"{text[0].upper()}{text[1:]}{where}: the values show what was memorised as well as what was learned, and "
-            "say nothing sure of new prompts. Hold out others, or take these from the training data."
-        )
-    result = f"Qualified, for {next(iter(found))}: {answer.result}"
-    return replace(answer, result=result, flags=[*flags, *answer.flags])
+    told = []
+    for text, labels in [*measured.items(), *others.items()]:
+        told.append(text + ("" if len(labels) == len(study.variants) else f" (at {join_few(labels)})"))
+    flag = (
+        f"{capital('; '.join(told))}: the values show what was memorised as well as what was learned, and say nothing "
+        "sure of new prompts. Hold out others, or take these from the training data."
+    )
+    result = f"Qualified, for {next(iter(measured))}: {answer.result}" if measured else answer.result
+    return replace(answer, result=result, flags=[flag, *answer.flags])
 
 
-def _shared(study: Study) -> dict[str, list[str]]:
-    """The labels of the settings by what their runs recorded, the greatest share first."""
+def _decided_by_pairs(study: Study) -> bool:
+    """Whether held-out pairs decide, and not prompts: what is shared by the others qualifies no claim."""
+    return study.deciding is not None and study.deciding.column.startswith("eval/pair")
+
+
+def _shared(study: Study, *, of_pairs: bool) -> dict[str, list[str]]:
+    """The labels of the settings by what their runs recorded of held-out pairs, or of prompts; the greatest share
+    first."""
     labels = {variant.name: variant.label for variant in study.variants}
     found: dict[str, list[str]] = {}
     shares: dict[str, float] = {}
     for row in study.loaded.runs.to_dict("records"):
         for overlap in _overlaps(study.loaded.records[row["run"]]["status"]):
+            if (overlap.get("held_out") == PAIRS) != of_pairs:
+                continue
             text, label = str(overlap.get("text")), labels.get(row["variant"], str(row["variant"]))
             shares[text] = overlap["share"]
             if label not in found.setdefault(text, []):

@@ -70,6 +70,15 @@ class Loaded:
         """One row a held-out row and evaluation, with its loss_sum (nats) and num_tokens."""
         return self._stack("losses")
 
+    @cached_property
+    def held_out_rows(self) -> dict[str, tuple[int, int]]:
+        """How many held-out rows a run's loss was first measured on, and how many learned tokens they have."""
+        if self.losses.empty or "num_tokens" not in self.losses:
+            return {}
+        table = self.losses[self.losses["step"] == self.losses.groupby("run")["step"].transform("min")]
+        found = table.groupby("run")["num_tokens"].agg(["size", "sum"])
+        return {str(run): (int(row["size"]), int(row["sum"])) for run, row in found.iterrows()}
+
     def of_runs(self, names: Iterable[str], *, ordered: bool = False) -> Loaded:
         """These runs alone, of the column run. What was read already is not read again; but ordered, in the order of
         the names, begins anew: then tables follow a change of the runs' keys."""

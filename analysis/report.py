@@ -170,7 +170,7 @@ def answer_of(study: Study) -> claims.Answer:
     if measure is None:
         more = over_optimisation.reward_in_words(study)
     else:
-        more = [text for group in comparability.groups(study) for text in _of_costs(group, measure)]
+        more = [text for group in comparability.groups(study, measure.column) for text in _of_costs(group, measure)]
     flags = [*over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
     return leaks.qualified(study, replace(answer, grounds=[*answer.grounds, *more], flags=flags))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,16 @@ class Study:
         name = variant if isinstance(variant, str) else variant.name
         if column not in self.finals:
             return []
-        rows = self.finals[(self.finals["variant"] == name) & (self.finals["finished"] | (not finished))]
-        return [float(value) for value in rows.sort_values("seed")[column] if math.isfinite(value)]
+        key = (name, column, finished)
+        if key not in self.memo:
+            rows = self.finals[(self.finals["variant"] == name) & (self.finals["finished"] | (not finished))]
+            self.memo[key] = [float(value) for value in rows.sort_values("seed")[column] if math.isfinite(value)]
+        return list(self.memo[key])
+
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What was worked out of this study and is asked for again and again, by who asks; a study never changes."""
+        return {}
 
     def measured(self, measure: Measure) -> Measure:
         """The measure with what these runs' values of it cannot be below: a held-out loss of rows is a negative
@@ -125,7 +134,16 @@ def study_of(loaded: Loaded) -> Study:
 
 def _of_plans(plans: list[dict[str, Any]], loaded: Loaded) -> Study:
     """loaded: the plans' runs in their order."""
-    if len(plans) == 1:
+    names = [str(plan["experiment"]) for plan in plans]
+    question = f"How do {join(names)} compare?"
+    plans, loaded, apart = _starts_set_apart(plans, loaded)
+    if apart:
+        rest = join([str(plan["experiment"]) for plan in plans])
+        begun = join([f"{short(name)} (the start of {join(labels)})" for name, labels in apart.items()])
+        question = f"What came of {rest}, begun from {join([short(name) for name in apart])}?"
+        note = f"{begun}: what was measured before training is the baseline, and it is not a rival of those."
+        plans = [{**plans[0], "notes": [note, *(plans[0].get("notes") or [])]}, *plans[1:]]
+    if len(names) == 1:
         variants, axis = _variants(plans[0], loaded)
         return _study(plans[0]["experiment"], plans[0].get("question") or "", plans, variants, axis, loaded)
     variants = []
@@ -137,8 +155,37 @@ def _of_plans(plans: list[dict[str, Any]], loaded: Loaded) -> Study:
     # Before any table is read: each row leads with its run's keys as they stand here.
     experiments = loaded.runs["run"].str.split("/").str[0]
     loaded.runs["variant"] = experiments + "/" + loaded.runs["variant"]
-    names = [str(plan["experiment"]) for plan in plans]
-    return _study(" + ".join(names), f"How do {join(names)} compare?", plans, variants, None, loaded)
+    return _study(" + ".join(names), question, plans, variants, None, loaded)
+
+
+def _starts_set_apart(
+    plans: list[dict[str, Any]], loaded: Loaded
+) -> tuple[list[dict[str, Any]], Loaded, dict[str, list[str]]]:
+    """The plans and runs without those settings that the others only began from, and whose starts these are.
+
+    A setting that has a rival, another one with the same start as its own, stays to be compared with that.
+    """
+    own: dict[str, str] = {}
+    begun: dict[str, list[str]] = {}
+    states = dict(zip(loaded.runs["run"], loaded.runs["state"], strict=True))
+    for run, record in loaded.records.items():
+        setting, start = run.rsplit("/", 1)[0], name_of_start(record["definition"])
+        model = json.dumps(record["definition"].get("model"), sort_keys=True)
+        own.setdefault(setting, start or model)
+        if states[run] == "finished" and start and short(setting) not in begun.setdefault(start, []):
+            begun[start].append(short(setting))
+    rivals = list(own.values())
+    apart = {name: labels for name, labels in begun.items() if name in own and rivals.count(own[name]) == 1}
+    if len(plans) < 2 or not apart:
+        return plans, loaded, {}
+    kept = [{**plan, "runs": [run for run in plan["runs"] if _setting_of(run) not in apart]} for plan in plans]
+    order = [str(run["folder"]).strip("/") for plan in kept for run in plan["runs"]]
+    return [plan for plan in kept if plan["runs"]], loaded.of_runs(order, ordered=True), apart
+
+
+def _setting_of(run: Mapping[str, Any]) -> str:
+    """experiment/variant of a planned run."""
+    return str(run["folder"]).strip("/").rsplit("/", 1)[0]
 
 
 def _plan_of(folder: Path) -> dict[str, Any]:
@@ -265,7 +312,28 @@ def starts_of(study: Study) -> set[str]:
             continue
         start = record["definition"].get("start_from")
         model = json.dumps(record["definition"].get("model"), sort_keys=True)
-        found.add(
-            f"{start.get('experiment')}/{start.get('variant')}" if isinstance(start, dict) else str(start or model)
-        )
+        found.add(name_of_start(record["definition"]) or str(start or model))
     return found
+
+
+def name_of_start(definition: Mapping[str, Any]) -> str:
+    """experiment/variant of the run that a definition begins from; empty for none."""
+    start = definition.get("start_from")
+    return f"{start.get('experiment')}/{start.get('variant')}" if isinstance(start, dict) else ""
+
+
+def begun_from(study: Study) -> dict[str, list[Variant]]:
+    """The settings that begin from another run, by that run's experiment/variant."""
+    found: dict[str, list[Variant]] = {}
+    runs = study.loaded.runs
+    for variant in study.variants:
+        for run in runs.loc[runs["variant"] == variant.name, "run"]:
+            name = name_of_start(study.loaded.records[run]["definition"])
+            if name and variant not in found.setdefault(name, []):
+                found[name].append(variant)
+    return found
+
+
+def short(name: str) -> str:
+    """experiment/variant as a label: the experiment alone where it has no variants."""
+    return name.removesuffix("/main")

@@ -11,13 +11,13 @@ import numpy as np
 from analysis import checkpoints
 from analysis.checkpoints import interval_of
 from analysis.claims import checked_by_number, leaders
-from analysis.comparability import groups
+from analysis.comparability import group_names, groups, restrict, start_value
 from analysis.document import Cell, Figure, Panel, Prose, Section, Table
-from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, capital, join, plain
+from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, capital, join, join_few, plain
 from analysis.over_optimisation import by_pairs
 from analysis.plots import FIRST, MARKERS, MUTED, SECOND, Canvas, slug
 from analysis.sections.cells import limits_text, setting
-from analysis.study import Study, Variant
+from analysis.study import Study, Variant, begun_from, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,11 +68,9 @@ def table(study: Study) -> Table:
     # What training says of itself ranks nothing: it stands here only where nothing was held out.
     measures = measures or [m for m in (TRAINING[2], ROLLOUTS[0]) if study.has(m.column)]
     rows, flat, best = [], [], _best(study)
-    names = {variant.name: group.name for group in groups(study) for variant in group.study.variants}
-    start = [study.start_value(m.column) for m in measures]
-    if any(not math.isnan(value) for value in start):
-        cells = [Cell(m.text(v), v, tone="muted") for m, v in zip(measures, start, strict=True)]
-        rows.append([Cell("start", -math.inf if study.axis else "", ("before training",), "muted"), *cells])
+    named = {m.column: group_names(study, m.column) for m in measures}
+    names = named.get(study.deciding.column, {}) if study.deciding else {}
+    rows += _start_rows(study, measures)
     for variant in study.variants:
         planned = study.loaded.runs[study.loaded.runs["variant"] == variant.name]
         finished = int((planned["state"] == "finished").sum())
@@ -81,13 +79,14 @@ def table(study: Study) -> Table:
         lines = (seeds, f"group {group}") if group else (seeds,)
         row = [setting(variant, lines, "best" if variant.name in best else "")]
         for measure in measures:
-            row.append(_mean_cell(study, variant, measure))
+            own = named[measure.column].get(variant.name, "")
+            row.append(_mean_cell(study, variant, measure, own if measure is not study.deciding else ""))
             interval = interval_of(study, variant, measure)
             values = study.values(variant, measure.column)
             flat.append(
                 {
                     "variant": variant.name,
-                    "group": group,
+                    "group": own,
                     "position": variant.position,
                     "measure": measure.column,
                     "unit": measure.unit,
@@ -96,21 +95,41 @@ def table(study: Study) -> Table:
                     "high": interval.high,
                     "finished_seeds": len(values),
                     "values": " ".join(f"{value:.10g}" for value in values),
-                    "start": study.start_value(measure.column),
+                    "start": start_value(study, measure.column),
                 }
             )
         rows.append(row)
     head = study.axis or ("setting" if len(study.variants) > 1 else "run")
-    caption = "The first row is the start before any step." if rows and rows[0][0].text == "start" else ""
+    caption = "Muted: the start before any step." if rows and rows[0][0].tone == "muted" else ""
     if best:
         caption += (
             f" Marked: the best of {'each group' if any(names.values()) else 'them'} and what cannot be told from it."
         )
+    if any(name for m in measures if m is not study.deciding for name in named[m.column].values()):
+        caption += " A group beside a value is its measure's own: between two of them that measure is not compared."
+    caption = caption.strip()
     heads = [(head, ""), *((m.label, m.unit) for m in measures)]
     return Table("results", heads, rows, flat, label="Results", caption=caption, broad=True)
 
 
-def _mean_cell(study: Study, variant: Variant, measure: Measure) -> Cell:
+def _start_rows(study: Study, measures: list[Measure]) -> list[list[Cell]]:
+    """A row for every start of the settings: what was measured before training, of those that began from it."""
+    begun = begun_from(study)
+    named = len(begun) > 1 or (begun and len(study.plans) > 1) or study.loaded.runs["experiment"].nunique() > 1
+    parts = [(short(name), f"start of {join_few([v.label for v in own], 6)}", own) for name, own in begun.items()]
+    if not named or not begun:
+        parts = [("start", "before training", study.variants)]
+    found = []
+    for label, line, variants in parts:
+        part = restrict(study, variants)
+        start = [start_value(part, m.column) for m in measures]
+        if any(not math.isnan(value) for value in start):
+            cells = [Cell(m.text(v), v, tone="muted") for m, v in zip(measures, start, strict=True)]
+            found.append([Cell(label, -math.inf if study.axis else "", (line,), "muted"), *cells])
+    return found
+
+
+def _mean_cell(study: Study, variant: Variant, measure: Measure, group: str = "") -> Cell:
     values = study.values(variant, measure.column)
     if not values:
         unfinished = study.values(variant, measure.column, finished=False)
@@ -122,6 +141,7 @@ def _mean_cell(study: Study, variant: Variant, measure: Measure) -> Cell:
     # Every seed of what decides; of the rest the figures and the CSV file show them.
     if len(values) > 1 and measure is study.deciding:
         lines += (" · ".join(measure.text(value) for value in values),)
+    lines += (f"group {group}",) if group else ()
     return Cell(measure.text(interval.mean), interval.mean, lines)
 
 
@@ -181,7 +201,7 @@ def panels_by_setting(study: Study, canvas: Canvas) -> list[Panel]:
 def _draw(axes: Axes, study: Study, canvas: Canvas, measures: list[Measure]) -> None:
     for index, measure in enumerate(measures):
         colour = (FIRST, SECOND)[index]
-        start = study.start_value(measure.column)
+        start = start_value(study, measure.column)
         horizontal = study.axis is not None
         if not math.isnan(start):
             line = axes.axhline if horizontal else axes.axvline

@@ -12,6 +12,7 @@ import yaml
 
 from analysis import budget, claims, comparability
 from analysis.report import write_comparison, write_report
+from analysis.sections import results
 from analysis.study import open_studies, open_study
 
 Make = Callable[..., Path]
@@ -87,7 +88,8 @@ def test_another_kl_estimator_keeps_kl_apart_and_outcomes_together(make_experime
     assert len(comparability.groups(study)) == 1
     assert len(comparability.kl_groups(study)) == 2
     assert comparability.refusals(study) == [
-        "KL is not compared across: version of the KL estimator is 1 for beta = 0.1; 2 for beta = 1."
+        "KL is not compared across: version of the KL estimator is 1 for beta = 0.1; 2 for beta = 1. To compare them: "
+        "`make exp NAME=dpo_beta_sweep FRESH=1` measures anew (at beta = 0.1)."
     ]
     page = write_report(folder)
     assert "against KL from the start: group A" in page.read_text()
@@ -153,3 +155,139 @@ def test_flops_of_two_versions_are_not_compared_and_outcomes_are(make_budget_exp
     assert len(comparability.groups(study)) == 1
     assert claims.compare_all(study, measure) != []
     assert "FLOPs are not compared" in write_report(folder).read_text()
+
+
+def _evaluated_on_pairs(definition: dict[str, Any]) -> None:
+    definition["evaluate"]["pairs"] = "pairs.jsonl"
+
+
+def test_what_a_measure_does_not_depend_on_keeps_nothing_apart(make_experiment: Make) -> None:
+    first, second = (make_experiment(name, betas=(0.1,), **SMALL) for name in ("first", "second"))
+    change_definition(second, "*/seed*", _evaluated_on_pairs)
+    study = open_studies([first, second])
+    assert len(comparability.groups(study)) == 1
+    assert len(claims.compare_all(study, study.deciding)) == 1  # type: ignore[arg-type]
+    assert [len(comparability.groups(study, f"eval/pair_{name}")) for name in ("accuracy", "margin")] == [2, 2]
+    (text,) = comparability.refusals(study)
+    assert text.startswith("Pair accuracy and pair margin are not compared across: evaluate.pairs is none for first")
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "parts"),
+    [
+        ("eval/exact_match_greedy", lambda e: e["sampling"].update(temperature=0.5), 1),
+        ("eval/exact_match_sampled", lambda e: e["sampling"].update(temperature=0.5), 2),
+        ("eval/completion_tokens", lambda e: e.update(verifier="number"), 1),
+        ("eval/kl_start", lambda e: e["sampling"].update(temperature=0.5), 1),
+        ("eval/kl_start", lambda e: e.update(max_new_tokens=9), 2),
+        ("eval/exact_match_greedy", lambda e: e.update(every=7, kl=False, numbers=5), 1),
+        ("eval/exact_match_greedy", lambda e: e.update(task="reasoning_gym", gym="x", gym_config={"a": 1}), 2),
+    ],
+)
+def test_each_measure_is_kept_apart_by_what_it_depends_on(
+    make_experiment: Make, column: str, change: Any, parts: int
+) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), **SMALL)
+    change_definition(folder, "beta=1/seed*", lambda definition: change(definition["evaluate"]))
+    assert len(comparability.groups(open_study(folder), column)) == parts
+
+
+def test_generators_of_other_settings_are_other_prompts(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), **SMALL)
+    for name, terms in (("beta=0.1", 2), ("beta=1", 9)):
+        own = {"task": "reasoning_gym", "gym": "chain_sum", "gym_config": {"max_terms": terms}}
+        change_definition(folder, f"{name}/seed*", lambda definition, own=own: definition["evaluate"].update(own))
+    assert [difference.what for difference in comparability.differences(open_study(folder))] == ["evaluate.gym_config"]
+
+
+def test_pairs_against_two_starts_are_not_compared(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(), arms=("sft", "dpo"), **SMALL)
+    change_definition(folder, "dpo/seed*", lambda definition: definition["start_from"].update(experiment="sft_longer"))
+    study = open_study(folder)
+    assert [len(comparability.groups(study, column)) for column in ("eval/exact_match_greedy", "eval/pair_margin")] == [
+        1,
+        2,
+    ]
+
+
+def test_losses_over_another_number_of_tokens_are_not_compared(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), **SMALL)
+    for path in folder.glob("*/seed*/metrics.jsonl"):
+        rows = [json.loads(line) | {"eval/loss": 1.0} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tokens = 9 if "beta=1" in str(path) else 4
+        rows = [{"step": 0, "row_id": f"row{i}", "loss_sum": 1.0, "num_tokens": tokens} for i in range(3)]
+        path.with_name("losses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    study = open_study(folder)
+    (difference,) = comparability.differences(study, "eval/loss")
+    assert (
+        difference.text == "held-out rows is 3 of 12 learned tokens for beta = 0.1; 3 of 27 learned tokens for beta = 1"
+    )
+
+
+def test_the_line_to_change_is_named_with_its_file(make_experiment: Make) -> None:
+    folders = [make_experiment(name, betas=(0.1,), **SMALL) for name in ("first", "second", "third")]
+    change_definition(folders[1], "*/seed*", lambda definition: definition["evaluate"].update(prompts=99))
+    change_definition(folders[2], "*/seed*", lambda definition: definition["evaluate"]["sampling"].update(top_k=5))
+    found = [difference.remedies for difference in comparability.differences(open_studies(folders))]
+    held = yaml.safe_load(next(folders[0].glob("*/seed0/definition.yaml")).read_text())["evaluate"]["prompts"]
+    assert ("experiments/second.yaml: evaluate.prompts: 99 -> " + str(held),) in found
+    assert ("experiments/third.yaml: evaluate.sampling.top_k: 5 -> null",) in found
+
+
+def test_of_one_file_the_settings_that_a_line_is_about_are_named(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0, 3.0), **SMALL)
+    change_definition(folder, "beta=3/seed*", lambda definition: definition["evaluate"].update(prompts=99))
+    (difference,) = comparability.differences(open_study(folder))
+    (line,) = difference.remedies
+    assert line.startswith("experiments/dpo_beta_sweep.yaml: evaluate.prompts: 99 -> ")
+    assert line.endswith(" (at beta = 3)")
+
+
+def test_a_file_that_changed_under_its_name_is_no_line_but_a_command(make_experiment: Make) -> None:
+    first, second = (make_experiment(name, betas=(0.1,), **SMALL) for name in ("first", "second"))
+    for folder, content in ((first, "a"), (second, "b")):
+        change_definition(
+            folder, "*/seed*", lambda definition: definition["evaluate"].update(task=None, path="h.jsonl")
+        )
+        for path in folder.glob("*/seed*/status.json"):
+            identity = {"identity": {"evaluate": {"path": content * 64}}}
+            path.write_text(json.dumps(json.loads(path.read_text()) | identity))
+    (difference,) = comparability.differences(open_studies([first, second]))
+    assert difference.remedies == ("`make exp NAME=second`: what evaluate.path names has changed since",)
+
+
+def _sft_of_three_seeds(make_experiment: Make, name: str) -> Path:
+    folder = make_experiment(name, betas=(), arms=(), seeds=2, **SMALL)
+    change_definition(folder, "*/seed*", lambda d: d.update(start_from=None, model={"preset": "tiny"}, trainer="sft"))
+    return folder
+
+
+def test_what_others_begin_from_is_their_start_and_no_rival(make_experiment: Make, tmp_path: Path) -> None:
+    sft = _sft_of_three_seeds(make_experiment, "my_sft")
+    rest = [make_experiment(name, betas=(), seeds=2, **SMALL) for name in ("my_dpo", "my_grpo")]
+    for folder in rest:
+        change_definition(folder, "*/seed*", lambda d: d.update(start_from={"experiment": "my_sft", "variant": "main"}))
+    study = open_studies([sft, *rest])
+    assert [variant.label for variant in study.variants] == ["my_dpo", "my_grpo"]
+    assert len(claims.compare_all(study, study.deciding)) == 1  # type: ignore[arg-type]
+    row = results.table(study).rows[0][0]
+    assert (row.text, row.lines) == ("my_sft", ("start of my_dpo and my_grpo",))
+    page = write_comparison([sft, *rest], tmp_path / "out").read_text()
+    assert "my_sft (the start of my_dpo and my_grpo): what was measured before training is the baseline" in page
+
+
+def test_a_start_that_has_a_rival_is_compared_with_it(make_experiment: Make) -> None:
+    sft, other = (_sft_of_three_seeds(make_experiment, name) for name in ("my_sft", "other_sft"))
+    dpo = make_experiment("my_dpo", betas=(), seeds=2, **SMALL)
+    change_definition(dpo, "*/seed*", lambda d: d.update(start_from={"experiment": "my_sft", "variant": "main"}))
+    study = open_studies([sft, other, dpo])
+    assert [group.labels for group in comparability.groups(study)] == [["my_sft", "other_sft"], ["my_dpo"]]
+
+
+def test_a_start_stays_where_nothing_that_began_from_it_finished(make_experiment: Make) -> None:
+    sft = _sft_of_three_seeds(make_experiment, "my_sft")
+    states = {("main", seed): "failed" for seed in (0, 1)}
+    dpo = make_experiment("my_dpo", betas=(), seeds=2, states=states, **SMALL)
+    change_definition(dpo, "*/seed*", lambda d: d.update(start_from={"experiment": "my_sft", "variant": "main"}))
+    assert [variant.label for variant in open_studies([sft, dpo]).variants] == ["my_sft", "my_dpo"]

@@ -43,3 +43,14 @@ def test_one_percent_qualifies_nothing(make_experiment: Make, share) -> None:
     plain = answer_of(open_study(folder))
     _mark(folder, ["beta=0.1", "beta=1"], share)
     assert answer_of(open_study(folder)) == plain
+
+
+def test_pairs_that_were_trained_on_qualify_no_claim_about_prompts(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), prompts=4, steps=6, every=3)
+    plain = answer_of(open_study(folder))
+    for path in folder.glob("*/seed*/status.json"):
+        overlap = {"share": 0.5, "text": "8 of 16 held-out pairs stand in them", "held_out": "held-out pairs"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"overlaps": [overlap]}))
+    answer = answer_of(open_study(folder))
+    assert answer.result == plain.result
+    assert answer.flags[0].startswith("8 of 16 held-out pairs stand in them: ")
