@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from workbench.experiment import plan_file
 from workbench.experiment.definition.overrides import join_settings, split_settings
 from workbench.experiment.definition.source import show
 
@@ -170,6 +172,18 @@ def test_what_the_report_offers_to_copy_gives_the_same_settings(value):
     assert split_settings(join_settings(words)) == words
 
 
+@pytest.mark.parametrize("value", [*NASTY, "it's\n$HOME `x`", "\x1b[31m\t'\\'", "\u202e\U000e0001é\x7f\x9b", "!!"])
+def test_what_the_report_offers_to_copy_is_one_line_that_the_shell_reads_as_it_was(value, tmp_path):
+    shown = plan_file._quoted(value)
+    assert len(shown.splitlines()) == 1
+    assert shown.isprintable()
+    kept = {"LC_ALL": "C.UTF-8", "HOME": "/none", "PATH": os.defpath}
+    shell = ["bash", "-c", f"printf %s {shown}"]
+    done = subprocess.run(shell, cwd=tmp_path, env=kept, capture_output=True, check=True, timeout=10)
+    assert done.stdout.decode() == value
+    assert list(tmp_path.iterdir()) == []
+
+
 def check(folder: Path) -> bool:
     """Whether make would use .venv as it is."""
     return subprocess.run(["bash", "setup.sh", "check"], cwd=folder, timeout=10, check=False).returncode == 0
@@ -255,3 +269,58 @@ def test_a_link_to_the_venv_of_another_folder_is_left_as_it_is(folder, tmp_path)
     done = make(tmp_path, "setup")
     assert (done.returncode, "remove the link" in done.stderr) == (2, True)
     assert check(folder)
+
+
+def a_python(path: Path, minor: str, whole: Path) -> Path:
+    """A program that says it is Python 3.<minor>, and makes a .venv that looks whole once the file `go` is there."""
+    path.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && echo python3.{minor}\n'
+        '[ "$*" = "-m venv .venv" ] || exit 0\necho made >>made\nuntil [ -e go ]; do sleep 0.05; done\n'
+        f'cp -R "{whole}/.venv" .venv\nrm .venv/.ready\ncp .venv/bin/python .venv/bin/uv\n'
+        f"[ {minor} = 11 ] || mv .venv/lib/python3.11 .venv/lib/python3.{minor}\n"
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def project(folder, tmp_path) -> Path:
+    """The project without a .venv."""
+    made = tmp_path / "project"
+    made.mkdir()
+    for name in ("Makefile", "setup.sh", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, made / name)
+    return made
+
+
+def test_a_python_of_another_minor_version_makes_the_venv_anew_and_one_of_the_same_leaves_it(folder, project, tmp_path):
+    (project / "go").touch()
+    same, other = (a_python(tmp_path / f"python3.{minor}", minor, folder) for minor in ("11", "12"))
+    set_up(project)
+    for python, times in ((same, 0), (other, 1), (other, 1), (same, 2)):
+        done = make(project, "setup", f"PYTHON={python}")
+        assert done.returncode == 0, done.stderr
+        made = (project / "made").read_text().count("made") if (project / "made").exists() else 0
+        assert made == times, python
+    assert f"Setting up .venv anew, for its Python is another than {same} ..." in done.stderr
+    assert check(project)
+
+
+def test_of_two_set_ups_at_once_one_waits_and_finds_it_done(folder, project, tmp_path):
+    python = a_python(tmp_path / "python3", "11", folder)
+    started = [
+        subprocess.Popen(["bash", "setup.sh"], cwd=project, env=os.environ | {"PYTHON": str(python)},
+                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]  # fmt: skip
+    deadline = time.monotonic() + 20
+    while not (project / "made").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (project / "go").touch()
+    said = [process.communicate(timeout=30)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert (project / "made").read_text() == "made\n"
+    assert sorted("Setting up .venv (once" in text for text in said) == [False, True]
+    waiting = next(text for text in said if "Setting up" not in text)
+    assert waiting in ("", "Waiting for another command that sets up .venv ...\n")
+    assert check(project)

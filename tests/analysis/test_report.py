@@ -63,6 +63,9 @@ def test_a_report_built_twice_is_byte_identical_in_another_process_too(make_expe
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env=environment)
     assert _digests(folder / "report") == first
     assert {"index.html", "report.md", "results.csv", "comparisons.csv", "runs.csv", "costs.csv"} <= set(first)
+    page, text = ((folder / "report" / name).read_text() for name in ("index.html", "report.md"))
+    assert page.count("Click a heading to sort") == 1
+    assert "heading to sort" not in text, "there is nothing to click"
     assert sum(name.endswith(".svg") for name in first) == sum(name.endswith(".png") for name in first) >= 6
 
 

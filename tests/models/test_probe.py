@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.models import families
-from workbench.errors import ModelError
-from workbench.models import verdict_cache
+from workbench.errors import DataError, ModelError
+from workbench.models import load, verdict_cache
 from workbench.models.adapters import add_lora
 from workbench.models.load import load_model
 from workbench.models.outputs import can_be_packed, forward_to_head, projects_everything
@@ -137,6 +137,48 @@ def test_a_verdict_is_found_once_a_folder_and_again_where_it_is_damaged(saved, o
         assert verdict_of(load_model(folder)) == first
         assert len(probed) == number
     assert file.read_text() == whole
+
+
+def _change(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resid_pdrop": 0.25}))
+
+
+def test_a_folder_that_changes_while_it_is_loaded_gives_no_verdict(saved, own_cache, monkeypatch):
+    folder, made = saved("gpt2"), load.load_by_transformers
+
+    def then_changed(*given):
+        model = made(*given)
+        _change(folder)
+        return model
+
+    monkeypatch.setattr(load, "load_by_transformers", then_changed)
+    with pytest.raises(DataError, match=r"config\.json was changed or replaced while it was in use"):
+        load_model(folder)
+    assert not own_cache.exists()
+
+
+def test_the_verdict_of_a_folder_that_changes_while_it_is_probed_is_kept_for_what_was_probed(
+    saved, own_cache, monkeypatch
+):
+    """Its key is taken, and found to be that of the model that was loaded, before the probe."""
+    folder, probed = saved("gpt2"), []
+
+    def then_changed(model):
+        probed.append(model)
+        if len(probed) == 1:
+            _change(folder)
+        return probe(model)
+
+    before = (folder / "config.json").read_text()
+    monkeypatch.setattr(verdict_cache, "probe", then_changed)
+    load_model(folder)
+    load_model(folder)
+    assert len(probed) == 2, "the changed folder is another model"
+    (folder / "config.json").write_text(before)
+    load_model(folder)
+    assert len(probed) == 2
+    assert len(list(own_cache.iterdir())) == 2
 
 
 def test_adapters_and_copies_share_the_verdict():

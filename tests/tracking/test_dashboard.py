@@ -106,4 +106,17 @@ def test_it_says_what_there_is_to_see(tmp_path: Path) -> None:
     a_run(tmp_path, 0)
     assert in_words(tmp_path) == f"1 run below {tmp_path}"
     a_run(tmp_path, 1, tracked=False)
-    assert in_words(tmp_path).startswith("1 of 2 runs")
+    without = f"1 of 2 runs below {tmp_path} have no event files"
+    assert in_words(tmp_path) == f"{without}; 1 do not: `track: [tensorboard]` in a definition asks for them"
+
+
+def test_whoever_asked_for_event_files_is_told_how_to_get_them_and_whoever_did_not_how_to_ask(tmp_path: Path) -> None:
+    for seed, track in enumerate(("[tensorboard]", "[wandb, tensorboard]", "[wandb]", "[]")):
+        file = a_run(tmp_path, seed, tracked=False) / "definition.yaml"
+        file.write_text(file.read_text().replace("{experiment", f"{{track: {track}, experiment"))
+    (tmp_path / "sort").rename(tmp_path / "sort+beta=0.2")
+    assert in_words(tmp_path) == (
+        f"4 of 4 runs below {tmp_path} have no event files; "
+        "2 of them ask for them: `make exp NAME=sort` writes what is missing; "
+        "2 do not: `track: [tensorboard]` in a definition asks for them"
+    )

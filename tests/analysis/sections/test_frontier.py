@@ -46,6 +46,18 @@ def test_a_setting_no_better_than_the_start_is_behind_it(make_experiment: Make) 
     assert points[0].probability == pytest.approx(0.0, abs=0.01)
 
 
+def test_a_caption_says_where_no_setting_is_on_the_frontier(make_experiment: Make) -> None:
+    """All are no better than the start, which is on it."""
+    folder = make_experiment(betas=(0.1, 1.0), **SMALL)
+    study = placed(folder, {"beta=0.1": (2.0, 0.01), "beta=1": (1.0, 0.02)})
+    section = frontier.section(study, Canvas(study))
+    assert section is not None
+    see = section.figures[0].see
+    assert see.startswith("By their means none is on the frontier, where no other has both less KL and more ")
+    assert "Behind it: beta = 0.1 (0.00) and beta = 1 (0.00)." in see
+    assert ": ." not in see
+
+
 def test_wide_scatter_leaves_the_place_open(make_experiment: Make) -> None:
     folder = make_experiment(betas=(0.1, 1.0), **SMALL)
     study = placed(folder, {"beta=0.1": (2.0, 0.55), "beta=1": (1.0, 0.6)}, scatter=0.2)
