@@ -11,10 +11,11 @@ import pytest
 
 from analysis.load import load_folders
 from workbench.errors import ModelError
+from workbench.experiment.changes import describe_change
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import estimate
 from workbench.experiment.identity import counted_before, differences, identify, measuring_versions
-from workbench.experiment.plan import describe_change, plan_runs, waves
+from workbench.experiment.plan import plan_runs, waves
 from workbench.experiment.plan_file import write_plan
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.speed import Speed

@@ -6,16 +6,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from workbench.config import MAX_PART_BYTES, MAX_PATH_BYTES
 from workbench.errors import WorkbenchError
-from workbench.experiment.definition.overrides import value_text
+from workbench.experiment.changes import change_of
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
-from workbench.experiment.identity import Identity, differences, identify
+from workbench.experiment.identity import Identity, identify
 from workbench.experiment.run_folder import RunFolder
 from workbench.own_code import own_hash
-from workbench.redaction import redact
 
 State = Literal["cached", "new", "resumes", "changed", "kept", "waits", "broken"]
 DEEPEST = 400
@@ -105,9 +104,7 @@ def _plan_run(
     if fresh:
         return PlannedRun(spec, "changed", identity, precision, "trained anew as asked")
     if status.get("fingerprint") != identity.fingerprint:
-        return PlannedRun(
-            spec, "changed", identity, precision, describe_change(status.get("identity"), redact(identity.fields))
-        )
+        return PlannedRun(spec, "changed", identity, precision, change_of(folder, spec, identity.fields))
     if not folder.is_finished():
         checkpoints = sorted((folder.path / "checkpoints").glob("step_*[0-9]"))
         where = f"step {int(checkpoints[-1].name.removeprefix('step_'))}" if checkpoints else "the beginning"
@@ -130,21 +127,6 @@ def path_too_long(folder: Path) -> str:
         allowed = MAX_PATH_BYTES - DEEPEST
         return f"{os.fsdecode(path[:40])}...: a path of {len(path)} bytes, allowed {allowed}; choose RUNS=folder"
     return ""
-
-
-def describe_change(old: Any, new: Mapping[str, Any]) -> str:
-    """Which field changed, from what to what."""
-    if not isinstance(old, Mapping):
-        return "made by an older version of the workbench"
-    changes = [f"{name} was {_short(before)}, is {_short(after)}" for name, before, after in differences(old, new)]
-    more = f", and {len(changes) - 2} more" if len(changes) > 2 else ""
-    # Nothing differs but settings that have no value and that did not exist then.
-    return "; ".join(changes[:2]) + more or "made by an older version of the workbench, which had fewer settings"
-
-
-def _short(value: Any) -> str:
-    text = value_text(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def waves(experiment: Experiment) -> list[list[RunSpec]]:

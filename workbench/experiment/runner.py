@@ -17,9 +17,10 @@ from typing import Any
 
 from workbench.data.epochs import batches_of_epochs
 from workbench.errors import AlreadyRunningError, DataError, ModelError, StorageError, WorkbenchError
+from workbench.experiment.changes import describe_change
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, describe_exit, warm_up
-from workbench.experiment.plan import PlannedRun, describe_change, plan_runs, recorded_precisions, waves
+from workbench.experiment.plan import PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.plan_file import plan_path, write_plan
 from workbench.experiment.prepare import Preparer
 from workbench.experiment.prepared import PreparedRun
