@@ -103,7 +103,14 @@ def start_value(study: Study, column: str) -> float:
 
 
 def flops_refusals(study: Study) -> list[str]:
-    """Why FLOPs are not compared: different versions counted them; a run that recorded none is older."""
+    """Why FLOPs are not compared: different versions counted them (a run that recorded none is older), or there is a
+    run whose FLOPs could not be counted."""
+    uncounted = _uncounted(study)
+    if uncounted:
+        parts = [
+            f"of {join_few(labels)}, which could not be counted ({reason})" for reason, labels in uncounted.items()
+        ]
+        return [f"FLOPs are not compared: there are none {'; none '.join(parts)}."]
     found: dict[str, list[str]] = {}
     runs = study.loaded.runs
     for variant in study.variants:
@@ -114,6 +121,18 @@ def flops_refusals(study: Study) -> list[str]:
     if len(found) < 2 and not any(" and " in version for version in found):  # of both, by what share is not known
         return []
     return [f"FLOPs are not compared: {Difference('version of how they were counted', found).text}."]
+
+
+def _uncounted(study: Study) -> dict[str, list[str]]:
+    """Labels of the settings that have a run whose FLOPs could not be counted, by reason."""
+    found: dict[str, list[str]] = {}
+    runs = study.loaded.runs
+    for variant in study.variants:
+        names = runs.loc[runs["variant"] == variant.name, "run"]
+        reasons = [study.loaded.records[run]["status"].get("uncounted_flops") for run in names]
+        for reason in dict.fromkeys(str(reason) for reason in reasons if reason):
+            found.setdefault(reason, []).append(variant.label)
+    return found
 
 
 def refusals(study: Study) -> list[str]:

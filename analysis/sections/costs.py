@@ -117,10 +117,8 @@ def _finished(study: Study, variant: Variant) -> list[str]:
 
 
 def _sum(*parts: Costs) -> Costs:
-    """Field by field; what a part does not know counts as nothing."""
-    return {
-        field: sum(value for part in parts if not math.isnan(value := part.get(field, math.nan))) for field in FIELDS
-    }
+    """Field by field; what a part does not have counts as nothing, and what it could not count makes the sum NaN."""
+    return {field: sum(part.get(field, 0.0) for part in parts) for field in FIELDS}
 
 
 def _mean_of(parts: Sequence[Costs]) -> Costs:
@@ -184,7 +182,7 @@ def _own_costs(study: Study, variant: Variant) -> dict[str, float]:
         values = study.values(variant, measure.column)
         if values:
             found[field] = float(np.mean(values))
-    return found
+    return {"flops": math.nan, **found} if found else {}
 
 
 def inherited_costs(study: Study, variant: Variant) -> dict[str, dict[str, float]]:

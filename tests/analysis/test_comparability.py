@@ -291,3 +291,16 @@ def test_a_start_stays_where_nothing_that_began_from_it_finished(make_experiment
     dpo = make_experiment("my_dpo", betas=(), seeds=2, states=states, **SMALL)
     change_definition(dpo, "*/seed*", lambda d: d.update(start_from={"experiment": "my_sft", "variant": "main"}))
     assert [variant.label for variant in open_studies([sft, dpo]).variants] == ["my_sft", "my_dpo"]
+
+
+def test_flops_that_could_not_be_counted_are_named_and_compared_with_none(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(prompts=4, arms=("dpo", "grpo"), seeds=2)
+    for path in folder.glob("grpo/seed*/status.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"uncounted_flops": "Own: it takes pictures"}))
+    study = open_study(folder)
+    (text,) = comparability.flops_refusals(study)
+    assert text.startswith("FLOPs are not compared: there are none of grpo")
+    assert text.endswith("which could not be counted (Own: it takes pictures).")
+    assert study.deciding is not None
+    assert "cost/flops" not in [cost.column for cost in budget.axes(study, study.deciding)]
+    assert budget.unlike_costs(study) == budget.at_equal_flops(study, study.deciding) == []

@@ -168,7 +168,7 @@ class Preparer:
         told = (found.note(), found.repeated_note(), *found.remarks())
         notes += [f"training data: {note}" for note in told if note]
         reference = None
-        if spec.hyperparameters.data_form == "pairs":
+        if spec.hyperparameters.data_form == "pairs" and spec.hyperparameters.needs_reference:
             reference = self._scored(spec, rows, folder, worker, inputs)
             inherited["ref_logprobs"] = reference.made["costs"]
         held_out = self._held_out_pairs(spec, tokenizer, worker)

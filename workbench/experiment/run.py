@@ -67,6 +67,8 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
                 trainer = build_trainer(prepared, folder.path)
                 found = _overlaps(prepared, runs)
                 notes = [*prepared.notes, *held_out_notes(prepared), *leaks.notes(found)]
+            uncounted = trainer.uncounted
+            notes += [f"FLOPs are not counted: {uncounted}"] if uncounted else []
             folder.write_status(notes=notes, overlaps=leaks.record(found))
             trainer.resume(inexact=inexact_allowed())
             trainer.train()
@@ -125,7 +127,7 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
         **rewards,
     )
     for costs in prepared.inherited.values():
-        trainer.costs.add(Costs(**costs))  # type: ignore[arg-type]
+        trainer.costs.add(Costs.of(costs))
     return trainer
 
 
@@ -149,8 +151,10 @@ def _dataset(prepared: PreparedRun) -> Dataset:
     path = prepared.data.folder / ROWS_FILE
     if prepared.spec.hyperparameters.data_form == "prompts":
         return PromptSet.load(path)
-    if prepared.reference is not None:
-        return PairSet.load(path).with_reference(prepared.reference.folder / REFERENCE_FILE)
+    if prepared.spec.hyperparameters.data_form == "pairs":
+        pairs = PairSet.load(path)
+        known = prepared.reference
+        return pairs if known is None else pairs.with_reference(known.folder / REFERENCE_FILE)
     return RowSet.load(path)
 
 
@@ -192,10 +196,10 @@ def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seco
     with _source_of(prepared).unchanged():
         save_model(trainer.policy, folder.model, prepared.model_folder, ends=ends)
     trained, frozen = count_parameters(trainer.unwrapped_model)
-    own = vars(trainer.costs).copy()
+    own = trainer.costs.as_json()
     for costs in prepared.inherited.values():
         for name, value in costs.items():
-            own[name] -= value
+            own[name] = None if own[name] is None else own[name] - value
     best = trainer.stopper.state if trainer.stopper else None
     folder.write_status(
         state=FINISHED,
@@ -238,6 +242,7 @@ def _progress(trainer: BaseTrainer) -> dict[str, Any]:
         "step": trainer.step,
         "num_steps": trainer.num_steps,
         "warnings": trainer.warnings,
+        "uncounted_flops": trainer.uncounted,
         "incidents": trainer.incidents,
         "inexact": trainer.inexact,
         "checkpoints": {"written": len(trainer.save_seconds), "seconds": sum(trainer.save_seconds)},

@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from workbench.errors import WorkbenchError
 from workbench.models.outputs import forward_to_head
-from workbench.models.passes import config_field
+from workbench.models.passes import config_field, input_embedding
 
 LENGTHS = (8, 16, 24)
 """Tokens of the passes: what grows with the square of the length is attention's, what grows with it a token's, and what
 does not grow is the one projected position that transformers' models compute in any case."""
+
+
+class UncountedError(Exception):
+    """A model's layers cannot be counted; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,9 @@ def count_layers(
     *,
     learns: bool = True,
     states_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> TokenFlops | None:
-    """By short passes, whose gradients are dropped. None where the model cannot make them (it is no language model).
+) -> TokenFlops:
+    """By short passes, whose gradients are dropped. UncountedError where the model cannot make them, or where they
+    multiply nothing that torch's counter knows.
 
     states_of: a pass of a model that is no language model, (1, T) token ids to whatever it gives for them.
     """
@@ -62,11 +69,15 @@ def count_layers(
             if recomputing not in (None, nullcontext) and trained:
                 with recomputing():
                     again = [_passes(model, states_of, trained, length, device) for length in LENGTHS]
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError, KeyError):
-        return None
+    except (torch.OutOfMemoryError, WorkbenchError, UncountedError):
+        raise
+    except Exception as error:  # of whatever kind: the model takes something else than token ids
+        first = (str(error).strip().splitlines() or [""])[0][:160]
+        raise UncountedError(f"a pass over token ids ends in {type(error).__name__}: {first}") from error
     linear, pair, row = _fitted(forward)
-    if not linear > 0:
-        return None
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    if not linear > 0 and any(weight.ndim > 1 and id(weight) not in tables for weight in model.parameters()):
+        raise UncountedError("no matrix product was found in a pass over token ids")
     training, training_pair, training_row = _fitted(both)
     more = None if again is None else _fitted(again)[0] - training
     return TokenFlops(linear, training - linear, more, pair, training_pair - pair, row, training_row - row)
@@ -89,14 +100,35 @@ def _passes(
     device: torch.device,
 ) -> int:
     """FLOPs of a forward on one row, and of the gradients of `trained` where there are any."""
-    vocabulary = config_field(getattr(model, "config", None), "vocab_size") or length
+    embedding = input_embedding(model)
+    vocabulary = config_field(getattr(model, "config", None), "vocab_size")
+    vocabulary = vocabulary or (1 if embedding is None else embedding.num_embeddings)
     ids = (torch.arange(length, device=device) % vocabulary)[None]
-    counter = FlopCounterMode(display=False, custom_mapping=own_kernels())
-    with counter, torch.set_grad_enabled(bool(trained)), _whole_attention():
+    counter, kernels = FlopCounterMode(display=False, custom_mapping=own_kernels()), _UnknownKernels()
+    with counter, kernels, torch.set_grad_enabled(bool(trained)), _whole_attention():
         hidden = states_of(ids)
         if trained and hidden.requires_grad:
             torch.autograd.grad(hidden.float().sum(), trained, allow_unused=True)
+    if kernels.names:
+        raise UncountedError(f"torch's counter does not know the kernel {min(kernels.names)}")
     return int(counter.get_total_flops())
+
+
+class _UnknownKernels(TorchDispatchMode):
+    """Collects the names of kernels of other libraries, which may multiply matrices and which nothing here counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self._known = {str(kernel).removesuffix(".default") for kernel in own_kernels()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func.name()).split(".")[0]
+        library, kernel = name.split("::")
+        known = library in ("aten", "prim", "prims") or f"{library}.{kernel}" in self._known
+        if not known and "quantize" not in kernel:
+            self.names.add(name)
+        return func(*args, **(kwargs or {}))
 
 
 def own_kernels() -> dict[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from workbench.models.counted import TokenFlops, count_layers
+from workbench.models.counted import TokenFlops, UncountedError, count_layers
 from workbench.models.outputs import computes_padding, computes_prompts_once, projects_everything
 from workbench.models.passes import config_field, input_embedding, output_head
 from workbench.models.quantised import num_weights
@@ -55,6 +56,12 @@ class Work:
             sizes, rows = sizes.max().expand(len(sizes)), len(sizes)
         context = float(attended(model, torch.zeros_like(sizes), sizes).sum())
         return cls(float(sizes.sum()), context, read if projected is None else projected, read, rows)
+
+    @classmethod
+    def of_packed(cls, positions: torch.Tensor, projected: float, model: torch.nn.Module | None) -> Work:
+        """Texts laid end to end: a token attends to its own text alone, as many tokens as its position (B, T) says."""
+        tokens, places = float(positions.numel()), positions.double()
+        return cls(tokens, float(attended(model, places, places + 1).sum()), projected, tokens)
 
     @classmethod
     def of_scored(cls, model: torch.nn.Module, lengths: torch.Tensor, width: int) -> Work:
@@ -128,7 +135,8 @@ def windows_of(model: torch.nn.Module | None) -> tuple[int, float]:
 class ModelFlops:
     """num_trained, num_frozen: parameters that multiply tokens, num_head of them the output head's (0: there is none).
     width: heads x head size. projects_all: logits are made at every token, whether needed or not. counted: the layers
-    as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them."""
+    as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them.
+    uncounted: why a model's layers could not be counted; then every number of FLOPs is NaN."""
 
     num_trained: int
     num_frozen: int
@@ -140,6 +148,7 @@ class ModelFlops:
     counted: TokenFlops | None = None
     window: int = 0
     windowed: float = 0.0
+    uncounted: str = ""
 
     @classmethod
     def counted_of(
@@ -149,14 +158,16 @@ class ModelFlops:
         *,
         learns: bool = True,
     ) -> ModelFlops:
-        """of_model, its layers counted in passes of the model itself where it can make them.
+        """of_model, its layers counted in passes of the model itself; `uncounted` says why where that cannot be.
 
         recomputing: a context in which it computes activations again, where training does. learns: False for a model
         that is only read.
         """
-        plain, layers = cls.of_model(model), count_layers(model, recomputing, learns=learns)
-        if layers is None:
-            return plain
+        plain = cls.of_model(model)
+        try:
+            layers = count_layers(model, recomputing, learns=learns)
+        except UncountedError as error:
+            return replace(plain, uncounted=f"{type(model).__name__}: {error}")
         if plain.projects_all:  # then the passes gave logits: the head is counted with what is projected
             head, learned = 2 * plain.num_head, 4 if plain.head_is_trained else 2
             layers = replace(layers, forward=layers.forward - head, backward=layers.backward - learned * plain.num_head)
@@ -166,8 +177,12 @@ class ModelFlops:
     @classmethod
     def of_classifier(cls, model: torch.nn.Module) -> ModelFlops:
         """Of a model that gives a text its logits, model(input_ids, attention_mask).logits, and is only read."""
-        layers = count_layers(model, learns=False, states_of=lambda ids: scores_of(model, ids))
-        return replace(cls.of_model(model), num_head=0, counted=layers)
+        plain = replace(cls.of_model(model), num_head=0)
+        try:
+            layers = count_layers(model, learns=False, states_of=lambda ids: scores_of(model, ids))
+        except UncountedError as error:
+            return replace(plain, uncounted=f"{type(model).__name__}: {error}")
+        return replace(plain, counted=layers)
 
     @classmethod
     def of_model(cls, model: torch.nn.Module) -> ModelFlops:
@@ -190,6 +205,8 @@ class ModelFlops:
 
     def forward(self, work: Work) -> float:
         """Of one pass."""
+        if self.uncounted:
+            return math.nan
         layers: float = 2 * (self.num_trained + self.num_frozen - self.num_head) * work.tokens
         if self.counted is not None:
             layers = self.counted.forward * work.tokens + self.counted.row * work.rows
@@ -197,6 +214,8 @@ class ModelFlops:
 
     def backward(self, work: Work) -> float:
         """Of the same pass: gradients of its inputs, and of what is trained."""
+        if self.uncounted:
+            return math.nan
         trained_head = self.num_head if self.head_is_trained else 0
         frozen_head = self.num_head - trained_head
         layers: float = (2 * (self.num_frozen - frozen_head) + 4 * (self.num_trained - trained_head)) * work.tokens

@@ -14,6 +14,7 @@ from workbench.models.llama import Llama
 from workbench.models.packing import lay_out, pack_rows
 from workbench.models.passes import head_inputs, logits_of, output_head, unwrapped
 from workbench.models.probe import verdict_of
+from workbench.models.told import heard_by, listener
 from workbench.objectives.masking import join_prompt_completion, length_mask, packed_mask
 
 _WINDOW = re.compile("(window|window_size|chunk_size|local_attention)$")
@@ -48,7 +49,14 @@ def forward_to_head(
     without a mask is of packed rows: it restarts at 0 with each text, and texts do not see one another. states: hidden
     must be states, never logits.
     """
-    inner = unwrapped(model)
+    inner, heard = unwrapped(model), listener()
+    if heard is not None:
+        if position_ids is not None and attention_mask is None:
+            heard.hear_packed(inner, position_ids)
+        else:
+            heard.hear_rows(inner, (torch.ones_like(input_ids) if attention_mask is None else attention_mask).sum(1))
+        with heard_by(None):
+            return forward_to_head(model, input_ids, attention_mask, position_ids, states=states)
     if position_ids is not None and attention_mask is None:
         return _packed(model, inner, input_ids, position_ids, states)
     if attention_mask is None:
@@ -112,8 +120,14 @@ def forward_completions(
     forward computes a prompt once for all of its completions, and no completion's last token, which predicts none.
     states: as forward_to_head's. Raises ModelError for a completion of an empty prompt.
     """
-    inner = unwrapped(model)
+    inner, heard = unwrapped(model), listener()
     prompt_mask, completion_mask = prompt_mask.bool(), completion_mask.bool()
+    if heard is not None:
+        heard.hear_completions(inner, prompt_mask.sum(1), completion_mask.sum(1), prompt_of)
+        with heard_by(None):
+            return forward_completions(
+                model, prompt_ids, prompt_mask, completion_ids, completion_mask, prompt_of, states=states
+            )
     prompt_lengths: list[int] = prompt_mask.sum(1).tolist()
     lengths: list[int] = completion_mask.sum(1).tolist()
     owners: list[int] = prompt_of.tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.config import file_sha256
@@ -130,8 +130,10 @@ def _check_answer(name: str, sample: Sample) -> None:
 
 def _build(settings: RewardSettings, around: _Around) -> Reward:
     function, maximum = _BUILDERS[settings.kind](settings, around)
-    costs = function.take_costs if isinstance(function, classifier.Classifier) else None
-    return Reward(settings.label_in_metrics, function, settings.weight, maximum, costs)
+    made = Reward(settings.label_in_metrics, function, settings.weight, maximum)
+    if not isinstance(function, classifier.Classifier):
+        return made
+    return replace(made, take_costs=function.take_costs, uncounted=function.uncounted)
 
 
 Built = tuple[RewardFunction, float | None]

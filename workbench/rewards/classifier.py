@@ -51,6 +51,7 @@ class Classifier:
         self.device = device
         self.column = _column(self.model.config, settings)
         self._flops, self._spent = ModelFlops.of_classifier(self.model), (0, 0.0)
+        self.uncounted = self._flops.uncounted
         if settings.chat_template and not self.tokenizer.chat_template:
             raise ModelError(f"rewards: {settings.model}: no chat template; leave chat_template out")
         positions = getattr(self.model.config, "max_position_embeddings", None)

@@ -80,6 +80,8 @@ class Reward:
     maximum: float | None = None
     take_costs: Callable[[], tuple[int, float]] | None = None
     """Tokens and FLOPs that a model behind it spent since it was last asked; None: nothing that is counted."""
+    uncounted: str = ""
+    """Why that model's FLOPs cannot be counted; then they are NaN."""
 
 
 @dataclass(frozen=True)

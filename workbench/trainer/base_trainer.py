@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,12 +21,13 @@ import torch
 from workbench.disk import make_folder
 from workbench.errors import DataError, DivergenceError, Interrupted
 from workbench.interrupts import InterruptRequested, Interrupts
-from workbench.models.flops import ModelFlops, Work
+from workbench.models.flops import ModelFlops
 from workbench.models.mode import evaluation_mode
 from workbench.models.probe import verdict_of
 from workbench.trainer import checkpoint, device, distributed, memory
 from workbench.trainer.accumulation import StepLoss
 from workbench.trainer.batches import Batch, batches_from, is_empty, num_rows, split_rows
+from workbench.trainer.calls import CallMeter, says_its_work
 from workbench.trainer.costs import Costs
 from workbench.trainer.early_stopping import Stopper
 from workbench.trainer.ema import AveragedWeights
@@ -99,6 +99,8 @@ class BaseTrainer(TrainerHooks):
         self.precision = Precision(resolve_precision(self.settings.precision, self.device, model), self.device)
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
         self.flops = ModelFlops.counted_of(self._policy_of(model), self._recomputing)
+        says = says_its_work(type(self))
+        self._meter = None if says else CallMeter(self.model, model, self._policy_of(model))
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
         self.ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
         ranging = self.settings.schedule == "range_test"
@@ -154,7 +156,7 @@ class BaseTrainer(TrainerHooks):
         """Run to the last step, the budget's end or an early stop; the last metrics row."""
         self._open_records()
         extra = {"device": self.device, "precision": self.precision.name, **verdict_of(self.policy).slower_ways()}
-        extra |= self._get_extra_config_info()
+        extra |= self._get_extra_config_info() | self._uncounted_info()
         self._progress.announce(f"{type(self).__name__}, {self.num_steps} steps", extra)
         with Interrupts(immediate=not self.is_distributed) as self._interrupts:
             try:
@@ -170,7 +172,7 @@ class BaseTrainer(TrainerHooks):
                     self._abandon_step()
                     self._save()
                     raise Interrupted(request.signal_number, saved=self.output_dir is not None) from None
-                explained = device.explained(memory.explained(distributed.explained(error)))
+                explained = device.explained(memory.explained(distributed.explained(self._explained(error))))
                 if isinstance(explained, DivergenceError):
                     note(self, str(explained), "stop")
                 raise explained  # noqa: B904 - most often it is the error itself
@@ -234,13 +236,11 @@ class BaseTrainer(TrainerHooks):
         update_started = time.perf_counter()
         with self._interrupts.interruptible():
             row = self._compute_gradient(batch)
-            spent = distributed.reduce_tensor(
-                torch.tensor(astuple(self._work_as_cut(batch, self._work)), dtype=torch.float64, device=self.device)
-            )
+            spent = self._step_costs(batch)
             row = self._check_gradient(row)
         # From here to the end the step is committed: nothing may interrupt it half-way.
-        work, seconds = Work(*spent.tolist()), time.perf_counter() - started
-        self.costs.add(Costs(trained_tokens=int(work.read), flops=self._training_flops(work), seconds=seconds))
+        self.costs.add(spent)
+        self.costs.add(Costs(seconds=time.perf_counter() - started))
         if not apply_update(self, row):
             return
         self.step += 1
@@ -251,16 +251,12 @@ class BaseTrainer(TrainerHooks):
         self.pending_completions = self._take_completions()
         self._log_info = self._get_extra_log_info(batch)
 
-    def _training_flops(self, work: Work) -> float:
-        """Of one update's forward and backward."""
-        return self.flops.training(work, recomputed=self.settings.gradient_checkpointing)
-
     def _take_batch(self) -> None:
         """The loader's next batch made into update batches, and what that cost charged: both or neither."""
         with self._interrupts.interruptible():
             self._seed(0)
             self._spent, self._num_taken = Costs(), 0
-            made = list(self._make_update_batches(self._next_batch()))
+            made = self._made_updates(lambda: self._make_update_batches(self._next_batch()))
             assert made, "_make_update_batches gave no batch"
             spent = distributed.gather_objects(self._spent)
         self.pending_batches = made
@@ -297,6 +293,11 @@ class BaseTrainer(TrainerHooks):
         self.optimizer.zero_grad(set_to_none=True)
         loss = StepLoss(self._count_units(batch))
         micro_batches = list(split_rows(batch, self.micro_batch_rows))
+        with self._meter.listening() if self._meter else nullcontext():
+            self._accumulate_rows(micro_batches, loss)
+        return loss.finish(self.parameters)
+
+    def _accumulate_rows(self, micro_batches: list[Batch], loss: StepLoss) -> None:
         for index, micro_batch in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1
             distributed.progress()
@@ -304,7 +305,6 @@ class BaseTrainer(TrainerHooks):
                 summed = loss.add(self._loss_result(micro_batch))
                 with distributed.waiting():
                     self.precision.backward(summed)
-        return loss.finish(self.parameters)
 
     def _loss_result(self, micro_batch: Batch) -> LossResult:
         with self.precision.autocast():

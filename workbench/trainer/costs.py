@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from workbench.errors import DefinitionError
 from workbench.trainer.settings import Budget
+
+REFUSED = "budget.flops: a part of the run's FLOPs could not be counted"
 
 
 @dataclass
 class Costs:
-    """Tokens exclude padding; FLOPs by the formula of models/flops.py; seconds exclude evaluation."""
+    """Tokens exclude padding; FLOPs by the formula of models/flops.py, NaN where a part of them could not be counted;
+    seconds exclude evaluation."""
 
     generated_tokens: int = 0
     trained_tokens: int = 0
@@ -17,23 +24,37 @@ class Costs:
     flops: float = 0.0
     seconds: float = 0.0
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Costs:
+        """The mirror of as_json."""
+        known: dict[str, Any] = {name: math.nan if value is None else value for name, value in values.items()}
+        return cls(**known)
+
+    def as_json(self) -> dict[str, Any]:
+        """By name; None where it was not counted."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+
     def add(self, other: Costs) -> None:
         """Charge what another stage or process spent."""
         for name, value in asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
 
     def row(self) -> dict[str, float]:
-        """The cost fields of a metrics row."""
-        return {
+        """The cost fields of a metrics row; no FLOPs where they could not be counted."""
+        row = {
             "cost/generated_tokens": self.generated_tokens,
             "cost/trained_tokens": self.trained_tokens,
             "cost/scored_tokens": self.scored_tokens,
             "cost/flops": self.flops,
             "time/seconds": self.seconds,
         }
+        return {name: value for name, value in row.items() if not math.isnan(value)}
 
     def spent(self, budget: Budget) -> str | None:
-        """Which limit of the budget is reached, in words; None while there is some left."""
+        """Which limit of the budget is reached, in words; None while there is some left. DefinitionError for a budget
+        of FLOPs where they could not be counted."""
+        if budget.flops is not None and math.isnan(self.flops):
+            raise DefinitionError(f"{REFUSED}; give the budget in tokens or seconds")
         for name, limit, used in (
             ("flops", budget.flops, self.flops),
             ("tokens", budget.tokens, self.trained_tokens),

@@ -15,6 +15,8 @@ SMOOTHED_LOSSES = ("cdpo", "robust")
 class PreferenceSettings(TrainerSettings):
     """A pairwise loss against a frozen reference, wherever the pairs come from."""
 
+    needs_reference: ClassVar[bool] = True
+
     beta: PositiveFloat = 0.1
     """Strength of the tie to the reference; larger stays closer."""
     loss: Literal["sigmoid", "cdpo", "robust", "ipo", "ipo_sum", "hinge"] = "sigmoid"

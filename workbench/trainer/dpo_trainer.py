@@ -10,6 +10,7 @@ from torch.nn import functional
 from workbench.errors import DataError, DivergenceError
 from workbench.models.flops import Work
 from workbench.models.outputs import forward_completions
+from workbench.models.told import heard_by
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.objectives.preference import PREFERENCE_LOSSES, PairLogratios
 from workbench.tracking.values import Max, Mean, Value
@@ -45,7 +46,7 @@ class DPOTrainer(BaseTrainer):
             if bool(empty.any()):
                 rows = empty.nonzero().flatten().tolist()
                 raise DataError(f"batch {self._batch_number}: rows {rows[:10]} have an empty {part}; drop them")
-        if "ref_chosen_logprobs" not in prepared:
+        if self.settings.needs_reference and "ref_chosen_logprobs" not in prepared:
             prepared |= self._score_reference(prepared)
         return prepared
 
@@ -121,10 +122,10 @@ class DPOTrainer(BaseTrainer):
     # The reference.
 
     def _score_reference(self, batch: Batch) -> Batch:
-        with self._reference.of(self.policy) as reference, self.precision.autocast():
+        with heard_by(None), self._reference.of(self.policy) as reference, self.precision.autocast():
             _, chosen, rejected = completion_logprobs(reference, batch, self._temperature)
-        work = completions_work(self.policy, batch)  # scored in one call, not in micro-batches
-        self._charge(Costs(scored_tokens=int(work.read), flops=self.flops.forward(work)))
+        work = completions_work(self.ref_model or self.policy, batch)  # scored in one call, not in micro-batches
+        self._charge(Costs(scored_tokens=int(work.read), flops=self._reference_flops.forward(work)))
         return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
 
 

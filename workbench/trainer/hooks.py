@@ -5,15 +5,20 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterable, Sized
+from dataclasses import astuple
 from typing import Any
 
 import torch
 
 from workbench.errors import CheckpointError, DefinitionError
-from workbench.models.flops import Work
+from workbench.models.flops import ModelFlops, Work
 from workbench.models.outputs import computes_padding
+from workbench.trainer import distributed
 from workbench.trainer.batches import Batch, EpochLoader, num_rows, split_rows
+from workbench.trainer.calls import CallMeter
+from workbench.trainer.costs import REFUSED, Costs
 from workbench.trainer.loss import LossResult
+from workbench.trainer.progress import Progress
 
 
 class TrainerHooks(abc.ABC):
@@ -22,6 +27,16 @@ class TrainerHooks(abc.ABC):
     settings: Any
     train_loader: Iterable[Any]
     micro_batch_rows: int | None
+    flops: ModelFlops
+    costs: Costs
+    ref_model: torch.nn.Module | None
+    device: torch.device
+    _given_reference: ModelFlops | None = None
+    _meter: CallMeter | None
+    _spent: Costs
+    _uncounted_call = ""
+    warnings: list[str]
+    _progress: Progress
 
     @property
     @abc.abstractmethod
@@ -71,22 +86,95 @@ class TrainerHooks(abc.ABC):
         return None
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
-        """Real tokens of each sequence that the step computes, padding excluded."""
-        if "attention_mask" in batch:
-            return batch["attention_mask"].sum(-1)
+        """Real tokens of each sequence of a batch, padding excluded where a mask tells of it: of all that is named
+        input_ids or <name>_input_ids."""
+        found = []
+        for name in (name for name in batch if name.endswith("input_ids")):
+            mask = batch.get(f"{name.removesuffix('input_ids')}attention_mask", torch.ones_like(batch[name]))
+            found.append(mask.sum(-1))
         first = next(iter(batch.values()))
-        return torch.full((num_rows(batch),), math.prod(first.shape[1:2]), device=first.device)
+        return torch.cat(found) if found else torch.full((num_rows(batch),), math.prod(first.shape[1:2]))
 
     def _work(self, batch: Batch) -> Work:
-        """What a pass over an update batch computes; by default its sequences, projected everywhere."""
-        return Work.of_rows(self._sequence_lengths(batch), model=self.policy)
+        """What a pass over an update batch computes. Of a trainer that does not say it, or whose class overrides what
+        decides the passes and not this, the calls of its models are counted as they are made (calls.py)."""
+        raise NotImplementedError
 
-    def _work_as_cut(self, batch: Batch, work_of: Callable[[Batch], Work]) -> Work:
+    def _explained(self, error: BaseException) -> BaseException:
+        """A DefinitionError for a reference that own code reads and did not ask for; any other error as it is."""
+        name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+        if not name.startswith("ref_") or self.settings.needs_reference:
+            return error
+        return DefinitionError(
+            f"{type(self).__name__} reads {name}, and its settings ask for no reference; set needs_reference = True "
+            f"(a ClassVar) in {type(self.settings).__name__}"
+        )
+
+    def _made_updates(self, make: Callable[[], Iterable[Batch]]) -> list[Batch]:
+        """Update batches, and the calls that it took to make them charged where calls are counted."""
+        if self._meter is None:
+            return list(make())
+        with self._meter.listening():
+            made = list(make())
+        self._spent.add(self._heard())
+        return made
+
+    def _heard(self) -> Costs:
+        """What the calls cost that were counted last."""
+        assert self._meter is not None
+        again = self.settings.gradient_checkpointing
+        found, reason = self._meter.costs(self.flops, recomputed=again)
+        if reason and not self.uncounted:
+            self._uncounted_call = reason
+            self._uncounted_info()
+            self.warnings.append(f"FLOPs are not counted: {reason}")
+            self._progress.warn(self.warnings[-1])
+        return found
+
+    def _step_costs(self, batch: Batch) -> Costs:
+        """What the gradient of one update batch took, over all processes, seconds apart."""
+        if self._meter is not None:
+            total = Costs()
+            for costs in distributed.gather_objects(self._heard()):
+                total.add(costs)
+            return total
+        spent = torch.tensor(astuple(self._work_as_cut(batch, self._work)), dtype=torch.float64, device=self.device)
+        work = Work(*distributed.reduce_tensor(spent).tolist())
+        return Costs(trained_tokens=int(work.read), flops=self._training_flops(work))
+
+    def _work_as_cut(
+        self, batch: Batch, work_of: Callable[[Batch], Work], model: torch.nn.Module | None = None
+    ) -> Work:
         """The same in micro-batches where those decide how much padding is computed: in those that were asked for, so
-        that the charge does not depend on the memory of the machine."""
-        if not computes_padding(self.policy, int(self._sequence_lengths(batch).max())):
+        that the charge does not depend on the memory of the machine. model: what computes it, absent the policy."""
+        if not computes_padding(model or self.policy, int(self._sequence_lengths(batch).max())):
             return work_of(batch)
         return Work.total(work_of(part) for part in split_rows(batch, self.settings.micro_batch_rows))
+
+    def _training_flops(self, work: Work) -> float:
+        """Of one update's forward and backward."""
+        return self.flops.training(work, recomputed=self.settings.gradient_checkpointing)
+
+    @property
+    def _reference_flops(self) -> ModelFlops:
+        """Of the reference: of ref_model where one was given, which may be another model than the policy."""
+        if self.ref_model is None:
+            return self.flops
+        self._given_reference = self._given_reference or ModelFlops.counted_of(self.ref_model, learns=False)
+        return self._given_reference
+
+    @property
+    def uncounted(self) -> str:
+        """Why the run's FLOPs are not counted, as far as that is known by now; empty: they are."""
+        if self.flops.uncounted or not math.isnan(self.costs.flops):
+            return self.flops.uncounted or self._uncounted_call
+        return self._uncounted_call or "a part of what was spent before it could not be counted"
+
+    def _uncounted_info(self) -> dict[str, str]:
+        """For the line that training starts with. DefinitionError where a budget needs what cannot be counted."""
+        if self.uncounted and self.settings.budget and self.settings.budget.flops is not None:
+            raise DefinitionError(f"{REFUSED}: {self.uncounted}; give the budget in tokens or seconds")
+        return {"FLOPs": f"not counted: {self.uncounted}"} if self.uncounted else {}
 
     def _count_tokens(self, batch: Batch) -> int:
         """Tokens of a batch, for throughput only."""

@@ -14,6 +14,7 @@ from workbench.errors import CheckpointError, DataError, DefinitionError, Diverg
 from workbench.generation.costs import sampling_flops
 from workbench.generation.generate import row_seed, sample
 from workbench.models.flops import ModelFlops, Work
+from workbench.models.told import heard_by
 from workbench.objectives.masking import length_mask
 from workbench.rewards.build import build_rewards
 from workbench.rewards.keywords import as_reward_set
@@ -26,7 +27,7 @@ from workbench.trainer.costs import Costs
 from workbench.trainer.rollout_metrics import completion_rows, rollout_metrics
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.rollouts import RANK_STRIDE, Rollout, rollout_made_elsewhere
-from workbench.trainer.scoring import predicting_states, response_logprobs
+from workbench.trainer.scoring import predicting_states, response_logprobs, rollout_work
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.signals import SignalWatch
 from workbench.trainer.updates import FRESH
@@ -49,7 +50,8 @@ class OnlineTrainer(BaseTrainer):
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._reward_set: RewardSet | None = None
-        self._reward_flops: ModelFlops | None = None
+        reward_model = self.reward_model
+        self._reward_flops = None if reward_model is None else ModelFlops.of_classifier(reward_model)
         self._rollout_row: dict[str, Any] = {}
         self._rollout_completions: list[dict[str, Any]] = []
         self._signals = SignalWatch(self.settings.dead_signal_patience)
@@ -84,7 +86,7 @@ class OnlineTrainer(BaseTrainer):
         ids = [row[mask].tolist() for row, mask in zip(prompts, prompt_mask, strict=True)]
         names: list[str] = batch.get("prompt_ids", [])  # type: ignore[assignment]
         settings = self.settings
-        with self.precision.autocast():
+        with heard_by(None), self.precision.autocast():
             sampled = sample(
                 self.policy,
                 ids,
@@ -156,11 +158,19 @@ class OnlineTrainer(BaseTrainer):
             for row, prompt in enumerate(rollout.prompt_of.tolist())
         ]
         rewards = self.reward_set(rollout)
-        scores = rewards.score(samples)
+        with heard_by(None):
+            scores = rewards.score(samples)
         for tokens, flops in rewards.take_costs():
             self._charge(Costs(scored_tokens=tokens, flops=flops))
         totals = torch.tensor(scores.total, dtype=torch.float64, device=self.device)
         return replace(rollout, rewards=totals, by_name=scores.by_name, extra=scores.extra, logged=scores.metrics)
+
+    @property
+    def uncounted(self) -> str:
+        """Of the policy or of a model among its rewards."""
+        rewards = self.reward_fn.rewards if isinstance(self.reward_fn, RewardSet) else ()
+        models = [self._reward_flops] if self._reward_flops else []
+        return next(filter(None, [super().uncounted, *(found.uncounted for found in (*models, *rewards))]), "")
 
     def _epoch(self) -> float:
         try:
@@ -181,7 +191,7 @@ class OnlineTrainer(BaseTrainer):
         model = self.reward_model.to(self.device).eval()
         lengths = rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths
         read = Work.of_scored(model, lengths, rollout.prompts.shape[1] + rollout.responses.shape[1])
-        self._reward_flops = self._reward_flops or ModelFlops.of_classifier(model)
+        assert self._reward_flops is not None
         spent = (int(read.read), self._reward_flops.forward(read))
         scored = Reward("reward_model", lambda _: sequence_scores(model, rollout), take_costs=lambda: spent)
         return RewardSet([*(self._reward_set.rewards if self._reward_set else ()), scored])
@@ -202,22 +212,20 @@ class OnlineTrainer(BaseTrainer):
         rows = rollout.row_batch()
         size = self.micro_batch_rows or len(rows["responses"])
         parts = []
-        with self.precision.autocast():
+        with heard_by(None), self.precision.autocast():
             for start in range(0, len(rows["responses"]), size):
                 part = {key: value[start : start + size] for key, value in rows.items()}
                 parts.append(response_logprobs(predicting_states(model, part), part, self.settings.temperature))
-        work = self._work_as_cut(rows, lambda part: OnlineTrainer._work(self, part))
-        self._charge(Costs(scored_tokens=int(work.read), flops=self.flops.forward(work)))
+        work = self._work_as_cut(rows, lambda part: rollout_work(model, part), model)
+        flops = self.flops if model is self.policy else self._reference_flops
+        self._charge(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
         return torch.cat(parts)
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return batch["prompt_mask"].sum(1) + batch["response_mask"].sum(1)
 
     def _work(self, batch: Batch) -> Work:
-        lengths, responses = (batch[f"{part}_mask"].sum(1) for part in ("prompt", "response"))
-        prompts, prompt_of = batch["prompt_index"].unique(return_inverse=True)
-        of_prompts = lengths.new_zeros(len(prompts)).index_put((prompt_of,), lengths)
-        return Work.of_completions(self.policy, of_prompts, responses, prompt_of)
+        return rollout_work(self.policy, batch)
 
     @property
     def _needs_ratios(self) -> str:

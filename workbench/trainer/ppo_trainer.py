@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from workbench.models.flops import ModelFlops, Work
+from workbench.models.told import heard_by
 from workbench.objectives.advantages import generalised_advantages
 from workbench.objectives.kl import kl_k1
 from workbench.objectives.policy_gradient import PER_TOKEN, Clip, SampledTokens, clipped_tokens, clipped_value_losses
@@ -101,7 +102,7 @@ class PPOTrainer(OnlineTrainer):
         rows, trained = rollout.row_batch(), self.unwrapped_model
         assert isinstance(trained, ActorCritic)
         size = self.micro_batch_rows or len(rows["responses"])
-        with self.precision.autocast():
+        with heard_by(None), self.precision.autocast():
             parts = [
                 trained.values({key: value[start : start + size] for key, value in rows.items()})
                 for start in range(0, len(rows["responses"]), size)

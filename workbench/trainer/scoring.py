@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from workbench.models.flops import Work
 from workbench.models.outputs import HeadInputs, forward_completions
 from workbench.objectives.logprobs import projected_entropies, projected_logprobs
 from workbench.trainer.batches import Batch
@@ -32,6 +33,14 @@ def predicting_states(model: torch.nn.Module, batch: Batch, *, states: bool = Fa
         torch.tensor(owners, device=batch["prompts"].device),
         states=states,
     )
+
+
+def rollout_work(model: torch.nn.Module, batch: Batch) -> Work:
+    """What predicting_states computes of a batch."""
+    lengths, responses = (batch[f"{part}_mask"].sum(1) for part in ("prompt", "response"))
+    prompts, prompt_of = batch["prompt_index"].unique(return_inverse=True)
+    of_prompts = lengths.new_zeros(len(prompts)).index_put((prompt_of,), lengths)
+    return Work.of_completions(model, of_prompts, responses, prompt_of)
 
 
 def response_logprobs(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:

@@ -48,7 +48,7 @@ class Spikes(Settings):
     """Stop the run, skip the step, or return to a checkpoint."""
 
 
-COSTS_VERSION = 4
+COSTS_VERSION = 5
 """Of how costs are counted (models/flops.py), which moves the end of a run with a budget."""
 
 
@@ -74,6 +74,8 @@ class TrainerSettings(Settings):
 
     data_form: ClassVar[DataForm] = "rows"
     """What the trainer learns from."""
+    needs_reference: ClassVar[bool] = False
+    """Whether its pairs come with a reference's log-probabilities, which are computed before the run and charged."""
 
     steps: PositiveInt | None = None
     """Optimiser steps; when absent, `epochs` decides."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from workbench.errors import DataError
-from workbench.models.flops import Work, attended
+from workbench.models.flops import Work
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.cross_entropy import IGNORED
 from workbench.objectives.logprobs import projected_logprobs
@@ -50,9 +50,7 @@ class SFTTrainer(BaseTrainer):
         positions = batch.get("position_ids")
         if positions is None:
             return Work.of_rows(self._sequence_lengths(batch), projected, self.policy)
-        # Packed: a position attends to its own text alone, as many tokens as its number says.
-        tokens, places = float(positions.numel()), positions.double()
-        return Work(tokens, float(attended(self.policy, places, places + 1).sum()), projected, tokens)
+        return Work.of_packed(positions, projected, self.policy)
 
     def _forward(self, batch: Batch) -> HeadInputs:
         return forward_to_head(self.model, batch["input_ids"], batch.get("attention_mask"), batch.get("position_ids"))

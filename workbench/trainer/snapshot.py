@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,7 +61,7 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
         "world_size": trainer.world_size,
         "settings": _settings_record(trainer),
         "surroundings": surroundings_of(trainer),
-        "progress": {name: getattr(trainer, name) for name in PROGRESS} | {"costs": asdict(trainer.costs)},
+        "progress": {name: getattr(trainer, name) for name in PROGRESS} | {"costs": trainer.costs.as_json()},
         "optimizer": optimizer_rest,
         "scheduler": trainer.scheduler.state_dict(),
         "scaler": trainer.precision.state_dict(),
@@ -105,7 +104,7 @@ def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, An
         setattr(trainer, name, state["progress"][name])
     _mark_inexact(trainer, changed)
     trainer.micro_batch_rows = _micro_batch_rows(trainer.settings.micro_batch_rows, state)
-    trainer.costs = Costs(**state["progress"]["costs"])
+    trainer.costs = Costs.of(state["progress"]["costs"])
     own = training_state.batches_from_tensors(pending.get(f"pending{trainer.rank}", {}))
     trainer.pending_batches = [{key: value.to(trainer.device) for key, value in batch.items()} for batch in own]
 

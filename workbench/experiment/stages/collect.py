@@ -207,9 +207,10 @@ def _write(folder: Path, blocks: list[Block], num_pairs: int) -> dict[str, Any]:
         name: sum(getattr(block, name) for block in used)
         for name in ("prompts", "samples", "correct_samples", "none_correct", "all_correct")
     }
+    flops = sum(block.flops for block in used)
     costs = {
         "generated_tokens": sum(block.generated_tokens for block in used),
-        "flops": sum(block.flops for block in used),
+        "flops": None if math.isnan(flops) else flops,
     }
     return {"pairs": num_pairs, **totals, "costs": costs}
 

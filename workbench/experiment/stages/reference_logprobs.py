@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def score_reference(
             sides[0][row], sides[1][row] = own, other
     save_reference(folder / REFERENCE_FILE, np.concatenate(sides[0]), np.concatenate(sides[1]))
     read, flops = (sum(values) for values in list(zip(*results, strict=True))[2:])
-    return {"costs": {"scored_tokens": int(read), "flops": flops}}
+    return {"costs": {"scored_tokens": int(read), "flops": None if math.isnan(flops) else flops}}
 
 
 def _blocks(lengths: np.ndarray) -> list[np.ndarray]:
