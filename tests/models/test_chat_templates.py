@@ -102,7 +102,7 @@ def test_a_file_replaces_the_models_own_template_wherever_that_stood(base, tmp_p
 def test_a_templates_text_is_part_of_the_models_identity_and_its_place_is_not(base, tmp_path):
     first, second = tmp_path / "first.jinja", tmp_path / "second.jinja"
     first.write_text(OWN)
-    second.write_text(OWN)
+    second.write_text(OWN, encoding="utf-8-sig")  # whose mark would be written in every prompt
     plain = settings_identity(ModelSettings(path=str(base)))
     before = settings_identity(given(base, str(first)))
     assert before == settings_identity(given(base, str(second))) != plain

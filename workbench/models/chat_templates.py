@@ -73,7 +73,7 @@ def template_text(given: str) -> str:
     if path is None:
         return KNOWN[given].text
     try:
-        text = read_file(path).decode()
+        text = read_file(path).decode("utf-8-sig")
     except FileNotFoundError as error:
         near = difflib.get_close_matches(given, KNOWN, n=1)
         hint = f", did you mean {near[0]}?" if near else ""
