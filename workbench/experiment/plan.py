@@ -14,9 +14,11 @@ from workbench.experiment.changes import change_of
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.identity import Identity, identify
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.scored import DECIDES, Trained, find_trained, only_measures_differ
 from workbench.own_code import own_hash
 
-State = Literal["cached", "new", "resumes", "changed", "kept", "waits", "broken"]
+State = Literal["cached", "new", "resumes", "changed", "kept", "scored", "waits", "broken"]
+OTHER_CODE = "made by other code"
 DEEPEST = 400
 """Bytes of the longest path that anything writes below a run's folder: W&B's tables of completions."""
 DESCRIPTIONS: dict[State, str] = {
@@ -25,6 +27,7 @@ DESCRIPTIONS: dict[State, str] = {
     "resumes": "goes on from its last checkpoint",
     "changed": "changed since it was made",
     "kept": "made before, and taken back",
+    "scored": "to be scored again",
     "waits": "depends on a run that is trained first",
     "broken": "cannot run",
 }
@@ -39,6 +42,8 @@ class PlannedRun:
     identity: Identity
     precision: str
     reason: str = ""
+    trained: Trained | None = None
+    """What is scored again; None where nothing is."""
 
     @property
     def must_run(self) -> bool:
@@ -48,7 +53,12 @@ class PlannedRun:
     @property
     def trains(self) -> bool:
         """Whether there is anything to train, and so time and room to be needed."""
-        return self.state not in ("cached", "kept")
+        return self.state not in ("cached", "kept", "scored")
+
+    @property
+    def remakes_model(self) -> bool:
+        """Whether a run that begins from it must wait for it."""
+        return self.must_run and (self.trained is None or self.trained.folder.key != self.spec.key)
 
 
 def recorded_precisions(specs: Iterable[RunSpec], runs: Path) -> dict[str, str]:
@@ -75,7 +85,7 @@ def plan_runs(
     remade: set[str] = set()
     for spec in specs:
         run = _plan_run(spec, runs, precisions[spec.key], frozenset(remade), spec.key in fresh, commit)
-        if run.must_run:
+        if run.remakes_model:
             remade.add(spec.key)
         planned.append(run)
     return planned
@@ -97,6 +107,11 @@ def _plan_run(
     kept = folder.superseded_as(identity.fingerprint) if not fresh else None
     if kept is not None and status.get("fingerprint") != identity.fingerprint:
         return PlannedRun(spec, "kept", identity, precision, f"from {kept}")
+    stands = status.get("fingerprint") == identity.fingerprint
+    trained = find_trained(spec, identity, runs) if not fresh and not stands else None
+    if trained is not None:
+        change = change_of(trained.folder, spec, identity.fields)
+        return PlannedRun(spec, "scored", identity, precision, f"{change}; {trained.points.text}", trained)
     if not status and (folder.path / "checkpoints").exists():
         return PlannedRun(spec, "changed", identity, precision, "its status.json, which says of what it is, is damaged")
     if not status:
@@ -104,7 +119,11 @@ def _plan_run(
     if fresh:
         return PlannedRun(spec, "changed", identity, precision, "trained anew as asked")
     if status.get("fingerprint") != identity.fingerprint:
-        return PlannedRun(spec, "changed", identity, precision, change_of(folder, spec, identity.fields))
+        reason = change_of(folder, spec, identity.fields)
+        decides = spec.hyperparameters.early_stopping is not None and folder.is_finished()
+        if decides and only_measures_differ(status.get("identity"), identity.fields, spec):
+            reason += f"; {DECIDES}"
+        return PlannedRun(spec, "changed", identity, precision, reason)
     if not folder.is_finished():
         checkpoints = sorted((folder.path / "checkpoints").glob("step_*[0-9]"))
         where = f"step {int(checkpoints[-1].name.removeprefix('step_'))}" if checkpoints else "the beginning"
@@ -113,8 +132,10 @@ def _plan_run(
             reason += "; refused as it stands, for the workbench's code is another now: FRESH=1, or INEXACT=1 marks it"
         return PlannedRun(spec, "resumes", identity, precision, reason)
     other = status.get("commit") not in (None, commit) and commit is not None
-    note = f"made by other code, commit {str(status['commit'])[:10]}; FRESH=1 trains it anew" if other else ""
-    return PlannedRun(spec, "cached", identity, precision, note)
+    notes = [f"{OTHER_CODE}, commit {str(status['commit'])[:10]}; FRESH=1 trains it anew"] if other else []
+    scored = status.get("scored") or {}
+    notes += [str(scored["note"])] if scored.get("missing") else []
+    return PlannedRun(spec, "cached", identity, precision, "; ".join(notes))
 
 
 def path_too_long(folder: Path) -> str:

@@ -80,7 +80,7 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
     seconds = Durations(specs, runs, speeds).total(waves(experiment), {run.spec.key for run in todo}, estimates, jobs)
     lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
     lines += ["", "work", *_work(planned, estimates, notes)]
-    lines += ["", *_totals(todo, seconds, estimates, speeds, runs, jobs)]
+    lines += ["", *_scored(planned), *_totals(todo, seconds, estimates, speeds, runs, jobs)]
     return "\n".join(lines)
 
 
@@ -155,6 +155,13 @@ def _how_counted(found: Estimate) -> str:
     if found.data is not None and found.data.sampled:
         return f" (by {plural(len(found.data.lengths), 'row')} of them)"
     return ""
+
+
+def _scored(planned: list[PlannedRun]) -> Iterator[str]:
+    again = [run.trained for run in planned if run.trained is not None and run.state == "scored"]
+    if again:
+        seconds = sum(trained.seconds for trained in again)
+        yield f"{len(again)} of {len(planned)} runs to score again: about {format_duration(seconds)}"
 
 
 def _totals(

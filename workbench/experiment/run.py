@@ -65,7 +65,7 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
             before = float(folder.status().get("seconds") or 0.0)
             with Inputs.verified(prepared.inputs).unchanged():
                 trainer = build_trainer(prepared, folder.path)
-                found = _overlaps(prepared, runs)
+                found = find_overlaps(prepared, runs)
                 notes = [*prepared.notes, *held_out_notes(prepared), *leaks.notes(found)]
             uncounted = trainer.uncounted
             notes += [f"FLOPs are not counted: {uncounted}"] if uncounted else []
@@ -97,8 +97,9 @@ def _failed_there(status: Mapping[str, Any]) -> WorkbenchError:
     return error
 
 
-def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
-    """The trainer of a run, at step 0: model, adapters, data in the run's order, held-out evaluation, costs so far."""
+def build_trainer(prepared: PreparedRun, output_dir: Path, *, rewarded: bool = True) -> BaseTrainer:
+    """The trainer of a run, at step 0: model, adapters, data in the run's order, held-out evaluation, costs so far.
+    rewarded: whether a trainer of prompts is to train, for which it needs its rewards."""
     spec = prepared.spec
     tokenizer = Tokenizer.load(prepared.model_folder).with_ends(_ends(prepared))
     model = load_model(prepared.model_folder, lora=spec.lora)
@@ -109,7 +110,7 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
     dataset = _dataset(prepared)
     loader = BatchLoader(dataset, settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size)
     rewards = {}
-    if settings.data_form == "prompts":
+    if settings.data_form == "prompts" and rewarded:
         device = str(training_device(settings.device, settings.deterministic))
         assert isinstance(dataset, PromptSet)
         check_rewarded(rewards_of(settings), task_of(spec), dataset.asked())
@@ -131,7 +132,7 @@ def build_trainer(prepared: PreparedRun, output_dir: Path) -> BaseTrainer:
     return trainer
 
 
-def _overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
+def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
     pairs = prepared.held_out_pairs
     return leaks.overlaps_of_stages(
         held_out_examples(prepared.spec, trained_as_chat(prepared.data)),
@@ -158,18 +159,25 @@ def _dataset(prepared: PreparedRun) -> Dataset:
     return RowSet.load(path)
 
 
+def made_of(prepared: PreparedRun, runs: Path) -> dict[str, Any]:
+    """For provenance.json: what the run rests on."""
+    spec, start = prepared.spec, None
+    if spec.start is not None:
+        start = {"folder": spec.start, "model_sha256": RunFolder(runs, spec.start).status().get("model_sha256")}
+    own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
+    return {**own, "counts": prepared.counts}
+
+
 def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, Any]) -> bool:
     """Whether another run was moved out of the way."""
-    spec, status = prepared.spec, folder.status()
+    status = folder.status()
     moved = None
     if status and status.get("fingerprint") != prepared.identity.fingerprint:
         moved = folder.supersede()
         status = {}
-    start = None
-    if spec.start is not None:
-        start = {"folder": spec.start, "model_sha256": RunFolder(folder.runs, spec.start).status().get("model_sha256")}
-    own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
-    own |= {"counts": prepared.counts, "measured_by": measuring_versions(spec) | counted_before(folder, status)}
+    spec = prepared.spec
+    own = made_of(prepared, folder.runs)
+    own["measured_by"] = measuring_versions(spec) | counted_before(folder, status)
     folder.begin(
         spec,
         {**provenance, **own},

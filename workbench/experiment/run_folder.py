@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +80,30 @@ class RunFolder:
         write_json(self.path / "provenance.json", sealed(redact(provenance)))
         self.write_status(**status)
 
-    def superseded_as(self, fingerprint: str | None) -> Path | None:
-        """The newest finished run of that fingerprint that was moved out of this one's way."""
+    def superseded(self) -> Iterator[RunFolder]:
+        """The finished runs that were moved out of this one's way, the newest first."""
         above = (self.runs / SUPERSEDED / self.key).parent
         for path in sorted(above.glob(f"{glob.escape(self.path.name)}-*"), reverse=True):
             moved = RunFolder(above, path.name)
-            if moved.is_finished() and moved.status().get("fingerprint") == fingerprint:
-                return path
-        return None
+            if moved.is_finished():
+                yield moved
+
+    def superseded_as(self, fingerprint: str | None) -> Path | None:
+        """The newest of them with that fingerprint."""
+        found = (moved.path for moved in self.superseded() if moved.status().get("fingerprint") == fingerprint)
+        return next(found, None)
+
+    def workshop(self) -> RunFolder:
+        """Where another run of its name is made before it can take the place of this one; empty, left of no other."""
+        above = (self.runs / SUPERSEDED / self.key).parent
+        made = RunFolder(above, f"{self.path.name}.partial")
+        try:
+            if made.path.exists():
+                shutil.rmtree(made.path)
+            made.path.mkdir(parents=True)
+        except OSError as error:
+            raise _failed(made.path, error) from error
+        return made
 
     def take_back(self, superseded: Path) -> None:
         """Put what was moved out of the way here again, verified; what stands here goes out of the way. ModelError."""
@@ -103,12 +119,7 @@ class RunFolder:
         """Move the folder out of the way, into .superseded/; None when there is none."""
         if not self.path.exists():
             return None
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        target = self.runs / SUPERSEDED / f"{self.key}-{stamp}"
-        number = 1
-        while target.exists():
-            number += 1
-            target = self.runs / SUPERSEDED / f"{self.key}-{stamp}-{number}"
+        target = self.beside()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self.path.rename(target)
@@ -116,6 +127,16 @@ class RunFolder:
             shutil.rmtree(target / "tensorboard", ignore_errors=True)
         except OSError as error:
             raise _failed(target, error) from error
+        return target
+
+    def beside(self) -> Path:
+        """A name for a run of this key among those out of the way, which none bears yet."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        target = self.runs / SUPERSEDED / f"{self.key}-{stamp}"
+        number = 1
+        while target.exists():
+            number += 1
+            target = self.runs / SUPERSEDED / f"{self.key}-{stamp}-{number}"
         return target
 
 

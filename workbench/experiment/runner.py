@@ -20,13 +20,14 @@ from workbench.errors import AlreadyRunningError, DataError, ModelError, Storage
 from workbench.experiment.changes import describe_change
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.launchers import BUG_EXIT_CODE, RunProcess, describe_exit, warm_up
-from workbench.experiment.plan import PlannedRun, plan_runs, recorded_precisions, waves
+from workbench.experiment.plan import OTHER_CODE, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.plan_file import plan_path, write_plan
 from workbench.experiment.prepare import Preparer
 from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.provenance import collect_provenance, current_commit, num_cores
 from workbench.experiment.run import execute
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.score_again import score_again
 from workbench.experiment.space import refuse_without_space
 from workbench.inputs import REMEDY
 from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
@@ -37,6 +38,7 @@ from workbench.tracking.sinks.replay import needs_replay
 from workbench.tracking.terminal import complain
 from workbench.trainer.rollout_settings import RolloutSettings
 
+FAILED = "failed: "
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
 """How long runs may take to write their checkpoints after a signal."""
@@ -144,13 +146,14 @@ class Sweep:
         able = [spec for spec in specs if spec.key in precisions]
         options: dict[str, Any] = {"fresh": self.fresh, "commit": current_commit(self.root)}
         planned = plan_runs(able, self.runs, precisions, **options)
-        if any(self._take_back(run) for run in planned):
+        taken_back = [self._take_back(run) for run in planned]  # each of them, not up to the first
+        if any(taken_back):
             planned = plan_runs(able, self.runs, precisions, **options)
         self._planned |= {run.spec.key: run for run in planned}
         self.outcome.cached += sum(not run.must_run for run in planned)
         cached = [run for run in planned if not run.must_run]
         if cached:
-            other = sum(bool(run.reason) for run in cached)
+            other = sum(OTHER_CODE in run.reason for run in cached)
             note = f" ({other} made by other code: `make plan NAME={self.experiment.name}` tells)" if other else ""
             self.console.say(f"{len(cached)} of {len(planned)} runs are finished already{note}")
         if len(cached) < len(planned):
@@ -224,12 +227,19 @@ class Sweep:
             while waiting and len(self._processes) < self.jobs:
                 run = self._take(waiting)
                 folder = RunFolder(self.runs, run.spec.key)
-                self._make_way(run)
+                trains = self._planned[run.spec.key].trained is None
+                if trains:
+                    self._make_way(run)
                 with held():  # a run that was started is known, and so will be stopped
-                    process = RunProcess(_task(run, self.runs, self.provenance), run.spec.threads, folder.log)
+                    process = RunProcess(_task(run, self.runs, self.provenance, trains), run.spec.threads, folder.log)
                     self._processes[run.spec.key] = process
                     self._fingerprints[run.spec.key] = run.identity.fingerprint
-                self.console.started(run.spec.key, folder.path, steps[run.spec.key])
+                if trains:
+                    self.console.started(run.spec.key, folder.path, steps[run.spec.key])
+                else:
+                    self.console.say(
+                        f"{run.spec.key}: scoring again, not training: {self._planned[run.spec.key].reason}"
+                    )
             multiprocessing.connection.wait([p.sentinel for p in self._processes.values()], timeout=POLL_SECONDS)
             self._reap()
             self.console.refresh()
@@ -251,12 +261,16 @@ class Sweep:
             code, said = self._end(key, code, process.log)
             self.outcome.codes[key] = code
             self.outcome.trained += 1
+            if code and self._planned[key].trained is not None and said.startswith(FAILED):
+                self._failures[key] = "failed", said.removeprefix(FAILED)
             self.console.ended(key, said)
 
     def _end(self, key: str, code: int, log: Path) -> tuple[int, str]:
         """A run is finished where its status says so, for the fingerprint that was asked; never for its exit code."""
         if code == 0 and not self._is_finished(key):
             message = f"its process ended with exit code 0 before the run was finished; {log} tells what it was at"
+            if self._planned[key].trained is not None:  # what is in its place is finished, and stays so
+                return BUG_EXIT_CODE, f"{FAILED}{message}"
             with contextlib.suppress(StorageError):
                 RunFolder(self.runs, key).write_status(state="failed", message=message, exit_code=BUG_EXIT_CODE)
             return BUG_EXIT_CODE, f"failed: {message}"
@@ -287,6 +301,8 @@ class Sweep:
             if not status.get("message"):  # it ended before it could write one
                 return f"failed: {_last_line(log) or f'exit code {code}'}"
             return f"{status.get('state', 'failed')}: {status['message']}"
+        if self._planned[key].trained is not None:
+            return "finished (scored again)"
         stopped_by = status.get("stopped_by")
         return f"finished ({stopped_by})" if stopped_by else "finished"
 
@@ -345,8 +361,8 @@ def _last_line(log: Path) -> str:
         return ""
 
 
-def _task(run: PreparedRun, runs: Path, provenance: dict[str, Any]) -> Callable[[], None]:
-    return lambda: execute(run, runs, provenance)
+def _task(run: PreparedRun, runs: Path, provenance: dict[str, Any], trains: bool) -> Callable[[], None]:
+    return lambda: (execute if trains else score_again)(run, runs, provenance)
 
 
 def num_steps(run: PreparedRun) -> int:

@@ -42,6 +42,8 @@ def status_text(experiment: Experiment, runs: Path) -> str:
         if state == "running" and not is_held(runs, key):
             state = "died"  # it could not say so: its power failed, or its disk took not even that
         parts = [f"step {step}", *shown, format_duration(seconds) if seconds else "", str(status.get("message") or "")]
+        if status.get("scored"):
+            parts.append(str(status["scored"]["note"]))
         if key in failures:
             parts.append(f"as it is defined now it failed: {failures[key][1]}")
         lines.append(f"{key:{wide}}  {state:11}  {'  '.join(part for part in parts if part)}")

@@ -151,6 +151,13 @@ def save_adapter(model: torch.nn.Module, folder: Path, base: Path) -> None:
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def saved_adapter(model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
+    """What save_adapter wrote of this model, by the model's own names."""
+    tensors = read_safetensors(folder / ADAPTER_WEIGHTS)
+    names = (name for name, _ in model.named_parameters() if "lora_" in name)
+    return {name: tensors[f"base_model.model.{name.replace(f'.{_ADAPTER}', '')}"] for name in names}
+
+
 def saves_adapter_alone(model: torch.nn.Module) -> bool:
     """Whether the model was asked to be saved as its adapter and the name of its base."""
     return has_adapter(model) and vars(model)[_SETTINGS].save == "adapter"

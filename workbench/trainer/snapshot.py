@@ -109,6 +109,14 @@ def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, An
     trainer.pending_batches = [{key: value.to(trainer.device) for key, value in batch.items()} for batch in own]
 
 
+def restore_weights(trainer: BaseTrainer, tensors: Tensors, step: int) -> None:
+    """Of a checkpoint what evaluating depends on, alone: the trainer can then evaluate, and not train on."""
+    training_state.load_model_tensors(trainer.unwrapped_model, tensors.get("model", {}))
+    if trainer.ema:
+        trainer.ema.load(tensors["ema"])
+    trainer.step = step
+
+
 def _changed_surroundings(trainer: BaseTrainer, state: dict[str, Any], inexact: bool) -> list[str]:
     changed = differences(state["surroundings"], surroundings_of(trainer))
     # Another number of processes adds up in another order, which a user asks for by starting so many.
