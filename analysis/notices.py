@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from analysis import harms
 from analysis.incidents import incidents
 from analysis.measures import join
 from analysis.study import Study
@@ -21,7 +22,10 @@ def warnings(study: Study) -> list[str]:
     labels = {variant.name: variant.label for variant in study.variants}
     for row in study.loaded.runs.to_dict("records"):
         status = study.loaded.records[row["run"]]["status"]
+        ended_so = {harms.kind_of(text) for text in _texts(status.get("harms"))}
         for text in _texts(status.get("warnings")):
+            if harms.kind_of(text.partition(": ")[2]) in ended_so:
+                continue  # it is said first of all, of the run's end
             kind = _NUMBER.sub("#", text)
             label = labels.get(row["variant"], row["variant"])
             named = f"{label} seed {row['seed']}" if len(labels) > 1 else f"seed {row['seed']}"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis import budget, claims, comparability, leaks, notices, over_optimisation
+from analysis import budget, claims, comparability, harms, leaks, notices, over_optimisation
 from analysis.comparability import Group
 from analysis.document import Section, Table
 from analysis.measures import Measure
@@ -171,7 +171,7 @@ def answer_of(study: Study) -> claims.Answer:
         more = over_optimisation.reward_in_words(study)
     else:
         more = [text for group in comparability.groups(study, measure.column) for text in _of_costs(group, measure)]
-    flags = [*over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
+    flags = [*harms.flags(study), *over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
     return leaks.qualified(study, replace(answer, grounds=[*answer.grounds, *more], flags=flags))
 
 

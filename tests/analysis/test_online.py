@@ -219,6 +219,27 @@ def test_a_warning_is_said_once_whatever_its_numbers(make_budget_experiment: Mak
     assert page.count("training data: 3 prompts were too long") == 1, "a note of every run is one note"
 
 
+def test_runs_that_ended_in_one_kind_of_harm_are_one_flag_first_of_all_and_no_warning_beside_it(
+    make_experiment: Make,
+) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), prompts=4, steps=6, every=3)
+    for seed in (0, 1):
+        path = folder / "beta=0.1" / f"seed{seed}" / "status.json"
+        harm = f"held-out loss is {seed + 9}.5, and was 1 at step 0"
+        said = {
+            "harms": [harm],
+            "warnings": [f"step 3: held-out loss is {seed + 5}, and was 1 at step 0", "step 3: other"],
+        }
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "sha256"} | said))
+    study = open_study(folder)
+    flag = answer_of(study).flags[0]
+    assert flag.startswith(
+        "2 of 6 runs ended badly (beta = 0.1 seed 0 and beta = 0.1 seed 1): held-out loss is 9.5, and was 1"
+    ), flag
+    assert not [text for text in notices.warnings(study) if "held-out loss" in text]
+    assert [text for text in notices.warnings(study) if text.endswith("step 3: other")]
+
+
 def test_signal_and_reward_are_found_under_either_name(make_budget_experiment: Make) -> None:
     folder = make_budget_experiment(**SMALL, arms=("ppo",), seeds=1)
     (path,) = _each(folder, "metrics.jsonl")

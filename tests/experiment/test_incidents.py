@@ -77,3 +77,19 @@ def test_a_bad_row_of_data_is_a_spike_that_is_skipped(lab, define, command):
 
 def log(lab):
     return (lab / "runs" / "spiky" / "main" / "seed0" / "log.txt").read_text()
+
+
+def test_a_run_that_ends_in_harm_says_so_on_the_terminal_in_status_and_first_in_the_report(lab, define, command):
+    hot = {**SFT["hyperparameters"], "learning_rate": 10.0, "steps": 8}
+    define("hot", SFT | {"hyperparameters": hot, "evaluate": {"task": "sort", "digits": 4, "prompts": 8, "every": 4}})
+    done = command("run", "hot")
+    assert done.returncode == 0, done.stderr
+    [harm] = [text for text in status(lab, "hot", "main")["harms"] if text.startswith("held-out loss is ")]
+    lines = done.stderr.splitlines()
+    assert f"main/seed0: ended badly: {harm}" in lines
+    assert any(line.startswith("main/seed0: warning: step 4: held-out loss is ") for line in lines)
+    assert lines[-1].startswith("1/1 runs, 1 of them ended badly, ")
+    assert f"ended badly: {harm}" in command("status", "hot").stdout
+    told = (lab / "runs" / "hot" / "report" / "report.md").read_text().replace("\\", "")
+    first = next(line for line in told.splitlines() if line.startswith("> **"))
+    assert first == f"> **Note.** 1 of 1 runs ended badly (seed 0): {harm}."

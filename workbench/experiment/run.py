@@ -252,6 +252,8 @@ def _progress(trainer: BaseTrainer) -> dict[str, Any]:
         "warnings": trainer.warnings,
         "uncounted_flops": trainer.uncounted,
         "incidents": trainer.incidents,
+        # Of the weights that it leaves: early stopping's best are not those that were judged last.
+        "harms": [] if trainer.restored_best else trainer.health.standing,
         "inexact": trainer.inexact,
         "checkpoints": {"written": len(trainer.save_seconds), "seconds": sum(trainer.save_seconds)},
     }

@@ -263,7 +263,7 @@ class Sweep:
             self.outcome.trained += 1
             if code and self._planned[key].trained is not None and said.startswith(FAILED):
                 self._failures[key] = "failed", said.removeprefix(FAILED)
-            self.console.ended(key, said)
+            self.console.ended(key, said, () if code else RunFolder(self.runs, key).status().get("harms") or ())
 
     def _end(self, key: str, code: int, log: Path) -> tuple[int, str]:
         """A run is finished where its status says so, for the fingerprint that was asked; never for its exit code."""

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from workbench.experiment.definition.schema import Experiment
 from workbench.experiment.plan_file import failures_of
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.run_folder import FINISHED, RunFolder
 from workbench.locks import is_held
 from workbench.tracking.durations import format_duration
-from workbench.tracking.reader import read_rows
+from workbench.tracking.reader import WARNINGS, read_rows
+
+MAX_WARNINGS = 3
+"""Of a run, told with it."""
 
 
 def status_text(experiment: Experiment, runs: Path) -> str:
@@ -44,7 +47,16 @@ def status_text(experiment: Experiment, runs: Path) -> str:
         parts = [f"step {step}", *shown, format_duration(seconds) if seconds else "", str(status.get("message") or "")]
         if status.get("scored"):
             parts.append(str(status["scored"]["note"]))
+        harms = (status.get("harms") or []) if status.get("state") == FINISHED else []
+        warned = [row for row in read_rows(folder.path / WARNINGS) if row.get("warning") not in harms]
         if key in failures:
             parts.append(f"as it is defined now it failed: {failures[key][1]}")
         lines.append(f"{key:{wide}}  {state:11}  {'  '.join(part for part in parts if part)}")
+        lines += [f"{'':{wide}}  {'':11}  ended badly: {harm}" for harm in harms]
+        lines += [
+            f"{'':{wide}}  {'':11}  warning: step {row.get('step')}: {row.get('warning')}"
+            for row in warned[:MAX_WARNINGS]
+        ]
+        if len(warned) > MAX_WARNINGS:
+            lines.append(f"{'':{wide}}  {'':11}  {len(warned) - MAX_WARNINGS} further warnings stand in {WARNINGS}")
     return "\n".join(lines)

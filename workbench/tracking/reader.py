@@ -19,6 +19,8 @@ Row = dict[str, Any]
 
 ROLLOUTS = "train"
 """The split that training's own completions bear in completions.jsonl; every other split is held out."""
+WARNINGS = "warnings.jsonl"
+"""What a run warned of while it trained: rows of step and warning."""
 _ROLLOUT_MARK = json.dumps({"split": ROLLOUTS})[1:-1].encode()
 """How the store writes it. Inside a string the quotes would be escaped, so no completion can hold this."""
 SEAL = "sha256"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from workbench.trainer.calls import CallMeter, says_its_work
 from workbench.trainer.costs import Costs
 from workbench.trainer.early_stopping import Stopper
 from workbench.trainer.ema import AveragedWeights
+from workbench.trainer.health import Health
 from workbench.trainer.hooks import TrainerHooks
 from workbench.trainer.incidents import note
 from workbench.trainer.loss import LossResult
@@ -118,22 +120,20 @@ class BaseTrainer(TrainerHooks):
         self.restored_best = False
         self.micro_batch_rows: int | None = self.settings.micro_batch_rows
         self.last_row: dict[str, Any] = {}
-        # The row of a step whose evaluation is not done yet; step 0 has an evaluation and no training.
+        # The row of a step that is not evaluated yet; step 0 has an evaluation and no training.
         self.pending_row: dict[str, Any] | None = {"step": 0}
         self.pending_batches: list[Batch] = []
-        # What the step's completions are recorded as, and what was warned of so far.
-        self.pending_completions: list[dict[str, Any]] = []
+        self.pending_completions: list[dict[str, Any]] = []  # what the step's are recorded as
         self.warnings: list[str] = []
+        self.health = Health(judges=self.range_test is None, judges_loss=self.settings.data_form != "prompts")
         self.incidents: list[dict[str, Any]] = []
         self.inexact: list[str] = []
-        # How long each checkpoint took that this process wrote.
-        self.save_seconds: list[float] = []
+        self.save_seconds: list[float] = []  # of each checkpoint that this process wrote
         # Of this process alone, and dropped with the attempt it was spent on: see _charge and _next_batch.
         self._spent, self._num_taken = Costs(), 0
         self._batches: Iterator[Any] | None = None
-        self._interrupts = Interrupts()
+        self._interrupts, self._log_info = Interrupts(), ""
         self._best_weights: dict[str, torch.Tensor] = {}
-        self._log_info = ""
         self._progress = Progress(self.num_steps, enabled=self.is_main)
 
     def _charge(self, costs: Costs) -> None:
@@ -333,8 +333,7 @@ class BaseTrainer(TrainerHooks):
     def _record(self, row: dict[str, Any]) -> None:
         """Evaluate where due, write the row, then stop and checkpoint where due."""
         if self.settings.budget and not self.stopped_by:
-            # The main process's clock decides for all.
-            self.stopped_by = distributed.broadcast_object(self.costs.spent(self.settings.budget))
+            self.stopped_by = distributed.broadcast_object(self.costs.spent(self.settings.budget))  # one clock for all
         every, is_last = self.settings.evaluate_every, self.step >= self.num_steps or self.stopped_by is not None
         if self.step == 0 or is_last or (every and self.step % every == 0):
             row = row | self.evaluate()
@@ -343,9 +342,10 @@ class BaseTrainer(TrainerHooks):
         self._folder.append(row)
         improved = self._observe({name: value for name, value in row.items() if name.startswith("eval/")})
         self._progress.report(self.step, row, self._log_info)
-        for warning in self._watch(row):
+        for warning in chain(self.health.observe(row, is_last=is_last), self._watch(row)):
             self.warnings.append(f"step {self.step}: {warning}")
             self._progress.warn(self.warnings[-1])
+            self._folder.append_warning(self.step, warning)
         self.last_row, self.pending_row, self.pending_completions = row, None, []
         if improved or self._folder.is_due(self.step) or distributed.any_process(self._folder.is_overdue()):
             self._save()

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from workbench.disk import make_folder, writing
+from workbench.tracking.reader import WARNINGS
 from workbench.tracking.store import MetricStore, has_row_ending_at
 from workbench.trainer import checkpoint
 from workbench.trainer.settings import TrainerSettings
 
 COMPLETIONS = "completions.jsonl"
-RECORDS = ("metrics.jsonl", COMPLETIONS, "pairs.jsonl", "losses.jsonl")
+RECORDS = ("metrics.jsonl", COMPLETIONS, "pairs.jsonl", "losses.jsonl", WARNINGS)
 
 
 class OutputFolder:
@@ -55,8 +56,15 @@ class OutputFolder:
 
     def append_completions(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
         """Record what a step learned from, beside what evaluators record."""
+        self._append_to(COMPLETIONS, step, rows)
+
+    def append_warning(self, step: int, text: str) -> None:
+        """Record what was warned of after a step, so that whoever follows the run can show it at once."""
+        self._append_to(WARNINGS, step, [{"warning": text}])
+
+    def _append_to(self, name: str, step: int, rows: Sequence[dict[str, Any]]) -> None:
         if self._writes and self.path is not None and rows:
-            store = MetricStore(self.path / COMPLETIONS)
+            store = MetricStore(self.path / name)
             try:
                 store.append_many([{"step": step, **row} for row in rows])
             finally:

@@ -15,7 +15,7 @@ from workbench.trainer.surroundings import differences, surroundings_of
 if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
-VERSION = 5
+VERSION = 6
 # What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
 FREE_SETTINGS = {
     *("device", "deterministic", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every"),
@@ -68,6 +68,7 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
         "stopper": trainer.stopper.state_dict() if trainer.stopper else None,
         "range_test": trainer.range_test.state_dict() if trainer.range_test else None,
         "spikes": trainer.spikes.state_dict() if trainer.spikes else None,
+        "health": trainer.health.state_dict(),
         "reference": trainer._reference.state_dict(),
         "extra": {name: value for name, value in extra.items() if not isinstance(value, torch.Tensor)},
     }
@@ -100,6 +101,7 @@ def restore_snapshot(trainer: BaseTrainer, tensors: Tensors, state: dict[str, An
         trainer.range_test.load_state_dict(state["range_test"])
     if trainer.spikes:
         trainer.spikes.load_state_dict(state["spikes"])
+    trainer.health.load_state_dict(state["health"])
     for name in PROGRESS:
         setattr(trainer, name, state["progress"][name])
     _mark_inexact(trainer, changed)

@@ -6,12 +6,13 @@ import io
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from workbench.tracking.durations import format_duration
-from workbench.tracking.sinks.console import Console, _Run
+from workbench.tracking.sinks.console import Console, _Run, _run_line
 
 
 class Terminal(io.StringIO):
@@ -76,9 +77,9 @@ def test_running_runs_have_a_live_line_each_and_ended_ones_leave_one(
     console.refresh()
     screen = terminal.screen()
     assert screen[0] == "3 runs to do"
-    assert screen[1].startswith("beta=0.1/seed0  [######------] 10/20  1 s left  loss ")
-    assert "match 0.25" in screen[1]
-    assert screen[2].startswith("beta=0.1/seed1  [######------] 10/20")
+    assert screen[1].startswith("beta=0.1/seed0  [###---] 10/20  1 s left  loss ")
+    assert "held-out match 0.25" in screen[1]
+    assert screen[2].startswith("beta=0.1/seed1  [###---] 10/20")
     assert screen[3] == "0/3 runs, 1 s, about 3 s left"
     runs[0].train(20).end()
     console.ended(runs[0].key, "finished")
@@ -105,7 +106,7 @@ def test_an_online_run_shows_its_reward_and_not_its_loss(
     clock.now += 1
     run.train_online(10)
     console.refresh()
-    shown = r"10/20  1 s left  reward 0\.5  match 0\.2\d*  no signal 0\.25  length 7\.5  kl 0\.01  10 steps"
+    shown = r"10/20  1 s left  reward 0\.5  held-out match 0\.2\d*  no signal 0\.25  length 7\.5  kl 0\.01"
     assert re.search(shown, terminal.screen()[0]), terminal.screen()[0]
     console.ended(run.key)
     assert "length 7.5  kl 0.01  in 1 s" in terminal.screen()[0]
@@ -258,11 +259,40 @@ def test_a_held_out_value_of_another_step_says_of_which() -> None:
     run = _Run(10)
     run.take({"step": 0, "eval/loss": 5.58})
     run.take({"step": 3, "loss": 0.763})
-    assert list(run.metrics()) == ["loss 0.763", "held-out loss 5.58 at the start"]
+    assert list(run.metrics()) == ["loss 0.763", "held-out loss 5.58 (step 0)"]
     run.take({"step": 6, "loss": 0.5, "eval/exact_match_sampled": 0.25})
-    assert list(run.metrics())[:2] == ["loss 0.5", "match 0.25"]
+    assert list(run.metrics()) == ["loss 0.5", "held-out match 0.25"]
     run.take({"step": 7, "loss": 0.4})
-    assert list(run.metrics())[1:] == ["match 0.25", "held-out loss 5.58 at step 6"]
+    assert list(run.metrics()) == ["loss 0.4", "held-out match 0.25 (step 6)"]
+
+
+def test_a_held_out_value_is_never_shown_without_its_step_however_narrow_the_terminal() -> None:
+    run = _Run(400)
+    run.take({"step": 20, "eval/exact_match_sampled": 0.5391, "eval/exact_match_greedy": 0.8114})
+    run.take({"step": 35, "loss": 0.696, "time/seconds": 9.0})
+    for columns in (None, *range(20, 140)):
+        shown = _run_line("dpo_beta_sweep/beta=10/seed1", run, 10.0, columns)[: columns and columns - 1]
+        assert "held-out" not in shown or "(step 20)" in shown
+        assert (columns is not None and columns <= 82) or "held-out match 0.539" in shown
+
+
+def test_a_warning_is_a_line_when_it_comes_and_what_a_run_ended_in_is_one_at_its_end(tmp_path: Path) -> None:
+    stream, clock = io.StringIO(), Clock()
+    console = Console(stream, clock)
+    (tmp_path / "warnings.jsonl").write_text('{"step": 1, "warning": "told by the command before"}\n')
+    console.started("e/a/seed0", tmp_path, 2)
+    with open(tmp_path / "warnings.jsonl", "a") as file:
+        file.write('{"step": 3, "warning": "held-out loss is 9"}\n')
+    clock.now += 60
+    console.refresh()
+    console.refresh()
+    console.ended("e/a/seed0", "finished", ["held-out loss is 10"])
+    console.close()
+    lines = [line for line in stream.getvalue().splitlines() if "held-out" in line or "runs" in line or "told" in line]
+    assert lines[0] == "a/seed0: warning: step 3: held-out loss is 9"
+    assert lines[-2] == "a/seed0: ended badly: held-out loss is 10"
+    assert lines[-1] == "1/1 runs, 1 of them ended badly, 1 min 0 s"
+    assert len([line for line in lines if "warning" in line]) == 1
 
 
 def test_control_characters_of_a_name_do_not_act(terminal: Terminal) -> None:

@@ -8,13 +8,13 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from workbench.tracking.durations import format_duration
-from workbench.tracking.reader import Tail
+from workbench.tracking.reader import WARNINGS, Tail
 from workbench.tracking.sinks.sink import Row, numbers
 from workbench.tracking.terminal import visible
 from workbench.tracking.words import plural
@@ -26,7 +26,7 @@ _SHORT_NAMES = {
     "eval/exact_match_greedy": "greedy",
     "eval/pair_accuracy": "pairs",
     "eval/kl_start": "KL",
-    "eval/loss": "held-out loss",
+    "eval/loss": "loss",
 }
 """The held-out metrics that matter, in this order, as they fit a terminal."""
 _METRICS_SHOWN = 2
@@ -60,6 +60,11 @@ class _Run:
     last_time: tuple[int, float] | None = None
     """Steps and the run's own clock, for its rate."""
     ended: bool = False
+    harmed: bool = False
+    """Whether it ended badly."""
+    warned: Tail | None = None
+    told: set[tuple[Any, str]] = field(default_factory=set)
+    """Warnings that were shown, or that an earlier command has shown, by step and text."""
     outcome: str = ""
     """The first word of what came of it: finished, failed, interrupted, ..."""
 
@@ -73,7 +78,7 @@ class _Run:
                 self.rollouts[short] = metrics[known]
         found = {name: value for name, value in metrics.items() if name.startswith("eval/")}
         if found:
-            self.held_out |= found
+            self.held_out = found  # of one step alone, so that one date holds for all
             self.held_out_step = self.step
         if "time/seconds" in metrics:
             self.last_time = self.step, metrics["time/seconds"]
@@ -90,22 +95,32 @@ class _Run:
         if self.first_step is None or self.step < self.first_step:
             self.first_step = self.step
 
+    def new_warnings(self) -> Iterator[str]:
+        """What the run has warned of since the last call."""
+        for row in self.warned.new_rows() if self.warned is not None else ():
+            found = row.get("step"), str(row.get("warning"))
+            if found not in self.told:
+                self.told.add(found)
+                yield f"warning: step {found[0]}: {found[1]}"
+
     def steps_per_second(self, now: float) -> float | None:
         if self.first_time and self.last_time and self.last_time[1] > self.first_time[1]:
             return (self.last_time[0] - self.first_time[0]) / (self.last_time[1] - self.first_time[1])
         done = self.step - (self.first_step or 0)
         return done / (now - self.started_at) if done > 0 and now > self.started_at else None
 
-    def metrics(self) -> Iterator[str]:
+    def metrics(self, most: int = _METRICS_SHOWN) -> Iterator[str]:
+        """What the last step's training says, then what was held out: at most so many measures, dated where they are
+        of another step."""
         if self.loss is not None and not self.rollouts:
             yield f"loss {self.loss:.3g}"
         names = [name for name in _SHORT_NAMES if name in self.held_out] or sorted(self.held_out)
-        shown = [
+        measures = [
             f"{_SHORT_NAMES.get(name, name.removeprefix('eval/'))} {self.held_out[name]:.3g}"
-            for name in names[: 1 if self.rollouts else _METRICS_SHOWN]
+            for name in names[: min(most, 1 if self.rollouts else _METRICS_SHOWN)]
         ]
-        if shown and self.held_out_step != self.step:
-            shown[-1] += f" at step {self.held_out_step}" if self.held_out_step else " at the start"
+        dated = f" (step {self.held_out_step})" if self.held_out_step != self.step else ""
+        shown = [f"held-out {', '.join(measures)}{dated}"] if measures else []
         # What a narrow terminal may cut stands last.
         rollouts = [f"{name} {value:.3g}" for name, value in self.rollouts.items()]
         yield from [*rollouts[:1], *shown, *rollouts[1:]]
@@ -157,7 +172,9 @@ class Console:
         """A run trains now."""
         now = self._clock()
         run = self._runs[key] = _Run(num_steps, Tail(folder / "metrics.jsonl"), started_at=now)
+        run.warned = Tail(folder / WARNINGS)
         run.read()
+        list(run.new_warnings())
         if self._started_at is None:
             self._started_at = now
             self._drawn_at = self._drawn_at or now
@@ -165,17 +182,26 @@ class Console:
             where = f"from step {run.step} of {num_steps}" if run.step else plural(num_steps, "step", "")
             self._put(f"{self._name(key)}: started, {where}")
 
-    def ended(self, key: str, outcome: str = "finished") -> None:
-        """A run is over (or needed no training); leaves one line with its outcome and its last metrics."""
+    def ended(self, key: str, outcome: str = "finished", harms: Sequence[str] = ()) -> None:
+        """A run is over (or needed no training); leaves one line with its outcome and its last metrics, and one for
+        each harm that it ended in."""
         run = self._runs.setdefault(key, _Run(0))
         run.read()
+        self._warn(key, run)
         run.ended, run.outcome = True, re.split(r"\W", outcome, maxsplit=1)[0]
         parts = [f"{self._name(key)}: {outcome}"]
         if run.tail is not None:
             taken = format_duration(self._clock() - run.started_at)
             parts += [f"step {run.step}/{run.num_steps}", *run.metrics(), f"in {taken}"]
-            run.tail = None
+            run.tail = run.warned = None
         self._put("  ".join(parts))
+        run.harmed = bool(harms)
+        for harm in harms:
+            self._put(f"{self._name(key)}: ended badly: {harm}")
+
+    def _warn(self, key: str, run: _Run) -> None:
+        for text in run.new_warnings():
+            self._put(f"{self._name(key)}: {text}")
 
     def refresh(self) -> None:
         """Show what is new, if it is time to."""
@@ -183,8 +209,9 @@ class Console:
         if self._drawn_at is not None and now - self._drawn_at < (REDRAW_SECONDS if self._live else PLAIN_SECONDS):
             return
         self._drawn_at = now
-        for run in self._runs.values():
+        for key, run in self._runs.items():
             run.read()
+            self._warn(key, run)
         if self._live:
             self._draw()
         elif lines := self._status_lines():
@@ -210,12 +237,13 @@ class Console:
         experiments = {known.split("/")[0] for known in self._runs}
         return key.split("/", 1)[-1] if len(experiments) == 1 else key
 
-    def _status_lines(self) -> list[str]:
+    def _status_lines(self, columns: int | None = None) -> list[str]:
+        """columns: of the terminal that they must fit, where there is one."""
         now = self._clock()
         lines = [_stage_line(label, *stage, now) for label, stage in self._stages.items()]
         training = {self._name(key): run for key, run in self._runs.items() if run.tail is not None}
         width = max(map(len, training), default=0)
-        lines += [_run_line(name.ljust(width), run, now) for name, run in training.items()]
+        lines += [_run_line(name.ljust(width), run, now, columns) for name, run in training.items()]
         summary = self._summary()
         return [*lines, summary] if summary and (lines or self._live) else lines
 
@@ -227,6 +255,8 @@ class Console:
         outcomes = Counter(run.outcome for run in self._runs.values() if run.ended)
         finished = outcomes.pop("finished", 0)
         others = [f"{number} {outcome}" for outcome, number in outcomes.items()]
+        harmed = sum(run.harmed for run in self._runs.values())
+        others += [f"{harmed} of them ended badly"] if harmed else []
         parts = [f"{finished}/{len(self._runs)} runs", *others, format_duration(elapsed)]
         left = sum(max(0, run.num_steps - run.step) for run in self._runs.values() if not run.ended)
         done = sum(run.step - (run.first_step or 0) for run in self._runs.values() if run.first_step is not None)
@@ -236,7 +266,7 @@ class Console:
 
     def _draw(self) -> None:
         columns, rows = _terminal_size(self._stream)
-        lines = self._status_lines()
+        lines = self._status_lines(columns)
         if len(lines) > max(2, rows - 1):
             shown = max(1, rows - 3)
             lines = [*lines[:shown], f"... {len(lines) - 1 - shown} more", lines[-1]]
@@ -265,15 +295,30 @@ class Console:
             self._silent = True
 
 
-def _run_line(name: str, run: _Run, now: float) -> str:
-    filled = round(_BAR_CELLS * min(1.0, run.step / run.num_steps)) if run.num_steps else 0
-    bar = "#" * filled + "-" * (_BAR_CELLS - filled)
+def _run_line(name: str, run: _Run, now: float, columns: int | None) -> str:
+    """The fullest line that fits: what is left out of a narrow one is left out whole, a measure's step never alone."""
+    long, short = (f"{name}  [{_bar(run, cells)}]" for cells in (_BAR_CELLS, _BAR_CELLS // 2))
     count = f"{run.step}/{run.num_steps}".rjust(2 * len(str(run.num_steps)) + 1)
     rate = run.steps_per_second(now)
     left = [f"{format_duration((run.num_steps - run.step) / rate)} left"] if rate else []
     pace = [f"{rate:.3g} steps/s"] if rate else []
-    # The rate last: it is what a narrow terminal may cut.
-    return "  ".join([f"{name}  [{bar}] {count}", *left, *run.metrics(), *pace])
+    lines = [
+        [f"{long} {count}", *left, *run.metrics(), *pace],
+        [f"{long} {count}", *left, *run.metrics()],
+        [f"{long} {count}", *left, *run.metrics(1)],
+        [f"{short} {count}", *left, *run.metrics(1)],
+        [f"{name}  {count}", *left, *run.metrics(1)],
+        [f"{name}  {count}", *run.metrics(1)],
+        [f"{name}  {count}", *left, *run.metrics(0)],
+    ]
+    whole = ("  ".join(parts) for parts in lines)
+    fitting = (line for line in whole if columns is None or len(line) < columns)
+    return next(fitting, "  ".join(lines[-1]))
+
+
+def _bar(run: _Run, cells: int) -> str:
+    filled = round(cells * min(1.0, run.step / run.num_steps)) if run.num_steps else 0
+    return "#" * filled + "-" * (cells - filled)
 
 
 def _stage_line(label: str, done: int, total: int, since: float, now: float) -> str:
