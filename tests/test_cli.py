@@ -242,3 +242,10 @@ def test_no_library_is_loaded_before_a_signal_finds_its_handler():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_explain_tells_a_trainers_settings_and_batches(capsys):
+    assert cli.main(["explain", "dpo"]) == 0
+    shown = capsys.readouterr().out
+    assert "  beta " in shown
+    assert "    prompt_attention_mask (B, P), bool, or 0 and 1: 1 at real tokens, 0 at padding" in shown

@@ -331,9 +331,13 @@ def _status(parsed: argparse.Namespace) -> int:
 
 
 def _explain(parsed: argparse.Namespace) -> int:
-    from workbench.experiment.definition.explain import explain
+    from workbench.experiment.definition.explain import explain, explain_trainer
+    from workbench.trainer.registry import trainer_names
 
-    say(explain(_load(parsed)))
+    if parsed.name in trainer_names() and not Path("experiments", f"{parsed.name}.yaml").exists():
+        say(explain_trainer(parsed.name))
+    else:
+        say(explain(_load(parsed)))
     return 0
 
 

@@ -331,5 +331,5 @@ def test_a_kl_penalty_in_the_reward_is_no_signal_of_its_own(rollout_trainer):
 def test_columns_of_completions_made_elsewhere_must_fit(torch, collate, make_rows, rollout_trainer):
     batch = collate("grpo", make_rows(4))
     batch["old_logprobs"] = batch["old_logprobs"][:, 1:]
-    with pytest.raises(DataError, match=r"batch 1: old_logprobs is \(4, \d+\), responses are \(4, \d+\)"):
+    with pytest.raises(DataError, match=r"batch 1: old_logprobs is \(4, \d+\), responses is \(4, \d+\)"):
         rollout_trainer("grpo", batches=[batch]).train()

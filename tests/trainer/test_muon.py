@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from workbench.errors import DefinitionError
 from workbench.models.adapters import add_lora
 from workbench.models.settings import LoraSettings
 from workbench.trainer import configure_optimizer
@@ -116,7 +117,7 @@ def test_it_steps_as_its_two_parts_apart(torch, small_llama, sft):
 def test_a_model_without_hidden_matrices_is_refused(small_llama):
     model = small_llama().requires_grad_(False)
     model.model.norm.weight.requires_grad_(True)
-    with pytest.raises(ValueError, match="none is trainable here; use adamw"):
+    with pytest.raises(DefinitionError, match="none is trainable here; use adamw"):
         configure_optimizer(model, MUON)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from workbench.errors import DefinitionError
 from workbench.trainer import configure_optimizer
 from workbench.trainer.settings import TrainerSettings
 
@@ -19,7 +20,7 @@ def test_matrices_decay_and_vectors_do_not(small_llama):
 
 def test_frozen_parameters_are_left_out_and_a_frozen_model_is_refused(small_llama):
     model = small_llama().requires_grad_(False)
-    with pytest.raises(ValueError, match="no trainable parameter: unfreeze some, or add an adapter"):
+    with pytest.raises(DefinitionError, match="no trainable parameter: unfreeze some, or add an adapter"):
         configure_optimizer(model, TrainerSettings())
     model.model.norm.weight.requires_grad_(True)
     assert [len(group["params"]) for group in configure_optimizer(model, TrainerSettings()).param_groups] == [1]

@@ -167,7 +167,8 @@ def test_held_out_rollouts_leave_no_trace_in_the_step_under_way(rollout_trainer,
 
 def test_an_evaluation_leaves_dropout_as_it_was(rollout_trainer):
     """The adapter has dropout: off in the updates, before the first evaluation and after it."""
-    trainer = rollout_trainer("ppo", lora=True, steps=1)
+    evaluators = [lambda model, step: {"eval/x": 0.0}]
+    trainer = rollout_trainer("ppo", lora=True, steps=1, arguments={"evaluators": evaluators})
     trainer.evaluate()
     assert [name for name, module in trainer.unwrapped_model.named_modules() if module.training] == []
 

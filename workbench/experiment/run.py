@@ -71,7 +71,7 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
             notes += [f"FLOPs are not counted: {uncounted}"] if uncounted else []
             folder.write_status(notes=notes, overlaps=leaks.record(found))
             trainer.resume(inexact=inexact_allowed())
-            trainer.train()
+            trainer.train(save_model=False)  # _finish saves it, with the files that it was made of
             _finish(folder, prepared, trainer, before + time.monotonic() - started)
         except BaseException as met:
             # A signal before or after training, which answers its own, finds nothing to save.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from workbench.errors import ModelError
 from workbench.generation.decoding import decoders
 from workbench.generation.rollout import Samples, Task, rollout
 from workbench.generation.sampling import SamplingSettings
@@ -128,7 +129,13 @@ def _rollouts(
 
 def _check_room(model: Any, longest: int, max_new_tokens: int) -> None:
     """Where one prompt and what it may be continued by are more than the model has positions, none is sampled."""
-    positions = find_positions(model.config.to_dict())
+    config = config_field(model, "config")
+    if config is None:
+        raise ModelError(
+            f"sampling: a {type(model).__name__} has no config, by which its length and vocabulary are known; take a "
+            "causal language model of transformers, or one that workbench.models.load.load_model gives"
+        )
+    positions = find_positions(config.to_dict())
     if positions is not None:
         where = f"sampling: a prompt of {longest:,} tokens and {max_new_tokens:,} new ones"
         positions.check(where, longest + max_new_tokens, "ask for fewer new tokens, or leave the longest prompts out")

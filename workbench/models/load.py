@@ -33,13 +33,14 @@ from workbench.models.weights import (
 
 
 def load_model(
-    folder: Path, *, device: str = "cpu", dtype: str = "float32", lora: LoraSettings | None = None
+    folder: Path | str, *, device: str = "cpu", dtype: str = "float32", lora: LoraSettings | None = None
 ) -> torch.nn.Module:
     """The causal language model of a folder: our own Llama where it can run it, else transformers'.
 
     A folder that is an adapter on a base gives the merged model. lora: of the run that it is for; its linear layers are
     held as that run holds them (no adapter is added).
     """
+    folder = Path(folder)
     check_folder(folder)
     if is_adapter(folder):
         model = adapters.merge_adapter(load_model(adapter_base(folder), dtype=dtype), folder)

@@ -123,22 +123,7 @@ def _make(folder: Path, names: list[str], config: dict[str, Any]) -> dict[str, A
                 (Path(scratch) / name).symlink_to((folder / name).resolve())
             (Path(scratch) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             theirs = transformers.AutoTokenizer.from_pretrained(scratch, trust_remote_code=False, local_files_only=True)
-        backend = getattr(theirs, "backend_tokenizer", None)
-        if backend is None:
-            raise ModelError(f"{type(theirs).__name__} does not run by the tokenizers library")
-        backend.no_truncation()
-        backend.no_padding()
-        held: dict[str, Any] = {"backend": backend.to_str(), "splits_special": bool(theirs.split_special_tokens)}
-        ours = tokenizers.Tokenizer.from_str(held["backend"])
-        ours.encode_special_tokens = held["splits_special"]
-        for text in _PROBE:
-            if not _same(ours, theirs, text):
-                raise ModelError(f"{type(theirs).__name__} encodes {text!r} otherwise than the tokenizers library")
-        held["own_tokens"] = [
-            token
-            for token in dict.fromkeys(theirs.all_special_tokens)
-            if not all(_same(ours, theirs, text) for text in (token, f"a{token}b", f"a {token} b"))
-        ]
+        held = held_of(theirs)
     except Exception as error:  # transformers raises errors of many kinds for files that it cannot read
         raise ModelError(_refusal(folder, "tokenizer.json" in names, error)) from error
     if "tokenizer.json" in names:
@@ -147,6 +132,30 @@ def _make(folder: Path, names: list[str], config: dict[str, Any]) -> dict[str, A
         plain.no_padding()
         if plain.to_str() == held["backend"]:
             held["backend"] = None  # the file itself serves: vocabularies are large
+    return held
+
+
+def held_of(theirs: Any) -> dict[str, Any]:
+    """What is kept of a tokenizer of transformers': its backend as JSON, and what its class does around it. ModelError
+    where its class encodes by code of its own."""
+    import tokenizers
+
+    backend = getattr(theirs, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"{type(theirs).__name__} does not run by the tokenizers library")
+    ours = tokenizers.Tokenizer.from_str(backend.to_str())
+    ours.no_truncation()
+    ours.no_padding()
+    held: dict[str, Any] = {"backend": ours.to_str(), "splits_special": bool(theirs.split_special_tokens)}
+    ours.encode_special_tokens = held["splits_special"]
+    for text in _PROBE:
+        if not _same(ours, theirs, text):
+            raise ModelError(f"{type(theirs).__name__} encodes {text!r} otherwise than the tokenizers library")
+    held["own_tokens"] = [
+        token
+        for token in dict.fromkeys(theirs.all_special_tokens)
+        if not all(_same(ours, theirs, text) for text in (token, f"a{token}b", f"a {token} b"))
+    ]
     return held
 
 

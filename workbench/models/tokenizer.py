@@ -36,7 +36,17 @@ TOKENIZER_FILES = (
 class Tokenizer:
     """Text to token ids and back, with the ids and the chat template that the folder's files name."""
 
-    def __init__(self, rebuilt: Rebuilt, folder: Path, template: str | None) -> None:
+    def __init__(
+        self,
+        rebuilt: Rebuilt,
+        folder: Path,
+        template: str | None,
+        *,
+        settings: dict[str, Any] | None = None,
+        configs: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """settings, configs: what tokenizer_config.json, and generation_config.json and config.json, hold; None: those
+        of the folder."""
         backend = rebuilt.backend
         # Some published files carry truncation or padding, which would silently cut training text.
         backend.no_truncation()
@@ -48,9 +58,10 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         # One above the highest: the ids of some files have gaps.
         self.num_ids: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        settings = _settings(folder)
+        settings = _settings(folder) if settings is None else settings
         self.added_ids: frozenset[int] = frozenset(backend.get_added_tokens_decoder())
-        configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
+        if configs is None:
+            configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
         rows = configs[1].get("vocab_size")
         self._num_rows: int = rows if isinstance(rows, int) else self.num_ids
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(self._ids("eos", settings, configs)))

@@ -36,11 +36,12 @@ class ActorCritic(nn.Module):
 
     def __init__(self, policy: nn.Module, kind: CriticKind) -> None:
         super().__init__()
+        width = hidden_size(policy)
         self.policy = policy
         self.trunk = _trunk_of(policy) if kind == "model" else None
         first = next(policy.parameters())
         dtype = torch.promote_types(first.dtype, torch.float32)
-        self.value_head = ValueHead(hidden_size(policy)).to(first.device, dtype)
+        self.value_head = ValueHead(width).to(first.device, dtype)
 
     def forward(self, batch: Batch) -> tuple[HeadInputs, torch.Tensor]:
         """What predicts each response token under the policy (M, H); the values (B, T) of the states before them."""

@@ -15,19 +15,22 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 
 from workbench.disk import make_folder
-from workbench.errors import DataError, DivergenceError, Interrupted
+from workbench.errors import DataError, DefinitionError, DivergenceError, Interrupted
 from workbench.interrupts import InterruptRequested, Interrupts
 from workbench.models.flops import ModelFlops
 from workbench.models.mode import evaluation_mode
 from workbench.models.probe import verdict_of
-from workbench.trainer import checkpoint, device, distributed, memory
+from workbench.models.save import save_from_memory
+from workbench.models.tokenizer_given import as_tokenizer
+from workbench.trainer import arguments, checkpoint, device, distributed, memory
 from workbench.trainer.accumulation import StepLoss
-from workbench.trainer.batches import Batch, batches_from, is_empty, num_rows, split_rows
+from workbench.trainer.batches import Batch, batches_from, check_updates, is_empty, split_rows
+from workbench.trainer.best_weights import BestWeights
 from workbench.trainer.calls import CallMeter, says_its_work
 from workbench.trainer.costs import Costs
 from workbench.trainer.early_stopping import Stopper
@@ -41,7 +44,6 @@ from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.output_folder import OutputFolder
 from workbench.trainer.precision import Precision, resolve_precision
 from workbench.trainer.progress import Progress
-from workbench.trainer.randomness import seed_step
 from workbench.trainer.range_test import RangeTest
 from workbench.trainer.recompute import Recompute
 from workbench.trainer.reference import FrozenReference
@@ -49,7 +51,6 @@ from workbench.trainer.schedule import configure_scheduler
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.snapshot import restore_snapshot, take_snapshot
 from workbench.trainer.spikes import SpikeWatch
-from workbench.trainer.training_state import load_model_tensors, model_tensors
 from workbench.trainer.update import apply_update
 
 Evaluator = Callable[[torch.nn.Module, int], dict[str, float]]
@@ -60,18 +61,20 @@ class BaseTrainer(TrainerHooks):
 
     optimizer: None builds configure_optimizer's AdamW. train_loader: an iterable of batches, each process's own share;
     where it has a settable `position` (workbench.data's BatchLoader) a resume jumps there, otherwise it is replayed.
-    output_dir: None records and saves nothing. Raises Interrupted (after a checkpoint) and NonFiniteError from train().
+    settings: of settings_class, or a dict. output_dir: None records and saves nothing. Raises Interrupted (after a
+    checkpoint) and NonFiniteError from train().
     """
 
     settings_class: ClassVar[type[TrainerSettings]] = TrainerSettings
 
+    @arguments.checked
     def __init__(
         self,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         train_loader: Iterable[Any] = (),
         *,
-        settings: TrainerSettings | None = None,
+        settings: TrainerSettings | dict[str, Any] | None = None,
         val_loader: Iterable[Any] | None = None,
         evaluators: Sequence[Evaluator] = (),
         output_dir: Path | str | None = None,
@@ -81,7 +84,7 @@ class BaseTrainer(TrainerHooks):
         reward_model: torch.nn.Module | None = None,
         tokenizer: Any = None,
     ) -> None:
-        self.settings: Any = settings if settings is not None else self.settings_class()
+        self.settings: Any = cast(Any, settings)  # arguments.checked made a dict, or nothing, settings
         self.is_distributed = self.use_ddp = distributed.is_distributed()
         self.rank, self.world_size = distributed.get_rank(), distributed.get_world_size()
         self.is_main = distributed.is_main()
@@ -89,10 +92,11 @@ class BaseTrainer(TrainerHooks):
         distributed.join_process_group(self.device)
         self.train_loader, self.val_loader, self.evaluators = train_loader, val_loader, list(evaluators)
         self.ref_model, self.reward_fn, self.reward_model = ref_model, reward_fn, reward_model
-        self.tokenizer = tokenizer
+        self.tokenizer = as_tokenizer(tokenizer, model)
         self._reference = FrozenReference(ref_model, self.device)
         model.to(self.device)
         model = self._set_up_model(model)
+        arguments.check_optimizer(optimizer, model, scheduler, self.settings, type(self).__name__)
         self._recomputing = Recompute(model).active if self.settings.gradient_checkpointing else nullcontext
         self.optimizer = optimizer if optimizer is not None else configure_optimizer(model, self.settings)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -101,8 +105,7 @@ class BaseTrainer(TrainerHooks):
         self.precision = Precision(resolve_precision(self.settings.precision, self.device, model), self.device)
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
         self.flops = ModelFlops.counted_of(self._policy_of(model), self._recomputing)
-        says = says_its_work(type(self))
-        self._meter = None if says else CallMeter(self.model, model, self._policy_of(model))
+        self._meter = None if says_its_work(type(self)) else CallMeter(self.model, model, self._policy_of(model))
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
         self.ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
         ranging = self.settings.schedule == "range_test"
@@ -110,6 +113,7 @@ class BaseTrainer(TrainerHooks):
         self.spikes = SpikeWatch(self.settings.spikes) if self.settings.spikes else None
         self._folder = OutputFolder(output_dir, self.settings, writes=self.is_main)
         self.output_dir = self._folder.path
+        self._best = BestWeights(self.stopper, self.ema, self._folder)
         self._set_up_state()
 
     def _set_up_state(self) -> None:
@@ -132,13 +136,8 @@ class BaseTrainer(TrainerHooks):
         # Of this process alone, and dropped with the attempt it was spent on: see _charge and _next_batch.
         self._spent, self._num_taken = Costs(), 0
         self._batches: Iterator[Any] | None = None
-        self._interrupts, self._log_info = Interrupts(), ""
-        self._best_weights: dict[str, torch.Tensor] = {}
+        self._interrupts, self._log_info, self._was_read = Interrupts(), "", False
         self._progress = Progress(self.num_steps, enabled=self.is_main)
-
-    def _charge(self, costs: Costs) -> None:
-        """For hooks that prepare batches: what this process spent on it. It counts once the batches are ready."""
-        self._spent.add(costs)
 
     # The public face.
 
@@ -152,8 +151,10 @@ class BaseTrainer(TrainerHooks):
         """The language model: what is evaluated, sampled from and saved."""
         return self._policy_of(self.unwrapped_model)
 
-    def train(self) -> dict[str, Any]:
-        """Run to the last step, the budget's end or an early stop; the last metrics row."""
+    def train(self, *, save_model: bool = True) -> dict[str, Any]:
+        """Run to the last step, the budget's end or an early stop; the last metrics row. output_dir then has a model/,
+        unless save_model is off."""
+        arguments.check_start(self, self._folder)
         self._open_records()
         extra = {"device": self.device, "precision": self.precision.name, **verdict_of(self.policy).slower_ways()}
         extra |= self._get_extra_config_info() | self._uncounted_info()
@@ -167,22 +168,31 @@ class BaseTrainer(TrainerHooks):
                         break
                     self._train_step()
                 self._finish()
+                if save_model and self.output_dir is not None:
+                    self.save_model(self.output_dir / "model")
             except (InterruptRequested, Exception) as error:
                 if request := self._interrupts.behind(error):
                     self._abandon_step()
                     self._save()
                     raise Interrupted(request.signal_number, saved=self.output_dir is not None) from None
-                explained = device.explained(memory.explained(distributed.explained(self._explained(error))))
+                told = arguments.explained(self._explained(error))
+                explained = device.explained(memory.explained(distributed.explained(told)))
                 if isinstance(explained, DivergenceError):
                     note(self, str(explained), "stop")
                 raise explained  # noqa: B904 - most often it is the error itself
             finally:
+                self._batches = None  # an error may have come between taking a batch and learning from it
                 self._folder.close()
         return self.last_row
 
     def evaluate(self) -> dict[str, float]:
         """Held-out loss over val_loader ("eval/loss" and the trainer's metrics) and every evaluator's metrics; of the
-        averaged weights where there are any."""
+        averaged weights where there are any. DefinitionError where there is neither."""
+        if self.val_loader is None and not self.evaluators and not self.is_distributed:
+            raise DefinitionError(f"{type(self).__name__}: nothing to evaluate by; pass val_loader, or evaluators")
+        return self._evaluate()
+
+    def _evaluate(self) -> dict[str, float]:
         # A signal may interrupt the measuring, never the swap.
         with self.ema.swapped_in() if self.ema else nullcontext(), self._interrupts.interruptible():
             return distributed.broadcast_object(self._measure())
@@ -198,10 +208,17 @@ class BaseTrainer(TrainerHooks):
                     metrics |= {f"eval/{name}": value for name, value in self._validate(self.val_loader).items()}
                 for evaluator in self.evaluators if self.is_main else ():
                     with self.precision.autocast():
-                        metrics |= evaluator(self._policy_of(model), self.step)
+                        found = evaluator(self._policy_of(model), self.step)
+                        metrics |= arguments.checked_metrics(found, evaluator)
         finally:
             self.model = wrapped
         return metrics
+
+    def save_model(self, path: Path | str) -> None:
+        """Write the policy as it is now, and the tokenizer where one was given, as a Hugging Face folder at `path`."""
+        if self.is_main:
+            save_from_memory(self.policy, Path(path), self.tokenizer)
+        distributed.barrier()
 
     def save_checkpoint(self, path: Path | str) -> None:
         """Write everything a resume needs to the folder `path`, atomically."""
@@ -257,7 +274,7 @@ class BaseTrainer(TrainerHooks):
             self._seed(0)
             self._spent, self._num_taken = Costs(), 0
             made = self._made_updates(lambda: self._make_update_batches(self._next_batch()))
-            assert made, "_make_update_batches gave no batch"
+            check_updates(made, type(self).__name__)
             spent = distributed.gather_objects(self._spent)
         self.pending_batches = made
         self.batches_taken += self._num_taken
@@ -267,17 +284,14 @@ class BaseTrainer(TrainerHooks):
     def _next_batch(self) -> Batch:
         """One more of the loader's batches, prepared; for hooks that need several for one step."""
         if self._batches is None:
-            self._batches = batches_from(self.train_loader, self.batches_taken + self._num_taken)
+            number = self.batches_taken + self._num_taken
+            self._batches = batches_from(self.train_loader, number, read_before=self._was_read)
+            self._was_read = True
         taken = next(self._batches)
         self._num_taken += 1
         if is_empty(taken):
             raise DataError(f"batch {self._batch_number} has no row for process {self.rank}; take larger batches")
         return self._prepare_batch(taken)
-
-    @property
-    def _batch_number(self) -> int:
-        """Of the loader's batch that is being prepared, counted from 1, for messages."""
-        return self.batches_taken + self._num_taken
 
     def _compute_gradient(self, batch: Batch) -> dict[str, float]:
         """The whole step's gradients, clipped; its loss, metrics and gradient norm over all processes."""
@@ -306,17 +320,17 @@ class BaseTrainer(TrainerHooks):
                 with distributed.waiting():
                     self.precision.backward(summed)
 
-    def _loss_result(self, micro_batch: Batch) -> LossResult:
-        with self.precision.autocast():
-            result = self._compute_loss(self._forward(micro_batch), micro_batch)
-        return result if isinstance(result, LossResult) else LossResult.from_mean(result, num_rows(micro_batch))
-
     def _validate(self, loader: Iterable[Any]) -> dict[str, float]:
         loss = StepLoss()
-        for batch in loader:
-            for prepared in self._make_validation_batches(self._prepare_batch(batch)):
-                for result in within_memory(self, prepared, partial(self._loss_results, prepared)):
-                    loss.add(result)
+        try:
+            for self._held_out_number, batch in enumerate(loader, 1):
+                for prepared in self._make_validation_batches(self._prepare_batch(batch)):
+                    for result in within_memory(self, prepared, partial(self._loss_results, prepared)):
+                        loss.add(result)
+            if not distributed.any_process(self._held_out_number > 0):
+                raise DataError("val_loader gives no batch; a generator can be read only once: pass a list or a loader")
+        finally:
+            self._held_out_number = 0
         return loss.finish()
 
     def _loss_results(self, batch: Batch) -> list[LossResult]:
@@ -324,7 +338,6 @@ class BaseTrainer(TrainerHooks):
 
     def _abandon_step(self) -> None:
         """Forget a step that was interrupted, so that it can begin again, here or from the checkpoint."""
-        self._batches = None
         self.optimizer.zero_grad(set_to_none=True)
         self.precision.load_state_dict(self.precision.state_dict())
 
@@ -336,13 +349,14 @@ class BaseTrainer(TrainerHooks):
             self.stopped_by = distributed.broadcast_object(self.costs.spent(self.settings.budget))  # one clock for all
         every, is_last = self.settings.evaluate_every, self.step >= self.num_steps or self.stopped_by is not None
         if self.step == 0 or is_last or (every and self.step % every == 0):
-            row = row | self.evaluate()
+            row = row | self._evaluate()
         row = row | self.costs.row()
         self._folder.append_completions(self.step, self.pending_completions)
         self._folder.append(row)
         improved = self._observe({name: value for name, value in row.items() if name.startswith("eval/")})
         self._progress.report(self.step, row, self._log_info)
-        for warning in chain(self.health.observe(row, is_last=is_last), self._watch(row)):
+        found = self.health.observe(row, is_last=is_last)
+        for warning in chain(self._unread_keys(), found, self._watch(row)):
             self.warnings.append(f"step {self.step}: {warning}")
             self._progress.warn(self.warnings[-1])
             self._folder.append_warning(self.step, warning)
@@ -353,13 +367,8 @@ class BaseTrainer(TrainerHooks):
 
     def _observe(self, held_out: dict[str, float]) -> bool:
         """Let early stopping see an evaluation; whether it is the best so far."""
-        if not self.stopper or not held_out:
-            return False
-        improved = self.stopper.observe(self.step, held_out)
-        if improved and self.output_dir is None:
-            weights = self.ema.shadow if self.ema else model_tensors(self.unwrapped_model)
-            self._best_weights = {name: value.detach().clone() for name, value in weights.items()}
-        if self.stopper.should_stop and not self.stopped_by:
+        improved = self._best.observe(self.step, held_out, self.unwrapped_model)
+        if self.stopper and self.stopper.should_stop and not self.stopped_by:
             self.stopped_by = "early_stopping"
         return improved
 
@@ -383,18 +392,7 @@ class BaseTrainer(TrainerHooks):
         if self._folder.saved_step != self.step:
             self._save()
         self._stop_if_interrupted()
-        best, weights = self.stopper.state if self.stopper else None, self.ema.shadow if self.ema else None
-        if best is not None and best.best_value is not None and best.best_step != self.step:
-            group = "ema" if self.ema else "model"
-            weights = self._folder.read_tensors(best.best_step, group) if self.output_dir else self._best_weights
-            self.restored_best = True
-        if weights is not None:
-            load_model_tensors(self.unwrapped_model, weights)
-            if self.ema:
-                self.ema.load(weights)
+        self.restored_best = self._best.restore(self.step, self.unwrapped_model)
 
     def _open_records(self) -> None:
         self._folder.open_records(self.step - 1 if self.pending_row is not None else self.step)
-
-    def _seed(self, phase: int) -> None:
-        seed_step(self.device, self.settings.seed, self.step, phase, self.rank, self.world_size)

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from workbench.config import AtOnce
+from workbench.trainer.batch_format import PAIRS, BatchFormat
 from workbench.trainer.settings import DataForm, TrainerSettings
 
 SMOOTHED_LOSSES = ("cdpo", "robust")
@@ -42,6 +43,7 @@ class DPOSettings(PreferenceSettings):
     """Preference optimisation on pairs of completions against a frozen reference."""
 
     data_form: ClassVar[DataForm] = "pairs"
+    batch: ClassVar[BatchFormat | None] = PAIRS
 
     batch_pairs: AtOnce = 32
     """Pairs per optimiser step, over all processes."""

@@ -27,25 +27,26 @@ START_TOLERANCE = {"float32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 
 class DPOTrainer(BaseTrainer):
-    """Batches {prompt_, chosen_, rejected_}{input_ids, attention_mask} (B, L), completions without their prompt.
+    """A pairwise loss on completions of one prompt, against a frozen reference.
 
     The reference, in this order: ref_chosen_logprobs and ref_rejected_logprobs (B, L) per token in the batch;
     ref_model; the adapter switched off; a frozen copy of the model as it was at the start.
     """
 
     settings_class: ClassVar[type[TrainerSettings]] = DPOSettings
+    unread_arguments: ClassVar[tuple[str, ...]] = ("reward_fn", "reward_model")
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._loss_fn = PREFERENCE_LOSSES[self.settings.loss]
         return super()._set_up_model(model)
 
     def _prepare_batch(self, batch: Any) -> Batch:
-        prepared = {key: value.to(self.device) for key, value in batch.items()}
+        prepared = self._checked(batch)
         for part in ("prompt", "chosen", "rejected"):
             empty = ~prepared[f"{part}_attention_mask"].bool().any(1)
             if bool(empty.any()):
                 rows = empty.nonzero().flatten().tolist()
-                raise DataError(f"batch {self._batch_number}: rows {rows[:10]} have an empty {part}; drop them")
+                raise DataError(f"{self._batch_name}: rows {rows[:10]} have an empty {part}; drop them")
         if self.settings.needs_reference and "ref_chosen_logprobs" not in prepared:
             prepared |= self._score_reference(prepared)
         return prepared

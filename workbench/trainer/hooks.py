@@ -6,7 +6,7 @@ import abc
 import math
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import astuple
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,11 +14,15 @@ from workbench.errors import CheckpointError, DefinitionError
 from workbench.models.flops import ModelFlops, Work
 from workbench.models.outputs import computes_padding
 from workbench.trainer import distributed
+from workbench.trainer.batch_check import BatchCheck
+from workbench.trainer.batch_format import with_batch
 from workbench.trainer.batches import Batch, EpochLoader, num_rows, split_rows
 from workbench.trainer.calls import CallMeter
 from workbench.trainer.costs import REFUSED, Costs
 from workbench.trainer.loss import LossResult
+from workbench.trainer.precision import Precision
 from workbench.trainer.progress import Progress
+from workbench.trainer.randomness import seed_step
 
 
 class TrainerHooks(abc.ABC):
@@ -37,6 +41,47 @@ class TrainerHooks(abc.ABC):
     _uncounted_call = ""
     warnings: list[str]
     _progress: Progress
+    unread_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the constructor that this class, but none derived from it, refuses: nothing here reads them."""
+    precision: Precision
+    rank: int
+    world_size: int
+    step: int
+    batches_taken: int
+    _num_taken: int
+    _batch_check: BatchCheck | None = None
+    _held_out_number = 0
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        settings_class = getattr(cls, "settings_class", None)
+        if settings_class is not None and settings_class.batch is not None:
+            cls.__doc__ = with_batch(vars(cls).get("__doc__"), settings_class.batch)
+
+    def _checked(self, batch: Any) -> Batch:
+        """The loader's batch as settings.batch says that it is, on this device. DataError."""
+        if self._batch_check is None:
+            assert self.settings.batch is not None, f"{type(self.settings).__name__} declares no batch"
+            models = (self.policy, self.ref_model)
+            self._batch_check = BatchCheck.of(type(self).__name__, self.settings.batch, *models)
+        return self._batch_check(batch, self._batch_name, self.device)
+
+    def _unread_keys(self) -> list[str]:
+        """A warning of the batches' keys that nothing reads, as far as none was given of them yet."""
+        keys = self._batch_check.unread if self._batch_check is not None else ()
+        text = f"batches have keys that nothing reads: {', '.join(keys)}"
+        return [text] if keys and not any(text in warning for warning in self.warnings) else []
+
+    @property
+    def _batch_name(self) -> str:
+        """Of the loader's batch that is being prepared, for messages."""
+        number = self._held_out_number
+        return f"val_loader's batch {number}" if number else f"batch {self._batch_number}"
+
+    @property
+    def _batch_number(self) -> int:
+        """Of the train_loader's batch that is being prepared, counted from 1."""
+        return self.batches_taken + self._num_taken
 
     @property
     @abc.abstractmethod
@@ -54,6 +99,11 @@ class TrainerHooks(abc.ABC):
     @abc.abstractmethod
     def _compute_loss(self, outputs: Any, batch: Batch) -> LossResult | torch.Tensor:
         """Summed terms with their units and metrics; a bare scalar is the mean over the micro-batch's rows."""
+
+    def _loss_result(self, micro_batch: Batch) -> LossResult:
+        with self.precision.autocast():
+            result = self._compute_loss(self._forward(micro_batch), micro_batch)
+        return result if isinstance(result, LossResult) else LossResult.from_mean(result, num_rows(micro_batch))
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         """Dropout, references and what is trained, before the optimiser is made; by default dropout is off (eval mode).
@@ -179,6 +229,13 @@ class TrainerHooks(abc.ABC):
     def _count_tokens(self, batch: Batch) -> int:
         """Tokens of a batch, for throughput only."""
         return int(self._sequence_lengths(batch).sum())
+
+    def _seed(self, phase: int) -> None:
+        seed_step(self.device, self.settings.seed, self.step, phase, self.rank, self.world_size)
+
+    def _charge(self, costs: Costs) -> None:
+        """For hooks that prepare batches: what this process spent on it. It counts once the batches are ready."""
+        self._spent.add(costs)
 
     def _make_update_batches(self, batch: Batch) -> Iterable[Batch]:
         """The batches of the optimiser steps that one loader batch gives: rollouts, passes, minibatches."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from workbench.errors import DefinitionError
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,5 +34,11 @@ class LossResult:
 
     @classmethod
     def from_mean(cls, loss: torch.Tensor, num_rows: int) -> LossResult:
-        """A bare scalar taken as the mean over the micro-batch's rows."""
+        """A bare scalar taken as the mean over the micro-batch's rows. DefinitionError where it is none."""
+        shape = getattr(loss, "shape", None)
+        if shape is None or len(shape):
+            found = type(loss).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
+            raise DefinitionError(
+                f"_compute_loss gave a {found}; allowed a LossResult, or a scalar tensor, the mean over the rows"
+            )
         return cls({"loss": LossTerm(loss * num_rows, num_rows)})

@@ -39,9 +39,8 @@ STATE = ("rollout_row", "rollout_completions", "signals")
 
 
 class OnlineTrainer(BaseTrainer):
-    """Abstract. Batches {prompts (B, L) padded on the left, prompt_mask}, with texts, answers and prompt_ids (lists)
-    where rewards need them; or completions made elsewhere: responses (B, L) without the prompt, rewards (B,), and
-    optionally response_mask, old_logprobs (B, L) or (B,), ref_logprobs (B, L), group_ids (B,), ended (B,).
+    """Abstract. Batches are of prompts, with texts, answers and prompt_ids where rewards need them; or they bring
+    completions that were made elsewhere, with their rewards.
 
     reward_fn: a RewardSet, or a function called as TRL calls its own. Absent, settings.rewards are built.
     """
@@ -61,20 +60,13 @@ class OnlineTrainer(BaseTrainer):
 
     def _prepare_batch(self, batch: Any) -> Batch:
         """Tensors on this device; lists of texts, answers and prompt_ids as they are."""
-        prepared = {key: v.to(self.device) if isinstance(v, torch.Tensor) else v for key, v in batch.items()}
-        if "prompts" not in prepared:
-            found = ", ".join(map(str, prepared)) or "nothing"
-            raise DataError(
-                f"batch {self._batch_number}: found {found}, allowed prompts (B, L) and what goes with them"
-            )
+        prepared = self._checked(batch)
         prompts = prepared["prompts"]
         prepared["prompt_mask"] = prepared.get("prompt_mask", torch.ones_like(prompts, dtype=torch.bool)).bool()
         empty = ~prepared["prompt_mask"].any(1)
         if bool(empty.any()):
             rows = empty.nonzero().flatten().tolist()
-            raise DataError(f"batch {self._batch_number}: rows {rows[:10]} have an empty prompt; drop them")
-        if "responses" in prepared and "rewards" not in prepared:
-            raise DataError(f"batch {self._batch_number}: responses without rewards; allowed both, or prompts alone")
+            raise DataError(f"{self._batch_name}: rows {rows[:10]} have an empty prompt; drop them")
         return prepared
 
     def _roll_out(self, batch: Batch, round_number: int = 0) -> Rollout:
@@ -360,11 +352,6 @@ class OnlineTrainer(BaseTrainer):
 
     def _eos_ids(self) -> tuple[int, ...]:
         if self.tokenizer is not None:
-            if not hasattr(self.tokenizer, "eos_ids"):
-                kind = type(self.tokenizer).__name__
-                raise DefinitionError(
-                    f"tokenizer is a {kind}, allowed workbench.models.tokenizer.Tokenizer.load(folder)"
-                )
             return self.tokenizer.eos_ids
         found = getattr(getattr(self.policy, "config", None), "eos_token_id", None)
         return tuple(found) if isinstance(found, list | tuple) else () if found is None else (found,)
@@ -390,4 +377,10 @@ def sequence_scores(model: torch.nn.Module, rollout: Rollout) -> list[float]:
     ids = torch.cat((rows["prompts"], rows["responses"]), 1)
     mask = torch.cat((rows["prompt_mask"], rows["response_mask"]), 1)
     order = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices  # real tokens first: padded on the right
-    return model(input_ids=ids.gather(1, order), attention_mask=mask.gather(1, order).long()).logits[:, 0].tolist()
+    logits = model(input_ids=ids.gather(1, order), attention_mask=mask.gather(1, order).long()).logits
+    if logits.ndim != 2 or logits.shape[1] != 1:
+        raise DefinitionError(
+            f"reward_model gives logits of {tuple(logits.shape)}; allowed one number a text (N, 1), such as "
+            "transformers' AutoModelForSequenceClassification with num_labels=1"
+        )
+    return logits[:, 0].tolist()

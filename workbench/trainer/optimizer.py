@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from workbench.errors import DefinitionError
 from workbench.models.passes import output_head
 from workbench.trainer.muon import MuonWithAdamW
 from workbench.trainer.settings import TrainerSettings
@@ -14,16 +15,16 @@ from workbench.trainer.settings import TrainerSettings
 def configure_optimizer(model: torch.nn.Module, settings: TrainerSettings) -> torch.optim.Optimizer:
     """What `settings.optimizer` names, over the model's trainable parameters: matrices decay, vectors do not.
 
-    Frozen parameters are left out. ValueError when nothing is trainable, or nothing that Muon is for.
+    Frozen parameters are left out. DefinitionError when nothing is trainable, or nothing that Muon is for.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
-        raise ValueError("the model has no trainable parameter: unfreeze some, or add an adapter")
+        raise DefinitionError("the model has no trainable parameter: unfreeze some, or add an adapter")
     if settings.optimizer == "adamw":
         return _adamw(trainable, settings)
     hidden = hidden_matrices(model)
     if not hidden:
-        raise ValueError("optimizer: muon is for hidden matrices and none is trainable here; use adamw")
+        raise DefinitionError("optimizer: muon is for hidden matrices and none is trainable here; use adamw")
     # "match_rms_adamw" scales an update by 0.2 sqrt(max(rows, columns)) (arXiv 2502.16982, section 2.2), to the size
     # that AdamW's have, where Jordan scales by sqrt(max(1, rows / columns)) and needs a learning rate of its own.
     muon = torch.optim.Muon(

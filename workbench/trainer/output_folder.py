@@ -32,12 +32,14 @@ class OutputFolder:
         self._checkpointed_at = time.monotonic()
         self.saved_step: int | None = None
         """The step of the checkpoint that was written last."""
+        self._is_own = False
 
     # Rows.
 
     def open_records(self, last_step: int) -> None:
         """Drop every recorded row after last_step, so that going on from there leaves no gap and no duplicate."""
         self.close()
+        self._is_own = True
         self._checkpointed_at = time.monotonic()
         if not self._writes or self.path is None:
             return
@@ -48,6 +50,11 @@ class OutputFolder:
                 store.truncate_after(last_step)
                 store.close()
         self._metrics = MetricStore(self.path / RECORDS[0])
+
+    def holds_another_run(self) -> bool:
+        """Whether there are records here that neither a resume asked for nor this run wrote."""
+        path = self.path / RECORDS[0] if self.path is not None and not self._is_own else None
+        return path is not None and path.exists() and path.stat().st_size > 0
 
     def append(self, row: dict[str, Any]) -> None:
         """Record one step's metrics."""
@@ -121,6 +128,7 @@ class OutputFolder:
         """The newest valid checkpoint up to which every record is whole: what a crash has cut off them is done again.
         None where there is none, or the records end before it. CheckpointError when there are some and none is valid.
         """
+        self._is_own = True
         if self.path is None or checkpoint.newest_valid(self.path / "checkpoints") is None:
             return None
         folders = checkpoint.steps_newest_first(self.path / "checkpoints")

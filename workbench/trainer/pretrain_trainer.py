@@ -13,3 +13,4 @@ class PretrainTrainer(SFTTrainer):
     """SFT's loss on rows in which every token is a label."""
 
     settings_class: ClassVar[type[TrainerSettings]] = PretrainSettings
+    unread_arguments: ClassVar[tuple[str, ...]] = SFTTrainer.unread_arguments

@@ -41,8 +41,8 @@ def create_trainer(name: str, **arguments: Any) -> BaseTrainer:
 
 
 def _find(name: str, kind: str) -> Any:
-    if name not in trainer_names():
-        near = difflib.get_close_matches(name, trainer_names(), n=1)
+    if not isinstance(name, str) or name not in trainer_names():
+        near = difflib.get_close_matches(str(name), trainer_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise DefinitionError(f"trainer is {name!r}; there are {', '.join(trainer_names())}{hint}")
     module = importlib.import_module(f"workbench.trainer.{name}_{kind}")

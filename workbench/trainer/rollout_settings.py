@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from workbench.config import AtOnce, NonNegativeInt, check_product
 from workbench.generation.sampling import SamplingSettings
 from workbench.rewards.settings import RewardSettings
+from workbench.trainer.batch_format import PROMPTS, BatchFormat
 from workbench.trainer.settings import DataForm, TrainerSettings
 
 
@@ -16,6 +17,7 @@ class RolloutSettings(TrainerSettings):
     """Sample completions of prompts, score them, learn from them."""
 
     data_form: ClassVar[DataForm] = "prompts"
+    batch: ClassVar[BatchFormat | None] = PROMPTS
 
     learning_rate: NonNegativeFloat = 1.0e-5
     """Peak learning rate; far below that of fine-tuning on given answers."""

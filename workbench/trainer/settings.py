@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from workbench.config import AtOnce, NonNegativeInt, PositiveInt, Seconds, Seed, Settings
+from workbench.trainer.batch_format import BatchFormat
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -76,6 +77,8 @@ class TrainerSettings(Settings):
     """What the trainer learns from."""
     needs_reference: ClassVar[bool] = False
     """Whether its pairs come with a reference's log-probabilities, which are computed before the run and charged."""
+    batch: ClassVar[BatchFormat | None] = None
+    """The keys of its batches; None: an own trainer's, which nothing checks but itself."""
 
     steps: PositiveInt | None = None
     """Optimiser steps; when absent, `epochs` decides."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from workbench.config import AtOnce
+from workbench.trainer.batch_format import ROWS, BatchFormat
 from workbench.trainer.settings import Fraction, TrainerSettings
 
 
 class SFTSettings(TrainerSettings):
     """Supervised fine-tuning on prompt and completion."""
+
+    batch: ClassVar[BatchFormat | None] = ROWS
 
     batch_rows: AtOnce = 32
     """Rows per optimiser step, over all processes."""

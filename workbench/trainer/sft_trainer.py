@@ -19,13 +19,13 @@ from workbench.trainer.sft_settings import SFTSettings
 
 
 class SFTTrainer(BaseTrainer):
-    """Batches {input_ids (B, L), labels (B, L) with -100 at the prompt, attention_mask (B, L) optional}.
+    """The loss is the mean over the labelled tokens of the whole step, nats.
 
-    Packed rows come with position_ids (B, L) instead of a mask: positions that restart at 0 with each text.
-    The loss is the mean over the labelled tokens of the whole step, nats.
+    Packed rows come with position_ids instead of a mask: positions that restart at 0 with each text.
     """
 
     settings_class: ClassVar[type[TrainerSettings]] = SFTSettings
+    unread_arguments: ClassVar[tuple[str, ...]] = ("ref_model", "reward_fn", "reward_model")
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         named = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Dropout)]
@@ -35,11 +35,11 @@ class SFTTrainer(BaseTrainer):
         return model.train(any(module.p > 0 for _, module in named))
 
     def _prepare_batch(self, batch: Any) -> Batch:
-        prepared = {key: value.to(self.device) for key, value in batch.items()}
+        prepared = self._checked(batch)
         unlabelled = (_wanted(prepared) == IGNORED).all(1)
         if bool(unlabelled.any()):
             rows = unlabelled.nonzero().flatten().tolist()
-            raise DataError(f"batch {self._batch_number}: rows {rows[:10]} have no label to learn from (all -100)")
+            raise DataError(f"{self._batch_name}: rows {rows[:10]} have no label to learn from (all -100)")
         return prepared
 
     def _count_units(self, batch: Batch) -> dict[str, float]:

@@ -10,6 +10,7 @@ from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.tracking.words import plural
 from workbench.trainer.grpo_settings import GRPOSettings
+from workbench.trainer.registry import get_settings_class
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import TrainerSettings
 
@@ -123,6 +124,18 @@ def explain(experiment: Experiment) -> str:
     for trainer in dict.fromkeys(run.trainer for run in experiment.runs):
         run = next(run for run in experiment.runs if run.trainer == trainer)
         lines += [f"conventions of {trainer}", *_table([Row(*pair, "") for pair in conventions(run).items()]), ""]
+    return "\n".join(lines)
+
+
+def explain_trainer(name: str) -> str:
+    """A trainer's settings with their defaults, and what its batches hold when it is used from Python."""
+    settings_class = get_settings_class(name)
+    lines = [f"{name}: {(settings_class.__doc__ or '').strip().splitlines()[0]}", "", "settings"]
+    lines += _table(
+        [Row(key, field.default, field.description or "") for key, field in settings_class.model_fields.items()]
+    )
+    if settings_class.batch is not None:
+        lines += ["", settings_class.batch.described]
     return "\n".join(lines)
 
 

@@ -1,0 +1,88 @@
+"""A model that is in memory alone, with no folder that it was read from, as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.disk import make_folder, writing
+from workbench.errors import StorageError
+from workbench.models.adapters import merged_tensors
+from workbench.models.by_transformers import published_tensors
+from workbench.models.passes import config_field, unwrapped
+from workbench.models.weights import name_ends, write_tensors
+
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""transformers' classes of the families that our own Llama runs."""
+
+
+def save_from_memory(model: torch.nn.Module, folder: Path, tokenizer: Any = None) -> None:
+    """config.json, model.safetensors and the tokenizer's files, atomically; adapters are merged. A module without a
+    configuration, which no other tool could load, leaves model.safetensors alone."""
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        make_folder(folder.parent)
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            _write(unwrapped(model), partial, tokenizer)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    except StorageError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write(model: torch.nn.Module, folder: Path, tokenizer: Any) -> None:
+    model = _merged_by_peft(model)
+    tensors = published_tensors(model, merged_tensors(model))
+    write_tensors(tensors, folder / "model.safetensors")
+    config = _config_of(model)
+    if config is None:
+        return
+    dtype = next(value.dtype for value in tensors.values() if value.is_floating_point())
+    _write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
+    generation = config_field(model, "generation_config")
+    if generation is not None:
+        _write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
+    if callable(getattr(tokenizer, "save", None)):
+        tokenizer.save(folder)
+        name_ends(folder, tokenizer.eos_ids)
+
+
+def _merged_by_peft(model: torch.nn.Module) -> torch.nn.Module:
+    """Of a model that peft wraps, what it wraps, with the adapter merged in; any other as it is."""
+    merge = getattr(model, "merge_and_unload", None)
+    if not callable(merge):
+        return model
+    return copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]
+
+
+def _config_of(model: torch.nn.Module) -> dict[str, Any] | None:
+    """config.json of a model; None where it has no configuration of transformers' kind."""
+    config = config_field(model, "config")
+    if callable(getattr(config, "to_json_string", None)):
+        fields = json.loads(config.to_json_string())
+        fields["architectures"] = [type(model).__name__]
+    elif callable(getattr(config, "to_dict", None)):
+        fields = dict(config.to_dict())
+        fields.setdefault("architectures", [_ARCHITECTURES[fields["model_type"]]])
+    else:
+        return None
+    fields.pop("torch_dtype", None)
+    fields.pop("quantization_config", None)  # what was held in fewer bits is written in full
+    return fields
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
