@@ -230,6 +230,20 @@ def test_costs_and_rewards_stay_measured_by_the_versions_of_training():
 
 
 @pytest.mark.slow
+def test_more_held_out_pairs_are_measured_on_and_not_trained_for(plan):
+    collect = {"task": "sort", "digits": 3, "pairs": 16, "samples_per_prompt": 2, "no_correct": "reference"}
+
+    def definition(held_out: int) -> dict[str, Any]:
+        return DPO | {"data": {"collect": collect | {"held_out_pairs": held_out}}, "evaluate": OLD | {"every": 0}}
+
+    train(plan(definition(4)))
+    scored, trained = score(plan(definition(8))), train(plan(definition(8), "anew"), "anew")
+    assert [json.dumps(row) for row in rows(scored)] == [json.dumps(row) for row in rows(trained)]
+    assert rows(scored, "pairs") == rows(trained, "pairs")
+    assert rows(scored)[-1]["eval/num_pairs"] == 8
+
+
+@pytest.mark.slow
 @pytest.mark.multi
 def test_the_command_scores_again_and_takes_back_every_run_of_a_sweep(lab, define, command):
     definition = SFT | {"model": {"preset": "tiny"}, "sweep": {"seeds": 2}, "evaluate": OLD | {"every": 0}}
