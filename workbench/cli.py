@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from workbench.errors import DefinitionError, DivergenceError, StorageError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
-from workbench.tracking.terminal import complain, let_go, open_streams, say
+from workbench.tracking.terminal import complain, let_go, open_streams, say, told_when_slow
 
 if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("run", metavar="RUN", help="experiment/variant/seed0, or a model folder")
     sample.add_argument("prompt", metavar="PROMPT")
     sample.add_argument("--num", type=_positive, default=1, help="completions")
-    sample.add_argument("--max-new-tokens", type=_positive, default=128)
+    sample.add_argument("--max-new-tokens", type=_positive, help="128, and as many as fit, unless said")
     sample.add_argument("--temperature", type=_temperature, default=1.0, help="0: the likeliest token")
     sample.add_argument("--seed", type=_seed, default=0)
     sample.add_argument("--raw", action="store_true", help="the prompt as it stands, whatever the run was trained on")
@@ -191,8 +191,10 @@ def _folder(text: str) -> Path:
 def _load(parsed: argparse.Namespace) -> Experiment:
     from workbench.experiment.definition.overrides import split_settings
     from workbench.experiment.definition.resolve import load_experiment
+    from workbench.experiment.plan_file import as_planned
 
-    return load_experiment(parsed.name, [*parsed.set, *split_settings(parsed.settings)])
+    definition, overrides = as_planned(parsed.name, parsed.runs)
+    return load_experiment(definition, [*overrides, *parsed.set, *split_settings(parsed.settings)])
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -263,7 +265,8 @@ def _data(parsed: argparse.Namespace) -> int:
 def _write_report(folder: Path) -> Path:
     from analysis.report import write_report
 
-    return write_report(folder)
+    with told_when_slow(f"writing the report of {folder.name}"):
+        return write_report(folder)
 
 
 def _report(parsed: argparse.Namespace) -> int:
@@ -276,7 +279,10 @@ def _compare(parsed: argparse.Namespace) -> int:
     from analysis.report import write_comparison
 
     folders = [parsed.runs / name for name in _experiments(parsed.names, parsed.runs)]
-    say(write_comparison(folders, parsed.runs / "reports" / _together(folder.name for folder in folders)))
+    out = parsed.runs / "reports" / _together(folder.name for folder in folders)
+    with told_when_slow("writing the comparison"):
+        page = write_comparison(folders, out)
+    say(page)
     return 0
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from analysis.load import load_folders
-from workbench.errors import ModelError
+from workbench.errors import DefinitionError, ModelError
 from workbench.experiment.changes import describe_change
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import estimate
 from workbench.experiment.identity import counted_before, differences, identify, measuring_versions
 from workbench.experiment.plan import plan_runs, waves
-from workbench.experiment.plan_file import write_plan
+from workbench.experiment.plan_file import as_planned, write_plan
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.speed import Speed
 from workbench.experiment.status import status_text
@@ -324,3 +324,13 @@ def test_a_path_too_long_for_a_run_s_files_is_said_when_it_is_planned(lab):
     assert (planned.state, "bytes, allowed 3695; choose RUNS=folder" in planned.reason) == ("broken", True)
     [planned] = plan_runs([run], lab / ("é" * 128), {run.key: "float32"})
     assert (planned.state, "a name of 256 bytes, allowed 255" in planned.reason) == ("broken", True)
+
+
+def test_the_long_name_of_an_overridden_experiment_stands_for_what_it_was_run_with(lab):
+    overrides = ["steps=2", "learning_rate=1e-4"]
+    experiment = load_experiment("start", overrides, lab / "experiments")
+    write_plan(experiment, lab / "runs", notes=[])
+    assert as_planned(experiment.name, lab / "runs") == ("start", overrides)
+    assert as_planned("start", lab / "runs") == ("start", [])
+    with pytest.raises(DefinitionError, match=r"NAME: found 'start\+steps=3', of which .* holds no plan"):
+        as_planned("start+steps=3", lab / "runs")

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.disk import make_folder
+from workbench.errors import DefinitionError
 from workbench.experiment.definition.overrides import join_settings
 from workbench.experiment.definition.schema import START, Experiment
+from workbench.experiment.definition.source import show
 from workbench.experiment.run_folder import write_json
 from workbench.redaction import redact
 from workbench.tracking.reader import read_json, read_sealed, sealed
@@ -39,6 +41,8 @@ def _plan(experiment: Experiment, starts: list[str | None], notes: list[str]) ->
         "experiment": experiment.name,
         "question": experiment.question,
         "command": command_of(experiment),
+        "definition": experiment.definition,
+        "overrides": list(experiment.overrides),
         "definition_file": experiment.file,
         "axes": [{"name": name, "values": list(values)} for name, values in experiment.axes.items()],
         "arms": list(experiment.arms),
@@ -58,6 +62,21 @@ def failures_of(experiment: Experiment, runs: Path) -> dict[str, tuple[str, str]
 def plan_path(experiment: Experiment, runs: Path) -> Path:
     """Where it is."""
     return runs / experiment.name / "plan.json"
+
+
+def as_planned(name: str, runs: Path) -> tuple[str, list[str]]:
+    """The definition and the overrides that a name stands for: NAME+overrides is the folder of an experiment that was
+    run with them, and its plan holds what they were. DefinitionError where no such plan is there."""
+    if "+" not in name or "/" in name:
+        return name, []
+    plan = read_sealed(runs / name / "plan.json") or {}
+    definition, overrides = plan.get("definition"), plan.get("overrides")
+    if not isinstance(definition, str) or not isinstance(overrides, list):
+        raise DefinitionError(
+            f"command line: NAME: found {show(name)}, of which {runs} holds no plan, allowed NAME={name.split('+')[0]} "
+            "and its overrides: SET=..."
+        )
+    return definition, [str(override) for override in overrides]
 
 
 def command_of(experiment: Experiment) -> str:

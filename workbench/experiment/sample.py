@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from workbench.errors import DefinitionError
 from workbench.experiment.run_folder import RunFolder
+from workbench.models.positions import model_positions
 from workbench.tracking.reader import read_run
+
+NEW_TOKENS = 128
+MAX_NEAR = 5
+"""Names of runs in a message."""
 
 
 def sample_text(
@@ -15,7 +21,7 @@ def sample_text(
     prompt: str,
     *,
     num_samples: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     temperature: float,
     seed: int,
     raw: bool = False,
@@ -23,8 +29,9 @@ def sample_text(
 ) -> list[str]:
     """Completions of the prompt by the model of a run (experiment/variant/seed0) or of a model folder.
 
-    temperature 0 takes the likeliest token. The prompt is rendered as the run's training data was: where that went
-    through the chat template, as a user's turn, unless raw. system: a system turn before it, through the template.
+    max_new_tokens: None takes NEW_TOKENS, or as many as the model has positions for. temperature 0 takes the likeliest
+    token. The prompt is rendered as the run's training data was: where that went through the chat template, as a user's
+    turn, unless raw. system: a system turn before it, through the template.
     """
     from workbench.data.conversations import Turns
     from workbench.data.tokenise import encode_prompts
@@ -47,11 +54,17 @@ def sample_text(
         [ids],
         [row_seed(seed, prompt)],
         settings=SamplingSettings(temperature=temperature) if temperature else None,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens or _fitting(folder, len(ids)),
         eos_ids=tokenizer.eos_ids,
         num_samples=num_samples,
     )
     return tokenizer.decode_batch([sample.token_ids for sample in samples])
+
+
+def _fitting(folder: Path, num_prompt_tokens: int) -> int:
+    """Tokens of a completion that nobody has said the length of."""
+    positions = model_positions(folder)
+    return NEW_TOKENS if positions is None else max(1, min(NEW_TOKENS, positions.most - num_prompt_tokens))
 
 
 def find_model(runs: Path, name: str) -> tuple[Path, bool]:
@@ -64,9 +77,14 @@ def find_model(runs: Path, name: str) -> tuple[Path, bool]:
     names = [str(path.relative_to(runs)) for path in found]
     matches = [path for path, key in zip(found, names, strict=True) if key == name or key.startswith(f"{name}/")]
     if len(matches) != 1:
-        found_text = ", ".join(str(path.relative_to(runs)) for path in matches[:6]) or "no finished run"
-        allowed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        raise DefinitionError(f"RUN: found {found_text} for {name!r}, allowed one of {allowed or '(none is finished)'}")
+        several = [str(path.relative_to(runs)) for path in matches]
+        near = several or difflib.get_close_matches(name, names, n=MAX_NEAR, cutoff=0.4) or names
+        allowed = f"one of {', '.join(near[:MAX_NEAR])}" if near else "a run that is finished: there is none"
+        more = f" ({len(names)} runs are finished)" if len(names) > len(near[:MAX_NEAR]) else ""
+        found_text = (
+            f"{name!r}, which is {len(several)} finished runs" if several else f"{name!r}, which is no finished run"
+        )
+        raise DefinitionError(f"RUN: found {found_text}, allowed {allowed}{more}")
     RunFolder(runs, str(matches[0].relative_to(runs))).verify_model()
     record = read_run(matches[0])
     counts = (record.provenance.get("counts") or {}).get("data") or {}

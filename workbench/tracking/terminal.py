@@ -6,7 +6,9 @@ import contextlib
 import io
 import os
 import sys
+import threading
 import unicodedata
+from collections.abc import Iterator
 from typing import TextIO
 
 from workbench.errors import StorageError
@@ -53,6 +55,18 @@ def complain(text: object) -> None:
     """A line on standard error; where nobody takes it, the exit code tells."""
     with contextlib.suppress(OSError, ValueError):
         print(visible(redact(str(text))), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def told_when_slow(what: str, seconds: float = 1.5) -> Iterator[None]:
+    """Says what is being done where it takes longer than that, once, on standard error."""
+    timer = threading.Timer(seconds, complain, [f"{what} ..."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def open_streams() -> None:

@@ -142,6 +142,7 @@ class Console:
         self._stages: dict[str, tuple[int, int, float]] = {}
         self._lines_drawn = 0
         self._drawn_at: float | None = None
+        self._made_at = self._clock()
         self._started_at: float | None = None
         self._silent = False
 
@@ -257,7 +258,7 @@ class Console:
         others = [f"{number} {outcome}" for outcome, number in outcomes.items()]
         harmed = sum(run.harmed for run in self._runs.values())
         others += [f"{harmed} of them ended badly"] if harmed else []
-        parts = [f"{finished}/{len(self._runs)} runs", *others, format_duration(elapsed)]
+        parts = [f"{finished}/{len(self._runs)} runs", *others, format_duration(self._clock() - self._made_at)]
         left = sum(max(0, run.num_steps - run.step) for run in self._runs.values() if not run.ended)
         done = sum(run.step - (run.first_step or 0) for run in self._runs.values() if run.first_step is not None)
         if left and done > 0 and elapsed > 0:
