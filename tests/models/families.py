@@ -172,6 +172,7 @@ def check(kind: str, folder: Path) -> dict[str, str]:
         "cache": ("yes" if verdict.padded_cache else "one length") if verdict.cache else "recomputed",
         "completions": "one prefill" if verdict.cache else "recomputed",
         "packing": "packed" if verdict.packed else "padded" if verdict.batch else "row by row",
+        "FLOPs": flops_charged(model),
         "remark": "",
     }
 
@@ -204,7 +205,26 @@ def check_samples(kind: str, model: torch.nn.Module, theirs: torch.nn.Module, cl
             assert all(sample == samples[0] for sample in samples)
 
 
-COLUMNS = ("family", "forward", "head", "cache", "completions", "packing", "remark")
+@torch.enable_grad()
+def flops_charged(model: torch.nn.Module) -> str:
+    """What an SFT step on rows of 8 tokens, one at a time, is charged beside what torch's counter finds of it."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from workbench.models.counted import own_kernels
+    from workbench.trainer import SFTTrainer
+
+    ids = torch.arange(3, 11).repeat(2, 1)
+    settings = SFTTrainer.settings_class(steps=1, device="cpu", precision="float32", micro_batch_rows=1)
+    trainer = SFTTrainer(model, None, [{"input_ids": ids, "labels": ids}], settings=settings)
+    if trainer.uncounted:
+        return "not counted"
+    with FlopCounterMode(display=False, custom_mapping=own_kernels()) as counter:
+        trainer._train_step()
+    share = trainer.costs.flops / counter.get_total_flops()
+    return "as computed" if abs(share - 1) <= 0.05 else f"{100 * (share - 1):+.0f} %"
+
+
+COLUMNS = ("family", "forward", "head", "cache", "completions", "packing", "FLOPs", "remark")
 
 
 def table(rows: list[dict[str, str]]) -> str:

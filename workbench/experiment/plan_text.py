@@ -142,7 +142,7 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
     if found.tokens_per_step:
         parts.append(f"about {found.tokens_per_step:,.0f} tokens a step{_how_counted(found)}")
     if found.flops:
-        parts.append(f"{found.flops:.2g} FLOPs")
+        parts.append(f"{found.flops:.2g} FLOPs by its parameters, all of them at every token")
     if found.memory_bytes:
         parts.append(f"about {as_text(found.memory_bytes)} of memory beside the libraries")
     return "; ".join(parts)
