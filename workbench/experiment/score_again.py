@@ -136,7 +136,7 @@ def _measure(trainer: BaseTrainer, trained: Trained) -> tuple[dict[int, dict[str
             else:
                 continue  # damaged since it was planned
         complain(f"scoring again: step {step} of {last}")
-        rows[step] = trainer.evaluate()
+        rows[step] = trainer.evaluate() if trainer.evaluators else {}
     return rows, under
 
 
