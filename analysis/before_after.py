@@ -13,6 +13,7 @@ from analysis import stats
 from analysis.checkpoints import final_items
 from analysis.measures import BY_COLUMN, Measure, format_p
 from analysis.study import Study, Variant
+from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ def _exact_match(variant: Variant, before: pd.DataFrame, after: pd.DataFrame) ->
     lost, gained, exact = stats.mcnemar(list(first), list(last))
     was, became = (stats.wilson(int(right.sum()), n) for right in (first, last))
     change = stats.Interval(became.mean - was.mean, math.nan, math.nan, n)
-    how = f"of {n} prompts {gained} gained, {lost} lost; exact McNemar {format_p(exact.p)}"
+    how = f"of {plural(n, 'prompt')} {gained} gained, {lost} lost; exact McNemar {format_p(exact.p)}"
     return [Change(variant, BY_COLUMN["eval/exact_match_greedy"], was, became, change, exact.p, how)]
 
 
@@ -77,7 +78,7 @@ def _loss(variant: Variant, before: pd.DataFrame, after: pd.DataFrame) -> list[C
     measure = replace(BY_COLUMN["eval/loss"], least=0.0)  # of rows it is a negative log-likelihood
     was, became = (measure.within(stats.ratio_interval(list(rows["loss_sum"]), tokens)) for rows in (first, last))
     change = stats.ratio_interval(list(difference), tokens)
-    how = f"paired over {len(first)} rows, weighed by their tokens"
+    how = f"paired over {plural(len(first), 'row')}, weighed by their tokens"
     return [Change(variant, measure, was, became, change, math.nan, how)]
 
 
@@ -94,4 +95,4 @@ def _with_limits(interval: stats.Interval, change: Change) -> str:
     text = change.measure.text
     if math.isnan(interval.low):
         return text(interval.mean)
-    return f"{text(interval.mean)} (95 % interval {text(interval.low)} to {text(interval.high)})"
+    return f"{text(interval.mean)} (95 % interval {change.measure.span(interval.low, interval.high)})"

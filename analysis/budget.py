@@ -12,6 +12,7 @@ from analysis import comparability, stats
 from analysis.claims import Comparison
 from analysis.measures import COSTS, STEPS, Measure, format_number, join
 from analysis.study import Study, Variant
+from workbench.tracking.words import plural
 
 AXES = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds", "step")
 UNLIKE = 1.1
@@ -144,7 +145,7 @@ def at_equal_flops(study: Study, measure: Measure) -> list[str]:
             apart.append(f"{first.label} is better than {second.label} (by {measure.text(abs(c.test.difference))})")
     where = f"At equal FLOPs ({format_number(high, 'flops')}, the most that all of them spent)"
     said = join(apart) if apart else "no two settings can be told apart"
-    return [f"{where}, {said}; Welch on seeds, Holm over {len(found)} pairs, level 0.05."]
+    return [f"{where}, {said}; Welch on seeds, Holm over {plural(len(found), 'pair')}, level 0.05."]
 
 
 def flags(study: Study) -> list[str]:

@@ -18,8 +18,11 @@ from analysis.checkpoints import interval_of
 from analysis.left_out import unfinished, without_value
 from analysis.measures import Measure, format_number, format_p, join, join_few, plain
 from analysis.study import Study, Variant, starts_of
+from workbench.tracking.words import plural
 
 LEVEL = 0.05
+NAMED = 3
+"""Settings up to which all are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
     close = [c for c in ours if not c.separated]
     result = (
         f"{measure.subject} is {'highest' if close else 'best'} at {best.label}{where}: "
-        f"{_with_interval(interval, measure)} over {interval.n} seeds{against}"
+        f"{_with_interval(interval, measure)} over {plural(interval.n, 'seed')}{against}"
     )
     if close:
         beside = [_beside(study, measure, other) for other in _others(best, close)]
@@ -190,7 +193,7 @@ def _equal(study: Study, measure: Measure, compared: list[Variant], flags: list[
     mean = measure.text(float(np.mean(study.values(compared[0], measure.column))))
     start = study.start_value(measure.column)
     against = f", against {measure.text(start)} at the start" if not math.isnan(start) else ""
-    result = f"{measure.subject} has the same mean, {mean}, at all {len(compared)} settings{against}."
+    result = f"{measure.subject} has the same mean, {mean}, at all {plural(len(compared), 'setting')}{against}."
     certainty = f"{_from_start(study)}, no setting is ahead of another: there is no difference to test."
     grounds = _gain_grounds(study, measure) + _power_grounds(study, measure) + _alone(study, measure)
     return Answer(result, certainty, grounds, flags)
@@ -223,10 +226,10 @@ def _from_start(study: Study) -> str:
 
 
 def _verdict(best: Variant, apart: list[Comparison], close: list[Comparison], m: int, measure: Measure) -> str:
-    method = f"Welch's test on seed means, Holm over all {m} pairs" if m > 1 else "Welch's test on seed means"
+    method = f"Welch's test on seed means, Holm over all {plural(m, 'pair')}" if m > 1 else "Welch's test on seed means"
 
     def others(comparisons: list[Comparison]) -> str:
-        return join([variant.label for variant in _others(best, comparisons)])
+        return _all_or_named([variant.label for variant in _others(best, comparisons)], len(apart) + len(close))
 
     if not apart and not close:
         return "no other setting has two finished seeds, so nothing can be compared"
@@ -236,6 +239,11 @@ def _verdict(best: Variant, apart: list[Comparison], close: list[Comparison], m:
     better = f"{best.label} is better than {others(apart)} by {_differences(best, apart, measure)}"
     tested = f"{better}, {_worst(apart)} ({method})"
     return f"{tested}; {ahead}: no claim" if close else tested
+
+
+def _all_or_named(labels: list[str], of: int, every: str = "each of the {} others") -> str:
+    """The labels; where there are many and they are all that there are, how many."""
+    return every.format(of) if len(labels) == of > NAMED else join(labels)
 
 
 def _differences(best: Variant, comparisons: list[Comparison], measure: Measure) -> str:
@@ -279,13 +287,10 @@ def _gain_grounds(study: Study, measure: Measure) -> list[str]:
     if not found:
         return []
     parts = []
-    if up:
-        parts.append(f"better at {join(up)}")
-    if down:
-        parts.append(f"worse at {join(down)}")
-    if unclear:
-        parts.append(f"not told from it at {join(unclear)}")
-    family = f", Holm over {len(found)} settings" if len(found) > 1 else ""
+    for labels, said in ((up, "better"), (down, "worse"), (unclear, "not told from it")):
+        if labels:
+            parts.append(f"{said} at {_all_or_named(labels, len(found), 'each of the {} settings')}")
+    family = f", Holm over {plural(len(found), 'setting')}" if len(found) > 1 else ""
     return [f"Against the start itself: {'; '.join(parts)} (one-sample t over seeds{family}, level 0.05)."]
 
 
@@ -296,12 +301,15 @@ def _power_grounds(study: Study, measure: Measure) -> list[str]:
     fewest = " (the fewest here)" if n < max(len(values) for values in groups) else ""
     spread = math.sqrt(float(np.mean([np.var(values, ddof=1) for values in groups])))
     effect = stats.minimum_detectable_effect(n, alpha=LEVEL / max(1, pairs))
-    level = f", at the level that Holm leaves for the first of {pairs} pairs" if pairs > 1 else ""
-    found = f"{n} seeds a setting{fewest} find a difference of {effect:.2f}"
+    level = f", at the level that Holm leaves for the first of {plural(pairs, 'pair')}" if pairs > 1 else ""
+    found = f"{plural(n, 'seed')} a setting{fewest} find a difference of {effect:.2f}"
     if stats.has_spread(spread, *map(np.asarray, groups)):
+        amount = format_number(effect * spread)
+        if measure.kind == "rate" and effect * spread > 1:
+            amount += ", more than two rates can differ by: no difference can be found"
         grounds = [
             f"The pooled seed standard deviation is {format_number(spread)}; {found} of these "
-            f"({format_number(effect * spread)}) four times in five{level}."
+            f"({amount}) four times in five{level}."
         ]
     else:
         grounds = [
@@ -336,9 +344,9 @@ def _single(study: Study, measure: Measure, variant: Variant, flags: list[str]) 
             "claimed about what the method would give again."
         )
         return Answer(result, certainty, before_after.in_words(before_after.changes(study)), flags)
-    certainty = f"The interval is Student's t over {len(values)} seeds; it speaks of this start only."
+    certainty = f"The interval is Student's t over {plural(len(values), 'seed')}; it speaks of this start only."
     if interval.is_constant:
-        certainty = f"The {len(values)} seeds gave one value: how far another may lie is not known."
+        certainty = f"The {plural(len(values), 'seed')} gave one value: how far another may lie is not known."
     return Answer(result, certainty, _gain_grounds(study, measure), flags)
 
 
@@ -367,7 +375,7 @@ def _with_interval(interval: stats.Interval, measure: Measure) -> str:
         return f"{mean} (one value, the same in all {interval.n}: no interval)"
     if math.isnan(interval.low):
         return mean
-    return f"{mean} (95 % interval {measure.text(interval.low)} to {measure.text(interval.high)})"
+    return f"{mean} (95 % interval {measure.span(interval.low, interval.high)})"
 
 
 def checked_by_number(study: Study) -> bool:

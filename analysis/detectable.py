@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analysis import stats
 from analysis.measures import Measure, format_number
+from workbench.tracking.words import plural
 
 SOME_FLIPS = 0.2
 """A share of prompts on which two checkpoints differ, beside the most there can be, one half."""
@@ -24,8 +25,8 @@ def in_words(*, seeds: int, variants: int, prompts: int | None, folder: Path) ->
         if not math.isnan(most):
             few = "" if math.isnan(least) else f"{least:.3f} if they differ on {SOME_FLIPS:.0%} of the prompts, "
             lines.append(
-                f"two checkpoints on {prompts:,} prompts: {few}{most:.3f} if on half, in exact match (McNemar's exact "
-                f"test{_first_of(pairs)}, which says nothing about methods)"
+                f"two checkpoints on {plural(prompts, 'prompt')}: {few}{most:.3f} if on half, in exact match "
+                f"(McNemar's exact test{_first_of(pairs)}, which says nothing about methods)"
             )
     return lines
 

@@ -26,9 +26,14 @@ class Measure:
     least: float | None = None
     """What it cannot be below, whatever its interval says; None: it can be anything. A rate lies between 0 and 1."""
 
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """The least and the greatest that it can be; None: nothing holds it."""
+        return (0.0, 1.0) if self.kind == "rate" else (self.least, None)
+
     def within(self, interval: Interval) -> Interval:
         """The interval with its limits held to what the measure can be."""
-        low, high = (0.0, 1.0) if self.kind == "rate" else (self.least, None)
+        low, high = self.bounds
         return replace(
             interval,
             low=interval.low if low is None else max(interval.low, low),
@@ -48,6 +53,15 @@ class Measure:
     def text(self, value: float) -> str:
         """The value as written in a table; an en dash for none."""
         return format_number(value, self.kind)
+
+    def span(self, low: float, high: float) -> str:
+        """ "low to high", with as many digits as tell the two apart."""
+        first, last = self.text(low), self.text(high)
+        digits = 4
+        while first == last and low != high and self.kind in ("rate", "nats", "seconds") and digits < 12:
+            first, last = (f"{value:.{digits}f}".replace("-", "−") for value in (low, high))
+            digits += 1
+        return f"{first} to {last}"
 
 
 OUTCOMES = (

@@ -9,10 +9,11 @@ from analysis import harms
 from analysis.incidents import incidents
 from analysis.measures import join
 from analysis.study import Study
+from workbench.tracking.words import plural
 
 MAX_WARNINGS = 8
 MAX_RUNS_NAMED = 4
-DONE = {"skip": "skipped", "rollback": "rolled back", "micro_batch_rows": "cut for memory", "stop": "stopped at"}
+DONE = {"skip": "skipped", "rollback": "rolled back", "micro_batch_rows": "cut for memory", "stop": "ended the run"}
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -34,7 +35,7 @@ def warnings(study: Study) -> list[str]:
     for text, runs in kinds.values():
         others = [f"{len(runs) - MAX_RUNS_NAMED} more"] if len(runs) > MAX_RUNS_NAMED else []
         named = join([*list(runs)[:MAX_RUNS_NAMED], *others])
-        found.append(f"Warned by {len(runs)} of {len(study.loaded.runs)} runs ({named}): {text}")
+        found.append(f"Warned by {len(runs)} of {plural(len(study.loaded.runs), 'run')} ({named}): {text}")
     more = len(found) - MAX_WARNINGS
     return [*found[:MAX_WARNINGS], f"{more} further kinds of warning stand in status.json."] if more > 0 else found
 
@@ -47,7 +48,8 @@ def _troubled(study: Study) -> list[str]:
     done = Counter(incident.action.split()[0] for incident in found)
     counted = join([f"{done[action]:,} {said}" for action, said in DONE.items() if done[action]])
     runs = len({incident.run for incident in found})
-    return [f"{runs} of {len(study.loaded.runs)} runs had steps in trouble ({counted}): Runs says which and when."]
+    of_all = f"{runs} of {plural(len(study.loaded.runs), 'run')}"
+    return [f"{of_all} had steps in trouble ({counted}): the section Runs says which and when."]
 
 
 def notes(study: Study) -> list[str]:

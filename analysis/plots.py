@@ -150,6 +150,22 @@ class Canvas:
             )  # fmt: skip
         axes.set_xlabel("optimiser step")
         axes.set_title(measure.axis_label, loc="left", fontsize=9)
+        hold(axes, self.study.measured(measure))
+
+
+def hold(axes: Axes, measure: Measure, along: str = "y") -> None:
+    """Let an axis show nothing that its measure cannot be: a rate beyond 0 and 1, a length below 0. Call it last."""
+    limits = axes.get_ylim() if along == "y" else axes.get_xlim()
+    least, most = measure.bounds
+    low, high = min(limits), max(limits)
+    low = low if least is None else max(low, least)
+    high = high if most is None else min(high, most)
+    if (low, high) == (min(limits), max(limits)) or not low < high:
+        return
+    held = (low, high) if limits[0] < limits[1] else (high, low)
+    (axes.set_ylim if along == "y" else axes.set_xlim)(held)
+    for line in axes.lines:  # a mark on the frame is drawn whole
+        line.set_clip_on(False)
 
 
 def _tidy(svg: str) -> str:

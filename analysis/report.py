@@ -22,6 +22,7 @@ from analysis.sections import (
     costs,
     equal_cost,
     frontier,
+    grid,
     learning,
     methods,
     prompts,
@@ -42,6 +43,7 @@ MAX_PAGE_BYTES = 5_000_000
 Make = Callable[[Study, Canvas], Section | None]
 SECTIONS: tuple[Make, ...] = (
     results.section,
+    grid.section,
     comparisons.section,
     frontier.section,
     equal_cost.section,
@@ -55,6 +57,7 @@ SECTIONS: tuple[Make, ...] = (
 )
 RANGE_TEST: tuple[Make, ...] = (range_test.section, costs.section)
 APART = {
+    grid.section: comparability.groups,
     frontier.section: comparability.kl_groups,
     equal_cost.section: comparability.groups,
     methods.section: comparability.groups,
@@ -159,6 +162,8 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     if len(study.variants) > 1:
         facts.append(("settings", f"{len(study.variants)}{f' of {study.axis}' if study.axis else ''}"))
     facts.append(("seeds a setting", str(study.seeds)))
+    if study.common:
+        facts.append(("in all settings", ", ".join(study.common)))
     return [*facts, ("decided by", study.deciding.label)] if study.deciding else facts
 
 

@@ -29,6 +29,9 @@ class Variant:
     """The line of a plot it belongs to: everything but the numeric axis."""
     position: float | None
     """Its place on the numeric axis; None where there is none."""
+    arm: str = ""
+    point: tuple[tuple[str, Any], ...] = ()
+    """Every swept setting with its value here."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Study:
     deciding: Measure | None
     start: Loaded | None = None
     notes: list[str] = field(default_factory=list)
+    common: list[str] = field(default_factory=list)
+    """The swept settings that all variants share, and that no label repeats."""
 
     def values(self, variant: Variant | str, column: str, *, finished: bool = True) -> list[float]:
         """That column of the variant's runs, by seed; what is not finite is left out (claims.without_value says so).
@@ -144,8 +149,9 @@ def _of_plans(plans: list[dict[str, Any]], loaded: Loaded) -> Study:
         note = f"{begun}: what was measured before training is the baseline, and it is not a rival of those."
         plans = [{**plans[0], "notes": [note, *(plans[0].get("notes") or [])]}, *plans[1:]]
     if len(names) == 1:
-        variants, axis = _variants(plans[0], loaded)
-        return _study(plans[0]["experiment"], plans[0].get("question") or "", plans, variants, axis, loaded)
+        variants, axis, common = _variants(plans[0], loaded)
+        study = _study(plans[0]["experiment"], plans[0].get("question") or "", plans, variants, axis, loaded)
+        return replace(study, common=common)
     variants = []
     for plan in plans:
         own = list(dict.fromkeys(run["variant"] for run in plan["runs"]))
@@ -207,33 +213,42 @@ def _as_planned(folder: str) -> dict[str, Any]:
     return {"variant": folder.split("/")[-2], "folder": folder, "seed": None, "arm": None}
 
 
-def _variants(plan: dict[str, Any], loaded: Loaded) -> tuple[list[Variant], str | None]:
-    """The plan's variants in order, and the one axis that is numeric (None with none or several)."""
+def _variants(plan: dict[str, Any], loaded: Loaded) -> tuple[list[Variant], str | None, list[str]]:
+    """The plan's variants in order, the one axis that is numeric (None with none or several), and what all share."""
     numeric = [
         axis["name"]
         for axis in plan.get("axes") or []
         if len(axis["values"]) > 1 and all(_is_number(value) for value in axis["values"])
     ]
     axis = numeric[0] if len(numeric) == 1 else None
-    rows = loaded.runs.to_dict("records")
-    variants: dict[str, Variant] = {}
-    for run, row in zip(plan["runs"], rows, strict=True):
-        point = run.get("point") or {
-            str(key).removeprefix("point/"): value
-            for key, value in row.items()
-            if str(key).startswith("point/") and not (isinstance(value, float) and math.isnan(value))
-        }
-        name = row["variant"]
-        parts = [f"{key} = {plain(value)}" for key, value in point.items()]
-        arm = [str(run["arm"])] if run.get("arm") else []
-        others = [f"{key} = {plain(value)}" for key, value in point.items() if key != axis]
+    points: dict[str, tuple[str, dict[str, Any]]] = {}
+    for run, row in zip(plan["runs"], loaded.runs.to_dict("records"), strict=True):
+        points.setdefault(row["variant"], (str(run.get("arm") or ""), _point_of(run, row)))
+    said = {name: {f"{key} = {plain(value)}" for key, value in point.items()} for name, (_, point) in points.items()}
+    shared = set.intersection(*said.values()) if len(said) > 1 else set()
+    variants = []
+    for name, (arm, point) in points.items():
+        parts = {key: f"{key} = {plain(value)}" for key, value in point.items()}
+        parts = {key: text for key, text in parts.items() if text not in shared}
+        others = [text for key, text in parts.items() if key != axis]
+        arms = [arm] if arm else []
         position = float(point[axis]) if axis in point else None
-        variants.setdefault(name, Variant(name, ", ".join(arm + parts) or name, ", ".join(arm + others), position))
-    ordered = list(variants.values())
+        label, group = ", ".join([*arms, *parts.values()]), ", ".join([*arms, *others])
+        variants.append(Variant(name, label or name, group, position, arm, tuple(point.items())))
     if axis:
-        groups = list(dict.fromkeys(variant.group for variant in ordered))
-        ordered.sort(key=lambda v: (groups.index(v.group), v.position if v.position is not None else math.inf))
-    return ordered, axis
+        groups = list(dict.fromkeys(variant.group for variant in variants))
+        variants.sort(key=lambda v: (groups.index(v.group), v.position if v.position is not None else math.inf))
+    return variants, axis, sorted(shared)
+
+
+def _point_of(run: Mapping[str, Any], row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The swept settings of a run, as planned or else as its definition has them."""
+    point: dict[str, Any] = run.get("point") or {
+        str(key).removeprefix("point/"): value
+        for key, value in row.items()
+        if str(key).startswith("point/") and not (isinstance(value, float) and math.isnan(value))
+    }
+    return point
 
 
 def _is_number(value: object) -> bool:

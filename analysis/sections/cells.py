@@ -27,7 +27,7 @@ def limits_text(interval: stats.Interval, measure: Measure) -> str:
     if interval.is_constant:
         return f"the same in all {interval.n}"
     found = measure.within(interval)
-    return "" if math.isnan(found.low) else f"{measure.text(found.low)} to {measure.text(found.high)}"
+    return "" if math.isnan(found.low) else measure.span(found.low, found.high)
 
 
 def signed(value: float, measure: Measure) -> str:

@@ -11,6 +11,7 @@ from analysis.measures import Measure, format_p
 from analysis.plots import Canvas
 from analysis.sections.cells import setting, signed
 from analysis.study import Study
+from workbench.tracking.words import plural
 
 SHOWN = 12
 """Rows up to which the table is not folded."""
@@ -72,7 +73,7 @@ def table(found: Sequence[Comparison], measure: Measure) -> Table:
     ]
     count = f"{len(rows)} comparison{'s' if len(rows) > 1 else ''} of {measure.label}, by Welch's test on seed means"
     caption = (
-        f"Difference is first less second. Holm adjusts over all {len(rows)} rows, since the best was found by "
+        f"Difference is first less second. Holm adjusts over {plural(len(rows), 'row')}, since the best was found by "
         "looking. The last column is the exact permutation p with the least value that this many seeds can reach: "
         "where the floor is above 0.05, the claim rests on near-normal scatter."
     )

@@ -13,6 +13,7 @@ from analysis.measures import COSTS, Measure, format_number, join, number_or_nan
 from analysis.plots import Canvas
 from analysis.sections.cells import setting
 from analysis.study import Study, Variant
+from workbench.tracking.words import plural
 
 FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops", "seconds")
 Costs = dict[str, float]
@@ -214,7 +215,7 @@ def repeats(study: Study) -> str:
             size = group_size(study, run)
             if size is not None:
                 found.setdefault(size, []).append(variant.label)
-    parts = [f"{size} times by {join(labels)}" for size, labels in found.items()]
+    parts = [f"{plural(size, 'time')} by {join(labels)}" for size, labels in found.items()]
     return f"Each prompt of a rollout was completed {join(parts)}." if parts else ""
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from analysis import budget, stats
 from analysis.document import Cell, Figure, Panel, Section, Table
 from analysis.measures import Measure, capital, format_number, format_p, power_of_ten
-from analysis.plots import MUTED, Canvas, slug
+from analysis.plots import MUTED, Canvas, hold, slug
 from analysis.sections.cells import setting, signed, with_interval
 from analysis.study import Study, starts_of
+from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +88,7 @@ def table(study: Study, measure: Measure) -> Table | None:
                     Cell(cost.label, None, (span,)),
                     setting(variant),
                     *(with_interval(interval, measure) for interval in (at_end, over)),
-                    Cell(format_number(median, cost.kind), median, (f"{len(reached)} of {len(own)} seeds",)),
+                    Cell(format_number(median, cost.kind), median, (f"{len(reached)} of {plural(len(own), 'seed')}",)),
                 ]
             )
             names = ("mean", "low", "high")
@@ -143,7 +144,7 @@ def comparisons(study: Study, measure: Measure) -> Table | None:
     )
     heads = [("cost", "at"), ("first", ""), ("second", ""), ("difference", ""), ("Welch", ""), ("Holm", "")]
     label = "Settings against each other at equal cost"
-    folded = f"{label}: {len(rows)} comparisons" if len(rows) > SHOWN else ""
+    folded = f"{label}: {plural(len(rows), 'comparison')}" if len(rows) > SHOWN else ""
     return Table("equal_cost_tests", heads, rows, flat, label=label, caption=caption, folded=folded)
 
 
@@ -192,6 +193,8 @@ def _draw(axes: Axes, canvas: Canvas, measure: Measure, cost: Measure) -> None:
     unit = ", ".join(part for part in (cost.unit, power_of_ten(scale) if scale else "") if part)
     axes.set_xlabel(f"{cost.label} ({unit})" if unit else cost.label)
     axes.set_title(measure.axis_label, loc="left", fontsize=9)
+    hold(axes, study.measured(measure))
+    hold(axes, cost, "x")
 
 
 def _scale(highest: float) -> int:

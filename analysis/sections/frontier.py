@@ -12,7 +12,7 @@ import numpy as np
 from analysis import stats
 from analysis.document import Cell, Figure, Panel, Section, Table
 from analysis.measures import BY_COLUMN, Measure, capital, join_few
-from analysis.plots import INK, MUTED, Canvas, slug
+from analysis.plots import INK, MUTED, Canvas, hold, slug
 from analysis.sections.cells import setting, with_interval
 from analysis.study import Study, Variant
 
@@ -174,6 +174,8 @@ def _draw_final(axes: Axes, canvas: Canvas, measure: Measure) -> None:
         axes.plot([0], [start], marker="+", markersize=9, color=INK, markeredgewidth=1.6, zorder=5)
     axes.set_xlabel("KL from the start (nats per sequence)")
     axes.set_title(f"final {measure.axis_label}", loc="left", fontsize=9)
+    hold(axes, measure)
+    hold(axes, BY_COLUMN[kl], "x")
 
 
 def _draw_paths(axes: Axes, canvas: Canvas, measure: Measure) -> None:
@@ -194,6 +196,8 @@ def _draw_paths(axes: Axes, canvas: Canvas, measure: Measure) -> None:
         axes.plot([0], [start], marker="+", markersize=9, color=INK, markeredgewidth=1.6, zorder=5)
     axes.set_xlabel("KL from the start (nats per sequence)")
     axes.set_title(f"{measure.label} during training", loc="left", fontsize=9)
+    hold(axes, measure)
+    hold(axes, BY_COLUMN[KL], "x")
 
 
 def finished_metrics(study: Study) -> list[tuple[Variant, Any]]:

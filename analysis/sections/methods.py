@@ -18,6 +18,7 @@ from analysis.plots import Canvas
 from analysis.sections.cells import with_interval
 from analysis.sections.rollouts import num_completions
 from analysis.study import Study, Variant
+from workbench.tracking.words import plural
 
 TO_LEVEL = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds")
 
@@ -232,10 +233,12 @@ def _add_levels(
             if not own:
                 cells.append(Cell("–", math.nan))
             elif not reached:
-                cells.append(Cell("never", math.nan, (f"in {len(own)} of {len(own)} seeds",)))
+                cells.append(Cell("never", math.nan, (f"in {len(own)} of {plural(len(own), 'seed')}",)))
             else:
                 median = float(np.median(reached))
-                cells.append(Cell(format_number(median, cost.kind), median, (f"{len(reached)} of {len(own)} seeds",)))
+                cells.append(
+                    Cell(format_number(median, cost.kind), median, (f"{len(reached)} of {plural(len(own), 'seed')}",))
+                )
         add(f"{cost.label} to {measure.text(level)}", cost.unit or "median of seeds that reached it", cells)
 
 

@@ -16,6 +16,7 @@ from analysis.prompts import Drift, Flips
 from analysis.sections.cells import limits_text, setting, signed
 from analysis.sections.checkpoints import paired_tests
 from analysis.study import Study
+from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,10 @@ def _flips_table(flipped: list[Flips]) -> Table:
                 *(_count(number, n) for number in (right, right + gained - lost, gained, lost)),
                 Cell(format_p(exact.p), exact.p),
                 Cell(format_p(p), p, tone="best" if p < 0.05 else ""),
-                *(Cell(str(number), float(number), (f"of {seeds} seeds",) if seeds > 1 else ()) for number in always),
+                *(
+                    Cell(str(number), float(number), (f"of {plural(seeds, 'seed')}",) if seeds > 1 else ())
+                    for number in always
+                ),
             ]
         )
         flat.append(
@@ -155,7 +159,7 @@ def _completions(flips: Flips, kind: str, rows: pd.DataFrame) -> Completions:
     shown = []
     for row in rows.head(SHOWN).to_dict("records"):
         times = int(row[f"{kind}_seeds"])
-        note = f"{kind} in {times} of {flips.seeds} seeds" if flips.seeds > 1 else ""
+        note = f"{kind} in {times} of {plural(flips.seeds, 'seed')}" if flips.seeds > 1 else ""
         pair = [_text(row["before"], bool(row["right_before"])), _text(row["after"], bool(row["right_after"]), note)]
         shown.append((_cut(str(row["prompt"]))[0], pair))
     label = f"{'Lost' if kind == 'lost' else 'Gained'} by {flips.variant.label}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +16,12 @@ from analysis.comparability import group_names, groups, restrict, start_value
 from analysis.document import Cell, Figure, Panel, Prose, Section, Table
 from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, capital, join, join_few, plain
 from analysis.over_optimisation import by_pairs
-from analysis.plots import FIRST, MARKERS, MUTED, SECOND, Canvas, slug
+from analysis.plots import FIRST, MARKERS, MUTED, SECOND, Canvas, hold, slug
 from analysis.sections.cells import limits_text, setting
 from analysis.study import Study, Variant, begun_from, short
+
+MAX_LINE = 24
+"""Characters of a label that stand on one line of a drawing."""
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,7 +196,8 @@ def panels_by_setting(study: Study, canvas: Canvas) -> list[Panel]:
         label = "exact match" if len(measures) == 2 else measures[0].label
         along = study.axis or "setting"
         name = f"{slug(label)}_by_{slug(along)}"
-        height = 2.9 if study.axis else max(2.9, 0.9 + 0.32 * len(study.variants))
+        lines = max(_in_lines(v.label).count("\n") for v in study.variants) + 1
+        height = 2.9 if study.axis else max(2.9, 0.9 + (0.14 + 0.18 * lines) * len(study.variants))
         draw = functools.partial(_draw, study=study, canvas=canvas, measures=measures)
         panels.append(canvas.panel(name, f"{label} by {along}", draw, (3.7, height)))
     return panels
@@ -208,6 +213,7 @@ def _draw(axes: Axes, study: Study, canvas: Canvas, measures: list[Measure]) -> 
             line(start, color=colour if len(measures) > 1 else MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         if not horizontal:
             _by_variant(axes, canvas, measure)
+            hold(axes, study.measured(measure), "x")
             continue
         several = len({v.group for v in study.variants}) > 1
         for group, line_variants in study.groups():
@@ -215,6 +221,7 @@ def _draw(axes: Axes, study: Study, canvas: Canvas, measures: list[Measure]) -> 
             if shown:
                 style = canvas.styles[shown[0].name]
                 _line(axes, canvas, measure, shown, style.light if several else colour, index, group)
+        hold(axes, study.measured(measure))
     labels = [m.label.split()[0] for m in measures]
     if study.axis is not None:
         axes.set_xlabel(study.axis)
@@ -258,7 +265,7 @@ def _by_variant(axes: Axes, canvas: Canvas, measure: Measure) -> None:
                 [interval.mean], [row], xerr=bar, color=style.light, marker=style.marker, markersize=6, capsize=2.5
             )
             axes.plot(seeds, [row] * len(seeds), ".", color=style.light, markersize=5, alpha=0.55)
-    labels = [v.label.replace(": ", ":\n") for v in shown]
+    labels = [_in_lines(v.label) for v in shown]
     longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
     axes.set_yticks(range(len(shown)), labels, fontsize=7.5)
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -266,6 +273,18 @@ def _by_variant(axes: Axes, canvas: Canvas, measure: Measure) -> None:
     left = min(0.5, 0.06 + 0.0165 * longest)
     box = axes.get_position()
     axes.set_position((left, box.y0, 0.97 - left, box.height))
+
+
+def _in_lines(label: str) -> str:
+    """A label cut between its settings, so that no line takes more than about half of a drawing."""
+    lines = [""]
+    for part in re.split(r"(?<=[:,]) ", label):
+        joined = f"{lines[-1]} {part}".strip()
+        if lines[-1] and (lines[-1].endswith(":") or len(joined) > MAX_LINE):
+            lines.append(part)
+        else:
+            lines[-1] = joined
+    return "\n".join(line if len(line) <= MAX_LINE + 8 else f"{line[: MAX_LINE + 7]}…" for line in lines)
 
 
 def _axis_ticks(axes: Axes, study: Study) -> None:

@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis.plots import CATEGORIES, CATEGORIES_DARK, Canvas, styles
+from analysis.measures import BY_COLUMN
+from analysis.plots import CATEGORIES, CATEGORIES_DARK, Canvas, hold, styles
 from analysis.study import open_study
 
 CSS = (Path(__file__).parents[2] / "analysis" / "templates" / "page.css").read_text()
@@ -81,3 +83,23 @@ def test_a_panel_takes_its_colours_from_the_page_and_stands_on_white_as_a_file(
     assert style.light in panel.svg
     assert 'fill="#ffffff"' in panel.svg
     assert "date" not in panel.svg.lower()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "limits"),
+    [
+        ("eval/exact_match_sampled", [0.0, 1.0], (0.0, 1.0)),
+        ("eval/exact_match_sampled", [0.4, 0.5], None),
+        ("eval/kl_start", [0.0, 5.0], (0.0, None)),
+        ("eval/pair_margin", [0.0, 5.0], None),
+    ],
+)
+def test_an_axis_shows_nothing_that_its_measure_cannot_be(column: str, values: list[float], limits: Any) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_axes((0, 0, 1, 1))
+    axes.plot(values)
+    before = axes.get_ylim()
+    hold(axes, BY_COLUMN[column])
+    low, high = limits or before
+    assert axes.get_ylim() == (low, before[1] if high is None else high)

@@ -179,7 +179,7 @@ def test_epochs_count_rows_and_the_last_batch_takes_those_left(epochs, rows, siz
 
 
 def test_a_last_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(DataError, match=r"1 epochs of 33 rows end with a batch of 1, .* 1 for each of 2 .*; set steps"):
+    with pytest.raises(DataError, match=r"1 epoch of 33 rows end with a batch of 1, .* 1 for each of 2 .*; set steps"):
         BatchLoader(_row_set([1] * 33), 32, seed=0, world_size=2).end_after(1)
     with pytest.raises(DataError, match="end with a batch of 3, and one needs 4 here"):
         BatchLoader(_row_set([1] * 35), 32, seed=0).end_after(1, 4)

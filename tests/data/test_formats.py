@@ -366,7 +366,7 @@ def test_what_is_cut_is_counted_by_side(tokenizer):
     assert (counts.truncated, counts.tokens_lost) == (2, 8)
     assert counts.cut == {"prompt": {"rows": 1, "tokens": 4}, "completion": {"rows": 1, "tokens": 4}}
     assert counts.truncated_examples == ["a:1: lost 4 tokens of the prompt", "a:2: lost 4 tokens of the completion"]
-    assert counts.note() == "2 rows used; 2 truncated (4 tokens of 1 prompts, 4 tokens of 1 completions lost)"
+    assert counts.note() == "2 rows used; 2 truncated (4 tokens of 1 prompt, 4 tokens of 1 completion lost)"
 
 
 def test_a_file_of_mixed_formats_names_the_rows_that_differ(tmp_path):

@@ -31,7 +31,7 @@ def test_dpo_with_an_adapter_starts_from_sft_with_an_adapter(save, lab, define, 
     assert (first_row(run)["eval/kl_start"], first_row(run)["eval/pair_accuracy"]) == (0.0, 0.5)
     assert last_row(run)["eval/kl_start"] > 0
     again = command("run", "sweep")
-    assert "1 of 1 runs are finished already" in again.stderr
+    assert "1 of 1 run finished already" in again.stderr
     spoken = command("sample", "start", "3 1 2 >")
     assert spoken.returncode == 0, spoken.stderr
 

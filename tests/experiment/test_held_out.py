@@ -20,7 +20,7 @@ def test_a_run_says_what_was_cut_of_its_held_out_rows(lab, command, define, defi
     assert command("run", "cut").returncode == 0
     [status] = (lab / "runs/cut").rglob("status.json")
     assert [note for note in json.loads(status.read_text())["notes"] if note.startswith("held-out rows: ")] == [
-        "held-out rows: 2 rows used; 1 truncated (2 tokens of 1 prompts, 1 tokens of 1 completions lost)"
+        "held-out rows: 2 rows used; 1 truncated (2 tokens of 1 prompt, 1 token of 1 completion lost)"
     ]
 
 

@@ -56,7 +56,7 @@ def test_a_sweep_leaves_every_file_that_the_design_names_and_a_second_call_train
     written = times()
     again = command("run", "sweep")
     assert again.returncode == 0
-    assert "4 of 4 runs are finished already" in again.stderr
+    assert "4 of 4 runs finished already" in again.stderr
     assert times() == written
 
 
@@ -142,7 +142,7 @@ def test_bad_rows_are_named_and_leave_no_run_folder(lab, command, define, defini
     skipped = command("run", "bad", "--set", "data.bad_rows=skip", "batch_rows=1")
     assert skipped.returncode == 0, skipped.stderr
     [report] = (lab / "runs").glob("bad+*/report/report.md")
-    assert "1 rows used; 2 skipped as invalid" in report.read_text()
+    assert "1 row used; 2 skipped as invalid" in report.read_text()
 
 
 def test_what_begins_from_a_failed_start_is_not_run_and_the_report_shows_it(lab, command, define, definitions):

@@ -135,7 +135,7 @@ def test_rows_are_split_in_order(torch, rows, sizes):
 
 def test_the_choices_are_printed_before_the_first_step(sft, capsys):
     sft(steps=1).train()
-    assert "SFTTrainer, 1 steps (device cpu, precision float32)" in capsys.readouterr().err
+    assert "SFTTrainer, 1 step (device cpu, precision float32)" in capsys.readouterr().err
 
 
 def test_extra_state_that_a_trainer_does_not_know_is_refused(sft, tmp_path):

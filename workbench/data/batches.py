@@ -10,6 +10,7 @@ import numpy as np
 from workbench.data.epochs import batches_of_epochs, rows_of_epochs, rows_of_last_batch
 from workbench.data.sets import Dataset
 from workbench.errors import DataError
+from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +57,9 @@ class BatchLoader:
         needed = smallest_share * self._world_size
         if last < needed <= self.batch_rows:
             raise DataError(
-                f"{epochs:g} epochs of {rows} rows end with a batch of {last}, and one needs {needed} here: "
-                f"{smallest_share} for each of {self._world_size} processes; set steps, which are all full"
+                f"{plural(epochs, 'epoch', 'g')} of {plural(rows, 'row')} end with a batch of {last}, and one needs "
+                f"{needed} here: {smallest_share} for each of {self._world_size} processes; set steps, which are all "
+                "full"
             )
         self._total = rows_of_epochs(epochs, rows)
         return count

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workbench.tracking.words import plural
+
 DATE = "26 July 2024"
 """That of sandbox.DATE."""
 MAX_LISTED = 20
@@ -82,7 +84,7 @@ class Counts:
             total["rows"] += 1
             total["tokens"] += tokens
         if len(self.truncated_examples) < MAX_LISTED:
-            told = ", ".join(f"{tokens:,} tokens of the {side}" for side, tokens in sides.items())
+            told = ", ".join(f"{plural(tokens, 'token')} of the {side}" for side, tokens in sides.items())
             self.truncated_examples.append(f"{where}: lost {told}")
 
     def repeated_note(self) -> str | None:
@@ -95,7 +97,9 @@ class Counts:
 
     def note(self) -> str | None:
         """One sentence for a report, None when every row went in whole."""
-        sides = ", ".join(f"{cut['tokens']:,} tokens of {cut['rows']:,} {side}s" for side, cut in self.cut.items())
+        sides = ", ".join(
+            f"{plural(cut['tokens'], 'token')} of {plural(cut['rows'], side)}" for side, cut in self.cut.items()
+        )
         parts = [
             f"{number:,} {what}"
             for number, what in (
@@ -105,13 +109,15 @@ class Counts:
             )
             if number
         ]
-        told = [f"{self.rows:,} rows used; {', '.join(parts)}"] if parts else []
+        told = [f"{plural(self.rows, 'row')} used; {', '.join(parts)}"] if parts else []
         if self.spanned:
-            told.append(f"{self.spanned:,} times a token would span the end of the prompt, and is divided there")
+            told.append(
+                f"{plural(self.spanned, 'time')} a token would span the end of the prompt, and is divided there"
+            )
         if self.divided:
             told.append(
-                f"{self.divided:,} conversations became several rows, for the chat template writes earlier turns "
-                "otherwise before later ones"
+                f"{plural(self.divided, 'conversation')} became several rows, for the chat template writes "
+                "earlier turns otherwise before later ones"
             )
         return "; ".join(told) or None
 

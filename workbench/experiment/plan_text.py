@@ -122,7 +122,7 @@ def _work(planned: list[PlannedRun], estimates: dict[str, Estimate], notes: dict
         line = "; ".join([_work_line(run.spec, estimates[run.spec.key]), *notes[run.spec.key]])
         seen.setdefault(line, []).append(run.spec)
     for line, specs in seen.items():
-        name = specs[0].key if len(specs) == 1 else f"{specs[0].experiment} ({len(specs)} runs, each)"
+        name = specs[0].key if len(specs) == 1 else f"{specs[0].experiment} ({plural(len(specs), 'run')}, each)"
         yield f"  {name}: {line}"
 
 
@@ -175,7 +175,7 @@ def _totals(
     if not todo:
         yield "nothing to train: every run is finished"
         return
-    yield f"{len(todo)} of {len(estimates)} runs to train, {jobs} at a time"
+    yield f"{len(todo)} of {plural(len(estimates), 'run')} to train, {jobs} at a time"
     known = [estimates[run.spec.key] for run in todo]
     if seconds is not None:
         sources = "; ".join(dict.fromkeys(speeds[run.spec.key].source for run in todo))

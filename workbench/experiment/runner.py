@@ -36,6 +36,7 @@ from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay
 from workbench.tracking.terminal import complain
+from workbench.tracking.words import plural
 from workbench.trainer.rollout_settings import RolloutSettings
 
 FAILED = "failed: "
@@ -155,7 +156,7 @@ class Sweep:
         if cached:
             other = sum(OTHER_CODE in run.reason for run in cached)
             note = f" ({other} made by other code: `make plan NAME={self.experiment.name}` tells)" if other else ""
-            self.console.say(f"{len(cached)} of {len(planned)} runs are finished already{note}")
+            self.console.say(f"{len(cached)} of {plural(len(planned), 'run')} finished already{note}")
         if len(cached) < len(planned):
             warm_up()
         prepared = [ready for run in planned if run.must_run and (ready := self._prepare(preparer, run))]

@@ -72,7 +72,7 @@ def in_words(runs: Path) -> str:
         return f"{plural(shown, 'run')} below {runs}"
     without = [run for run in found if not any((run / "tensorboard").glob("*.tfevents.*"))]
     asked = [run for run in without if "tensorboard" in tracked(read_run(run))]
-    told = [f"{len(without)} of {len(found)} runs below {runs} have no event files"]
+    told = [f"{len(without)} of {plural(len(found), 'run')} below {runs} have no event files"]
     if asked:
         name = asked[0].relative_to(runs).parts[0]
         told.append(f"{len(asked)} of them ask for them: `make exp NAME={name.split('+')[0]}` writes what is missing")

@@ -158,7 +158,7 @@ class BaseTrainer(TrainerHooks):
         self._open_records()
         extra = {"device": self.device, "precision": self.precision.name, **verdict_of(self.policy).slower_ways()}
         extra |= self._get_extra_config_info() | self._uncounted_info()
-        self._progress.announce(f"{type(self).__name__}, {self.num_steps} steps", extra)
+        self._progress.announce(type(self).__name__, extra)
         with Interrupts(immediate=not self.is_distributed) as self._interrupts:
             try:
                 while True:

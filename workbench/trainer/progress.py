@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.tracking.durations import format_duration
 from workbench.tracking.terminal import complain
+from workbench.tracking.words import plural
 
 
 class Progress:
@@ -22,7 +23,8 @@ class Progress:
     def announce(self, what: str, choices: dict[str, Any]) -> None:
         """One line before the first step: what runs, and what was chosen for it."""
         if self.enabled:
-            _say(f"{what} ({', '.join(f'{name} {value}' for name, value in choices.items())})")
+            chosen = ", ".join(f"{name} {value}" for name, value in choices.items())
+            _say(f"{what}, {plural(self.num_steps, 'step', '')} ({chosen})")
 
     def warn(self, text: str) -> None:
         """One line at once."""
