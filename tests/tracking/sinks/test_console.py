@@ -291,7 +291,7 @@ def test_a_warning_is_a_line_when_it_comes_and_what_a_run_ended_in_is_one_at_its
     lines = [line for line in stream.getvalue().splitlines() if "held-out" in line or "runs" in line or "told" in line]
     assert lines[0] == "a/seed0: warning: step 3: held-out loss is 9"
     assert lines[-2] == "a/seed0: ended badly: held-out loss is 10"
-    assert lines[-1] == "1/1 run, 1 of them ended badly, 1 min 0 s"
+    assert lines[-1] == "1/1 runs, 1 of them ended badly, 1 min 0 s"
     assert len([line for line in lines if "warning" in line]) == 1
 
 
