@@ -136,6 +136,8 @@ def _csv(path: Path) -> Iterator[Record]:
                 continue
             if not header:
                 header = cells
+                if len(cells) == 1 and (found := re.search("[;\t|]", cells[0])):
+                    raise DataError(f"{where}: columns are divided by {found[0]!r}, allowed commas: save it so")
                 if len(set(header)) < len(header):
                     raise DataError(f"{where}: the column {shown(_repeated(header))} stands twice")
             elif cells:

@@ -190,6 +190,8 @@ def samplers_of(spec: RunSpec) -> tuple[str, ...]:
 def file_identity(path: str) -> str:
     """SHA-256 of a data file. DataError when it is not there."""
     file = Path(path).expanduser()
+    if file.is_dir():
+        raise DataError(f"{path}: found a folder, allowed a data file; data.dataset names a folder of them")
     if not file.is_file():
         raise DataError(f"{path}: no such file; a data file is one of {', '.join(SUFFIXES)}")
     return file_sha256(file)

@@ -37,6 +37,8 @@ class ModelSettings(Settings):
     def _one_source(self) -> ModelSettings:
         if sum(value is not None for value in (self.preset, self.path, self.name)) != 1:
             raise ValueError("a model needs exactly one of preset, path, name")
+        if self.name in ("tiny", "mini", "bench", "bytes"):
+            raise ValueError(f"name: {self.name} is a preset, allowed preset: {self.name}")
         return self
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import DefinitionError
+from workbench.experiment.definition.overrides import SPACES
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.trainer.dpo_trainer import DPOSettings
@@ -220,9 +221,9 @@ def test_the_folder_of_an_override_is_one_safe_name(folder: Path, value: str) ->
         ("bta=1", "--set bta=1: bta: found an unknown key, allowed the 31 names that schema.json lists, did you mean beta?"),
         ("beta=-1", "--set beta=-1: beta: found -1, allowed numbers > 0"),
         ("beta=.nan", "--set beta=.nan: beta: found .nan, allowed finite numbers"),
-        ("beta", "--set beta: found 'beta', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl"),
-        ("=1", "--set =1: found '=1', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl"),
-        ("../x=1", "--set ../x=1: found '../x=1', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl"),
+        ("beta", "--set beta: found 'beta', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl" + SPACES),
+        ("=1", "--set =1: found '=1', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl" + SPACES),
+        ("../x=1", "--set ../x=1: found '../x=1', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl" + SPACES),
         ("track=[wandbb]", "--set track=[wandbb]: track[0]: found 'wandbb', allowed tensorboard or wandb, did you mean wandb?"),
         ("seeds=0", "--set seeds=0: sweep.seeds: found 0, allowed numbers > 0 or a list"),
         ("arms.a.threads=2", "--set arms.a.threads=2: arms.a.threads: found an unknown arm, allowed none"),
@@ -243,9 +244,9 @@ def test_a_key_overridden_twice_is_refused(folder: Path) -> None:
 def test_a_start_with_several_seeds_must_be_told_apart(folder: Path) -> None:
     (folder / "sft.yaml").write_text(SFT + "sweep: {seeds: 3}\n")
     (problem,) = problems(folder, DPO)
-    assert (
-        problem
-        == "experiments/x.yaml:3: start_from: found sft, which has 3 seeds, allowed seed: match, or one of 0, 1, 2"
+    assert problem == (
+        "experiments/x.yaml:3: start_from: found sft, which has 3 seeds, allowed one of them, written as "
+        "start_from: {experiment: sft, seed: match}, or seed: one of 0, 1, 2"
     )
     matched = load(folder, DPO.replace("sft", "{experiment: sft, seed: match}") + "sweep: {seeds: 2}\n")
     assert [run.start for run in matched.runs] == ["sft/main/seed0", "sft/main/seed1"]
@@ -256,7 +257,10 @@ def test_a_start_with_several_seeds_must_be_told_apart(folder: Path) -> None:
 def test_a_start_with_several_variants_must_be_told_apart(folder: Path) -> None:
     (folder / "sft.yaml").write_text(SFT + "sweep: {grid: {steps: [5, 6]}}\n")
     (problem,) = problems(folder, DPO)
-    assert problem.endswith("found sft, which has 2 variants, allowed one of them: variant: steps=5 | steps=6")
+    assert problem.endswith(
+        "found sft, which has 2 variants, allowed one of them, written as "
+        "start_from: {experiment: sft, variant: steps=5}; variants: steps=5 | steps=6"
+    )
     (run,) = load(folder, DPO.replace("sft", "{experiment: sft, variant: steps=6}")).runs
     assert run.start == "sft/steps=6/seed0"
 

@@ -12,7 +12,7 @@ from workbench.experiment.definition.merge import KINDS, merge_sections, nest
 from workbench.experiment.definition.overrides import Override, file_safe, value_text
 from workbench.experiment.definition.schema import Arm
 from workbench.experiment.definition.sections import hyperparameter_names, unknown_hyperparameter
-from workbench.experiment.definition.source import Node, show
+from workbench.experiment.definition.source import Node, describe, show
 from workbench.experiment.definition.validate import Problems, suggest
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import TrainerSettings
@@ -45,6 +45,9 @@ def setting_path(key: str, node: Node, classes: Classes, problems: Problems) -> 
     """The path of the setting that a key of the grid or of an override names: bare keys are hyperparameters."""
     first, *rest = key.split(".")
     known = [cls for cls in classes.values() if cls is not None]
+    if key == "hyperparameters":
+        problems.add(node, f"found {describe(node)}, allowed one of them at a time, such as steps=5")
+        return None
     if rest:
         if first in (*SECTIONS, "start_from") and first != "hyperparameters":
             return (first, *rest)

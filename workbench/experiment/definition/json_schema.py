@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.files import NAME
+from workbench.experiment.definition.places import WRITTEN_AS
 from workbench.experiment.definition.schema import Definition, StartFrom
-from workbench.experiment.definition.sections import WRITTEN_AS, hyperparameter_names
+from workbench.experiment.definition.sections import hyperparameter_names
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import Budget

@@ -17,6 +17,7 @@ from workbench.redaction import redact
 
 MAX_NAME = 120
 SHORTHANDS = {"seeds": "sweep.seeds"}
+SPACES = '; no spaces around =, spaces between settings, and quotes around a value with spaces: question="Why not?"'
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_=+-]+)*")
 
 
@@ -31,14 +32,13 @@ class Override:
 def parse_overrides(texts: Sequence[str], problems: Problems) -> list[Override]:
     """The overrides, in the order of their keys. Problems: no `=`, a broken key or value, a key given twice."""
     found: dict[str, Override] = {}
+    unread: list[tuple[str, str]] = []
     for text in texts:
         key, equals, value = text.partition("=")
         where = f"--set {text if text.isprintable() and len(text) <= MAX_NAME else show(text, MAX_NAME)}"
         key = SHORTHANDS.get(key, key).removeprefix("hyperparameters.")
         if not equals or not _KEY.fullmatch(key):
-            problems.append(
-                f"{where}: found {show(text)}, allowed key=value, such as beta=0.2 or data.path=pairs.jsonl"
-            )
+            unread.append((where, text))
             continue
         if key in found:
             problems.append(f"{where}: {key}: found a second time, allowed once")
@@ -46,17 +46,32 @@ def parse_overrides(texts: Sequence[str], problems: Problems) -> list[Override]:
         node = parse_value(value, where, key, problems.lines)
         glued = _without_space(node)
         if glued is not None:
-            name, _, rest = glued.partition(":")
-            problems.append(f"{where}: {key}: found {show(glued)}, allowed a space after the colon: {{{name}: {rest}}}")
+            name, sign, rest = re.split("([:=])", glued, maxsplit=1)
+            what = "a space after the colon" if sign == ":" else "a colon and a space"
+            problems.append(f"{where}: {key}: found {show(glued)}, allowed {what}: {{{name}: {rest}}}")
+        elif isinstance(node, Node) and isinstance(node.value, str) and re.search(r"^[\w.+-]+[,;]$", node.value):
+            problems.append(f"{where}: {key}: found {show(node.value)}, allowed {node.value[:-1]}{SPACES}")
         elif node is not None:
             found[key] = Override(key, node)
+    if unread:
+        words = ", ".join(show(text) for _, text in unread)
+        allowed = f"key=value, such as beta=0.2 or data.path=pairs.jsonl{SPACES}"
+        problems.append(f"{unread[0][0]}: found {words}, allowed {allowed}")
     return [found[key] for key in sorted(found)]
 
 
 def _without_space(node: Node | None) -> str | None:
-    """A key such as prompt:question, which YAML reads as one word without a value; None where there is none."""
-    fields = node.value if node is not None and isinstance(node.value, dict) else {}
-    return next((str(name) for name, inner in fields.items() if ":" in str(name) and inner.value is None), None)
+    """A key such as prompt:question or prompt=question, which YAML reads as one word without a value, anywhere within;
+    None where there is none."""
+    if node is None or not isinstance(node.value, dict | list):
+        return None
+    fields = node.value.items() if isinstance(node.value, dict) else ((None, inner) for inner in node.value)
+    for name, inner in fields:
+        if name is not None and inner.value is None and re.search("[:=]", name):
+            return str(name)
+        if (found := _without_space(inner)) is not None:
+            return found
+    return None
 
 
 def split_settings(text: str) -> list[str]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from workbench.config import Settings
 from workbench.data.settings import DatasetData, DataSettings, ReadData
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.merge import KINDS
 from workbench.experiment.definition.other_names import OURS
+from workbench.experiment.definition.places import WRITTEN_AS, elsewhere, members
 from workbench.experiment.definition.schema import Arm, StartFrom, rewards_of
 from workbench.experiment.definition.source import Node, describe
-from workbench.experiment.definition.validate import Problems, suggest, unknown_key, validate
+from workbench.experiment.definition.validate import Hint, Problems, SettingsType, suggest, unknown_key, validate
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import Budget, TrainerSettings
 
-# Hyperparameters that are written elsewhere in a definition.
-WRITTEN_AS = {"evaluate_every": "evaluate.every", "seed": "sweep.seeds", "budget": "budget"}
 NEEDS_REWARDS = "allowed one or more for prompts of no built-in task, such as [{reward: number}]"
 
 
@@ -66,21 +65,21 @@ def unknown_hyperparameter(name: str, classes: list[type[TrainerSettings]]) -> s
         near = f", did you mean trainer {owners[0]}, which has {name}?"
     elif name in OURS:
         near = f", did you mean {OURS[name]}?"
+    else:
+        near = elsewhere(name, "hyperparameters") or near
     return unknown_key(name, names, near)
 
 
 def unknown_section(name: str, allowed: Iterable[str]) -> str:
     """The problem of a key of the whole definition that does not exist; it may stand deeper."""
-    names, deeper = list(allowed), {"grid": "sweep.grid", "seeds": "sweep.seeds", **WRITTEN_AS}
-    hyperparameters = {field for other in trainer_names() for field in hyperparameter_names(get_settings_class(other))}
-    near = suggest(name, names)
-    if name in deeper:
-        near = f", did you mean {deeper[name]}?"
-    elif name in hyperparameters:
-        near = f", did you mean hyperparameters.{name}?"
-    elif name in OURS:
-        near = f", did you mean {OURS[name] if '.' in OURS[name] else f'hyperparameters.{OURS[name]}'}?"
-    return unknown_key(name, names, near)
+    names = list(allowed)
+    return unknown_key(name, names, elsewhere(name) or suggest(name, names))
+
+
+def unknown_within(section: str, cls: type[Settings]) -> Hint:
+    """Words the problem of a key that a section's settings do not have; it may stand elsewhere."""
+    names = [field.alias or name for name, field in cls.model_fields.items()]
+    return lambda name: unknown_key(name, names, elsewhere(name, section))
 
 
 def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections | None:
@@ -96,7 +95,7 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     data = _data(data_node, problems) if data_node else None
     if data_node is None:
         _missing(tree, "data", "one of task, path, dataset, collect", problems, sound)
-    model = validate(ModelSettings, model_node, problems) if model_node else None
+    model = _section(ModelSettings, "model", model_node, problems)
     if model_node is None and start is None:
         _missing(tree, "model", "a model such as {preset: tiny}, or start_from: NAME", problems, sound)
     if start is not None and isinstance(start.value, dict):
@@ -107,8 +106,8 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
         at = model_node.get("add_tokens") or model_node
         problems.add(at, "found together with lora, which would leave their rows untaught; allowed in a run without it")
     arm = validate(Arm, _only(tree, "threads"), problems)
-    lora = validate(LoraSettings, lora_node, problems) if lora_node else None
-    evaluate = validate(EvaluateSettings, evaluate_node, problems) if evaluate_node else None
+    lora = _section(LoraSettings, "lora", lora_node, problems)
+    evaluate = _section(EvaluateSettings, "evaluate", evaluate_node, problems)
     if evaluate is not None and evaluate_node is not None and evaluate.split is not None and data is not None:
         _check_split(evaluate.split, data, evaluate_node.get("split") or evaluate_node, problems)
     hyperparameters = _hyperparameters(cls, tree, evaluate, problems) if cls else None
@@ -126,6 +125,11 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     ):
         return None
     return Sections(str(trainer.value), hyperparameters, data, model, start, lora, evaluate, arm.threads)
+
+
+def _section(cls: type[SettingsType], name: str, node: Node | None, problems: Problems) -> SettingsType | None:
+    """A section's settings; None where it is absent or broken."""
+    return validate(cls, node, problems, unknown_within(name, cls)) if node is not None else None
 
 
 def _given(tree: Node, name: str) -> Node | None:
@@ -155,7 +159,7 @@ def _hyperparameters(
 ) -> TrainerSettings | None:
     node = _given(tree, "hyperparameters") or Node({}, tree.where, "hyperparameters")
     budget_node = _given(tree, "budget")
-    budget = validate(Budget, budget_node, problems) if budget_node else None
+    budget = _section(Budget, "budget", budget_node, problems)
     kept: dict[str, Node] = {}
     for name, item in node.value.items():
         if name in WRITTEN_AS:
@@ -179,21 +183,16 @@ def _data(node: Node, problems: Problems) -> DataSettings | None:
     kinds = KINDS["data"]
     given = [kind for kind in kinds if kind in node.value]
     if len(given) != 1:
-        near = "".join(suggest(key, kinds) for key in node.value if key not in kinds) if not given else ""
+        own = {field for cls in members(DataSettings) for field in cls.model_fields}
+        others = [key for key in node.value if key not in own] if not given else []
+        near = next((hint for key in others if (hint := suggest(key, kinds) or elsewhere(key))), "")
         found = " and ".join(given) or (", ".join(node.value) or describe(node))
         problems.add(node, f"found {found}, allowed one of {', '.join(kinds)}{near}")
         return None
-    classes = [cls for cls in _members(DataSettings) if given[0] in cls.model_fields]
+    classes = [cls for cls in members(DataSettings) if given[0] in cls.model_fields]
     assert len(classes) == 1, f"one class of DataSettings has the field {given[0]}"
-    settings: Any = validate(classes[0], node, problems)
+    settings: Any = validate(classes[0], node, problems, unknown_within("data", classes[0]))
     return settings
-
-
-def _members(union: Any) -> list[type[Settings]]:
-    """The settings classes of a union, annotated or not."""
-    if isinstance(union, type):
-        return [union] if issubclass(union, Settings) else []
-    return [cls for part in get_args(union) for cls in _members(part)]
 
 
 def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -18,8 +19,7 @@ class Resolver:
 
     def start(self, node: Node, seed: int) -> str | None:
         """The key of the run that node means for a run of this seed; None after the problem was added."""
-        if not isinstance(node.value, dict):
-            node = replace(node, value={"experiment": node})
+        node = _as_key(node)
         reference = validate(StartFrom, node, self.problems)
         if reference is None:
             return None
@@ -32,7 +32,9 @@ class Resolver:
     def _of_variant(self, experiment: Experiment, reference: StartFrom, node: Node) -> list[RunSpec]:
         variants = list(dict.fromkeys(run.variant for run in experiment.runs))
         if reference.variant is None and len(variants) > 1:
-            allowed = f"one of them: variant: {' | '.join(variants)}"
+            seed = ", seed: match" if len({run.seed for run in experiment.runs}) > 1 else ""
+            first = f"{{experiment: {experiment.name}, variant: {quoted(variants[0])}{seed}}}"
+            allowed = f"one of them, written as start_from: {first}; variants: {' | '.join(variants)}"
             self.problems.add(node, f"found {experiment.name}, which has {len(variants)} variants, allowed {allowed}")
             return []
         wanted = reference.variant or variants[0]
@@ -48,7 +50,9 @@ class Resolver:
         seeds = {run.seed: run for run in runs}
         shown = ", ".join(map(str, seeds))
         if reference.seed is None and len(seeds) > 1:
-            allowed = f"seed: match, or one of {shown}"
+            variant = f"variant: {quoted(runs[0].variant)}, " if reference.variant is not None else ""
+            written = f"start_from: {{experiment: {experiment.name}, {variant}seed: match}}"
+            allowed = f"one of them, written as {written}, or seed: one of {shown}"
             self.problems.add(node, f"found {experiment.name}, which has {len(seeds)} seeds, allowed {allowed}")
             return None
         wanted = seed if reference.seed == "match" else next(iter(seeds)) if reference.seed is None else reference.seed
@@ -58,6 +62,22 @@ class Resolver:
             self.problems.add(place, f"found seed {wanted}{match}, allowed the seeds of {experiment.name}: {shown}")
             return None
         return seeds[wanted].key
+
+
+def quoted(text: str) -> str:
+    """As a value within braces."""
+    return f'"{text}"' if "," in text else text
+
+
+def _as_key(node: Node) -> Node:
+    """A reference as a mapping; a run's key, experiment/variant/seed0, as what it names."""
+    if isinstance(node.value, dict):
+        return node
+    parts = node.value.split("/") if isinstance(node.value, str) else []
+    if len(parts) != 3 or not re.fullmatch("seed[0-9]{1,9}", parts[2]):
+        return replace(node, value={"experiment": node})
+    values = zip(("experiment", "variant", "seed"), (*parts[:2], int(parts[2].removeprefix("seed"))), strict=True)
+    return replace(node, value={name: replace(node, value=value) for name, value in values})
 
 
 def resolve_sources(tree: Node, seed: int, resolver: Resolver) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from workbench.config import Settings
+from workbench.experiment.definition.remedies import remedy
 from workbench.experiment.definition.source import Node, describe, join_field
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -106,7 +107,10 @@ def _translate(cls: type[Settings], node: Node, error: ValidationError, problems
         if kind == "extra_forbidden":
             name = str(item["loc"][-1])
             top = hint is not None and len(item["loc"]) == 1
-            problems.add(at, hint(name) if top and hint else unknown_key(name, _keys_at(cls, item["loc"][:-1])), field)
+            keys = _keys_at(cls, item["loc"][:-1])
+            axis = f", did you mean sweep.grid.{name}?" if item["loc"][:-1] == ("sweep",) else ""
+            problem = hint(name) if top and hint else unknown_key(name, keys, suggest(name, keys) or axis)
+            problems.add(at, problem, field)
         elif kind == "missing" and missing:
             problems.add(at, "found nothing, allowed a value: it has no default", field)
         elif kind in ("value_error", "assertion_error"):
@@ -117,7 +121,7 @@ def _translate(cls: type[Settings], node: Node, error: ValidationError, problems
         if any(other.startswith((f"{field}.", f"{field}[")) for _, other in collected):
             continue  # of a choice between kinds the file took this one: what is wrong is inside
         choices = list(dict.fromkeys(allowed))
-        near = _near_literal(at, choices)
+        near = _near_literal(at, choices) or remedy(at, choices)
         problems.add(at, f"found {describe(at)}, allowed {' or '.join(choices)}{near}", field)
 
 
