@@ -117,6 +117,6 @@ def test_whoever_asked_for_event_files_is_told_how_to_get_them_and_whoever_did_n
     (tmp_path / "sort").rename(tmp_path / "sort+beta=0.2")
     assert in_words(tmp_path) == (
         f"4 of 4 runs below {tmp_path} have no event files; "
-        "2 of them ask for them: `make exp NAME=sort` writes what is missing; "
+        "2 of them ask for them: `make exp NAME=sort+beta=0.2` writes what is missing; "
         "2 do not: `track: [tensorboard]` in a definition asks for them"
     )

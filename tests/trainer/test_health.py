@@ -45,9 +45,9 @@ def test_harm_that_comes_again_is_told_again():
 
 
 @pytest.mark.parametrize(
-    ("right", "left", "harm"), [(6, 0, True), (5, 0, False), (100, 10, True), (100, 11, False), (0, 0, False)]
+    ("right", "left", "harm"), [(6, 0, True), (5, 0, False), (100, 5, True), (100, 6, False), (0, 0, False)]
 )
-def test_exact_match_that_falls_to_a_tenth_by_six_prompts_or_more_is_harm(right, left, harm):
+def test_exact_match_that_falls_to_a_twentieth_by_six_prompts_or_more_is_harm(right, left, harm):
     rows = [{"eval/exact_match_greedy": number / 512, "eval/num_prompts": 512.0} for number in (right, left)]
     assert bool(judged(rows)[1]) == harm
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def in_words(runs: Path) -> str:
     told = [f"{len(without)} of {plural(len(found), 'run')} below {runs} have no event files"]
     if asked:
         name = asked[0].relative_to(runs).parts[0]
-        told.append(f"{len(asked)} of them ask for them: `make exp NAME={name.split('+')[0]}` writes what is missing")
+        told.append(f"{len(asked)} of them ask for them: `make exp NAME={shlex.quote(name)}` writes what is missing")
     if len(asked) < len(without):
         told.append(f"{len(without) - len(asked)} do not: `track: [tensorboard]` in a definition asks for them")
     return "; ".join(told)
