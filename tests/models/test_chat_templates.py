@@ -11,7 +11,7 @@ from workbench.data.chat import render_chat
 from workbench.errors import ModelError
 from workbench.models.chat_templates import KNOWN
 from workbench.models.folder import settings_identity
-from workbench.models.give_template import replaces_template
+from workbench.models.give_template import replaces_template, template_problem
 from workbench.models.load import load_model
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.settings import ModelSettings
@@ -64,6 +64,14 @@ def test_a_template_whose_marks_are_no_tokens_is_refused_with_the_remedy(base, t
     [line] = str(error.value).splitlines()
     assert f"model.chat_template {name} needs the token {KNOWN[name].tokens[0]}, which its tokenizer lacks" in line
     assert f"model.add_tokens: {json.dumps(list(KNOWN[name].tokens))}, or take zephyr" in line
+    assert template_problem(given(base, name)) == line, "before anything is made"
+    assert "needs the token" in str(template_problem(ModelSettings(preset="tiny", chat_template=name)))
+    more = list(KNOWN[name].tokens)
+    for settings in (
+        given(base, name, add_tokens=more),
+        ModelSettings(preset="tiny", chat_template=name, add_tokens=more),
+    ):
+        assert template_problem(settings) is None
 
 
 def test_a_template_that_ends_turns_with_an_end_that_the_tokenizer_does_not_name_is_refused(base, tmp_path):

@@ -20,6 +20,7 @@ from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.space import as_text, free_bytes
 from workbench.experiment.speed import Speed, measured_speed
 from workbench.models.chat_templates import template_text
+from workbench.models.give_template import template_problem
 from workbench.models.tokenizer import read_chat_template
 from workbench.tracking.durations import format_duration
 from workbench.tracking.words import plural
@@ -62,7 +63,9 @@ def _inspector(specs: list[RunSpec], runs: Path) -> Inspector | None:
 
 def _inspected(run: PlannedRun, inspector: Inspector) -> PlannedRun:
     """The run as broken where its data would stop it."""
-    problem = inspector.problem(run.spec) if run.must_run and run.state != "broken" else None
+    problem = None
+    if run.must_run and run.state != "broken":
+        problem = template_problem(run.spec.model) or inspector.problem(run.spec)
     return run if problem is None else replace(run, state="broken", reason=problem)
 
 
@@ -75,7 +78,7 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
     for run in planned:
         estimates[run.spec.key] = estimate(run.spec, specs, runs, speeds[run.spec.key])
         notes[run.spec.key] = list(positions_notes(run.spec, start_config(run.spec, specs, runs)))
-        notes[run.spec.key] += template_notes(run.spec)
+        notes[run.spec.key] += [] if run.state == "broken" else template_notes(run.spec)
     todo = [run for run in planned if run.trains and run.state != "broken"]
     seconds = Durations(specs, runs, speeds).total(waves(experiment), {run.spec.key for run in todo}, estimates, jobs)
     lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from workbench.errors import ModelError
 from workbench.models.chat_templates import KNOWN, template_text
 from workbench.models.folder import adapter_base, is_adapter, write_base
+from workbench.models.settings import ModelSettings
 from workbench.models.tokenizer import Tokenizer, read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -54,13 +55,35 @@ def _check_tokens(source: Path, tokenizer: Tokenizer, given: str) -> None:
         return
     lacking = [token for token in known.tokens if not tokenizer.has_token(token)]
     if lacking:
-        raise ModelError(
-            f"{source}: model.chat_template {given} needs the token {lacking[0]}, which its tokenizer lacks; add "
-            f"model.add_tokens: {json.dumps(lacking)}, or take zephyr, whose turns are plain text"
-        )
+        raise ModelError(_lacking(str(source), given, lacking))
     for role, without in (("eos", False), ("bos", tokenizer.bos_id is None)):
         if f"{role}_token" in known.text and not tokenizer.names(role) and not without:
             raise ModelError(
                 f"{source}: model.chat_template {given} writes the {role}_token, which its tokenizer_config.json does "
                 "not name; name it there, or take another template"
             )
+
+
+def _lacking(source: str, given: str, tokens: list[str]) -> str:
+    return (
+        f"{source}: model.chat_template {given} needs the token {tokens[0]}, which its tokenizer lacks; add "
+        f"model.add_tokens: {json.dumps(tokens)}, or take zephyr, whose turns are plain text"
+    )
+
+
+def template_problem(settings: ModelSettings | None) -> str | None:
+    """What of the template would stop a run, as far as it can be told before its model is made."""
+    if settings is None or settings.chat_template is None:
+        return None
+    given = settings.chat_template
+    try:
+        template_text(given)
+        folder = Path(settings.path).expanduser() if settings.path is not None else None
+        if settings.preset is not None and given in KNOWN:
+            lacking = [token for token in KNOWN[given].tokens if token not in settings.add_tokens]
+            return _lacking(f"preset {settings.preset}", given, lacking) if lacking else None
+        if folder is not None and os.path.exists(folder / "tokenizer.json"):
+            _check_tokens(folder, Tokenizer.load(folder).with_special_tokens(settings.add_tokens), given)
+    except ModelError as error:
+        return str(error)
+    return None
