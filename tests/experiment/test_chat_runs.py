@@ -106,7 +106,8 @@ def test_a_run_is_trained_asked_and_saved_with_the_template_that_its_definition_
     theirs = transformers.AutoTokenizer.from_pretrained(run / "model")
     messages = [{"role": "user", "content": "b"}]
     assert theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == "user: b\nassistant: "
-    assert "finished" in command("plan", "given").stdout
+    kept = command("plan", "given").stdout
+    assert "finished" in kept
     (lab / "turns.jinja").write_text(TEMPLATE.replace("<end>", "<eos>") + "{# another #}")
-    changed = command("plan", "given")
-    assert "chat_template" in changed.stdout, changed.stdout
+    changed = command("plan", "given").stdout
+    assert changed.split("work")[0] != kept.split("work")[0], "another text is another model"
