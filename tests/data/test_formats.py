@@ -353,7 +353,7 @@ def test_rows_that_a_template_refuses_are_all_named_or_skipped_and_counted(make_
     with pytest.raises(DataError) as error:
         tokenise_rows(rows, make_tokenizer(template), 99, as_chat=False, every_token=False)
     named = [f"a.jsonl:{line}: the chat template refuses it: no" for line in (1, 3)]
-    assert str(error.value).splitlines()[:2] == named
+    assert str(error.value).splitlines()[0] == f"{named[0]}; 1 more like it, at 3"
     kept, counts = tokenise_rows(
         rows, make_tokenizer(template), 99, as_chat=False, every_token=False, bad=BadRows(skip=True)
     )
@@ -378,7 +378,7 @@ def test_a_file_of_mixed_formats_names_the_rows_that_differ(tmp_path):
     with pytest.raises(DataError) as error:
         read_examples(path, form="rows")
     missing = "has no messages, though earlier rows are of the format messages"
-    assert str(error.value).splitlines()[:2] == [f"{path}:2: {missing}", f"{path}:3: {missing}"]
+    assert str(error.value).splitlines()[0] == f"{path}:2: {missing}; 1 more like it, at 3"
 
 
 def test_held_out_rows_are_never_left_out_and_say_so():

@@ -121,6 +121,17 @@ def test_a_row_that_is_scored_again_is_the_one_that_training_would_have_recorded
     assert plan(wanted).state == "cached"
 
 
+def test_the_harm_that_a_run_has_done_is_judged_by_what_is_measured_now(plan):
+    diverging = SFT | {"hyperparameters": SFT["hyperparameters"] | {"learning_rate": 100.0}}
+    old, new = ({name: value for name, value in at.items() if name != "every"} for at in (OLD, NEW))
+    train(plan(diverging | {"evaluate": old}))
+    wanted = diverging | {"evaluate": new}
+    scored, trained = score(plan(wanted)), train(plan(wanted, "anew"), "anew")
+    assert scored.status()["harms"] == trained.status()["harms"] != []
+    assert scored.status()["warnings"] == trained.status()["warnings"]
+    assert rows(scored, "warnings") == rows(trained, "warnings")
+
+
 @pytest.fixture
 def finished(plan) -> RunFolder:
     return train(plan(SFT))

@@ -83,7 +83,7 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
     seconds = Durations(specs, runs, speeds).total(waves(experiment), {run.spec.key for run in todo}, estimates, jobs)
     lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
     lines += ["", "work", *_work(planned, estimates, notes)]
-    lines += ["", *_scored(planned), *_totals(todo, seconds, estimates, speeds, runs, jobs)]
+    lines += ["", *_scored(planned), *_totals(planned, todo, seconds, estimates, speeds, runs, jobs)]
     return "\n".join(lines)
 
 
@@ -168,6 +168,7 @@ def _scored(planned: list[PlannedRun]) -> Iterator[str]:
 
 
 def _totals(
+    planned: list[PlannedRun],
     todo: list[PlannedRun],
     seconds: float | None,
     estimates: dict[str, Estimate],
@@ -176,7 +177,8 @@ def _totals(
     jobs: int,
 ) -> Iterator[str]:
     if not todo:
-        yield "nothing to train: every run is finished"
+        done = all(run.state in ("cached", "kept") for run in planned)
+        yield "nothing to train: every run is finished" if done else "nothing to train"
         return
     yield f"{len(todo)} of {plural(len(estimates), 'run')} to train, {jobs} at a time"
     known = [estimates[run.spec.key] for run in todo]

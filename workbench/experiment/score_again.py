@@ -32,7 +32,7 @@ from workbench.tracking.reader import Row, is_held_out, read_rows, read_sealed
 from workbench.tracking.terminal import complain
 from workbench.trainer import checkpoint
 from workbench.trainer.base_trainer import BaseTrainer
-from workbench.trainer.output_folder import RECORDS
+from workbench.trainer.output_folder import COMPLETIONS, RECORDS, WARNINGS
 from workbench.trainer.snapshot import restore_weights
 from workbench.trainer.surroundings import CODE, differences, surroundings_of
 from workbench.trainer.training_state import load_model_tensors, model_tensors
@@ -78,9 +78,10 @@ def _make(made: RunFolder, trained: Trained, prepared: PreparedRun, runs: Path, 
         tuple(sorted({*trained.points.missing, *trained.points.measured} - rows.keys())),
     )
     with writing(made.path):
-        for name in RECORDS[1:]:
+        for name in (COMPLETIONS, "pairs.jsonl", "losses.jsonl"):
             _merge(old.path / name, made.path / name, trained.points.taken)
         _write_metrics(old.path / METRICS, made.path / METRICS, rows, trained.points.taken)
+        judged = _judge(old, made, trainer)
         for path in (made.path / name for name in RECORDS if (made.path / name).exists()):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -102,11 +103,31 @@ def _make(made: RunFolder, trained: Trained, prepared: PreparedRun, runs: Path, 
         **{name: provenance.get(name) for name in ("commit", "code")},
     }
     status = old.status() | {"fingerprint": prepared.identity.fingerprint, "identity": prepared.identity.fields}
-    status |= {"notes": notes, "overlaps": leaks.record(found), "scored": scored}
+    status |= judged | {"notes": notes, "overlaps": leaks.record(found), "scored": scored}
     before = read_sealed(old.path / "provenance.json") or {}
     measured_by = _measured_by(before.get("measured_by") or {}, measuring_versions(prepared.spec))
     own = made_of(prepared, runs) | {"measured_by": measured_by, "scored": scored | {"by": dict(provenance)}}
     made.begin(prepared.spec, {**before, **own}, status)
+
+
+def _judge(old: RunFolder, made: RunFolder, trainer: BaseTrainer) -> dict[str, Any]:
+    """The harms and warnings of the new record, written beside it: those that training saw in what was measured then
+    give way to those of what is measured now."""
+    before, _ = _harms(old.path / METRICS, trainer)
+    now, standing = _harms(made.path / METRICS, trainer)
+    told = [row for row in read_rows(old.path / WARNINGS) if (row["step"], row["warning"]) not in before]
+    told = sorted([*({"step": step, "warning": text} for step, text in now), *told], key=lambda row: row["step"])
+    (made.path / WARNINGS).unlink(missing_ok=True)
+    if told:
+        (made.path / WARNINGS).write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
+    return {"harms": standing, "warnings": [f"step {row['step']}: {row['warning']}" for row in told]}
+
+
+def _harms(metrics: Path, trainer: BaseTrainer) -> tuple[list[tuple[int, str]], list[str]]:
+    """What a judge of the trainer's kind says of a whole record, and what of it stands at the end."""
+    health, rows = trainer.health.anew(), read_rows(metrics)
+    found = [(row["step"], text) for row in rows for text in health.observe(row, is_last=row is rows[-1])]
+    return found, health.standing
 
 
 def _measured_by(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,10 @@ class Health:
         self._judges, self._judges_loss = judges, judges_loss
         self._state: dict[str, Any] = {"first": [], "last": [], "best": {}, "start": None, "standing": {}}
 
+    def anew(self) -> Health:
+        """One of the same kind that has seen nothing yet."""
+        return Health(judges=self._judges, judges_loss=self._judges_loss)
+
     @property
     def standing(self) -> list[str]:
         """The harms that stand now."""
