@@ -9,8 +9,9 @@ import pytest
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from workbench.data.chat import render_chat
 from workbench.errors import ModelError
-from workbench.models.rebuilt_tokenizer import is_plain
+from workbench.models.plain_tokenizer import plain_tokenizer
 from workbench.models.tokenizer import Tokenizer
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -159,9 +160,68 @@ def test_presets_do_not_ask_transformers(tiny_folder, monkeypatch):
     assert Tokenizer.load(tiny_folder).encode("a") == [68]
 
 
-def test_only_what_transformers_takes_as_it_stands_is_plain():
+def test_only_what_transformers_takes_as_it_stands_is_plain(tmp_path):
+    def is_plain(settings, config, **older):
+        return plain_tokenizer(byte_level(), tmp_path, settings, older, config) is not None
+
     plain = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
     assert is_plain(plain, {"model_type": "llama"})
+    assert is_plain(plain, {}, bos_token="<s>")
     assert not is_plain(plain, {"model_type": "qwen2"})
     assert not is_plain(plain | {"add_bos_token": False}, {})
     assert not is_plain({"eos_token": "</s>"}, {})
+    assert not is_plain(plain | {"eos_token": "<new>"}, {})
+    assert not is_plain(plain | {"eos_token": {"content": "</s>", "rstrip": True}}, {})
+    assert not is_plain(plain | {"extra_special_tokens": ["<new>"]}, {})
+    assert not is_plain(plain, {}, bos_token="<new>")
+    (tmp_path / "added_tokens.json").write_text('{"<new>": 400}')
+    assert not is_plain(plain, {})
+
+
+WRITES_TOKENS = (
+    "{% if bos_token %}{{ bos_token }}{% endif %}{{ messages[0].content }}{{ eos_token }}{{ unk_token }}{{ pad_token }}"
+    "{{ sep_token }}"
+)
+PLAIN = {"tokenizer_class": "PreTrainedTokenizerFast"}
+NAMES = {
+    "all": ({}, {}),
+    "none, but ids in config.json": ({**dict.fromkeys(NAMED), **PLAIN}, {}),
+    "the class's own": (dict.fromkeys(NAMED), {}),
+    "an older file's": (PLAIN, {"eos_token": {"content": "<unk>"}, "sep_token": "<s>"}),
+    "an older file's that does not count": ({"added_tokens_decoder": {}}, {"eos_token": "<unk>"}),
+    "one that the vocabulary lacks": ({"sep_token": "<new>", **PLAIN}, {}),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_a_template_is_given_the_tokens_that_transformers_names_and_no_other(tmp_path, case):
+    import transformers
+
+    settings, older = NAMES[case]
+    folder = save(tmp_path, sentencepiece(), {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}, **settings)
+    (folder / "special_tokens_map.json").write_text(json.dumps(older))
+    (folder / "chat_template.jinja").write_text(WRITES_TOKENS)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = Tokenizer.load(folder)
+    expected = theirs.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
+    assert render_chat(tokenizer, (("user", "hello"),)) == expected
+    assert tokenizer.eos_ids[0] == (theirs.eos_token_id or 2)
+    text = "a<unk>b<s>hello</s> <new>"
+    assert tokenizer.encode(text) == theirs.encode(text, add_special_tokens=False)
+
+
+def test_a_token_that_only_a_template_writes_is_part_of_what_is_fingerprinted(tmp_path):
+    folder = save(tmp_path, sentencepiece(), {"bos_token_id": 1}, **PLAIN)
+    (folder / "chat_template.jinja").write_text(WRITES_TOKENS)
+    found = [Tokenizer.load(folder).fingerprint]
+    for changed in ({"sep_token": "<s>"}, {"unk_token": "</s>"}, {"bos_token": None}):
+        save(folder, sentencepiece(), {"bos_token_id": 1}, **PLAIN | changed)
+        found.append(Tokenizer.load(folder).fingerprint)
+    assert len(set(found)) == len(found)
+
+
+def test_an_end_that_the_model_has_no_row_for_is_none(tmp_path):
+    library = byte_level()
+    config = {"vocab_size": library.get_vocab_size(), "eos_token_id": 2}
+    folder = save(tmp_path, library, config, **PLAIN | {"eos_token": "<new>"})
+    assert Tokenizer.load(folder).eos_ids == (2,)

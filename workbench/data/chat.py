@@ -116,9 +116,7 @@ def _render(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool
         "tools": tools,
         "documents": None,
         "add_generation_prompt": generation_prompt,
-        "bos_token": _text(tokenizer, tokenizer.bos_id),
-        "eos_token": _text(tokenizer, next(iter(tokenizer.eos_ids), None)),
-        "pad_token": _text(tokenizer, tokenizer.pad_id),
+        **tokenizer.named,
     }
     try:
         found = render_template(tokenizer.chat_template, variables)
@@ -129,10 +127,6 @@ def _render(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool
     if lost:
         raise ValueError(f"has {lost[0]}, which the model's chat template does not write; write it out, or remove it")
     return found
-
-
-def _text(tokenizer: Tokenizer, index: int | None) -> str:
-    return "" if index is None else tokenizer.token_text(index) or ""
 
 
 def _blame_template(tokenizer: Tokenizer, turns: Sequence[Turn], error: ValueError) -> None:

@@ -13,7 +13,8 @@ import json
 import os
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +25,10 @@ from workbench.files import read_file
 if TYPE_CHECKING:
     import tokenizers
 
-VERSION = 1
+VERSION = 2
 """Of what is kept: raise it where the same files would give another backend."""
 
-PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# Fields of tokenizer_config.json with which transformers takes tokenizer.json as it is.
-_PLAIN_FIELDS = {
-    *(f"{role}_token" for role in ROLES),
-    *("additional_special_tokens", "extra_special_tokens", "chat_template", "clean_up_tokenization_spaces"),
-    *("backend", "model_input_names", "model_max_length", "padding_side", "tokenizer_class", "truncation_side"),
-}
 _CONFIG_FIELDS = ("model_type", "model_name", "tokenizer_class", "transformers_version")
 _SUFFIXES = (".json", ".jinja", ".model", ".spm", ".txt")
 _OTHER_FILES = ("config.json", "generation_config.json")
@@ -64,24 +58,14 @@ class Rebuilt:
     """Whether special tokens written out in a text are read as plain text."""
     own_tokens: tuple[str, ...] = ()
     """Tokens that the class reads by code of its own, such as the place to fill of CodeLlama."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Tokens by the names that transformers gives a chat template them under: {"eos_token": "</s>"}."""
 
     @property
     def identity(self) -> dict[str, Any]:
         """Of what the backend's own JSON does not say; empty where that is all."""
         told = {"splits_special": self.splits_special, "own_tokens": list(self.own_tokens)}
         return {name: value for name, value in told.items() if value}
-
-
-def is_plain(settings: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether transformers is known to take tokenizer.json as it is, so that it need not be asked.
-
-    settings: tokenizer_config.json; config: config.json, whose model_type may overrule the class.
-    """
-    return (
-        settings.get("tokenizer_class") in PLAIN_CLASSES
-        and set(settings) <= _PLAIN_FIELDS
-        and config.get("model_type") in (None, "llama")
-    )
 
 
 def rebuild(folder: Path, config: dict[str, Any]) -> Rebuilt:
@@ -108,7 +92,7 @@ def rebuild(folder: Path, config: dict[str, Any]) -> Rebuilt:
     else:
         backend = tokenizers.Tokenizer.from_str(held["backend"])
     backend.encode_special_tokens = held["splits_special"]
-    return Rebuilt(backend, held["splits_special"], tuple(held["own_tokens"]))
+    return Rebuilt(backend, held["splits_special"], tuple(held["own_tokens"]), held["named"])
 
 
 def _make(folder: Path, names: list[str], config: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +135,7 @@ def held_of(theirs: Any) -> dict[str, Any]:
     for text in _PROBE:
         if not _same(ours, theirs, text):
             raise ModelError(f"{type(theirs).__name__} encodes {text!r} otherwise than the tokenizers library")
+    held["named"] = theirs.special_tokens_map
     held["own_tokens"] = [
         token
         for token in dict.fromkeys(theirs.all_special_tokens)

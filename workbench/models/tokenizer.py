@@ -15,7 +15,8 @@ from workbench.config import fingerprint
 from workbench.decimals import read_json_text
 from workbench.errors import ModelError
 from workbench.files import check_file, read_file
-from workbench.models.rebuilt_tokenizer import ROLES, Rebuilt, is_plain, rebuild
+from workbench.models.plain_tokenizer import plain_tokenizer, token_text
+from workbench.models.rebuilt_tokenizer import Rebuilt, rebuild
 
 if TYPE_CHECKING:
     import tokenizers
@@ -54,6 +55,7 @@ class Tokenizer:
         self._backend = backend
         self._rebuilt = rebuilt
         self._folder = folder
+        self.named = rebuilt.named
         self.chat_template = template
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         # One above the highest: the ids of some files have gaps.
@@ -86,22 +88,25 @@ class Tokenizer:
             except Exception as error:  # the library raises bare Exception
                 raise ModelError(f"{path}: not a readable tokenizer: {_first_line(error)}") from error
             _refuse_damaged(backend, path)
-            if is_plain(read_json(folder / "tokenizer_config.json"), config):
-                _know_special_tokens(backend, _settings(folder))
-                return cls(Rebuilt(backend), folder, read_chat_template(folder))
+            settings, older = (
+                read_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")
+            )
+            plain = plain_tokenizer(backend, folder, settings, older, config)
+            if plain is not None:
+                return cls(plain, folder, read_chat_template(folder))
         return cls(rebuild(folder, config), folder, read_chat_template(folder))
 
     def _ids(self, role: str, settings: dict[str, Any], configs: list[dict[str, Any]]) -> list[int]:
-        """Ids that the files give to a role ("eos"): the tokenizer's own token first, then each config's."""
-        found: list[Any] = []
-        token = settings.get(f"{role}_token")
-        text = token.get("content") if isinstance(token, dict) else token
-        if isinstance(text, str):
-            found.append(self._backend.token_to_id(text))
+        """Ids that have a role ("eos"): of the token that transformers names so, then each config's, then an older
+        file's."""
+        texts = self.named.get(f"{role}_token", ""), token_text(settings.get(f"{role}_token"))
+        # transformers adds a token that the vocabulary lacks, for which the model need not have a row.
+        first, last = (i if i is not None and i < self._num_rows else None for i in map(self.token_id, texts))
+        found: list[Any] = [first]
         for config in configs:
             value = config.get(f"{role}_token_id")
             found.extend(value if isinstance(value, list) else [value])
-        return [index for index in found if isinstance(index, int) and index >= 0]
+        return [index for index in (*found, last) if isinstance(index, int) and index >= 0]
 
     @property
     def name(self) -> str:
@@ -194,9 +199,7 @@ class Tokenizer:
 
     def names(self, role: str) -> bool:
         """Whether its own files name the token of a role ("eos"): what transformers gives a chat template as such."""
-        token = _settings(self._folder).get(f"{role}_token")
-        text = token.get("content") if isinstance(token, dict) else token
-        return isinstance(text, str) and self.token_id(text) is not None
+        return self.token_id(self.named.get(f"{role}_token", "")) is not None
 
     def token_text(self, index: int) -> str | None:
         """A token's own text by its id, special ones included."""
@@ -222,9 +225,18 @@ class Tokenizer:
                 "eos": list(self.eos_ids),
                 "pad": self.pad_id,
                 "chat_template": self.chat_template,
+                **self._named_otherwise(),
                 **self._rebuilt.identity,
             }
         )
+
+    def _named_otherwise(self) -> dict[str, Any]:
+        """The tokens that the chat template may write and that the ids do not tell; empty where there are none."""
+        told = {"bos_token": self.bos_id, "eos_token": next(iter(self.eos_ids), None), "pad_token": self.pad_id}
+        asked = {name for name in (*told, *self.named) if name in (self.chat_template or "")}
+        ids = {name: self.token_id(self.named.get(name, "")) for name in sorted(asked)}
+        other = {name: self.named.get(name) for name, index in ids.items() if index != told.get(name)}
+        return {"named": other} if other else {}
 
     def save(self, folder: Path | str) -> None:
         """Copies the tokenizer's files as they were (tokenizer.json is written where there was none)."""
@@ -245,21 +257,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     """Of tokenizer_config.json; what it does not say may stand in an older file beside it."""
     named = {name: value for name, value in read_json(folder / "tokenizer_config.json").items() if value is not None}
     return read_json(folder / "special_tokens_map.json") | named
-
-
-def _know_special_tokens(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """Have the tokens of the vocabulary that the files name as special read as such in a text, as transformers does."""
-    import tokenizers
-
-    named = [settings.get(f"{role}_token") for role in ROLES]
-    for name in ("extra_special_tokens", "additional_special_tokens"):
-        more = settings.get(name)
-        named += list(more.values()) if isinstance(more, dict) else more if isinstance(more, list) else []
-    found = (token.get("content") if isinstance(token, dict) else token for token in named)
-    texts = [text for text in found if isinstance(text, str)]
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    new = [t for t in dict.fromkeys(texts) if t and t not in known and backend.token_to_id(t) is not None]
-    backend.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in new])
 
 
 def _refuse_damaged(backend: tokenizers.Tokenizer, path: Path) -> None:
