@@ -387,3 +387,16 @@ def test_held_out_rows_are_never_left_out_and_say_so():
     with pytest.raises(DataError) as error:
         list(Examples(records, "rows", bad))
     assert str(error.value) == "a:2: text is empty, allowed text\nmend the rows: none of a held-out set is left out"
+
+
+def test_a_prompt_that_began_the_answer_is_refused_wherever_it_stands():
+    prompt = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "Sure"}]
+    answer = [{"role": "assistant", "content": "a"}]
+    for kind, fields in (
+        ("prompt-completion", {"completion": answer}),
+        ("unpaired", {"completion": answer, "label": True}),
+        ("preference", {"chosen": answer, "rejected": [{"role": "assistant", "content": "b"}]}),
+        ("prompt-only", {}),
+    ):
+        with pytest.raises(ValueError, match=r"^the prompt ends with an assistant turn, allowed"):
+            parse_example(kind, {"prompt": prompt, **fields})

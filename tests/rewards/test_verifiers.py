@@ -246,3 +246,25 @@ def test_every_verifier_gives_0_or_1_for_any_text(prompt, completion, answer):
         assert get_verifier(name)(prompt, completion, answer) in (0.0, 1.0)
         assert get_verifier(name)("make 1 from 1: ", completion, answer) in (0.0, 1.0)
         assert verifier_version(name) >= 1
+
+
+PART_OF_MORE = (
+    *("\\boxed{x \\geq 5}", "$\\pm 5$", "$a \\cdot 5$", "$\\ln 5$", "$10~000$", "\\boxed{5}^2", "x = 5 or x = 7"),
+    *("2 hours and 30 minutes", "5 feet 10 inches", "5 kg 3 g", "$2 dollars, 50 cents", "5 vs 6", "1 in 5", "5 (or 6)"),
+    *("The answer is not 5", "It is 5, not 6", "it isn't 5", "5 bn"),
+)
+ALONE = {
+    "<think>so 12</think> 18": 18, "<answer>18</answer> <p>": 18, "18<|im_end|>": 18, "10°C": 10, "5\\degree": 5,
+    "at 7 p.m.": 7, "5~\\text{cm}": 5, "$\\approx 5$": 5, "\\underline{5}": 5,
+    "5 days and 3 apples": 3, "x + 2 = 5, x = 3": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PART_OF_MORE)
+def test_a_number_of_a_command_two_units_a_ratio_or_a_denial_is_none(text):
+    assert extract_number(text) is None
+
+
+@pytest.mark.parametrize("text", ALONE)
+def test_tags_units_and_marks_leave_a_number_as_it_is(text):
+    assert extract_number(text) == ALONE[text]

@@ -246,6 +246,8 @@ def _prompt_completion(fields: Mapping[str, Any]) -> PromptCompletion | Chat:
         text = text_of(completion, "completion")
         return PromptCompletion(text_of(prompt, "prompt", empty=True), text, reference=answer)
     before, after = parse_turns(prompt, "prompt"), parse_turns(completion, "completion")
+    if before[-1][0] == "assistant":
+        raise ValueError("the prompt ends with an assistant turn, allowed one that an assistant turn answers")
     unlearned_turns(prompt, before, "prompt")
     unlearned = unlearned_turns(completion, after, "completion")
     require_answer(after, "completion", unlearned)

@@ -11,7 +11,7 @@ import re
 from collections import deque
 from fractions import Fraction
 
-VERSION = 6
+VERSION = 7
 MAX_DIGITS = 1000
 MAX_EXPONENT_DIGITS = 3
 BESIDE = 64
@@ -30,6 +30,7 @@ _DASHES = str.maketrans(dict.fromkeys("\N{MINUS SIGN}\N{EN DASH}\N{NON-BREAKING 
 BOX = "\\boxed{"
 _BOXED = re.compile(r"\\boxed\{")
 _ANY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_POWER = re.compile(r"\s*\^")
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _SAID = re.compile(r"(?:[Aa]nswer(?: is|\s?[:=])|(?:^|(?<=\s))A:)(.*)", re.MULTILINE)
 _NAMED = re.compile(r"\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=([^=]*)", re.ASCII)
@@ -37,19 +38,44 @@ _NAMED = re.compile(r"\s*\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=([^=]*)", re.ASCII)
 
 # What a text says of a number without changing it: gaps between groups of three digits, LaTeX's words and sizes, tags.
 GAP = re.compile(r"(?<=\d)(?:\{,\}|\\,|\\!|,\\!|[\u2009\u202f\xa0])(?=\d{3}(?!\d))", re.ASCII)
-_WORDS = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_WORDS = re.compile(r"\\(?:text(?:bf|it|rm)?|mathrm|mathbf|mathit|mbox|underline|emph)\s*\{([^{}]*)\}")
+_PART = re.compile(r"<\|[^<>\n]{0,80}\|>|</?(?:think|answer|solution|reasoning|br|p|div|li)\b[^<>\n]{0,80}>")
+"""A tag that parts what stands before it from what follows, as a line break does."""
 _TAG = re.compile(r"<<[^<>\n]{0,80}>>|</?[A-Za-z][^<>\n]{0,80}>")
-_SIZE = re.compile(r"\\(?:left|right|displaystyle|quad)(?![A-Za-z])|\\[,;:! ]")
+_SIZE = re.compile(r"\\(?:left|right|displaystyle|quad)(?![A-Za-z])|\\[,;:! ]|~(?=[\sA-Za-z]|$)")
 
 _GLUED_UNITS = (
     r"(?:kg|mg|lbs?|oz|km|cm|mm|ft|in|mi|yd|ml|mL|kmh|kph|mph|hrs?|mins?|secs?|am|pm|AM|PM|cents?|USD|EUR|GBP)(?![\w^])"
 )
-_WORDS_OF_SIZE = r"(?:hundred|thousand|million|billion|trillion|dozen|score|squared|cubed|factorial)"
+_WORDS_OF_SIZE = (
+    r"(?:hundred|thousand|million|billion|trillion|lakh|crore|mn|bn|tn|dozen|gross|score|squared|cubed|factorial)"
+)
 _MONTHS = r"(?:Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|January|February|March|April|May|June?|July?|August|September|October|November|December)"  # noqa: E501
-_JOINS = r"(?:and|or|to|through|of|out of|by|x)"
+_JOINS = r"(?:and|or|to|through|of|out of|by|x|in|vs?\.?|versus)"
+_MARKS = (
+    r"(?:approx|equiv|sim|simeq|cong|implies|iff|to|[Ll]?ongrightarrow|[Rr]ightarrow|therefore|item|newline|par|bf|rm|it"
+    r"|[lL]arge|[nrt])"
+)
+"""Commands of LaTeX that leave the number behind them as it is, and line breaks that were written out."""
+_UNITS = (
+    ("years?", "months?|weeks?|days?"), ("months?", "weeks?|days?"), ("weeks?", "days?"), ("days?", "hours?|hrs?|h"),
+    ("hours?|hrs?|h", "minutes?|mins?|m|seconds?|secs?|s"), ("minutes?|mins?|m", "seconds?|secs?|s"),
+    ("feet|foot|ft", "inch(?:es)?|in"), ("yards?|yd", "feet|foot|ft|inch(?:es)?"), ("miles?|mi", "yards?|feet|ft"),
+    ("pounds?|lbs?", "ounces?|oz"), ("dollars?|euros?", "cents?"), ("km|kilomet(?:er|re)s?", "m|met(?:er|re)s?"),
+    ("m|met(?:er|re)s?", "cm|centimet(?:er|re)s?|mm"), ("cm", "mm"),
+    ("kg|kilograms?", "g|grams?"), ("l|lit(?:er|re)s?", "ml"),
+)  # fmt: skip
+"""Of a quantity in two units, such as 2 hours and 30 minutes."""
+_IN_TWO_UNITS = [
+    (
+        re.compile(rf"\d[ \t]*(?:{more})[ \t]*,?(?:[ \t]*(?:and|&))?[ \t]+$", re.ASCII),
+        re.compile(rf"[ \t]*(?:{less})\b"),
+    )
+    for more, less in _UNITS
+]
 _LETTER = r"(?<![A-Za-z\\'])[A-Za-z]"
 """One that stands alone: a variable."""
-_OPEN, _CLOSE = r"[(\[{\"'“‘`*_$€£¥₹]", r"(?:[)\]}\"'”’`*_]|\\?[%$€£¥₹¢]|°|\^\{?\\circ\}?|\\[)\]])"
+_OPEN, _CLOSE = r"[(\[{\"'“‘`*_$€£¥₹]", r"(?:[)\]}\"'”’`*_]|\\?[%$€£¥₹¢]|°[CF]?|\\degree|\^\{?\\circ\}?|\\[)\]])"
 
 # One line a kind. Spaces, not line breaks: what stands on another line is another thing.
 _TOUCHES_BEFORE = re.compile(rf"(?:^|\s|{_OPEN}|[=:~≈#—]|[-=]>|(?<=[^\W\d])[,;]|\\[(\[])$")
@@ -63,10 +89,13 @@ _GOES_ON_BEFORE = re.compile(
             r"[\w)\]}][({\[*_]+$",  # f(3, 2(3), \sqrt{3}, 2*3, x_3
             rf"\w[ \t]+[*+][ \t]+{_OPEN}*$",  # apples * 3
             rf"\d{_CLOSE}*[ \t]*[,;]\s*{_OPEN}*$",  # 2, 3
-            rf"\d{_CLOSE}*[ \t]+(?:(?:{_JOINS}|&)[ \t]+)?{_OPEN}*$",  # 1 234, 3 1/2, 2 or 3, 2 to 3
+            rf"\d{_CLOSE}*[ \t]+{_OPEN}*(?:(?:{_JOINS}|&)[ \t]+)?{_OPEN}*$",  # 1 234, 3 1/2, 2 or 3, 2 to 3
+            rf"\d{_CLOSE}*,?[ \t]+or[ \t]+{_OPEN}*\\?[A-Za-z](?:_\{{?\w+\}}?)?[ \t]*=[ \t]*{_OPEN}*$",  # x = 2 or x = 3
+            rf"\\(?!{_MARKS}(?![A-Za-z]))[A-Za-z]+[ \t]*{_OPEN}*$",  # x \geq 3, \pm 3
+            r"\d~$",
             r"\d:$|\d[ \t]+:[ \t]*$",  # 2:3
             r"\d['\u2019]$",  # 1'234, 5'10
-            r"\b(?:negative|minus|plus|times|over|than|sqrt|log|root|(?:root|power) of)[ \t]+$",
+            r"(?:\b(?:[Nn]ot|negative|minus|plus|times|over|than|sqrt|log|root|(?:root|power) of)|n['’]t)[ \t]+$",
             rf"\b{_MONTHS}\.?[ \t]+$",
         )
     ),
@@ -82,12 +111,12 @@ _GOES_ON_AFTER = re.compile(
             r"[ \t]*[+/^×·÷±<>≤≥≠√](?![a-z]{2})",
             r"[ \t]+\*(?!\*?[A-Za-z]{2})|\*+[\w(]",
             r"[ \t]+-[ \t]*(?![A-Za-z]{2})\S",
-            r"[ \t]*\\(?!f?box)[A-Za-z]",  # 2 \sqrt{3}
+            r"[ \t]*\\(?!f?box|degree)[A-Za-z]",  # 2 \sqrt{3}
             r"[ \t]+(?:times|plus|minus)[ \t]+(?:\d|[b-zB-Z](?![A-Za-z]))",
             r"[ \t]+[({\[]?\\?[$€£¥]?\d|[,;:][ \t]*\d",  # 1 234; 2, 3
             r"[ \t]+[({\[](?![A-Za-z]{2})",
             rf"[ \t]+{_JOINS}[ \t]+{_OPEN}*\d",
-            r"[ \t]+(?![aIdghlmsACFJKLNVW])[A-Za-z](?![A-Za-z'’])",  # 2 x; 2 m and 2 a day are none
+            r"[ \t]+(?![aIdghlmsACFJKLNVW]|[pie]\.[mge])[A-Za-z](?![A-Za-z'’])",  # 2 x; 2 m and 2 a day are none
             r"[ \t]+[A-Za-z]\^",
             rf"[ \t]+(?:{_WORDS_OF_SIZE}|{_MONTHS})(?![A-Za-z])",
         )
@@ -117,13 +146,13 @@ def extract_number(text: str) -> Fraction | None:
     text = GAP.sub(",", _without_other_digits(text).translate(_DASHES))
     for _ in range(2):  # of words in words
         text = _WORDS.sub(r" \1 ", text)
-    text = _SIZE.sub(" ", _TAG.sub(" ", text))
+    text = _SIZE.sub(" ", _TAG.sub(" ", _PART.sub("\n", text)))
     _, mark, tail = text.rpartition("####")
     if mark:
         return _value(_NUMBER.search(tail))
     box = last_box(text, _ANY_BOX)
     if box is not None:
-        return _only(box[0])
+        return None if _POWER.match(box[1] or "") else _only(box[0])
     said = [line for line in _SAID.findall(text)[-1:] if _NUMBER.search(line)]
     return _value(_last(said[0] if said else text))
 
@@ -168,6 +197,8 @@ def _stands_alone(found: re.Match[str]) -> bool:
     text, start, end = found.string, found.start(), found.end()
     before, after = text[max(0, start - BESIDE) : start], text[end : end + BESIDE]
     if found["sign"] and re.search(rf"{_LETTER}[ \t]*$", before, re.ASCII):  # x -3
+        return False
+    if any(more.search(before) and less.match(after) for more, less in _IN_TWO_UNITS):
         return False
     return bool(
         _TOUCHES_BEFORE.search(before)
