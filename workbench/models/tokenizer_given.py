@@ -27,7 +27,7 @@ class GivenTokenizer(Tokenizer):
         held = held_of(theirs)
         backend = tokenizers.Tokenizer.from_str(held["backend"])
         backend.encode_special_tokens = held["splits_special"]
-        rebuilt = Rebuilt(backend, held["splits_special"], tuple(held["own_tokens"]))
+        rebuilt = Rebuilt(backend, held["splits_special"], tuple(held["own_tokens"]), held["named"])
         name = str(getattr(theirs, "name_or_path", "") or type(theirs).__name__)
         template = theirs.chat_template if isinstance(theirs.chat_template, str) else None
         settings = {f"{role}_token": getattr(theirs, f"{role}_token", None) for role in ROLES}
