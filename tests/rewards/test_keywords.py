@@ -30,6 +30,18 @@ def test_a_function_gets_the_columns_of_the_data_the_token_ids_and_the_state():
     assert "prompt" not in seen, "as in TRL"
 
 
+def test_a_column_of_the_data_is_given_where_trl_has_no_argument_of_its_name():
+    seen = {}
+
+    def reward(completions, answers, ended, completion_ids):
+        seen.update(answers=answers, ended=ended, ids=completion_ids)
+        return [0.0] * len(completions)
+
+    columns = {"answers": ["Paris", "paris"], "ended": "1945", "completion_ids": [9]}
+    as_reward_set(reward).score([sample(**columns)])
+    assert seen == {"answers": [["Paris", "paris"]], "ended": ["1945"], "ids": [[5, 6]]}
+
+
 def test_turns_come_and_go_as_messages():
     def reward(prompts, completions):
         assert prompts[0] == [{"role": "user", "content": "hi"}]

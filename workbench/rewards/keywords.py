@@ -26,7 +26,9 @@ GIVEN = (
     "log_extra",
 )
 """What every function may take, besides the columns of the data."""
-LEFT_OUT = ("prompt", "completion", *GIVEN)
+OURS_ALONE = ("answers", "num_tokens", "ended")
+"""What TRL does not give: a column of the data of that name is given in its place, as TRL would."""
+LEFT_OUT = ("prompt", "completion", *(name for name in GIVEN if name not in OURS_ALONE))
 """Columns of the data that are not passed on, as in TRL."""
 OUR_METRICS = ("eval/", "time/", "cost/")
 

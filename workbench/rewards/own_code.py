@@ -15,7 +15,7 @@ from workbench.errors import DefinitionError
 from workbench.files import read_file
 from workbench.rewards.reward import describe_failure
 
-VERSION = 2
+VERSION = 3
 ALLOWED_VARIABLE = "WORKBENCH_REWARD_CODE"
 """1 in the environment where --allow-reward-code was given; processes started from there have it too."""
 
