@@ -340,3 +340,27 @@ def test_random_json_gives_nothing_but_data_errors(tmp_path, rows):
 @given(text=st.text(st.sampled_from('prompt,completion"\n\r x\0'), max_size=60))
 def test_random_csv_gives_nothing_but_data_errors(tmp_path, text):
     _only_data_errors(tmp_path, ".csv", b"prompt,completion\n" + text.encode())
+
+
+def test_a_call_read_from_typed_columns_has_its_own_arguments_alone(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    from workbench.data.reading import read_examples
+
+    def row(name, argument):
+        tool = {"type": "function", "function": {"name": name, "parameters": {"properties": {argument: {"type": "t"}}}}}
+        call = {"type": "function", "function": {"name": name, "arguments": {argument: 1}}}
+        turns = [
+            {"role": "user", "content": "u"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1"},
+            {"role": "assistant", "content": "a"},
+        ]
+        return {"messages": turns, "tools": [tool]}
+
+    rows = [row("f", "a"), row("g", "b")]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(fields)}\n" for fields in rows))
+    read, expected = (read_examples(tmp_path / name, form="rows")[0] for name in ("a.parquet", "a.jsonl"))
+    assert read == expected

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from workbench.data.conversations import KNOWN_TO_TEMPLATES, UNREAD_WEIGHTS, WEIGHTS
+from workbench.data.conversations import KNOWN_TO_TEMPLATES, SAID_BY_TEMPLATES, UNREAD_WEIGHTS, WEIGHTS
 from workbench.data.sources import shown
 
 MISSING = object()
@@ -55,6 +55,27 @@ def renamed(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, 
     taken = {columns[name] for name, value in found.items() if value is not MISSING}
     kept = {name: value for name, value in fields.items() if name not in taken}
     return kept | {name: value for name, value in found.items() if value is not MISSING}
+
+
+def without_absent(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a row of typed columns, without nulls in tools and calls: what only others have is absent."""
+    found = dict(fields)
+    for name, value in fields.items():
+        if name == "tools":
+            found[name] = _without_nulls(value)
+        elif name in TURN_LISTS and isinstance(value, list):
+            found[name] = [_turn_without_absent(turn) if isinstance(turn, dict) else turn for turn in value]
+    return found
+
+
+def _turn_without_absent(turn: dict[str, Any]) -> dict[str, Any]:
+    return {key: _without_nulls(value) if key in SAID_BY_TEMPLATES else value for key, value in turn.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def refused_fields(fields: Mapping[str, Any], read: Collection[str], *, text: bool) -> list[str]:

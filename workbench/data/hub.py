@@ -45,7 +45,7 @@ def dataset_records(settings: DatasetData) -> Iterator[Record]:
         except Exception as error:  # whatever a reader of images, a download or a damaged file raises
             raise _failed(settings.dataset, error) from error
         number += 1
-        yield Record(f"{settings.dataset}:row {number}", dict(fields))
+        yield Record(f"{settings.dataset}:row {number}", dict(fields), typed=True)
 
 
 def dataset_files(settings: DatasetData) -> list[Path]:

@@ -19,6 +19,7 @@ from workbench.data.fields import (
     refused_fields,
     renamed,
     unread_fields,
+    without_absent,
 )
 from workbench.data.formats import (
     FORMATS,
@@ -146,6 +147,8 @@ class Examples:
         side = side_of(self.columns, own, self.form)
         columns = {name: column for name, column in self.columns.items() if not side or name != "completion"}
         fields = renamed(own, columns)
+        if record.typed:
+            fields = without_absent(fields)
         if self.kind is None:
             kind = kind_of(fields, "pairs" if side else self.form)
             if not side and not serves(kind, self.form):

@@ -30,6 +30,8 @@ class Record:
     """file:line; file:row N (from 1) where rows have no lines."""
     fields: dict[str, Any]
     problem: str = ""
+    typed: bool = False
+    """Its columns have a type each (Parquet, data sets): a null within one may be a field of other rows."""
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -108,7 +110,7 @@ def _parquet_rows(rows: Any) -> Iterator[Record]:
     except (ValueError, OverflowError) as error:  # a time that Python has no value for
         problem = f"has a value that cannot be read ({_first_line(error)})"
     else:
-        yield from (_record("", value) for value in values)
+        yield from (Record("", value, typed=True) for value in values)
         return
     if len(rows) == 1:
         yield Record("", {}, problem)
