@@ -184,7 +184,7 @@ def test_qwen3s_thoughts_are_learned_where_the_model_would_have_them(tmp_path):
     )
     assert (counts.rows, counts.divided) == (2, 1)
     assert counts.note() == (
-        "1 conversations became several rows, for the chat template writes earlier turns otherwise before later ones"
+        "1 conversation became several rows, for the chat template writes earlier turns otherwise before later ones"
     )
 
 
