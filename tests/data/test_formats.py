@@ -357,7 +357,7 @@ def test_rows_that_a_template_refuses_are_all_named_or_skipped_and_counted(make_
     kept, counts = tokenise_rows(
         rows, make_tokenizer(template), 99, as_chat=False, every_token=False, bad=BadRows(skip=True)
     )
-    assert (len(kept), counts.bad, counts.bad_examples, counts.places) == (1, 2, [named], ["a.jsonl:2"])
+    assert (len(kept), counts.bad, counts.bad_examples, counts.places) == (1, 2, named, ["a.jsonl:2"])
 
 
 def test_what_is_cut_is_counted_by_side(tokenizer):
