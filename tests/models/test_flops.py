@@ -68,7 +68,7 @@ def test_a_forward_that_is_not_our_own_computes_a_prompt_with_each_completion():
     prompts, lengths, prompt_of = torch.tensor([2, 5]), torch.tensor([3, 1, 4]), torch.tensor([0, 0, 1])
     apart = Work.of_completions(torch.nn.Linear(1, 1), prompts, lengths, prompt_of)
     # It is not known to keep texts apart when they are laid end to end: rows stand side by side, with their padding.
-    assert apart == Work(tokens=3 * 9, context=3 * 45, projected=8, read=5 + 3 + 9, rows=3)
+    assert apart == Work(tokens=3 * 9, context=3 * 45, projected=8, read=5 + 3 + 9, rows=3, beyond=3 * 36)
 
 
 def test_a_model_that_is_no_language_model_is_counted_too():

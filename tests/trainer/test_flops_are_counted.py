@@ -24,13 +24,14 @@ def counted_and_recorded(trainer: Any) -> tuple[float, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from workbench.models.counted import own_kernels
+
     def of_linear(inputs: Any, *_: Any, out_shape: Any, **__: Any) -> int:
         return 2 * math.prod(inputs) * out_shape[-1]
 
     # Sampling's linear layers reach the counter whole, not as the products that it knows.
-    sampling = (torch.ops.aten.linear, torch.ops.mkldnn._linear_pointwise)
-    experts = {torch.ops.aten._grouped_mm: of_linear}  # rows are the tokens that were routed to an expert
-    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(sampling, of_linear) | experts)
+    sampling = {torch.ops.mkldnn._linear_pointwise: of_linear}
+    counter = FlopCounterMode(display=False, custom_mapping=own_kernels() | sampling)
     with counter:
         trainer._train_step()
     return float(counter.get_total_flops()), trainer.costs.flops
@@ -223,6 +224,78 @@ def test_of_every_family_that_trains(kind: str, name: str, settings: dict[str, A
     trainer = step_on(name, of_family(kind), collate(name, ragged_rows()), **settings)
     counted, recorded = counted_and_recorded(trainer)
     assert recorded == pytest.approx(counted, rel=0.05)
+
+
+def padded_batch() -> dict[str, Any]:
+    """Rows of 3 to 31 tokens, padded to 36."""
+    import torch
+
+    mask = torch.arange(36) < torch.tensor([3, 20, 12, 31])[:, None]
+    ids = ((3 + torch.arange(36) % 13) * mask).long()
+    return {"input_ids": ids, "labels": ids.masked_fill(~mask, -100), "attention_mask": mask.long()}
+
+
+def short_texts() -> dict[str, Any]:
+    """Two rows of five short texts each, laid end to end."""
+    import torch
+
+    positions = torch.tensor([[p for n in row for p in range(n)] for row in ([8, 3, 5, 7, 6], [6, 6, 2, 8, 7])])
+    return {"input_ids": 3 + positions % 13, "labels": 3 + positions % 13, "position_ids": positions}
+
+
+LAID_OUT = [
+    *((kind, True, None) for kind in ("llama", "gpt2", "qwen3", "mixtral")),
+    *((kind, False, rows) for kind in ("gpt2", "qwen3", "gemma2", "mixtral") for rows in (None, 1)),
+    ("llama", False, 1),
+]
+
+
+@pytest.mark.parametrize(("kind", "packed", "rows"), slow_but_few(LAID_OUT))
+def test_of_attention_and_unfilled_places_of_rows_of_unlike_lengths(
+    kind: str, packed: bool, rows: int | None, small_llama: Callable
+) -> None:
+    model = small_llama(**LARGE) if kind == "llama" else of_family(kind)
+    batch = short_texts() if packed else padded_batch()
+    counted, recorded = counted_and_recorded(step_on("sft", model, batch, micro_batch_rows=rows))
+    # Our own forward attends to a few texts side by side, of which the formula counts the real pairs.
+    assert recorded == pytest.approx(counted, rel=0.05 if kind == "llama" else 0.005)
+
+
+@pytest.mark.parametrize("name", ["dpo", "grpo"])
+def test_of_a_prompt_that_micro_batches_compute_again(
+    name: str, small_llama: Callable, collate: Callable, rollout_trainer: Callable
+) -> None:
+    def make(**settings: Any) -> Any:
+        model = small_llama(**LARGE)
+        if name == "dpo":
+            return step_on(name, model, collate(name, long_rows(6)), **settings)
+        return rollout_trainer(name, model=model, steps=1, **settings)
+
+    whole, cut = make(), make(micro_batch_rows=1)
+    counted_and_recorded(whole)
+    counted, recorded = counted_and_recorded(cut)
+    assert recorded == pytest.approx(counted, rel=0.05)
+    assert cut.costs.trained_tokens == whole.costs.trained_tokens
+
+
+def test_layers_that_longer_rows_do_not_compute_as_short_ones_say_are_not_counted() -> None:
+    import torch
+
+    from workbench.models.flops import ModelFlops
+
+    class Steep(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.mix, self.head = torch.nn.Embedding(7, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 7)
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            states = self.embed(input_ids)
+            for _ in range(2 if input_ids.shape[1] > 24 else 1):
+                states = self.mix(states)
+            logits: torch.Tensor = self.head(states)
+            return logits
+
+    assert "Steep: 2 rows of 40 tokens compute" in ModelFlops.counted_of(Steep()).uncounted
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}])

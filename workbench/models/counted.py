@@ -14,16 +14,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from workbench.errors import WorkbenchError
+from workbench.models.llama import Llama
 from workbench.models.outputs import forward_to_head
 from workbench.models.passes import config_field, input_embedding
+from workbench.models.positions import find_positions
 
 LENGTHS = (8, 16, 24)
 """Tokens of the passes: what grows with the square of the length is attention's, what grows with it a token's, and what
 does not grow is the one projected position that transformers' models compute in any case."""
+CHECKED_ROWS, CHECKED_LENGTH = 2, 40
+"""Shape of one more pass, by which the fit is checked; one row where classifiers would look for padding."""
+ALLOWED = 0.05
+"""Share by which that pass may compute another number than the fit says."""
 
 
 class UncountedError(Exception):
@@ -33,9 +40,9 @@ class UncountedError(Exception):
 @dataclass(frozen=True)
 class TokenFlops:
     """Of the layers without the output head, a token: forward; backward of what is trained; what gradient
-    checkpointing computes once more, None where that was not counted. pair, backward_pair: of a token and a position
-    that it attends to. row, backward_row: of a row whatever its length (a projected position, the ends of a
-    convolution)."""
+    checkpointing computes once more, None where that was not counted. pair, backward_pair: of two tokens of a row, of
+    which looking_back and backward_looking_back by kernels that compute only what the causal mask lets through. row,
+    backward_row: of a row whatever its length (a projected position, the ends of a convolution)."""
 
     forward: float
     backward: float
@@ -44,6 +51,8 @@ class TokenFlops:
     backward_pair: float
     row: float
     backward_row: float
+    looking_back: float = 0.0
+    backward_looking_back: float = 0.0
 
 
 def count_layers(
@@ -52,23 +61,33 @@ def count_layers(
     *,
     learns: bool = True,
     states_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    window: int = 0,
 ) -> TokenFlops:
-    """By short passes, whose gradients are dropped. UncountedError where the model cannot make them, or where they
-    multiply nothing that torch's counter knows.
+    """By short passes, whose gradients are dropped. UncountedError where the model cannot make them, where they
+    multiply nothing that torch's counter knows, or where one more pass of another shape is not what the fit says.
 
-    states_of: a pass of a model that is no language model, (1, T) token ids to whatever it gives for them.
+    states_of: a pass of a model that is no language model, (B, T) token ids to whatever it gives for them. window: how
+    far its layers with a window look back; 0: there are none.
     """
+    rows = 1 if states_of else CHECKED_ROWS
     states_of = states_of or (lambda ids: forward_to_head(model, ids).hidden)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     trained = [parameter for parameter in model.parameters() if learns and parameter.requires_grad]
+
+    def passes(weights: list[torch.nn.Parameter]) -> list[int]:
+        return [_passes(model, states_of, weights, (1, length), device) for length in LENGTHS]
+
     try:
         with torch.random.fork_rng(devices=[]):
-            forward = [_passes(model, states_of, [], length, device) for length in LENGTHS]
-            both = [_passes(model, states_of, trained, length, device) for length in LENGTHS] if trained else forward
+            with _LookingBack(window) as heard:
+                forward = passes([])
+            both = passes(trained) if trained else forward
             again = None
             if recomputing not in (None, nullcontext) and trained:
                 with recomputing():
-                    again = [_passes(model, states_of, trained, length, device) for length in LENGTHS]
+                    again = passes(trained)
+            length = _checked_length(model)
+            checked = _passes(model, states_of, trained, (rows, length), device)
     except (torch.OutOfMemoryError, WorkbenchError, UncountedError):
         raise
     except Exception as error:  # of whatever kind: the model takes something else than token ids
@@ -80,7 +99,24 @@ def count_layers(
         raise UncountedError("no matrix product was found in a pass over token ids")
     training, training_pair, training_row = _fitted(both)
     more = None if again is None else _fitted(again)[0] - training
-    return TokenFlops(linear, training - linear, more, pair, training_pair - pair, row, training_row - row)
+    said = rows * (training * length + training_pair * length**2 + training_row)
+    if abs(said - checked) > ALLOWED * checked:
+        raise UncountedError(
+            f"{rows} rows of {length} tokens compute {checked:,} FLOPs, and by what rows of {LENGTHS[0]} to "
+            f"{LENGTHS[-1]} tokens compute they would be charged {said:,.0f}"
+        )
+    back = pair if isinstance(model, Llama) else min(pair, heard.flops / sum(length**2 for length in LENGTHS))
+    behind = min(training_pair - pair, 2 * back)
+    return TokenFlops(
+        linear, training - linear, more, pair, training_pair - pair, row, training_row - row, back, behind
+    )
+
+
+def _checked_length(model: torch.nn.Module) -> int:
+    """A row's, where the model has that many positions."""
+    config: Any = getattr(model, "config", None)
+    positions = find_positions(config.to_dict()) if hasattr(config, "to_dict") else None
+    return CHECKED_LENGTH if positions is None else min(CHECKED_LENGTH, positions.most)
 
 
 def _fitted(counts: list[int]) -> tuple[float, float, float]:
@@ -96,14 +132,14 @@ def _passes(
     model: torch.nn.Module,
     states_of: Callable[[torch.Tensor], torch.Tensor],
     trained: list[torch.nn.Parameter],
-    length: int,
+    shape: tuple[int, int],
     device: torch.device,
 ) -> int:
-    """FLOPs of a forward on one row, and of the gradients of `trained` where there are any."""
+    """FLOPs of a forward on rows of one length, and of the gradients of `trained` where there are any."""
     embedding = input_embedding(model)
     vocabulary = config_field(getattr(model, "config", None), "vocab_size")
     vocabulary = vocabulary or (1 if embedding is None else embedding.num_embeddings)
-    ids = (torch.arange(length, device=device) % vocabulary)[None]
+    ids = (torch.arange(math.prod(shape), device=device) % vocabulary).view(shape)
     counter, kernels = FlopCounterMode(display=False, custom_mapping=own_kernels()), _UnknownKernels()
     with counter, kernels, torch.set_grad_enabled(bool(trained)), _whole_attention():
         hidden = states_of(ids)
@@ -112,6 +148,36 @@ def _passes(
     if kernels.names:
         raise UncountedError(f"torch's counter does not know the kernel {min(kernels.names)}")
     return int(counter.get_total_flops())
+
+
+class _LookingBack(TorchFunctionMode):
+    """Adds up the FLOPs of attention whose kernel leaves out what lies ahead, as if it computed all pairs; of that
+    with a mask too where there is a window, for it counts by its width."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.flops = 0
+        self._masked = window > 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self._hear(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _hear(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **_: Any,
+    ) -> None:
+        if (attn_mask is None and is_causal) or (attn_mask is not None and self._masked):
+            pairs = math.prod(query.shape[:-1]) * key.shape[-2]
+            self.flops += 2 * pairs * (query.shape[-1] + value.shape[-1])
 
 
 class _UnknownKernels(TorchDispatchMode):
@@ -132,10 +198,14 @@ class _UnknownKernels(TorchDispatchMode):
 
 
 def own_kernels() -> dict[Any, Any]:
-    """Products that torch's counter does not know: whole linear layers, and experts' in one call (only the tokens that
-    were routed to an expert are rows of it)."""
+    """Products that torch's counter does not know: attention on a CPU, which leaves out what lies ahead where it is
+    causal, whole linear layers, and experts' in one call (only the tokens that were routed to an expert are rows of
+    it)."""
     aten = torch.ops.aten
-    found: dict[Any, Any] = {}
+    found: dict[Any, Any] = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _of_attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _of_attention_backward,
+    }
     for name in ("linear", "_grouped_mm"):
         if hasattr(aten, name):
             found[getattr(aten, name)] = _of_linear
@@ -144,6 +214,17 @@ def own_kernels() -> dict[Any, Any]:
         found[experts.grouped_mm_fallback] = _of_linear
         found[experts.grouped_mm_fallback_backward] = _of_two_products
     return found
+
+
+def _of_attention(query: Any, key: Any, value: Any, dropout: float = 0.0, causal: bool = False, **_: Any) -> int:
+    rows, tokens, seen = math.prod(query[:-2]), query[-2], key[-2]
+    pairs = tokens * (tokens + 1) // 2 if causal else tokens * seen
+    return 2 * rows * pairs * int(query[-1] + value[-1])
+
+
+def _of_attention_backward(_: Any, query: Any, key: Any, value: Any, *rest: Any, **__: Any) -> int:
+    """rest: what the forward gave, two tensors, and its dropout and causality. Twice its products."""
+    return 2 * _of_attention(query, key, value, causal=bool(rest[3]))
 
 
 def _of_two_products(inputs: Any, weight: Any, *_: Any, out_shape: Any, **__: Any) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from workbench.models.counted import TokenFlops, UncountedError, count_layers
-from workbench.models.outputs import computes_padding, computes_prompts_once, projects_everything
+from workbench.models.outputs import computes_prompts_once, is_called_by_row, laid_out, projects_everything
 from workbench.models.passes import config_field, input_embedding, output_head
 from workbench.models.quantised import num_weights
 
@@ -20,9 +20,11 @@ FLOPS_FORMULA = (
     "the N weights that multiply it (2 N of frozen ones, 0 where nothing before them is trained), experts by those "
     "that are active, under gradient checkpointing what is computed again; the output head, 2 and 4 a weight, where a "
     "position is projected to the vocabulary; attention 4 x layers x width x context forward and twice that backward, "
-    "the context cut at a layer's window; input embedding excluded; padding where it is computed: in families whose "
-    "rows cannot be laid end to end; a prompt as often as it is computed: once for all completions that a step learns "
-    "from, where the model's forward is our own; a sampled token once, and without a cache "
+    "the context cut at a layer's window, and all pairs of a row where attention has no kernel that leaves out what "
+    "lies ahead, or where a mask keeps texts apart that were laid end to end; input embedding excluded; padding where "
+    "it is computed: in families whose rows cannot be laid end to end, and at the ends of those that are; a prompt as "
+    "often as it is computed: once for all completions that a step learns from, where the model's forward is our own; "
+    "a sampled token once, and without a cache "
     "the whole text at every token"
 )
 
@@ -40,36 +42,59 @@ class Work:
     read: float
     """Tokens read: prompts as often as computed, and all tokens of the texts, the last too, which predicts nothing."""
     rows: float = 0.0
-    """Rows side by side, where they are not laid end to end."""
+    """Rows that are calls of their own or stand side by side in one; of our own forward, which adds none a row, 0."""
+    beyond: float = 0.0
+    """Pairs beyond the context that attention without a kernel for it computes and masks: all others of a row."""
 
     @classmethod
     def of_rows(
-        cls, lengths: torch.Tensor, projected: float | None = None, model: torch.nn.Module | None = None
+        cls,
+        lengths: torch.Tensor,
+        projected: float | None = None,
+        model: torch.nn.Module | None = None,
+        width: int | None = None,
     ) -> Work:
-        """Rows of these lengths (padding excluded), projected everywhere unless said, side by side in one call.
+        """Rows of these lengths (padding excluded), projected everywhere unless said, in one call of forward_to_head.
 
-        model: computes padding or does not, and has windows or none; None: neither.
+        model: computes padding or does not, and has windows or none; None: neither. width: of the rows with their
+        padding; None: that of the longest.
         """
-        sizes, rows = lengths.double(), 0
-        read = float(sizes.sum())
-        if model is not None and len(sizes) and computes_padding(model, int(sizes.max())):
-            sizes, rows = sizes.max().expand(len(sizes)), len(sizes)
+        read = float(lengths.sum())
+        projected = read if projected is None else projected
+        laid = None if model is None or not len(lengths) else laid_out(model, lengths.long().tolist(), width)
+        if laid is not None and laid.masked:
+            return cls._masked(laid.rows, laid.width, projected, read)
+        sizes = lengths.double() if laid is None else torch.full((laid.rows,), laid.width, dtype=torch.float64)
         context = float(attended(model, torch.zeros_like(sizes), sizes).sum())
-        return cls(float(sizes.sum()), context, read if projected is None else projected, read, rows)
+        if model is None or not is_called_by_row(model):
+            return cls(float(sizes.sum()), context, projected, read)
+        rows, whole = float((sizes > 0).sum()), float(sizes.square().sum())
+        return cls(float(sizes.sum()), context, projected, read, rows, whole - context)
 
     @classmethod
     def of_packed(cls, positions: torch.Tensor, projected: float, model: torch.nn.Module | None) -> Work:
-        """Texts laid end to end: a token attends to its own text alone, as many tokens as its position (B, T) says."""
+        """Texts laid end to end. In our own forward a token attends to its own text alone, as many tokens as its
+        position (B, T) says; in another all pairs of a row are computed, and a mask keeps texts apart."""
+        if model is not None and is_called_by_row(model):
+            rows, width = positions.shape
+            return cls._masked(rows, width, projected, float(positions.numel()))
         tokens, places = float(positions.numel()), positions.double()
         return cls(tokens, float(attended(model, places, places + 1).sum()), projected, tokens)
+
+    @classmethod
+    def _masked(cls, rows: int, width: int, projected: float, read: float) -> Work:
+        """Rows of which a mask of ours says what is seen, so that every pair is computed."""
+        return cls(float(rows * width), float(rows * width**2), projected, read, float(rows))
 
     @classmethod
     def of_scored(cls, model: torch.nn.Module, lengths: torch.Tensor, width: int) -> Work:
         """Rows that a sequence classifier reads beside one another, each padded to the width and computed whole."""
         sizes = torch.full_like(lengths, width, dtype=torch.float64)
+        whole, read = float(sizes.square().sum()), float(lengths.sum())
         both_ways = any(getattr(module, "is_causal", True) is False for module in model.modules())
-        context = sizes.square() if both_ways else attended(model, torch.zeros_like(sizes), sizes)
-        return cls(float(sizes.sum()), float(context.sum()), 0.0, float(lengths.sum()), len(sizes))
+        masked = both_ways or bool((lengths < width).any())
+        context = whole if masked else float(attended(model, torch.zeros_like(sizes), sizes).sum())
+        return cls(float(sizes.sum()), context, 0.0, read, len(sizes), whole - context)
 
     @classmethod
     def total(cls, parts: Iterable[Work]) -> Work:
@@ -165,7 +190,7 @@ class ModelFlops:
         """
         plain = cls.of_model(model)
         try:
-            layers = count_layers(model, recomputing, learns=learns)
+            layers = count_layers(model, recomputing, learns=learns, window=windows_of(model)[0])
         except UncountedError as error:
             return replace(plain, uncounted=f"{type(model).__name__}: {error}")
         if plain.projects_all:  # then the passes gave logits: the head is counted with what is projected
@@ -179,7 +204,9 @@ class ModelFlops:
         """Of a model that gives a text its logits, model(input_ids, attention_mask).logits, and is only read."""
         plain = replace(cls.of_model(model), num_head=0)
         try:
-            layers = count_layers(model, learns=False, states_of=lambda ids: scores_of(model, ids))
+            layers = count_layers(
+                model, learns=False, states_of=lambda ids: scores_of(model, ids), window=windows_of(model)[0]
+            )
         except UncountedError as error:
             return replace(plain, uncounted=f"{type(model).__name__}: {error}")
         return replace(plain, counted=layers)
@@ -222,7 +249,8 @@ class ModelFlops:
         attention = 2 * self._attention(work)
         if self.counted is not None:
             layers = self.counted.backward * work.tokens + self.counted.backward_row * work.rows
-            attention = self.counted.backward_pair * work.context
+            dense = self.counted.backward_pair - self.counted.backward_looking_back
+            attention = self.counted.backward_pair * work.context + dense * work.beyond
         head = 2 * frozen_head + 4 * trained_head
         return layers + head * self._projected(work) + attention
 
@@ -242,8 +270,9 @@ class ModelFlops:
         after = [length - 1 for length in lengths]
         tokens = prompt_tokens + sum(after)
         context = self._attended(0, prompt_tokens)
+        beyond = prompt_tokens**2 - context
         context += sum(self._attended(prompt_tokens, prompt_tokens + number) for number in after)
-        return self.forward(Work(tokens, context, 1 + sum(after), tokens))
+        return self.forward(Work(tokens, context, 1 + sum(after), tokens, beyond=beyond))
 
     def _projected(self, work: Work) -> float:
         return work.tokens if self.projects_all and work.projected else work.projected
@@ -259,5 +288,6 @@ class ModelFlops:
         return self.windowed * (until(end) - until(begin)) + (1 - self.windowed) * whole
 
     def _attention(self, work: Work) -> float:
-        pair = 4 * self.num_layers * self.width if self.counted is None else self.counted.pair
-        return pair * work.context
+        if self.counted is None:
+            return 4 * self.num_layers * self.width * work.context
+        return self.counted.pair * work.context + (self.counted.pair - self.counted.looking_back) * work.beyond

@@ -54,7 +54,8 @@ def forward_to_head(
         if position_ids is not None and attention_mask is None:
             heard.hear_packed(inner, position_ids)
         else:
-            heard.hear_rows(inner, (torch.ones_like(input_ids) if attention_mask is None else attention_mask).sum(1))
+            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            heard.hear_rows(inner, real.sum(1), input_ids.shape[1])
         with heard_by(None):
             return forward_to_head(model, input_ids, attention_mask, position_ids, states=states)
     if position_ids is not None and attention_mask is None:
@@ -208,10 +209,29 @@ def can_be_packed(model: torch.nn.Module, longest: int) -> bool:
     return all(size >= longest for size in windows)
 
 
-def computes_padding(model: torch.nn.Module, longest: int) -> bool:
-    """Whether forward_to_head computes rows side by side, up to the longest, padding and all."""
-    inner = unwrapped(model)
-    return not isinstance(inner, Llama) and not can_be_packed(inner, longest) and verdict_of(inner).batch
+@dataclass(frozen=True)
+class LaidOut:
+    """Rows of one width in one call; masked: a mask keeps the texts in each apart."""
+
+    rows: int
+    width: int
+    masked: bool
+
+
+def laid_out(model: torch.nn.Module, lengths: list[int], width: int | None = None) -> LaidOut | None:
+    """How forward_to_head computes rows of these lengths and this width (None: the longest's); None: text by text."""
+    longest = max(lengths)
+    if not is_called_by_row(model):
+        return None
+    if sum(lengths) < len(lengths) * (width or longest) and can_be_packed(unwrapped(model), longest):
+        rows, size = pack_rows(lengths, longest).source.shape
+        return LaidOut(rows, size, masked=True)
+    return LaidOut(len(lengths), longest, masked=False) if verdict_of(unwrapped(model)).batch else None
+
+
+def is_called_by_row(model: torch.nn.Module) -> bool:
+    """Whether the model computes rows, which may be padded, and not texts laid end to end as our own forward does."""
+    return not isinstance(unwrapped(model), Llama)
 
 
 def computes_prompts_once(model: torch.nn.Module) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -99,9 +100,9 @@ class CallMeter:
 
     # What is heard.
 
-    def hear_rows(self, model: torch.nn.Module, lengths: torch.Tensor) -> None:
+    def hear_rows(self, model: torch.nn.Module, lengths: torch.Tensor, width: int) -> None:
         """Of forward_to_head."""
-        self._add(model, Work.of_rows(lengths, 0.0, model))
+        self._add(model, Work.of_rows(lengths, 0.0, model, width))
 
     def hear_packed(self, model: torch.nn.Module, positions: torch.Tensor) -> None:
         """Of forward_to_head."""
@@ -115,7 +116,7 @@ class CallMeter:
 
     def _add(self, model: torch.nn.Module, work: Work) -> None:
         if projects_everything(model):
-            work = Work(work.tokens, work.context, work.tokens, work.read, work.rows)
+            work = replace(work, projected=work.tokens)
         self._know_head(model)
         self._count(model, work)
 
@@ -215,4 +216,7 @@ def _work_of_call(model: torch.nn.Module, ids: torch.Tensor, args: tuple[Any, ..
     masks = [value for value in (kwargs.get("attention_mask"), *args[1:2]) if isinstance(value, torch.Tensor)]
     fits = masks and masks[0].shape[0] == rows and masks[0].ndim == 2
     read = float(masks[0][:, -width:].sum()) if fits else float(ids.numel())
-    return Work(float(ids.numel()), context, 0.0, read, rows)
+    whole = rows * width * float(end)
+    if masks and not bool(masks[0].all()):  # then attention computes every pair, and masks what is not seen
+        context = whole
+    return Work(float(ids.numel()), context, 0.0, read, rows, whole - context)

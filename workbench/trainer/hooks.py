@@ -5,14 +5,13 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any, ClassVar
 
 import torch
 
 from workbench.errors import CheckpointError, DefinitionError
 from workbench.models.flops import ModelFlops, Work
-from workbench.models.outputs import computes_padding
 from workbench.trainer import distributed
 from workbench.trainer.batch_check import BatchCheck
 from workbench.trainer.batch_format import with_batch
@@ -192,14 +191,13 @@ class TrainerHooks(abc.ABC):
         work = Work(*distributed.reduce_tensor(spent).tolist())
         return Costs(trained_tokens=int(work.read), flops=self._training_flops(work))
 
-    def _work_as_cut(
-        self, batch: Batch, work_of: Callable[[Batch], Work], model: torch.nn.Module | None = None
-    ) -> Work:
-        """The same in micro-batches where those decide how much padding is computed: in those that were asked for, so
-        that the charge does not depend on the memory of the machine. model: what computes it, absent the policy."""
-        if not computes_padding(model or self.policy, int(self._sequence_lengths(batch).max())):
-            return work_of(batch)
-        return Work.total(work_of(part) for part in split_rows(batch, self.settings.micro_batch_rows))
+    def _work_as_cut(self, batch: Batch, work_of: Callable[[Batch], Work]) -> Work:
+        """The same in micro-batches, which decide what padding is computed and how often a prompt is: in those that
+        were asked for, so that the charge does not depend on the memory of the machine. Tokens read are those of the
+        whole, for no number but FLOPs depends on the cut."""
+        whole = work_of(batch)
+        cut = Work.total(work_of(part) for part in split_rows(batch, self.settings.micro_batch_rows))
+        return replace(cut, read=whole.read)
 
     def _training_flops(self, work: Work) -> float:
         """Of one update's forward and backward."""

@@ -49,7 +49,8 @@ class SFTTrainer(BaseTrainer):
         projected = float((_wanted(batch) != IGNORED).sum())
         positions = batch.get("position_ids")
         if positions is None:
-            return Work.of_rows(self._sequence_lengths(batch), projected, self.policy)
+            width = batch["input_ids"].shape[1]
+            return Work.of_rows(self._sequence_lengths(batch), projected, self.policy, width)
         return Work.of_packed(positions, projected, self.policy)
 
     def _forward(self, batch: Batch) -> HeadInputs:
