@@ -99,17 +99,23 @@ def count_layers(
         raise UncountedError("no matrix product was found in a pass over token ids")
     training, training_pair, training_row = _fitted(both)
     more = None if again is None else _fitted(again)[0] - training
-    said = rows * (training * length + training_pair * length**2 + training_row)
-    if abs(said - checked) > ALLOWED * checked:
-        raise UncountedError(
-            f"{rows} rows of {length} tokens compute {checked:,} FLOPs, and by what rows of {LENGTHS[0]} to "
-            f"{LENGTHS[-1]} tokens compute they would be charged {said:,.0f}"
-        )
+    _check((training, training_pair, training_row), (rows, length), checked)
     back = pair if isinstance(model, Llama) else min(pair, heard.flops / sum(length**2 for length in LENGTHS))
     behind = min(training_pair - pair, 2 * back)
     return TokenFlops(
         linear, training - linear, more, pair, training_pair - pair, row, training_row - row, back, behind
     )
+
+
+def _check(fit: tuple[float, float, float], shape: tuple[int, int], counted: int) -> None:
+    """UncountedError where rows of that shape do not compute what the fit says."""
+    rows, length = shape
+    said = rows * (fit[0] * length + fit[1] * length**2 + fit[2])
+    if abs(said - counted) > ALLOWED * counted:
+        raise UncountedError(
+            f"{rows} rows of {length} tokens compute {counted:,} FLOPs, and by what rows of {LENGTHS[0]} to "
+            f"{LENGTHS[-1]} tokens compute they would be charged {said:,.0f}"
+        )
 
 
 def _checked_length(model: torch.nn.Module) -> int:

@@ -54,8 +54,7 @@ def forward_to_head(
         if position_ids is not None and attention_mask is None:
             heard.hear_packed(inner, position_ids)
         else:
-            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            heard.hear_rows(inner, real.sum(1), input_ids.shape[1])
+            heard.hear_rows(inner, input_ids, attention_mask)
         with heard_by(None):
             return forward_to_head(model, input_ids, attention_mask, position_ids, states=states)
     if position_ids is not None and attention_mask is None:

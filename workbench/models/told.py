@@ -13,8 +13,8 @@ import torch
 class Listener(Protocol):
     """Counts what is computed while it listens."""
 
-    def hear_rows(self, model: torch.nn.Module, lengths: torch.Tensor, width: int) -> None:
-        """forward_to_head of rows of these lengths, padded to the width."""
+    def hear_rows(self, model: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        """forward_to_head of rows, as it takes them."""
 
     def hear_packed(self, model: torch.nn.Module, positions: torch.Tensor) -> None:
         """forward_to_head of packed rows at these positions."""

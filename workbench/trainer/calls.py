@@ -100,9 +100,10 @@ class CallMeter:
 
     # What is heard.
 
-    def hear_rows(self, model: torch.nn.Module, lengths: torch.Tensor, width: int) -> None:
+    def hear_rows(self, model: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Of forward_to_head."""
-        self._add(model, Work.of_rows(lengths, 0.0, model, width))
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        self._add(model, Work.of_rows(real.sum(1), 0.0, model, input_ids.shape[1]))
 
     def hear_packed(self, model: torch.nn.Module, positions: torch.Tensor) -> None:
         """Of forward_to_head."""
