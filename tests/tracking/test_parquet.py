@@ -128,6 +128,13 @@ def test_the_copy_is_read_where_it_is_good(tmp_path: Path, monkeypatch: pytest.M
     assert read_table(tmp_path, "metrics", keep_copy=True) is not None
 
 
+def test_the_half_of_a_copy_that_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "metrics.parquet.1.partial").write_bytes(b"PAR1")
+    read_table(tmp_path, "metrics", keep_copy=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "metrics.parquet"]
+
+
 def test_a_copy_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
     write(tmp_path, [{"step": 0, "loss": 1.5}])
     (tmp_path / "metrics.parquet").mkdir()

@@ -152,6 +152,9 @@ def _write_copy(table: pa.Table, copy: Path, digest: bytes) -> None:
 
     partial = copy.with_name(f"{copy.name}.{os.getpid()}.partial")
     try:
+        # What a killed process left; one that still writes then keeps no copy, and this one's serves both.
+        for left in copy.parent.glob(f"{copy.name}.*.partial"):
+            left.unlink(missing_ok=True)
         # Checksums of pages, so that a bit that flips on the disk is found and not read as a number.
         marked = table.replace_schema_metadata({_MARK: _mark(digest, table)})
         pq.write_table(marked, partial, compression="zstd", write_page_checksum=True)
