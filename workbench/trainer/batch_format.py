@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["ids", "labels", "mask", "positions", "numbers", "logprobs", "groups", "list"]
@@ -69,6 +69,8 @@ class BatchFormat:
     fields: tuple[BatchField, ...]
     texts: tuple[tuple[str, ...], ...] = ()
     """Which keys' tokens stand behind one another in a text, for its length."""
+    data_form: Literal["rows", "pairs", "prompts"] | None = None
+    """What a row of it is, where settings do not say; None: they must."""
 
     def __getitem__(self, name: str) -> BatchField:
         return next(field for field in self.fields if field.name == name)
@@ -82,7 +84,7 @@ class BatchFormat:
         """This format with further keys, or with some said anew: for a trainer that builds on another."""
         new = {field.name for field in fields}
         kept = (field for field in self.fields if field.name not in new)
-        return BatchFormat((*kept, *fields), self.texts)
+        return replace(self, fields=(*kept, *fields))
 
     @property
     def text(self) -> str:
@@ -140,6 +142,7 @@ ROWS = BatchFormat(
         BatchField("position_ids", "B L", "positions", "of packed rows: 0 where a text begins", optional=True),
     ),
     texts=(("input_ids",),),
+    data_form="rows",
 )
 PAIRS = BatchFormat(
     (
@@ -170,6 +173,7 @@ PAIRS = BatchFormat(
         BatchField("pair_weights", "B", "numbers", "how much a pair counts; 1 where absent", optional=True),
     ),
     texts=(("prompt_input_ids", "chosen_input_ids"), ("prompt_input_ids", "rejected_input_ids")),
+    data_form="pairs",
 )
 PROMPTS = BatchFormat(
     (
@@ -208,4 +212,5 @@ PROMPTS = BatchFormat(
         ),
     ),
     texts=(("prompts", "responses"),),
+    data_form="prompts",
 )

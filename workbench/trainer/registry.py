@@ -32,7 +32,10 @@ def get_trainer_class(name: str) -> type[BaseTrainer]:
 
 def get_settings_class(name: str) -> type[TrainerSettings]:
     """The closed settings class of the trainer named."""
-    return _find(name, "settings")
+    settings_class: type[TrainerSettings] = _find(name, "settings")
+    if (problem := settings_class.batch_problem()) is not None:
+        raise DefinitionError(f"{_path(name, 'settings')}: {settings_class.__name__}: {problem}")
+    return settings_class
 
 
 def create_trainer(name: str, **arguments: Any) -> BaseTrainer:
@@ -45,8 +48,22 @@ def _find(name: str, kind: str) -> Any:
         near = difflib.get_close_matches(str(name), trainer_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise DefinitionError(f"trainer is {name!r}; there are {', '.join(trainer_names())}{hint}")
-    module = importlib.import_module(f"workbench.trainer.{name}_{kind}")
     wanted = f"{name.replace('_', '')}{kind}"
+    shown = f"{''.join(part.capitalize() for part in name.split('_'))}{kind.capitalize()}"
+    try:
+        module = importlib.import_module(f"workbench.trainer.{name}_{kind}")
+    except ModuleNotFoundError as error:
+        if error.name != f"workbench.trainer.{name}_{kind}":
+            raise
+        raise DefinitionError(f"trainer {name} has no {_path(name, kind)}; it defines a class {shown}") from None
     found = [value for key, value in vars(module).items() if key.lower() == wanted]
-    assert len(found) == 1, f"{module.__name__} must define one class named like {wanted}"
+    base: Any = TrainerSettings
+    if kind == "trainer":
+        from workbench.trainer.base_trainer import BaseTrainer as base
+    if len(found) != 1 or not isinstance(found[0], type) or not issubclass(found[0], base):
+        raise DefinitionError(f"{_path(name, kind)} defines no class {shown}({base.__name__}); name it so, in any case")
     return found[0]
+
+
+def _path(name: str, kind: str) -> str:
+    return f"workbench/trainer/{name}_{kind}.py"

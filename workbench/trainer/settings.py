@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import inspect
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
@@ -15,6 +16,9 @@ DataForm = Literal["rows", "text", "pairs", "prompts"]
 """What a trainer learns from: rows with a prompt masked, text learned token by token, preference pairs, or prompts that
 it completes itself."""
 
+
+BATCH_UNITS: dict[DataForm, str] = {"rows": "row", "text": "row", "pairs": "pair", "prompts": "prompt"}
+"""What a batch is counted in; the setting of its size is named by it: batch_rows, batch_pairs or batch_prompts."""
 
 Remedy = Literal["stop", "skip", "rollback"]
 
@@ -78,7 +82,8 @@ class TrainerSettings(Settings):
     needs_reference: ClassVar[bool] = False
     """Whether its pairs come with a reference's log-probabilities, which are computed before the run and charged."""
     batch: ClassVar[BatchFormat | None] = None
-    """The keys of its batches; None: an own trainer's, which nothing checks but itself."""
+    """The keys of its batches; None: an own trainer's, which nothing checks but itself. Where it is given, and nothing
+    else tells a batch's size, there is a setting batch_rows, batch_pairs or batch_prompts of 32."""
 
     steps: PositiveInt | None = None
     """Optimiser steps; when absent, `epochs` decides."""
@@ -163,6 +168,40 @@ class TrainerSettings(Settings):
             raise ValueError("spikes: a range test ends where the loss rises; leave spikes out")
         return self
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Own settings that name their batch get what they do not say themselves: its data form and its size."""
+        super().__init_subclass__(**options)
+        if cls.batch is None:
+            return
+        if cls.batch.data_form is not None and not any("data_form" in vars(base) for base in _below(cls)):
+            cls.data_form = cls.batch.data_form
+        unit = BATCH_UNITS[cls.data_form]
+        counted = any("batch_rows_per_step" in vars(base) for base in _below(cls))
+        if not counted and not any(f"batch_{unit}s" in inspect.get_annotations(base) for base in _below(cls)):
+            about = f"{unit.capitalize()}s per optimiser step, over all processes."
+            cls.__annotations__ = inspect.get_annotations(cls) | {f"batch_{unit}s": AtOnce}
+            setattr(cls, f"batch_{unit}s", Field(default=32, description=about))
+
+    @classmethod
+    def batch_problem(cls) -> str | None:
+        """What own settings must say that they do not, and how; None where nothing is missing."""
+        unit = BATCH_UNITS.get(cls.data_form)
+        if unit is None:
+            return f"data_form is {cls.data_form!r}; allowed {', '.join(BATCH_UNITS)}"
+        if cls.batch is not None and cls.batch.data_form not in (None, f"{unit}s"):
+            return f"data_form is {cls.data_form!r}, but the batch is of {cls.batch.data_form}; leave data_form out"
+        if cls.batch_rows_per_step is TrainerSettings.batch_rows_per_step and f"batch_{unit}s" not in cls.model_fields:
+            return (
+                "nothing tells the size of a batch; write `batch = ROWS` in the class (or PAIRS or PROMPTS, of "
+                f"workbench.trainer.batch_format), or a field `batch_{unit}s: int = 32`"
+            )
+        return None
+
     def batch_rows_per_step(self) -> int:
         """Rows (or pairs, or prompts) that one optimiser step takes over all processes."""
-        raise TypeError(f"{type(self).__name__} declares no batch unit")
+        return int(getattr(self, f"batch_{BATCH_UNITS[self.data_form]}s"))
+
+
+def _below(cls: type) -> list[type]:
+    """The class and its bases below TrainerSettings."""
+    return list(cls.__mro__[: cls.__mro__.index(TrainerSettings)])

@@ -12,7 +12,7 @@ from workbench.tracking.words import plural
 from workbench.trainer.grpo_settings import GRPOSettings
 from workbench.trainer.registry import get_settings_class
 from workbench.trainer.rollout_settings import RolloutSettings
-from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.settings import BATCH_UNITS, TrainerSettings
 
 DEFAULT = "default"
 _SHOWN_ELSEWHERE = ("hyperparameters.seed", "hyperparameters.budget", "hyperparameters.evaluate_every")
@@ -172,9 +172,9 @@ def conventions(run: RunSpec) -> dict[str, str]:
 
 def batch_units(settings: TrainerSettings) -> str:
     """The batch in its units, such as "128 pairs per step" or "8 prompts x 4 completions per step"."""
-    unit = next((name for name in type(settings).model_fields if name.startswith("batch_")), "batch_rows")
+    unit = BATCH_UNITS[settings.data_form]
     micro = f", {plural(settings.micro_batch_rows, 'row')} at a time" if settings.micro_batch_rows else ""
-    batch = plural(settings.batch_rows_per_step(), unit.removeprefix("batch_").removesuffix("s"), "")
+    batch = plural(settings.batch_rows_per_step(), unit, "")
     if not isinstance(settings, RolloutSettings):
         return f"{batch} per step{micro}"
     updates = settings.updates_per_rollout
