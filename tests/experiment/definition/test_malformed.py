@@ -156,7 +156,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "", "arms: {a: }\n", ["9: arms.a: found nothing, allowed a mapping"]),
     (SFT, "", "arms: {../a: {}}\n", ["9: arms.../a: found the name '../a', allowed letters, digits, - and _, at most 100"]),
     (SFT, "", "arms: {a: {question: x}}\n", [f"9: arms.a.question: found an unknown key, allowed {ARM_KEYS}"]),
-    (SFT, "", "arms:\n  a: {trainer: dpo}\n", ["10: arms.a.data: found nothing, allowed one of task, path, dataset, collect"]),
+    (SFT, "", "arms:\n  a: {trainer: dpo}\n", ["10: arms.a.data: trainer dpo drops the file's data and hyperparameters; give them, e.g. data: {path: pairs.jsonl}"]),
     (SFT, "", "arms:\n  a: {hyperparameters: {stesp: 3}}\n", [f"10: arms.a.hyperparameters.stesp: found an unknown key, allowed {MANY}, did you mean steps?"]),
     # several at once, in the order of the file
     (SFT.replace("threads: 1", "threads: 0").replace("1e-3", "fast"), "trainer: sft", "trainer: sf", [f"2: trainer: found 'sf', allowed {TRAINERS}, did you mean sft?", "7: hyperparameters.learning_rate: found 'fast', allowed a number", "8: threads: found 0, allowed numbers >= 1"]),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import DefinitionError
+from workbench.experiment.definition.json_schema import definition_schema
+from workbench.experiment.definition.merge import FREE_KEYS
 from workbench.experiment.definition.overrides import SPACES
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.definition.schema import Experiment, RunSpec
@@ -319,3 +321,69 @@ def test_a_bare_section_may_be_overridden_as_a_whole(folder: Path) -> None:
     assert run.lora is None
     assert problems(folder, DPO, "data=5") == ("--set data=5: data: found 5, allowed a mapping",)
     assert problems(folder, DPO, "threads=0") == ("--set threads=0: threads: found 0, allowed numbers >= 1",)
+
+
+def test_epochs_beside_steps_are_refused_and_null_takes_either_away(folder: Path) -> None:
+    by_epochs = SFT.replace("steps: 10", "epochs: 2")
+    both = "steps and epochs are both given: write one"
+    assert problems(folder, SFT, "epochs=2") == (f'--set epochs=2: epochs: {both}; SET="steps=null epochs=2"',)
+    assert problems(folder, by_epochs, "steps=4") == (f'--set steps=4: steps: {both}; SET="epochs=null steps=4"',)
+    file, place = SFT.replace("steps: 10", "steps: 10, epochs: 2"), "experiments/x.yaml:5: hyperparameters.epochs"
+    assert problems(folder, file) == (f"{place}: {both}; steps: null beside epochs takes steps away",)
+    (grid,) = problems(folder, SFT + "sweep: {grid: {epochs: [1, 2]}}\n")
+    assert grid.startswith(f"experiments/x.yaml:7: sweep.grid.epochs: {both}")
+    (arm,) = problems(folder, SFT + "arms: {a: {hyperparameters: {epochs: 2}}}\n")
+    assert arm.startswith(f"experiments/x.yaml:7: arms.a.hyperparameters.epochs: {both}")
+    for text, overrides, length in (
+        (SFT, ("epochs=2", "steps=null"), (None, 2.0)),
+        (by_epochs, ("steps=4", "epochs=null"), (4, 1.0)),
+        (SFT + "arms: {a: {hyperparameters: {steps: null, epochs: 3}}}\n", (), (None, 3.0)),
+    ):
+        (run,) = load(folder, text, *overrides).runs
+        assert (run.hyperparameters.steps, run.hyperparameters.epochs) == length
+
+
+def test_an_empty_mapping_empties_one_of_free_keys_and_is_refused_where_it_would_change_nothing(folder: Path) -> None:
+    data = "{path: a.jsonl, columns: {prompt: question, completion: answer}}"
+    text = SFT.replace("{task: sort, rows: 128}", data) + "lora: {rank: 8}\nsweep: {grid: {steps: [5, 6]}}\n"
+    run, *others = load(folder, text, "data.columns={}", "sweep.grid={}").runs
+    assert (run.to_definition()["data"]["columns"], run.variant, others) == ({}, "main", [])
+    assert load(folder, text, "data.columns={prompt: q}").runs[0].to_definition()["data"]["columns"] == {
+        "prompt": "q",
+        "completion": "answer",
+    }
+    (folder / "base.yaml").write_text(text)
+    extended = load(folder, "extends: base\ndata: {columns: {}}\nsweep: {grid: {}}\n").runs
+    assert [run.to_definition()["data"]["columns"] for run in extended] == [{}]
+    (line,) = problems(folder, text, "lora={}")
+    assert line.startswith(
+        "--set lora={}: lora: found an empty mapping, which changes nothing, allowed null to take it"
+    )
+    lora = load(folder, SFT, "lora={}").runs[0].lora
+    assert lora is not None
+
+
+def test_the_fields_whose_keys_are_free_are_those_of_the_schema() -> None:
+    def free(place: object, name: str = "") -> set[str]:
+        if isinstance(place, list):
+            return set().union(*(free(item, name) for item in place))
+        if not isinstance(place, dict):
+            return set()
+        named = place.get("properties", {})
+        own = {name} if place.get("additionalProperties") not in (None, False) else set()
+        inner = [free(item, key) for key, item in named.items()]
+        return own.union(*inner, *(free(item, name) for key, item in place.items() if key not in ("properties",)))
+
+    schema = definition_schema()
+    sections = {"model", "lora", "data", "hyperparameters", "evaluate", "budget", "start_from"}
+    assert free(schema) - sections - set(schema["$defs"]) == set(FREE_KEYS)
+
+
+def test_another_trainer_on_the_command_line_takes_its_data_from_there_in_any_order(folder: Path) -> None:
+    for overrides in (("trainer=dpo", "data.path=pairs.jsonl"), ("data.path=pairs.jsonl", "trainer=dpo", "steps=3")):
+        (run,) = load(folder, SFT, *overrides).runs
+        assert (run.trainer, run.to_definition()["data"]["path"]) == ("dpo", "pairs.jsonl")
+    drops = "trainer dpo drops the file's data and hyperparameters; give them, e.g."
+    assert problems(folder, SFT, "trainer=dpo") == (f"--set trainer=dpo: data: {drops} data.path=pairs.jsonl",)
+    (line,) = problems(folder, SFT + "arms: {a: {trainer: dpo}}\n")
+    assert line == f"experiments/x.yaml:7: arms.a.data: {drops} data: {{path: pairs.jsonl}}"

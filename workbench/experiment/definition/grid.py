@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.experiment.definition.files import SECTIONS
-from workbench.experiment.definition.merge import KINDS, merge_sections, nest
+from workbench.experiment.definition.merge import KINDS, empties, merge_sections, nest
 from workbench.experiment.definition.overrides import Override, file_safe, value_text
 from workbench.experiment.definition.schema import Arm
 from workbench.experiment.definition.sections import hyperparameter_names, unknown_hyperparameter
@@ -121,9 +121,9 @@ def apply_overrides(
 ) -> dict[str | None, Node]:
     """Each arm with the overrides laid over it; a bare hyperparameter goes to the arms whose trainer has it."""
     changed = dict(arms)
-    # Those that choose a kind of data or model first: they drop what was said of another kind.
+    # The trainer first, then those that choose a kind of data or model: they drop what was said for another.
     choosing = {f"{section}.{kind}" for section, kinds in KINDS.items() for kind in kinds}
-    for override in sorted(overrides, key=lambda item: item.key not in choosing):
+    for override in sorted(overrides, key=lambda item: (item.key != "trainer", item.key not in choosing)):
         key = override.key
         path: tuple[str, ...] | None = (
             (key,) if key == "trainer" else setting_path(key, override.value, classes, problems)
@@ -133,8 +133,16 @@ def apply_overrides(
             cls = classes.get(arm)
             if path[0] == "hyperparameters" and cls is not None and path[1] not in cls.model_fields:
                 continue
+            if _changes_nothing(tree.get(".".join(path)), override.value):
+                allowed = "null to take it away, or what it should hold"
+                problems.add(override.value, f"found an empty mapping, which changes nothing, allowed {allowed}")
             changed[arm] = replace(merge_sections(tree, nest(path, override.value)), where=tree.where, field=tree.field)
     return changed
+
+
+def _changes_nothing(below: Node | None, over: Node) -> bool:
+    """Whether an override is an empty mapping over one that it would leave as it is."""
+    return over.value == {} and not empties(over) and below is not None and bool(below.value)
 
 
 def arm_trees(root: Node) -> dict[str | None, Node]:

@@ -14,6 +14,9 @@ KINDS = {
     "evaluate": ("task", "path", "split"),
 }
 
+FREE_KEYS = ("arms", "columns", "grid", "gym_config")
+"""Fields that are mappings whose keys whoever writes them chooses."""
+
 
 def merge_sections(base: Node, over: Node) -> Node:
     """over's settings laid over base's (whole definitions or arms).
@@ -24,8 +27,11 @@ def merge_sections(base: Node, over: Node) -> Node:
     kept = dict(base.value)
     trainer, other = kept.get("trainer"), over.value.get("trainer")
     if trainer is not None and other is not None and trainer.value is not None and trainer.value != other.value:
+        given = kept.get("data")
         for name in REPLACED_WITH_TRAINER:
             kept.pop(name, None)
+        if given is not None and given.value is not None:
+            kept["data"] = Node(None, other.where, "trainer")  # no data, and why
     for name, excluded in (("start_from", "model"), ("model", "start_from")):
         if name in over.value and over.value[name].value is not None:
             kept.pop(excluded, None)
@@ -36,13 +42,18 @@ def merge_sections(base: Node, over: Node) -> Node:
 
 
 def merge(base: Node, over: Node) -> Node:
-    """over laid over base: mappings key by key, all else replaced."""
-    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+    """over laid over base: mappings key by key, all else replaced; {} empties a mapping whose keys are free."""
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)) or empties(over):
         return over
     merged = dict(base.value)
     for key, item in over.value.items():
         merged[key] = merge(merged[key], item) if key in merged else item
     return replace(over, value=merged)
+
+
+def empties(over: Node) -> bool:
+    """Whether over takes all entries of the mapping below it away."""
+    return over.value == {} and over.field.rpartition(".")[2] in FREE_KEYS
 
 
 def nest(path: tuple[str, ...], node: Node) -> Node:
@@ -56,7 +67,7 @@ def nest(path: tuple[str, ...], node: Node) -> Node:
 
 
 def _merge_section(name: str, base: Node, over: Node) -> Node:
-    if name == "arms" and isinstance(base.value, dict) and isinstance(over.value, dict):
+    if name == "arms" and isinstance(base.value, dict) and isinstance(over.value, dict) and over.value:
         arms = dict(base.value)
         for arm, item in over.value.items():
             both = arm in arms and isinstance(arms[arm].value, dict) and isinstance(item.value, dict)

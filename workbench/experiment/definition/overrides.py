@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.config import fingerprint
 from workbench.errors import DefinitionError
-from workbench.experiment.definition.source import Node, parse_value, show
+from workbench.experiment.definition.source import OVERRIDE, Node, parse_value, show
 from workbench.experiment.definition.validate import Problems
 from workbench.redaction import redact
 
@@ -35,7 +35,7 @@ def parse_overrides(texts: Sequence[str], problems: Problems) -> list[Override]:
     unread: list[tuple[str, str]] = []
     for text in texts:
         key, equals, value = text.partition("=")
-        where = f"--set {text if text.isprintable() and len(text) <= MAX_NAME else show(text, MAX_NAME)}"
+        where = f"{OVERRIDE}{text if text.isprintable() and len(text) <= MAX_NAME else show(text, MAX_NAME)}"
         key = SHORTHANDS.get(key, key).removeprefix("hyperparameters.")
         if not equals or not _KEY.fullmatch(key):
             unread.append((where, text))

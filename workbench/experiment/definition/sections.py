@@ -14,7 +14,7 @@ from workbench.experiment.definition.merge import KINDS
 from workbench.experiment.definition.other_names import OURS
 from workbench.experiment.definition.places import WRITTEN_AS, elsewhere, members
 from workbench.experiment.definition.schema import Arm, StartFrom, rewards_of
-from workbench.experiment.definition.source import Node, describe
+from workbench.experiment.definition.source import Node, describe, show
 from workbench.experiment.definition.validate import Hint, Problems, SettingsType, suggest, unknown_key, validate
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
@@ -94,7 +94,7 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     start, lora_node, evaluate_node = _given(tree, "start_from"), _given(tree, "lora"), _given(tree, "evaluate")
     data = _data(data_node, problems) if data_node else None
     if data_node is None:
-        _missing(tree, "data", "one of task, path, dataset, collect", problems, sound)
+        _missing_data(tree, cls, problems, sound)
     model = _section(ModelSettings, "model", model_node, problems)
     if model_node is None and start is None:
         _missing(tree, "model", "a model such as {preset: tiny}, or start_from: NAME", problems, sound)
@@ -147,6 +147,18 @@ def _missing(tree: Node, name: str, allowed: str, problems: Problems, sound: boo
         problems.add(tree, f"found nothing, allowed {allowed}", f"{tree.field}.{name}".lstrip("."))
 
 
+def _missing_data(tree: Node, cls: type[TrainerSettings] | None, problems: Problems, sound: bool) -> None:
+    dropped = tree.get("data")
+    if cls is None or dropped is None or dropped.field != "trainer":
+        _missing(tree, "data", "one of task, path, dataset, collect", problems, sound)
+    elif sound:
+        example = {"pairs": "pairs.jsonl", "prompts": "prompts.jsonl"}.get(cls.data_form, "train.jsonl")
+        trainer = tree.value["trainer"]
+        data = f"data.path={example}" if trainer.is_override else f"data: {{path: {example}}}"
+        problem = f"trainer {trainer.value} drops the file's data and hyperparameters; give them, e.g. {data}"
+        problems.add(trainer, problem, f"{trainer.field.removesuffix('trainer')}data")
+
+
 def _check_split(split: str, data: DataSettings, node: Node, problems: Problems) -> None:
     if not isinstance(data, DatasetData):
         problems.add(node, "found without data.dataset, allowed with one: it is another split of that data set")
@@ -166,6 +178,7 @@ def _hyperparameters(
             problems.add(item, f"found it under hyperparameters, allowed as {WRITTEN_AS[name]}")
         else:
             kept[name] = item
+    kept = _steps_or_epochs(kept, problems)
     settings = validate(cls, replace(node, value=kept), problems, lambda name: unknown_hyperparameter(name, [cls]))
     if settings is None:
         return None
@@ -173,6 +186,24 @@ def _hyperparameters(
         problems.add(node.get("early_stopping") or node, "found without evaluate, allowed with a held-out evaluation")
     update: dict[str, Any] = {"budget": budget, "evaluate_every": evaluate.every if evaluate else 0}
     return settings.model_copy(update=update)
+
+
+def _steps_or_epochs(given: dict[str, Node], problems: Problems) -> dict[str, Node]:
+    """The hyperparameters without an `epochs: null` beside steps; a problem where both say a number, of which epochs
+    would do nothing."""
+    steps, epochs = given.get("steps"), given.get("epochs")
+    if steps is None or epochs is None or steps.value is None:
+        return given
+    if epochs.value is None:
+        return {name: item for name, item in given.items() if name != "epochs"}
+    at, name, other = (steps, "steps", "epochs") if steps.is_override else (epochs, "epochs", "steps")
+    remedy = f"{other}: null beside {name} takes {other} away"
+    if at.is_override:
+        remedy = f'SET="{other}=null {name}={show(at.plain())}"'
+    both = steps.is_override and epochs.is_override
+    field = at.field.partition("[")[0]
+    problems.add(at, f"steps and epochs are both given: write one{'' if both else f'; {remedy}'}", field)
+    return given
 
 
 def _data(node: Node, problems: Problems) -> DataSettings | None:

@@ -22,6 +22,8 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 20
 MAX_NODES = 5_000
 MAX_INTEGER = 2**63 - 1
+OVERRIDE = "--set "
+"""What the place of an override begins with."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -46,6 +48,11 @@ class Node:
     """experiments/x.yaml:9 (for an entry of a mapping the line of its key), or the override as it was typed."""
     field: str
     """The dotted path at that place, such as sweep.grid.beta[2]; empty for the whole file."""
+
+    @property
+    def is_override(self) -> bool:
+        """Whether it was written on the command line."""
+        return self.where.startswith(OVERRIDE)
 
     def plain(self) -> Any:
         """The value without its places."""
