@@ -228,14 +228,17 @@ def _plan(parsed: argparse.Namespace) -> int:
     from workbench.experiment.plan_text import describe_plan
 
     allowed = parsed.allow_reward_code
-    say(describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed))
+    account = describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed)
+    say(account.text)
     if found := _detectable(experiment, parsed.runs):
         say(
             "\n".join(
                 ["differences that are found four times in five, at level 0.05", *(f"  {line}" for line in found)]
             )
         )
-    return 0
+    if account.broken:
+        say(account.broken)
+    return account.exit_code
 
 
 def _detectable(experiment: Experiment, runs: Path) -> list[str]:

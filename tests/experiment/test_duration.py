@@ -48,7 +48,7 @@ def test_of_many_rows_some_are_tokenised_and_the_plan_says_so(lab, define, defin
     [run] = experiment.runs
     found = estimate(run, {run.key: run}, lab / "runs", Speed(1e9, "test"))
     assert (found.rows, found.tokens_per_step) == (1000, 16 * 18)
-    text = describe_plan(experiment, lab / "runs", jobs=1, fresh=False)
+    text = describe_plan(experiment, lab / "runs", jobs=1, fresh=False).text
     assert "about 288 tokens a step (by 200 rows of them)" in text
     assert "time: about" in text
 

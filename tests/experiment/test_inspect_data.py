@@ -23,7 +23,9 @@ def plan(lab, command, define, definitions):
     def lines(data: dict, evaluate: dict) -> list[str]:
         define("own", definitions["start"] | {"data": data, "evaluate": evaluate})
         done = command("plan", "own")
-        assert done.returncode == 0, done.stderr
+        broken = "  cannot run: " in done.stdout
+        assert done.returncode == (2 if broken else 0), done.stderr
+        assert (done.stdout.splitlines()[-1] == "1 of 1 run cannot run") == broken
         return done.stdout.splitlines()
 
     return lines

@@ -122,8 +122,9 @@ def test_the_estimate_counts_sampling_and_learning_by_hand(lab, online):
     more = estimate(tied, {tied.key: tied}, lab / "runs", Speed(1e9, "test"))
     assert more.tokens_per_step == sampled / 2
     assert more.flops == (sampled / 2 * 6 + 2 * (sampled / 4 + sampled / 4)) * parameters
-    assert "4 prompts x 4 completions per step" in describe_plan(
-        load_experiment("plain", folder=lab / "experiments"), lab / "runs", jobs=1, fresh=False
+    assert (
+        "4 prompts x 4 completions per step"
+        in describe_plan(load_experiment("plain", folder=lab / "experiments"), lab / "runs", jobs=1, fresh=False).text
     )
 
 

@@ -235,7 +235,7 @@ def test_a_damaged_record_of_a_run_is_no_traceback_and_never_believed(name, lab,
             found = read_run(record.folder)
             for part in ("definition", "status", "provenance"):
                 assert getattr(found, part) in ({}, getattr(record, part)), what
-            plan = describe_plan(experiment, lab / "runs", jobs=1, fresh=False)
+            plan = describe_plan(experiment, lab / "runs", jobs=1, fresh=False).text
             assert ("nothing to train" in plan) == (status == whole), what
             assert status_text(experiment, lab / "runs")
             if number % 8 == 0:

@@ -21,6 +21,7 @@ from workbench.data.template_process import (
     render_template,
 )
 from workbench.errors import DataError, ModelError
+from workbench.models.chat_templates import NO_TEMPLATE
 from workbench.models.tokenizer import Tokenizer
 
 SIMPLEST: Turns = (("user", "1"), ("assistant", "2"))
@@ -107,9 +108,7 @@ def opened_thought(prompt: str) -> str:
 
 def _render(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool) -> Rendering:
     if tokenizer.chat_template is None:
-        raise DataError(
-            "the model has no chat template: use prompt and completion, a model that has one, or model.chat_template"
-        )
+        raise DataError(NO_TEMPLATE)
     messages, tools = as_messages(list(turns))
     variables = {
         "messages": messages,

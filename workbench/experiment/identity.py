@@ -33,6 +33,8 @@ from workbench.trainer.grpo_settings import DYNAMIC_SAMPLING_VERSION
 from workbench.trainer.settings import COSTS_VERSION
 
 VERSION = 1
+NOWHERE_ELSE: Mapping[str, RunFolder] = {}
+"""Every run that another begins from stands in the place of its key."""
 # Settings that no number depends on, or that stand elsewhere in the dict.
 FREE_HYPERPARAMETERS = (
     *("device", "deterministic", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every"),
@@ -53,12 +55,20 @@ class Identity:
         return None if self.fields is None else fingerprint(self.fields)
 
 
-def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str] = frozenset()) -> Identity:
-    """The identity of a run. precision: as resolved. remade: keys of runs that will be made anew before it."""
+def identify(
+    spec: RunSpec,
+    runs: Path,
+    precision: str,
+    *,
+    remade: frozenset[str] = frozenset(),
+    coming: Mapping[str, RunFolder] = NOWHERE_ELSE,
+) -> Identity:
+    """The identity of a run. precision: as resolved. remade: keys of runs that will be made anew before it. coming:
+    by key, the folders of finished runs that will be in the place of their keys before it."""
     for key in (spec.start, *spec.sources):
-        if key not in (None, START) and (key in remade or not RunFolder(runs, key).is_finished()):
+        if key not in (None, START) and (key in remade or not _folder(runs, key, coming).is_finished()):
             return Identity(None, key)
-    model = model_identity(spec.model, spec.start, runs)
+    model = model_identity(spec.model, spec.start, runs, coming)
     hyperparameters, free = dump(spec.hyperparameters), set(FREE_HYPERPARAMETERS)
     if spec.hyperparameters.steps is None:
         hyperparameters["epochs_version"] = EPOCHS_VERSION
@@ -83,7 +93,7 @@ def identify(spec: RunSpec, runs: Path, precision: str, *, remade: frozenset[str
             "seed": spec.seed,
             "model": model,
             "lora": dump(spec.lora),
-            "data": data_identity(spec, model, runs),
+            "data": data_identity(spec, model, runs, coming),
             "stages": _stages_identity(spec),
             "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in free},
             "precision": precision,
@@ -105,29 +115,37 @@ def task_of(spec: RunSpec) -> str | None:
     return spec.data.task if isinstance(spec.data, TaskData) else None
 
 
-def model_identity(settings: ModelSettings | None, start: str | None, runs: Path) -> Any:
+def model_identity(
+    settings: ModelSettings | None, start: str | None, runs: Path, coming: Mapping[str, RunFolder] = NOWHERE_ELSE
+) -> Any:
     """What decides the weights a run begins with."""
     if start is not None:
-        return _made_model(runs, start)
+        return _made_model(runs, start, coming)
     assert settings is not None, "a run has a start or a model"
     return settings_identity(settings)
 
 
-def _made_model(runs: Path, key: str) -> Any:
-    found = RunFolder(runs, key).status().get("model_fingerprint")
+def _folder(runs: Path, key: str, coming: Mapping[str, RunFolder]) -> RunFolder:
+    return coming.get(key) or RunFolder(runs, key)
+
+
+def _made_model(runs: Path, key: str, coming: Mapping[str, RunFolder]) -> Any:
+    found = _folder(runs, key, coming).status().get("model_fingerprint")
     if found is None:
         raise ModelError(f"{runs / key}: its status names no model, or was taken away; FRESH=1 trains {key} anew")
     return found
 
 
-def data_identity(spec: RunSpec, model: Any, runs: Path) -> dict[str, Any]:
+def data_identity(
+    spec: RunSpec, model: Any, runs: Path, coming: Mapping[str, RunFolder] = NOWHERE_ELSE
+) -> dict[str, Any]:
     """What the training data is made of."""
     data = spec.data
     if isinstance(data, TaskData):
         return {**task_fields(dump(data)), "version": tasks.VERSION}
     if isinstance(data, ReadData):
         return {**reading_identity(data), **source_identity(data)}
-    return collect_identity(spec, data, model, runs)
+    return collect_identity(spec, data, model, runs, coming)
 
 
 def reading_identity(data: ReadData) -> dict[str, Any]:
@@ -167,10 +185,12 @@ def held_out_split(spec: RunSpec) -> DatasetData | None:
     return spec.data.model_copy(update={"split": spec.evaluate.split, "rows": None})
 
 
-def collect_identity(spec: RunSpec, data: CollectData, model: Any, runs: Path) -> dict[str, Any]:
+def collect_identity(
+    spec: RunSpec, data: CollectData, model: Any, runs: Path, coming: Mapping[str, RunFolder] = NOWHERE_ELSE
+) -> dict[str, Any]:
     """What collected pairs depend on: the samplers' weights among it."""
     collect = {key: value for key, value in task_fields(dump(data.collect)).items() if key != "from"}
-    samplers = [model if key == START else _made_model(runs, key) for key in samplers_of(spec)]
+    samplers = [model if key == START else _made_model(runs, key, coming) for key in samplers_of(spec)]
     versions = [tasks.VERSION, verifier_version(data.collect.task), SAMPLING_VERSION]
     return {**collect, "samplers": samplers, "versions": versions}
 

@@ -1,5 +1,6 @@
 """What data files hold, read before anything is made of them: rows, what nothing reads, what would stop a run, and the
-held-out prompts that are trained on. No torch, no tokenizer: what a chat template refuses shows later."""
+held-out prompts that are trained on. No torch, no tokenizer: what a chat template refuses shows later, that there is
+none shows here."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.formats import Example, Form, Preference
+from workbench.data.formats import Example, Form, Preference, is_rendered
 from workbench.data.overlap import PromptHashes, hashes_of
 from workbench.data.reading import Examples, local_files
 from workbench.data.settings import ReadData, TaskData, TaskSettings
@@ -19,6 +20,10 @@ from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.held_out_files import asks, held_out_source, task_example
 from workbench.experiment.leaks import PAIRS, PROMPTS, TRAINING, overlaps, trained_before
 from workbench.experiment.lengths import LARGEST_READ
+from workbench.experiment.run_folder import RunFolder
+from workbench.models.chat_templates import NO_TEMPLATE
+from workbench.models.folder import is_adapter
+from workbench.models.tokenizer import read_chat_template
 
 MAX_TASK_ROWS = 50_000
 
@@ -36,6 +41,8 @@ class Inspected:
     unread: dict[str, int]
     problem: str | None
     """What would stop a run that reads it."""
+    rendered: bool = False
+    """Whether a row of it goes through the model's chat template."""
 
     @property
     def line(self) -> str:
@@ -82,8 +89,10 @@ class Inspector:
 
     def problem(self, spec: RunSpec) -> str | None:
         """What would stop the run, in one line."""
-        found = [self.training(spec), *(own for _, own in self.held_out(spec))]
-        return next((own.problem for own in found if own is not None and own.problem), None)
+        found = [own for own in (self.training(spec), *(own for _, own in self.held_out(spec))) if own is not None]
+        if any(own.rendered for own in found) and lacks_template(spec, self.specs, self.runs):
+            return NO_TEMPLATE
+        return next((own.problem for own in found if own.problem), None)
 
     def lines(self, specs: Iterable[RunSpec]) -> list[str]:
         """What there is to say of the data of these runs, each line once."""
@@ -161,7 +170,8 @@ def _inspect(spec: RunSpec, settings: ReadData, form: Form, most: int | None) ->
         problem = f"{bad.first[0]}{more}"
     kept = kept[:most]
     asked = sum(not isinstance(example, Preference) and asks(spec, example) for example in kept)
-    return Inspected(settings.source, form, len(kept), asked, hashes_of(kept), examples.unread, problem)
+    rendered = any(is_rendered(example, as_chat=settings.chat_template) for example in kept)
+    return Inspected(settings.source, form, len(kept), asked, hashes_of(kept), examples.unread, problem, rendered)
 
 
 def _of_task(task: TaskSettings, split: Split, rows: int, seed: int) -> PromptHashes | None:
@@ -170,6 +180,29 @@ def _of_task(task: TaskSettings, split: Split, rows: int, seed: int) -> PromptHa
         return hashes_of(map(task_example, make_rows(task, split, rows, seed)))
     except WorkbenchError:
         return None
+
+
+def lacks_template(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> bool:
+    """Whether the model that a run begins with is known to have no chat template. specs: those that it may begin
+    from, by key."""
+    while spec.start is not None and spec.start in specs:
+        spec = specs[spec.start]
+    if spec.start is not None:
+        return RunFolder(runs, spec.start).is_finished() and _without_template(RunFolder(runs, spec.start).model)
+    model = spec.model
+    assert model is not None, "a run has a start or a model"
+    if model.chat_template is not None or model.name is not None:
+        return False
+    return model.preset is not None or _without_template(Path(str(model.path)).expanduser())
+
+
+def _without_template(folder: Path) -> bool:
+    """Of a whole model's folder with a tokenizer of its own; False where it cannot be told."""
+    try:
+        whole = (folder / "tokenizer.json").is_file() and not is_adapter(folder)
+        return whole and read_chat_template(folder) is None
+    except (WorkbenchError, OSError):
+        return False
 
 
 def _is_own_task(spec: RunSpec) -> bool:

@@ -26,7 +26,7 @@ DESCRIPTIONS: dict[State, str] = {
     "new": "to be trained",
     "resumes": "goes on from its last checkpoint",
     "changed": "changed since it was made",
-    "kept": "made before, and taken back",
+    "kept": "made before, to be taken back",
     "scored": "to be scored again",
     "waits": "depends on a run that is trained first",
     "broken": "cannot run",
@@ -44,6 +44,8 @@ class PlannedRun:
     reason: str = ""
     trained: Trained | None = None
     """What is scored again; None where nothing is."""
+    kept: RunFolder | None = None
+    """What is taken back; None where nothing is."""
 
     @property
     def must_run(self) -> bool:
@@ -56,9 +58,9 @@ class PlannedRun:
         return self.state not in ("cached", "kept", "scored")
 
     @property
-    def remakes_model(self) -> bool:
-        """Whether a run that begins from it must wait for it."""
-        return self.must_run and (self.trained is None or self.trained.folder.key != self.spec.key)
+    def made_model(self) -> RunFolder | None:
+        """The folder whose model a run that begins from it will find in its place; None where that is made first."""
+        return self.trained.folder if self.trained is not None else self.kept
 
 
 def recorded_precisions(specs: Iterable[RunSpec], runs: Path) -> dict[str, str]:
@@ -83,21 +85,30 @@ def plan_runs(
     """Every run in its order. precisions: the resolved one by run key. fresh: keys that are to be trained anew."""
     planned: list[PlannedRun] = []
     remade: set[str] = set()
+    coming: dict[str, RunFolder] = {}
     for spec in specs:
-        run = _plan_run(spec, runs, precisions[spec.key], frozenset(remade), spec.key in fresh, commit)
-        if run.remakes_model:
+        run = _plan_run(spec, runs, precisions[spec.key], (frozenset(remade), coming), spec.key in fresh, commit)
+        if run.made_model is not None:
+            coming[spec.key] = run.made_model
+        elif run.must_run:
             remade.add(spec.key)
         planned.append(run)
     return planned
 
 
 def _plan_run(
-    spec: RunSpec, runs: Path, precision: str, remade: frozenset[str], fresh: bool, commit: str | None
+    spec: RunSpec,
+    runs: Path,
+    precision: str,
+    before: tuple[frozenset[str], Mapping[str, RunFolder]],
+    fresh: bool,
+    commit: str | None,
 ) -> PlannedRun:
+    """before: of those that it may begin from, which are made anew, and which another folder takes the place of."""
     if too_long := path_too_long(runs / spec.key):
         return PlannedRun(spec, "broken", Identity(None), precision, too_long)
     try:
-        identity = identify(spec, runs, precision, remade=remade)
+        identity = identify(spec, runs, precision, remade=before[0], coming=before[1])
     except WorkbenchError as error:
         return PlannedRun(spec, "broken", Identity(None), precision, str(error))
     folder = RunFolder(runs, spec.key)
@@ -106,7 +117,8 @@ def _plan_run(
         return PlannedRun(spec, "waits", identity, precision, f"{identity.waits_for} is made first")
     kept = folder.superseded_as(identity.fingerprint) if not fresh else None
     if kept is not None and status.get("fingerprint") != identity.fingerprint:
-        return PlannedRun(spec, "kept", identity, precision, f"from {kept}")
+        moved = RunFolder(kept.parent, kept.name)
+        return PlannedRun(spec, "kept", identity, precision, f"from {kept}", kept=moved)
     stands = status.get("fingerprint") == identity.fingerprint
     trained = find_trained(spec, identity, runs) if not fresh and not stands else None
     if trained is not None:

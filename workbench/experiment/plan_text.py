@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.data.settings import ReadData
+from workbench.experiment.cannot_run import exit_code, with_problems
 from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.duration import Durations
@@ -20,7 +21,6 @@ from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
 from workbench.experiment.space import as_text, free_bytes
 from workbench.experiment.speed import Speed, measured_speed
 from workbench.models.chat_templates import template_text
-from workbench.models.give_template import template_problem
 from workbench.models.tokenizer import read_chat_template
 from workbench.tracking.durations import format_duration
 from workbench.tracking.words import plural
@@ -29,16 +29,24 @@ if TYPE_CHECKING:
     from workbench.experiment.inspect_data import Inspector
 
 
+@dataclass(frozen=True)
+class Account:
+    """What a command says of a plan. text: the whole. broken: the last line, where there are runs that cannot run."""
+
+    text: str
+    broken: str
+    exit_code: int
+
+
 def describe_plan(
     experiment: Experiment, runs: Path, *, jobs: int | None, fresh: bool, reward_code: bool = False
-) -> str:
-    """The plan of an experiment as it stands now, as text. reward_code: its reward files are allowed."""
+) -> Account:
+    """The plan of an experiment as it stands now. reward_code: its reward files are allowed."""
     specs = [spec for level in waves(experiment) for spec in level]
     remade = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
     planned = plan_runs(specs, runs, recorded_precisions(specs, runs), fresh=remade, commit=current_commit(Path.cwd()))
     inspector = _inspector(specs, runs)
-    if inspector is not None:
-        planned = [_inspected(run, inspector) for run in planned]
+    planned = with_problems(planned, inspector)
     width = jobs or max(1, num_cores() // max(spec.threads for spec in experiment.runs))
     text = plan_text(experiment, planned, runs, width)
     lines = inspector.lines(experiment.runs) if inspector is not None else []
@@ -48,7 +56,9 @@ def describe_plan(
     if files:
         needed = "" if reward_code or is_allowed() else f"; to run it needs {OPTION}"
         text += f"\nown code as rewards: {', '.join(files)}{needed}"
-    return text
+    num_broken = sum(run.state == "broken" for run in planned)
+    broken = f"{num_broken} of {plural(len(planned), 'run')} cannot run" if num_broken else ""
+    return Account(text, broken, exit_code(planned))
 
 
 def _inspector(specs: list[RunSpec], runs: Path) -> Inspector | None:
@@ -59,14 +69,6 @@ def _inspector(specs: list[RunSpec], runs: Path) -> Inspector | None:
     from workbench.experiment.inspect_data import Inspector
 
     return Inspector({spec.key: spec for spec in specs}, runs)
-
-
-def _inspected(run: PlannedRun, inspector: Inspector) -> PlannedRun:
-    """The run as broken where its data would stop it."""
-    problem = None
-    if run.must_run and run.state != "broken":
-        problem = template_problem(run.spec.model) or inspector.problem(run.spec)
-    return run if problem is None else replace(run, state="broken", reason=problem)
 
 
 def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, jobs: int) -> str:

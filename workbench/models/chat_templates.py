@@ -13,6 +13,8 @@ from pathlib import Path
 from workbench.errors import ModelError, WorkbenchError
 from workbench.files import read_file
 
+NO_TEMPLATE = "the model has no chat template: use prompt and completion, a model that has one, or model.chat_template"
+"""Of rows that can be written by one alone."""
 VERSION = 1
 """Raised where a folder that is given a template becomes another one."""
 
