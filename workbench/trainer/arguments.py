@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from workbench.errors import DataError, DefinitionError
+from workbench.tracking.terminal import complain
 from workbench.trainer.output_folder import OutputFolder
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import TrainerSettings
@@ -46,7 +47,7 @@ def checked(init: Callable[P, None]) -> Callable[P, None]:
             needed = value is not None or name == "model"
             if needed and name in _CHECKS and (problem := _CHECKS[name](value)):
                 raise DefinitionError(f"{trainer_class.__name__}: {name} is {_described(value)}: {problem}")
-        _refuse_unread(trainer_class, arguments)
+        _tell_unread(trainer_class, arguments)
         if arguments.get("ref_model") is not None and arguments["ref_model"] is arguments["model"]:
             raise DefinitionError(
                 "ref_model is the model itself, which would be frozen; leave ref_model out (a frozen copy of the model "
@@ -74,6 +75,16 @@ def checked_settings(trainer_class: Any, settings: Any) -> TrainerSettings:
             raise DefinitionError([_told(wanted, problem) for problem in error.errors()]) from None
     allowed = f"allowed {wanted.__name__}(...) or a dict, such as settings={{'learning_rate': 1e-4}}"
     raise DefinitionError(f"{trainer_class.__name__}: settings is {_described(settings)}; {allowed}")
+
+
+def take_in(optimizer: torch.optim.Optimizer | None, given: torch.nn.Module, model: torch.nn.Module) -> None:
+    """Let an optimiser that was made for the model as it was given learn what the trainer adds to it, such as PPO's
+    critic, as it learns its first group: a scheduler that was made for it goes on to fit."""
+    if optimizer is not None:
+        known = {id(parameter) for parameter in given.parameters()}
+        known |= {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        added = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+        optimizer.param_groups[0]["params"].extend(added)
 
 
 def check_optimizer(
@@ -198,11 +209,12 @@ def _refuse_unknown_keywords(trainer_class: Any, keywords: Mapping[str, Any], kn
         raise DefinitionError(told + hint)
 
 
-def _refuse_unread(trainer_class: Any, arguments: Mapping[str, Any]) -> None:
+def _tell_unread(trainer_class: Any, arguments: Mapping[str, Any]) -> None:
+    """A script that makes every trainer in one way may pass all of them what some read."""
     # Only the class that says so itself: what is derived from it may read them.
     for name in vars(trainer_class).get("unread_arguments", ()):
         if arguments.get(name) is not None:
-            raise DefinitionError(f"{trainer_class.__name__}: {name} is given, and nothing here reads it; leave it out")
+            complain(f"{trainer_class.__name__}: {name} is given, and nothing here reads it")
 
 
 def _told(settings_class: type[TrainerSettings], problem: Any) -> str:

@@ -94,8 +94,9 @@ class BaseTrainer(TrainerHooks):
         self.ref_model, self.reward_fn, self.reward_model = ref_model, reward_fn, reward_model
         self.tokenizer = as_tokenizer(tokenizer, model)
         self._reference = FrozenReference(ref_model, self.device)
-        model.to(self.device)
-        model = self._set_up_model(model)
+        given = model.to(self.device)
+        model = self._set_up_model(given)
+        arguments.take_in(optimizer, given, model)
         arguments.check_optimizer(optimizer, model, scheduler, self.settings, type(self).__name__)
         self._recomputing = Recompute(model).active if self.settings.gradient_checkpointing else nullcontext
         self.optimizer = optimizer if optimizer is not None else configure_optimizer(model, self.settings)
