@@ -83,7 +83,7 @@ def test_a_token_over_the_boundary_is_divided_there_and_counted(make, kind, prom
     _, counts = rows_of(tokenizer, PromptCompletion(prompt, completion))
     assert counts.spanned == cut.spanned == (tokenizer.encode(prompt + completion) != cut.before + cut.after)
     if cut.spanned:
-        assert counts.note() == "1 times a token would span the end of the prompt, and is divided there"
+        assert counts.note() == "1 time a token would span the end of the prompt, and is divided there"
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
