@@ -58,7 +58,7 @@ class Counts:
     dated: bool = False
     """The chat template writes the date."""
     endless: bool = False
-    """The model names no end of sequence, so the texts have none."""
+    """There are texts or answers without an end of sequence."""
 
     def keep(self, where: str) -> None:
         """One more row is kept."""
@@ -126,8 +126,4 @@ class Counts:
         told = [f"{token} ends an answer, and is taken for an end of sequence" for token in self.ends]
         if self.dated:
             told.append(f"the chat template writes a date: always {DATE}")
-        if self.endless:
-            told.append(
-                "there are texts or answers without an end of sequence, for the model names none that they have"
-            )
         return told

@@ -6,17 +6,19 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.data.bad_rows import BadRows
+from workbench.data.counts import Counts
 from workbench.data.formats import Example, Form, Preference
 from workbench.data.reading import Examples, local_files
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData, TaskSettings
 from workbench.data.tasks import iterate_rows
 from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
 from workbench.errors import WorkbenchError
+from workbench.experiment.data_warnings import NO_END, data_warnings, guessed_cut_warning
 from workbench.experiment.definition.schema import RunSpec
 from workbench.models.tokenizer import Tokenizer
 from workbench.trainer.settings import DataForm
@@ -41,6 +43,20 @@ class DataSize:
     """Whether the rows whose lengths are known stand for more."""
     by_characters: bool = False
     """Whether tokens were guessed from characters, for the tokenizer is not here."""
+    counts: Counts | None = None
+    """What became of the rows whose lengths are known, where they were tokenised."""
+    longer: int = 0
+    """Of those whose tokens were guessed, the rows longer than max_tokens."""
+
+    def warnings(self, spec: RunSpec, tokenizer_folder: Path | None) -> Iterator[str]:
+        """What the run would say of its training data, as far as it is known now. tokenizer_folder: data_size's."""
+        tokenizer = _tokenizer(tokenizer_folder) if tokenizer_folder is not None else None
+        if tokenizer is not None and (self.counts is not None or not isinstance(spec.data, ReadData)):
+            # Of a run that begins from another, that one tells: it may leave its model an end that the template has.
+            told = data_warnings(spec, self.counts or Counts(), tokenizer, rows=self.rows)
+            yield from (text for text in told if text != NO_END or spec.start is None)
+        elif self.longer and isinstance(spec.data, ReadData):
+            yield guessed_cut_warning(spec.data.max_tokens, self.longer, len(self.lengths), self.rows or 0)
 
 
 def data_size(spec: RunSpec, tokenizer_folder: Path | None, *, characters: bool) -> DataSize:
@@ -94,14 +110,18 @@ def _read_size(
     examples = list(found)
     chosen = _spread(examples)
     tokenizer = _tokenizer(folder) if folder is not None else None
+    counts, longer = None, 0
     if tokenizer is not None:
-        lengths = _token_lengths(chosen, tokenizer, data, form)
+        lengths, counts = _token_lengths(chosen, tokenizer, data, form)
     else:
         per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
         lengths = [min(n / per_token, 2.0 * data.max_tokens) for example in chosen for n in _characters(example, form)]
+        if form != "text":  # which is divided, not cut
+            longer = sum(_longest(example, form) / per_token > data.max_tokens for example in chosen)
     rows = round(len(examples) * len(lengths) / len(chosen)) if chosen else 0
     guessed = tokenizer is None and not characters
-    return DataSize(rows or None, tuple(lengths), sampled=len(chosen) < len(examples), by_characters=guessed)
+    sampled = len(chosen) < len(examples)
+    return DataSize(rows or None, tuple(lengths), sampled, guessed, counts, longer)
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
@@ -110,20 +130,22 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
     return [examples[math.floor(index * step)] for index in range(min(SAMPLE, len(examples)))]
 
 
-def _token_lengths(chosen: list[Example], tokenizer: Tokenizer, data: ReadData, form: DataForm) -> list[float]:
-    """Tokens of every row that the examples become, cut as the run will cut them."""
+def _token_lengths(
+    chosen: list[Example], tokenizer: Tokenizer, data: ReadData, form: DataForm
+) -> tuple[list[float], Counts]:
+    """Tokens of every row that the examples become, cut as the run will cut them, and what became of them."""
     bad = BadRows(skip=True)
     if form == "pairs":
-        pairs, _ = tokenise_pairs(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
+        pairs, counts = tokenise_pairs(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
         parts = (pairs.prompts.lengths, pairs.chosen.lengths, pairs.rejected.lengths)
-        return [float(sum(each)) for each in zip(*parts, strict=True)]
+        return [float(sum(each)) for each in zip(*parts, strict=True)], counts
     if form == "prompts":
-        prompts, _ = tokenise_prompts(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
-        return [float(length) for length in prompts.prompts.lengths]
-    rows, _ = tokenise_rows(
+        prompts, counts = tokenise_prompts(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
+        return [float(length) for length in prompts.prompts.lengths], counts
+    rows, counts = tokenise_rows(
         chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, every_token=form == "text", bad=bad
     )
-    return [float(length) for length in rows.lengths]
+    return [float(length) for length in rows.lengths], counts
 
 
 def _characters(example: Example, form: DataForm) -> list[int]:
@@ -136,6 +158,13 @@ def _characters(example: Example, form: DataForm) -> list[int]:
         return [len(asked_prompt(example).text)]
     parts = [getattr(example, name, "") for name in ("text", "prompt", "completion", "messages")]
     return [sum(map(_text_length, parts)) + 1]
+
+
+def _longest(example: Example, form: DataForm) -> int:
+    """Characters of what max_tokens limits: of a pair its prompt with the longer completion."""
+    if isinstance(example, Preference):
+        return _text_length(example.prompt) + max(_text_length(example.chosen), _text_length(example.rejected)) + 1
+    return max(_characters(example, form))
 
 
 def _text_length(value: object) -> int:

@@ -12,7 +12,7 @@ from workbench.experiment.cannot_run import exit_code, with_problems
 from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.duration import Durations
-from workbench.experiment.estimate import Estimate, estimate, run_size, start_config
+from workbench.experiment.estimate import Estimate, estimate, run_size, start_config, start_folder
 from workbench.experiment.lengths import CHARACTERS_PER_TOKEN
 from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.positions import positions_notes
@@ -85,8 +85,21 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
     seconds = Durations(specs, runs, speeds).total(waves(experiment), {run.spec.key for run in todo}, estimates, jobs)
     lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
     lines += ["", "work", *_work(planned, estimates, notes)]
+    lines += data_lines(planned, estimates, specs, runs)
     lines += ["", *_scored(planned), *_totals(planned, todo, seconds, estimates, speeds, runs, jobs)]
     return "\n".join(lines)
+
+
+def data_lines(
+    planned: list[PlannedRun], estimates: dict[str, Estimate], specs: Mapping[str, RunSpec], runs: Path
+) -> list[str]:
+    """What the runs would warn of in their training data, each once."""
+    found: dict[str, None] = {}
+    for run in planned:
+        data = estimates[run.spec.key].data
+        if data is not None and run.state != "broken":
+            found |= dict.fromkeys(data.warnings(run.spec, start_folder(run.spec, specs, runs)))
+    return ["", "warnings", *(f"  {text}" for text in found)] if found else []
 
 
 def template_notes(spec: RunSpec) -> Iterator[str]:

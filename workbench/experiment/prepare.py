@@ -20,6 +20,7 @@ from workbench.data.tasks import Split, make_rows
 from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
 from workbench.disk import make_folder
 from workbench.errors import DataError, ModelError
+from workbench.experiment.data_warnings import cut_warnings, data_warnings, end_warnings
 from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.files_read import model_files, opened_by_run, prepared_from, source_files
 from workbench.experiment.held_out_files import held_out_source, task_example
@@ -135,7 +136,7 @@ class Preparer:
         self.runs, self.reporter, self.jobs = runs, reporter, jobs
         self.cache = StageCache(runs)
         self._precisions: dict[tuple[str, int], str] = {}
-        self._told: set[Path] = set()
+        self._told: set[Path | str] = set()
 
     def prepare(self, spec: RunSpec, precision: str) -> PreparedRun:
         """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError; DataError too
@@ -165,8 +166,9 @@ class Preparer:
         rows = self._tokenised(spec, tokenizer, source)
         check_rows(spec, rows, rows.folder / ROWS_FILE, folder)
         found = Counts(**rows.made["counts"])
-        told = (found.note(), found.repeated_note(), *found.remarks())
+        told = (found.note(), found.repeated_note(), *found.remarks(), *end_warnings(found, tokenizer))
         notes += [f"training data: {note}" for note in told if note]
+        self._warn(data_warnings(spec, found, tokenizer))
         reference = None
         if spec.hyperparameters.data_form == "pairs" and spec.hyperparameters.needs_reference:
             reference = self._scored(spec, rows, folder, worker, inputs)
@@ -180,8 +182,10 @@ class Preparer:
             files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
             split = held_out_split(spec)
             files |= data_files(split) if split is not None else {}
-        if held_out is not None and (note := Counts(**held_out.made["counts"]).note()):
+        if held_out is not None and (note := (cut := Counts(**held_out.made["counts"])).note()):
             notes.append(f"held-out pairs: {note}")
+            if isinstance(data, ReadData):
+                self._warn(cut_warnings("held-out pairs", data.max_tokens, cut))
         return PreparedRun(
             spec,
             identity,
@@ -202,6 +206,13 @@ class Preparer:
             },
             opened=Inputs(opened_by_run(spec, folder)).hashes(),
         )
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        """Each once for all runs that share it."""
+        for text in warnings:
+            if text not in self._told:
+                self._told.add(text)
+                self.reporter.say(f"warning: {text}")
 
     def precision(self, spec: RunSpec) -> str:
         """The precision that the run will use; "fastest" is resolved with its model, in a process of its own."""

@@ -46,6 +46,7 @@ def section_lines(section: Section, *, colour: bool) -> Iterator[str]:
 def facts(section: Section) -> Iterator[tuple[str, str]]:
     """What is told of a source in a few words, by name."""
     counts, lengths = section.counts, section.lengths
+    yield from (("warning", text) for text in section.warnings)
     yield "format", section.format
     yield "used by", ", ".join(section.variants)
     yield section.unit, f"{counts.rows:,}"

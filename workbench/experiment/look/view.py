@@ -17,6 +17,7 @@ from workbench.data.settings import CollectData, DatasetData, FileData, ReadData
 from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
 from workbench.experiment import leaks
+from workbench.experiment.data_warnings import end_warnings
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.held_out import (
     held_out_examples,
@@ -80,6 +81,8 @@ class Section:
     variants: list[str] = field(default_factory=list)
     answered: int | None = None
     """Prompts that have an answer; None where rows are no prompts."""
+    warnings: tuple[str, ...] = ()
+    """What a run would warn of, beside what is told of the rows."""
     shared: tuple[str, ...] = ()
     """The held-out prompts that training data has, in words."""
 
@@ -179,6 +182,7 @@ def _held_out_section(
     limit = max(_max_tokens(spec), int(rows.lengths.max(initial=0))) if asked else _max_tokens(spec)
     section = Section("held-out prompts", source, form, kind, limit, counts, rows.lengths, shown, None)
     section.answered = int(rows.answers.present.sum()) if isinstance(rows, PromptSet) else None
+    section.warnings = tuple(end_warnings(counts, tokenizer))
     return section
 
 
@@ -202,7 +206,9 @@ def _of_stage(
     title = "held-out pairs" if source != _source(spec.data) else "training data"
     max_tokens = _max_tokens(spec)
     found = stage.made["format"]
-    return Section(title, source, form, found, max_tokens, counts, lengths, shown, stage.folder.name, answered=answered)
+    section = Section(title, source, form, found, max_tokens, counts, lengths, shown, stage.folder.name)
+    section.answered, section.warnings = answered, tuple(end_warnings(counts, tokenizer))
+    return section
 
 
 def _kind(counts: Counts) -> str:
