@@ -40,13 +40,16 @@ class Loaded:
     The tables are read when they are first asked for, each from Parquet copies where runs have ended. Each row leads
     with its run's keys as they then stand in runs. completions are those of held-out prompts alone: training's own
     (split "train") have no exact match and may be a hundred times as many; reader.read_completions(run, rollouts=True)
-    gives them. A completion's rewards are columns, rewards/<name>.
+    gives them. A completion's rewards are columns, rewards/<name>. found is the number of runs before a filter.
     """
 
-    def __init__(self, root: Path, runs: pd.DataFrame, records: dict[str, dict[str, dict[str, Any]]]) -> None:
+    def __init__(
+        self, root: Path, runs: pd.DataFrame, records: dict[str, dict[str, dict[str, Any]]], found: int | None = None
+    ) -> None:
         self.root = root
         self.runs = runs
         self.records = records
+        self.found = len(records) if found is None else found
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -171,7 +174,7 @@ def load_folders(root: Path, planned: Iterable[Mapping[str, Any]], where: Where 
         records[row["run"]] = record
     rows = _admitted(rows, where)
     runs = pd.DataFrame(rows, columns=None if rows else [*KEYS, "trainer", "state"])
-    return Loaded(root, runs, {row["run"]: records[row["run"]] for row in rows})
+    return Loaded(root, runs, {row["run"]: records[row["run"]] for row in rows}, len(records))
 
 
 def _run_row(root: Path, plan: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

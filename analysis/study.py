@@ -14,6 +14,7 @@ from analysis.load import Loaded, load_folders
 from analysis.measures import BY_COLUMN, DECIDING, Measure, join, plain
 from workbench.errors import DefinitionError
 from workbench.tracking import reader
+from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +126,9 @@ def study_of(loaded: Loaded) -> Study:
     What a plan says of them is used where there is one; runs that it names and loaded does not hold are left out.
     """
     names = list(dict.fromkeys(folder.split("/")[0] for folder in loaded.records))
+    if not names and loaded.found:
+        none = f"the filter (where) left none of its {plural(loaded.found, 'run')}"
+        raise DefinitionError(f"{loaded.root}: no runs to compare: {none}; load_runs(folder).runs lists them")
     if not names:
         raise DefinitionError(f"{loaded.root}: no runs to compare; `make exp NAME=...` makes them")
     plans = []

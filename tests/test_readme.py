@@ -18,7 +18,7 @@ ORDER = ("sft", "pretrain", "dpo", "grpo", "ppo", "online_dpo")
 def test_every_python_block_of_the_readme_runs(torch, tmp_path, monkeypatch):
     from workbench.models.presets import make_preset
 
-    make_preset("tiny", tmp_path / "my_model", seed=0)
+    make_preset("tiny", tmp_path / "runs/sft_sort/main/seed0/model", seed=0)
     write_experiment(tmp_path / "runs", name="dpo_beta_sweep")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)

@@ -50,12 +50,16 @@ def ratio_interval(sums: Sequence[float], sizes: Sequence[float], level: float =
     """Sum over sum, such as nats a token, with a t interval over clusters: sums and sizes of each, such as each row's.
 
     The error is that of the residuals, sqrt(sum of (sum - ratio size)^2) / total x sqrt(C / (C - 1)), t with C - 1
-    degrees of freedom; NaN limits with fewer than two clusters, and without residuals.
+    degrees of freedom; NaN limits with fewer than two clusters, and without residuals; all NaN where the sizes come to
+    nothing or a value is not finite.
     """
     total, counts = np.asarray(sums, dtype=float), np.asarray(sizes, dtype=float)
+    if total.shape != counts.shape:
+        raise ValueError(f"every sum needs its size, got {len(total)} and {len(counts)}")
     clusters = len(total)
-    if clusters == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
+    finite = bool(np.isfinite(total).all() and np.isfinite(counts).all())
+    if not finite or not counts.sum() > 0:
+        return Interval(math.nan, math.nan, math.nan, clusters)
     ratio = float(total.sum() / counts.sum())
     if clusters == 1:
         return Interval(ratio, math.nan, math.nan, 1)
@@ -68,9 +72,9 @@ def ratio_interval(sums: Sequence[float], sizes: Sequence[float], level: float =
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
-    """Wilson's score interval for a rate (Wilson 1927); ties may be counted as half a success."""
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
+    """Wilson's score interval for a rate (Wilson 1927); ties may be half a success, NaN gives NaN."""
+    if n == 0 or math.isnan(successes):
+        return Interval(math.nan, math.nan, math.nan, n)
     z = float(special.ndtri(0.5 + level / 2))
     rate = successes / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)

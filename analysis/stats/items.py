@@ -64,9 +64,21 @@ def sign_test(first: int, second: int) -> ExactTest:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, ExactTest]:
-    """(items only the first got right, items only the second got right, exact McNemar test) on the same items."""
-    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    """(items only the first got right, items only the second got right, exact McNemar test) on the same items.
+
+    Raises ValueError for values that are neither right (1) nor wrong (0): a missing one or a share is no answer.
+    """
+    a, b = (_right_or_wrong(values) for values in (first, second))
     if a.shape != b.shape:
         raise ValueError(f"McNemar needs the same items on both sides, got {len(a)} and {len(b)}")
     only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
     return only_first, only_second, sign_test(only_first, only_second)
+
+
+def _right_or_wrong(values: Sequence[bool]) -> np.ndarray:
+    """The values as booleans."""
+    data = np.asarray(values, dtype=float)
+    odd = data[(data != 0) & (data != 1)]
+    if len(odd):
+        raise ValueError(f"McNemar needs right or wrong (1 or 0) of every item, got {odd[0]:g}")
+    return data == 1

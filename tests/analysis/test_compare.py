@@ -50,7 +50,11 @@ def test_a_measure_that_nobody_has_names_those_that_exist(make_experiment: Make)
 
 def test_nothing_to_compare_is_said(make_experiment: Make) -> None:
     folder = make_experiment(betas=(), seeds=1, **SMALL)
-    with pytest.raises(DefinitionError, match="no runs to compare"):
+    (folder / "report").mkdir()
+    all_runs = len(load_runs(folder.parent).runs)
+    with pytest.raises(DefinitionError, match=rf"no runs to compare.*\(where\) left none of its {all_runs} runs"):
         compare(load_runs(folder.parent, where=lambda row: False))
+    with pytest.raises(DefinitionError, match=r"no runs to compare; `make exp"):
+        compare(load_runs(folder / "report"))
     with pytest.raises(DefinitionError, match="at least one"):
         compare([])

@@ -40,6 +40,25 @@ def test_ratio_interval_by_hand() -> None:
     assert math.isnan(stats.ratio_interval([3.0], [2]).low)
 
 
+@pytest.mark.parametrize(
+    "interval",
+    [
+        stats.ratio_interval([1.0, 2.0], [0, 0]),
+        stats.ratio_interval([0.0], [0]),
+        stats.ratio_interval([1.0, math.nan], [1, 2]),
+        stats.ratio_interval([1.0, 2.0], [1, math.inf]),
+        stats.wilson(math.nan, 5),
+    ],
+)
+def test_what_has_no_size_or_no_number_has_no_ratio_and_no_interval(interval) -> None:
+    assert [math.isnan(value) for value in (interval.mean, interval.low, interval.high)] == [True] * 3
+
+
+def test_every_sum_of_a_ratio_needs_its_size() -> None:
+    with pytest.raises(ValueError, match=r"needs its size, got 2 and 1"):
+        stats.ratio_interval([1.0, 2.0], [3])
+
+
 def test_ratio_of_equal_sizes_is_the_mean_with_its_t_interval() -> None:
     values = np.random.default_rng(3).normal(size=9)
     ratio, mean = stats.ratio_interval(4 * values, [4] * 9), stats.t_interval(values)
@@ -234,6 +253,13 @@ def test_mcnemar_by_hand_and_equals_statsmodels() -> None:
     only_first, only_second, exact = stats.mcnemar(first, second)
     assert (only_first, only_second, exact.p) == (1, 5, pytest.approx(14 / 64))
     assert exact.p == pytest.approx(peer_mcnemar([[10, 1], [5, 0]], exact=True).pvalue)
+
+
+@pytest.mark.parametrize("value", [math.nan, 0.5, 2.0, math.inf])
+def test_mcnemar_refuses_what_is_neither_right_nor_wrong(value: float) -> None:
+    for sides in (([1.0, value], [1.0, 0.0]), ([1.0, 0.0], [1.0, value])):
+        with pytest.raises(ValueError, match=rf"right or wrong \(1 or 0\) of every item, got {value:g}"):
+            stats.mcnemar(*sides)
 
 
 def test_sign_test_equals_scipy_and_never_exceeds_one() -> None:
