@@ -68,6 +68,25 @@ def test_rows_are_not_learned_from_prompts_alone():
         list(Examples([Record("f:1", {"prompt": "p"})], "rows", BadRows()))
 
 
+def test_answers_are_not_learned_unless_they_are_named_as_completions():
+    row = Record("f:1", {"prompt": "1+1=", "answer": 2})
+    with pytest.raises(DataError, match=r"found prompt-answer rows, .* columns: \{completion: answer\} learns"):
+        list(Examples([row], "rows", BadRows()))
+    text = Record("f:1", {"prompt": "1+1=", "answer": "2"})
+    [named] = Examples([text], "rows", BadRows(), columns={"completion": "answer"})
+    assert named == PromptCompletion("1+1=", "2")
+
+
+def test_held_out_rows_may_be_prompts_with_answers_and_are_rows_where_they_have_a_completion():
+    row = {"prompt": "1+1=", "answer": "2"}
+    assert list(Examples([Record("f:1", row)], "held_out", BadRows())) == [Prompt("1+1=", "2")]
+    [both] = Examples([Record("f:1", row | {"completion": "so 2"})], "held_out", BadRows())
+    assert both == PromptCompletion("1+1=", "so 2", "2")
+    for fields in ({"prompt": "1+1="}, {"prompt": "p", "chosen": "a", "rejected": "b"}):
+        with pytest.raises(DataError, match="this needs rows of text; prompt, completion; prompt, answer; messages"):
+            list(Examples([Record("f:1", fields)], "held_out", BadRows()))
+
+
 def test_prompt_ids_are_those_that_evaluation_uses(make_tokenizer, chatml):
     tokenizer = make_tokenizer(chatml, bos=True)
     examples = PromptCompletion("ab", "c"), Chat((("system", "s"), USER, ANSWER)), Prompt((USER,)), Prompt("abc")

@@ -66,3 +66,35 @@ def test_a_held_out_split_is_another_one_of_a_data_set(command, define, definiti
     done = command("plan", "split")
     assert done.returncode == 2
     assert problem in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trainer", "row", "columns"),
+    [
+        ("sft", {"problem": "sort 21: ", "solution": "12"}, {"prompt": "problem", "completion": "solution"}),
+        ("dpo", {"problem": "sort 21: ", "chosen": "12", "rejected": "21"}, {"prompt": "problem"}),
+    ],
+)
+def test_prompts_with_answers_are_held_out_under_every_trainer_and_have_no_loss(
+    lab, command, define, trainer, row, columns
+):
+    (lab / "train.jsonl").write_text(f"{json.dumps(row)}\n" * 2)
+    (lab / "test.jsonl").write_text(json.dumps({"prompt": "sort 31: ", "answer": 13}) + "\n")
+    definition = {
+        "question": "Does it run?",
+        "trainer": trainer,
+        "model": {"preset": "tiny"},
+        "data": {"path": "train.jsonl", "columns": columns},
+        "hyperparameters": {"steps": 1, "precision": "float32"},
+        "evaluate": {"path": "test.jsonl", "verifier": "number", "sampling": None, "max_new_tokens": 2},
+    }
+    define("asked", definition)
+    assert command("plan", "asked").returncode == 0
+    done = command("run", "asked")
+    assert done.returncode == 0, done.stderr
+    [metrics] = (lab / "runs/asked").rglob("metrics.jsonl")
+    measured = json.loads(metrics.read_text().splitlines()[-1])
+    assert (measured["eval/num_prompts"], "eval/loss" in measured) == (1, False)
+    shown = command("data", "asked", "--split", "held_out")
+    assert (shown.returncode, "prompts with answers" in shown.stdout) == (0, True), shown.stderr

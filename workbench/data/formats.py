@@ -25,7 +25,9 @@ from workbench.data.fields import listed, renamed
 from workbench.data.sources import shown
 
 SIDES = ("chosen", "rejected")
-Form = Literal["rows", "pairs", "unpaired", "prompts"]
+PROMPT_ANSWER = "prompt-answer"
+Form = Literal["rows", "pairs", "unpaired", "prompts", "held_out"]
+"""What is wanted; held_out: rows, and prompts with their answers, which are completed and checked alone."""
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -146,11 +148,15 @@ def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
         raise NoFormatError(list(fields), "; ".join(", ".join(sorted(known.needed)) for known in useful))
     if "unpaired" in kinds:  # its completions are not all to be learned from
         return "unpaired"
-    return next((kind for kind in kinds if serves(kind, form)), kinds[0])
+    served = [kind for kind in kinds if serves(kind, form)]
+    rows_first = sorted(served, key=lambda kind: form == "held_out" and FORMATS[kind].form != "rows")
+    return rows_first[0] if rows_first else kinds[0]
 
 
 def serves(kind: str, form: Form) -> bool:
     """Whether rows of a format give what is wanted: prompts stand in all rows but plain text."""
+    if form == "held_out":
+        return FORMATS[kind].form == "rows" or kind == PROMPT_ANSWER
     return FORMATS[kind].form == form or (form == "prompts" and FORMATS[kind].form == "rows" and kind != "text")
 
 
@@ -376,7 +382,7 @@ LEAD = frozenset({"system", "tools"})
 CHECKED = LEAD | {"answer"}
 ENDED = LEAD | {"chosen_ended", "rejected_ended"}
 FORMATS: dict[str, Format] = {
-    "prompt-answer": Format(frozenset({"prompt", "answer"}), "prompts", _prompt, also=LEAD),
+    PROMPT_ANSWER: Format(frozenset({"prompt", "answer"}), "prompts", _prompt, also=LEAD),
     "preference": Format(frozenset({"prompt", "chosen", "rejected"}), "pairs", _preference, also=ENDED),
     "preference with implicit prompt": Format(frozenset({"chosen", "rejected"}), "pairs", _preference, also=ENDED),
     "unpaired": Format(frozenset({"prompt", "completion", "label"}), "unpaired", _unpaired, also=CHECKED),

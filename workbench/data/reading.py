@@ -23,6 +23,7 @@ from workbench.data.fields import (
 )
 from workbench.data.formats import (
     FORMATS,
+    PROMPT_ANSWER,
     Example,
     Form,
     NoFormatError,
@@ -43,8 +44,10 @@ WANTED: dict[Form, str] = {
     "pairs": "prompt, chosen, rejected",
     "unpaired": "prompt, completion, label",
     "prompts": "prompt; prompt, answer; prompt, completion; messages",
+    "held_out": "text; prompt, completion; prompt, answer; messages",
 }
 MAX_NAMES = 40
+ONE_ANSWER = "; columns: {completion: answer} learns the answer as the completion, where it is text"
 ONE_SIDE = "; columns: {completion: chosen} takes one side of pairs"
 NO_TRAINER = "no trainer here takes unpaired rows yet; to learn from every completion, remove the column label"
 
@@ -154,6 +157,7 @@ class Examples:
             if not side and not serves(kind, self.form):
                 needed = NO_TRAINER if kind == "unpaired" else f"this needs rows of {WANTED[self.form]}"
                 hint = ONE_SIDE if FORMATS[kind].form == "pairs" else ""
+                hint = ONE_ANSWER if kind == PROMPT_ANSWER and self.form == "rows" else hint
                 raise DataError(f"{record.where}: found {kind} rows, {needed}{hint}")
             self.kind = kind
         self._account(record, fields)

@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.data.asked import AskedPrompt, asked_prompt
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.formats import Example, Form
+from workbench.data.formats import Example, Form, Prompt
 from workbench.data.reading import Examples
 from workbench.data.sets import PairSet, PromptSet, RowSet
 from workbench.data.settings import DatasetData, FileData, ReadData
@@ -68,8 +68,9 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
                 pairs, lambda model, batch: completion_logprobs(model, batch)[0], records=output_dir / "pairs.jsonl"
             )
         )
-    if examples and has_row_loss(spec):
-        rows, counts = held_out_rows(spec, examples, tokenizer, as_chat)
+    learned = _with_loss(spec, examples)
+    if learned:
+        rows, counts = held_out_rows(spec, learned, tokenizer, as_chat)
         if positions is not None:
             check_lengths(rows.lengths, counts.places, positions, new=0)
         evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
@@ -79,6 +80,11 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
 def has_row_loss(spec: RunSpec) -> bool:
     """Whether the trainer learns from rows, so that the loss of held-out ones is measured."""
     return spec.hyperparameters.data_form in ("rows", "text")
+
+
+def _with_loss(spec: RunSpec, examples: Iterable[Example]) -> list[Example]:
+    """The held-out examples whose loss is measured: a prompt with an answer is completed and checked alone."""
+    return [example for example in examples if not isinstance(example, Prompt)] if has_row_loss(spec) else []
 
 
 def trained_as_chat(data: StageResult) -> bool:
@@ -111,7 +117,10 @@ def held_out_notes(prepared: PreparedRun) -> list[str]:
         return []
     as_chat = trained_as_chat(prepared.data)
     tokenizer = Tokenizer.load(prepared.model_folder)
-    _, counts = held_out_rows(spec, held_out_examples(spec, as_chat), tokenizer, as_chat)
+    learned = _with_loss(spec, held_out_examples(spec, as_chat))
+    if not learned:
+        return []
+    _, counts = held_out_rows(spec, learned, tokenizer, as_chat)
     return [f"held-out rows: {note}" for note in [counts.note()] if note]
 
 
@@ -138,7 +147,7 @@ def held_out_reading(spec: RunSpec, as_chat: bool) -> Examples | None:
     if as_chat:
         source = source.model_copy(update={"chat_template": True})
     bad = BadRows(remedy=REMEDY)
-    form: Form = "prompts" if spec.hyperparameters.data_form == "prompts" else "rows"
+    form: Form = "prompts" if spec.hyperparameters.data_form == "prompts" else "held_out"
     return Examples.of(source, form, bad)
 
 

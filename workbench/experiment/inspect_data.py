@@ -72,7 +72,7 @@ class Inspector:
     def held_out(self, spec: RunSpec) -> Iterator[tuple[str, Inspected]]:
         """The held-out files, by whether their prompts or their pairs are measured."""
         forms: tuple[tuple[str, Form], ...] = (
-            (PROMPTS, "prompts" if spec.hyperparameters.data_form == "prompts" else "rows"),
+            (PROMPTS, "prompts" if spec.hyperparameters.data_form == "prompts" else "held_out"),
             (PAIRS, "pairs"),
         )
         for what, form in forms:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from workbench.data.counts import Counts
+from workbench.data.formats import Prompt
 from workbench.data.overlap import PromptHashes, hashes_of
 from workbench.data.reading import find_form
 from workbench.data.sets import PairSet, PromptSet, RowSet
@@ -151,7 +152,8 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
     if examples and spec.evaluate is not None:
         held_out = held_out_source(spec, "rows")
         source = _source(held_out) if held_out is not None else f"the task {spec.evaluate.task}, held out"
-        of_prompts = spec.hyperparameters.data_form == "prompts"
+        asked_alone = any(isinstance(example, Prompt) for example in examples)
+        of_prompts = asked_alone or spec.hyperparameters.data_form == "prompts"
         found = (held_out_prompts if of_prompts else held_out_rows)(spec, examples, tokenizer, as_chat)
         section = _held_out_section(spec, source, found, tokenizer, num_rows)
         hashes = hashes_of(examples)
