@@ -126,15 +126,6 @@ class NoFormatError(ValueError):
         self.names, self.allowed = names, allowed
 
 
-def is_rendered(example: Example, *, as_chat: bool) -> bool:
-    """Whether it is written by the model's chat template. as_chat: plain prompts are."""
-    if isinstance(example, Unpaired):
-        return is_rendered(example.example, as_chat=as_chat)
-    if isinstance(example, Text | Chat):
-        return isinstance(example, Chat)
-    return as_chat or not isinstance(example.prompt, str)
-
-
 def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
     """The name of the format that these fields are, one of that form where they are several. ValueError says what was
     found and what is allowed."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.formats import Example, Form, Preference, is_rendered
+from workbench.data.formats import Chat, Example, Form, Preference, Text, Unpaired
 from workbench.data.overlap import PromptHashes, hashes_of
 from workbench.data.reading import Examples, local_files
 from workbench.data.settings import ReadData, TaskData, TaskSettings
@@ -170,7 +170,7 @@ def _inspect(spec: RunSpec, settings: ReadData, form: Form, most: int | None) ->
         problem = f"{bad.first[0]}{more}"
     kept = kept[:most]
     asked = sum(not isinstance(example, Preference) and asks(spec, example) for example in kept)
-    rendered = any(is_rendered(example, as_chat=settings.chat_template) for example in kept)
+    rendered = any(_is_rendered(example, as_chat=settings.chat_template) for example in kept)
     return Inspected(settings.source, form, len(kept), asked, hashes_of(kept), examples.unread, problem, rendered)
 
 
@@ -194,6 +194,15 @@ def lacks_template(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> b
     if model.chat_template is not None or model.name is not None:
         return False
     return model.preset is not None or _without_template(Path(str(model.path)).expanduser())
+
+
+def _is_rendered(example: Example, *, as_chat: bool) -> bool:
+    """Whether it is written by the model's chat template. as_chat: plain prompts are."""
+    if isinstance(example, Unpaired):
+        return _is_rendered(example.example, as_chat=as_chat)
+    if isinstance(example, Text | Chat):
+        return isinstance(example, Chat)
+    return as_chat or not isinstance(example.prompt, str)
 
 
 def _without_template(folder: Path) -> bool:
