@@ -102,8 +102,8 @@ def test_a_bad_csv_row_spoils_no_other(tmp_path):
 
 
 NO_FORMAT = (
-    "{{path}}:1: columns: found {}, which is no format; name them as data.columns={{{}}}; allowed chosen, prompt, "
-    "rejected; chosen, rejected; completion, label, prompt; messages; completion, prompt; answer, question; "
+    "{{path}}:1: columns: found {}, which is no format; name them as data.columns={{{}}}; the formats have chosen, "
+    "prompt, rejected; chosen, rejected; completion, label, prompt; messages; completion, prompt; answer, question; "
     "instruction, output; conversations; text"
 )
 JSON_FILES = [

@@ -213,7 +213,7 @@ def test_a_column_that_no_row_has_is_one_line(skip):
     )
     assert _error([{"problem": "p", "Answer": "a"}] * 64, skip=skip).startswith(
         "a:1: columns: found problem, Answer, which is no format (nor is any other of 64 rows); "
-        "name them as data.columns={prompt: problem, completion: Answer}; allowed "
+        "name them as data.columns={prompt: problem, completion: Answer}; the formats have "
     )
 
 

@@ -136,7 +136,7 @@ def no_format(where: str, names: Collection[str], rows: int, allowed: str) -> st
     rest = f" (nor is any other of {rows:,} rows)" if rows > 1 else ""
     return (
         f"{where}: columns: found {listed(names)}, which is no format{rest}; name them as data.columns={{{such}}}; "
-        f"allowed {allowed}"
+        f"the formats have {allowed}"
     )
 
 

@@ -35,8 +35,8 @@ sweep:
   seeds: 2
 """
 TRAINERS = "dpo, grpo, online_dpo, ppo, pretrain, sft"
-MANY = "the 27 names that schema.json lists"
-MANY_DPO = "the 31 names that schema.json lists"
+MANY = "the 27 names that `workbench explain sft` lists"
+MANY_DPO = "the 31 names that `workbench explain dpo` lists"
 NO_DEFAULT = "found nothing, allowed a value: it has no default"
 A_NAME = "the name of a file in experiments/ (letters, digits, - and _, at most 100)"
 ARM_KEYS = "trainer, start_from, model, lora, data, hyperparameters, evaluate, budget, threads"

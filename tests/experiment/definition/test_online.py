@@ -43,7 +43,7 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("group_size: 4", "temperature: 0", ["7: hyperparameters.temperature: found 0, allowed numbers > 0"]),
     ("group_size: 4", "minibatches: 99", ["5: hyperparameters: minibatches 99 are more than batch_prompts 8; allowed up to it"]),
     ("trainer: grpo", "trainer: gpro", ["2: trainer: found 'gpro', allowed dpo, grpo, online_dpo, ppo, pretrain, sft, did you mean grpo?"]),
-    ("trainer: grpo", "trainer: sft", ["7: hyperparameters.group_size: found an unknown key, allowed the 27 names that schema.json lists, did you mean trainer grpo, which has group_size?"]),
+    ("trainer: grpo", "trainer: sft", ["7: hyperparameters.group_size: found an unknown key, allowed the 27 names that `workbench explain sft` lists, did you mean trainer grpo, which has group_size?"]),
 ]  # fmt: skip
 
 

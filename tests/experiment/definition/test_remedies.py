@@ -66,12 +66,32 @@ def test_a_slip_is_told_what_to_write(tmp_path: Path, line: str, meant: str) -> 
         ("learning_rate=0,001", "did you mean 0.001?"),
         ("learning_rate=1/1000", "did you mean 0.001?"),
         ("model=gpt2", "did you mean {path: gpt2} for a folder, {name: gpt2} for the hub?"),
+        (
+            "data=mine/train.jsonl",
+            "found 'mine/train.jsonl', allowed a mapping, did you mean data.path=mine/train.jsonl?",
+        ),
+        ("track=wandb", "did you mean track=[wandb]?"),
+        ("lora=8", "did you mean lora.rank=8?"),
+        ("steps=", "found nothing after =, allowed a value; none at all is written steps=null"),
+        ("stpes=3", "allowed the 27 names that `workbench explain sft` lists, did you mean steps?"),
+        ("start_from=mine+steps=4", "is begun from by its folder: model.path=runs/mine+steps=4/main/seed0/model"),
         ("hyperparameters={steps: 5}", "allowed one of them at a time, such as steps=5"),
     ],
 )
 def test_an_override_is_told_what_to_write(tmp_path: Path, override: str, said: str) -> None:
     (problem,) = problems(tmp_path, SFT, override)
     assert said in problem
+
+
+def test_of_many_definitions_the_nearest_is_named_and_not_all(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"sort_{number}.yaml").write_text(SFT)
+    for name, near in (("sort_7x", ", did you mean sort_7?"), ("", "")):
+        with pytest.raises(DefinitionError) as caught:
+            load_experiment(name, folder=tmp_path)
+        (problem,) = caught.value.problems
+        assert "allowed one of the 30 files of " in problem
+        assert problem.endswith(f"sort_0, sort_1, sort_10, sort_11, sort_12, sort_13, ... (ls {tmp_path.name}){near}")
 
 
 def test_words_without_an_equals_sign_are_one_line(tmp_path: Path) -> None:

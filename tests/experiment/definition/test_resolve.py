@@ -119,9 +119,9 @@ def test_arms_and_grid_multiply_and_the_arm_comes_first_in_the_name(folder: Path
 def test_an_axis_that_an_arm_s_trainer_lacks_is_an_error_that_names_who_has_it(folder: Path) -> None:
     text = SFT + "arms:\n  a: {}\n  d: {trainer: dpo, data: {path: p.jsonl}}\nsweep: {grid: {beta: [1, 2]}}\n"
     assert problems(folder, text) == (
-        "experiments/x.yaml:10: sweep.grid.beta[0]: found an unknown key, allowed the 27 names that schema.json lists, "
+        "experiments/x.yaml:10: sweep.grid.beta[0]: found an unknown key, allowed the 27 names that `workbench explain sft` lists, "
         "did you mean trainer dpo, which has beta?",
-        "experiments/x.yaml:10: sweep.grid.beta[1]: found an unknown key, allowed the 27 names that schema.json lists, "
+        "experiments/x.yaml:10: sweep.grid.beta[1]: found an unknown key, allowed the 27 names that `workbench explain sft` lists, "
         "did you mean trainer dpo, which has beta?",
     )
 
@@ -220,7 +220,7 @@ def test_the_folder_of_an_override_is_one_safe_name(folder: Path, value: str) ->
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("bta=1", "--set bta=1: bta: found an unknown key, allowed the 31 names that schema.json lists, did you mean beta?"),
+        ("bta=1", "--set bta=1: bta: found an unknown key, allowed the 31 names that `workbench explain dpo` lists, did you mean beta?"),
         ("beta=-1", "--set beta=-1: beta: found -1, allowed numbers > 0"),
         ("beta=.nan", "--set beta=.nan: beta: found .nan, allowed finite numbers"),
         ("beta", "--set beta: found 'beta', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl" + SPACES),
@@ -230,7 +230,7 @@ def test_the_folder_of_an_override_is_one_safe_name(folder: Path, value: str) ->
         ("seeds=0", "--set seeds=0: sweep.seeds: found 0, allowed numbers > 0 or a list"),
         ("arms.a.threads=2", "--set arms.a.threads=2: arms.a.threads: found an unknown arm, allowed none"),
         ("trainer=dqo", "--set trainer=dqo: trainer: found 'dqo', allowed dpo, grpo, online_dpo, ppo, pretrain, sft, did you mean dpo?"),
-        ("evaluate_every=3", "--set evaluate_every=3: evaluate_every: found an unknown key, allowed the 31 names that schema.json lists, did you mean evaluate.every?"),
+        ("evaluate_every=3", "--set evaluate_every=3: evaluate_every: found an unknown key, allowed the 31 names that `workbench explain dpo` lists, did you mean evaluate.every?"),
     ],
 )  # fmt: skip
 def test_a_broken_override_prints_one_line(folder: Path, override: str, line: str) -> None:

@@ -11,10 +11,11 @@ from workbench.experiment.definition.merge import merge_sections
 from workbench.experiment.definition.schema import Arm, Definition
 from workbench.experiment.definition.sections import unknown_section
 from workbench.experiment.definition.source import Node, describe, read_source, show
-from workbench.experiment.definition.validate import Problems, suggest, validate
+from workbench.experiment.definition.validate import MAX_LISTED, Problems, suggest, validate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 ALLOWED_NAME = "letters, digits, - and _, at most 100"
+FEW = 6
 SECTIONS = ("model", "lora", "data", "hyperparameters", "evaluate", "budget")
 
 _SHAPES: dict[str, Any] = dict.fromkeys(SECTIONS, dict | None)
@@ -31,24 +32,32 @@ def find_file(asked: Node, folder: Path, problems: Problems) -> Path | None:
     name = asked.value
     if not isinstance(name, str) or not NAME.fullmatch(name):
         if name == "" and asked.where == "command line":
-            known = ", ".join(experiment_names(folder)) or f"nothing: {folder.name}/ has no file"
-            problems.add(asked, f"found nothing, allowed {known}")
+            problems.add(asked, f"found nothing, allowed {_known_names(folder)}")
             return None
         near = suggest(Path(str(name)).stem, experiment_names(folder)) if name and isinstance(name, str) else ""
         allowed = f"the name of a file in {folder.name}/ ({ALLOWED_NAME})"
+        if isinstance(name, str) and NAME.fullmatch(name.partition("+")[0]) and "+" in name and "/" not in name:
+            allowed += f"; a run made with SET is begun from by its folder: model.path=runs/{name}/main/seed0/model"
         problems.add(asked, f"found {describe(asked)}, allowed {allowed}{near}")
         return None
     path = folder / f"{name}.yaml"
     if not path.exists():
         names = experiment_names(folder)
-        problems.add(
-            asked, f"found {show(name)}, allowed {', '.join(names) or 'nothing: no file'}{suggest(name, names)}"
-        )
+        problems.add(asked, f"found {show(name)}, allowed {_known_names(folder)}{suggest(name, names)}")
         return None
     if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
         problems.add(asked, f"found {show(name)}, a link out of {folder.name}/ or no file, allowed a file in it")
         return None
     return path
+
+
+def _known_names(folder: Path) -> str:
+    """The names of the definitions there are; of many the first and where the others stand."""
+    names = experiment_names(folder)
+    if len(names) > MAX_LISTED:
+        few = ", ".join(names[:FEW])
+        return f"one of the {len(names)} files of {folder.name}/ without .yaml: {few}, ... (ls {folder.name})"
+    return ", ".join(names) or f"nothing: {folder.name}/ has no file"
 
 
 def load_tree(asked: Node, folder: Path, problems: Problems, chain: tuple[str, ...] = ()) -> tuple[Node, str] | None:

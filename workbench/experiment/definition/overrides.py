@@ -43,6 +43,11 @@ def parse_overrides(texts: Sequence[str], problems: Problems) -> list[Override]:
         if key in found:
             problems.append(f"{where}: {key}: found a second time, allowed once")
             continue
+        if not value:
+            problems.append(
+                f"{where}: {key}: found nothing after =, allowed a value; none at all is written {key}=null"
+            )
+            continue
         node = parse_value(value, where, key, problems.lines)
         glued = _without_space(node)
         if glued is not None:

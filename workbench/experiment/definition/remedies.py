@@ -26,13 +26,24 @@ def remedy(node: Node, allowed: Collection[str]) -> str:
     """ ", did you mean x?" where what was meant can be told from the value and from what is allowed; else ''."""
     meant = _meant(node, allowed)
     if meant:
-        return f", did you mean {meant}?"
+        return f", did you mean {_as_override(node.field, meant) if node.is_override else meant}?"
     if isinstance(node.value, list) and node.field.endswith("path"):
         return "; data.dataset reads a folder of files"
     scalar = not {"a list", "a mapping"} & set(allowed) and not any("values" in each for each in allowed)
     several = isinstance(node.value, list) and scalar
     of_trainer = node.field.removeprefix("hyperparameters.").count(".") == 0 and node.field != "trainer"
     return MANY_VALUES if several and of_trainer else ""
+
+
+def _as_override(field: str, meant: str) -> str:
+    """What is typed on the command line for a list, or for a mapping of one entry."""
+    if not re.fullmatch(r"\w+(\.\w+)*", field):
+        return meant
+    entry = re.fullmatch(r"\{(\w+): ([^{},]+)\}", meant)
+    if entry:
+        return f"{field}.{entry[1]}={entry[2]}"
+    whole = meant.startswith("[") and meant.endswith("]")
+    return f"{field}={meant}" if whole else meant
 
 
 def _meant(node: Node, allowed: Collection[str]) -> str:

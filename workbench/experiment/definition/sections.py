@@ -13,9 +13,18 @@ from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.merge import KINDS
 from workbench.experiment.definition.other_names import OURS
 from workbench.experiment.definition.places import WRITTEN_AS, elsewhere, members
+from workbench.experiment.definition.remedies import remedy
 from workbench.experiment.definition.schema import Arm, StartFrom, rewards_of
 from workbench.experiment.definition.source import Node, describe, show
-from workbench.experiment.definition.validate import Hint, Problems, SettingsType, suggest, unknown_key, validate
+from workbench.experiment.definition.validate import (
+    SCHEMA,
+    Hint,
+    Problems,
+    SettingsType,
+    suggest,
+    unknown_key,
+    validate,
+)
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import Budget, TrainerSettings
@@ -67,7 +76,8 @@ def unknown_hyperparameter(name: str, classes: list[type[TrainerSettings]]) -> s
         near = f", did you mean {OURS[name]}?"
     else:
         near = elsewhere(name, "hyperparameters") or near
-    return unknown_key(name, names, near)
+    trainers = [trainer for trainer in trainer_names() if get_settings_class(trainer) in classes]
+    return unknown_key(name, names, near, f"`workbench explain {trainers[0]}`" if trainers else SCHEMA)
 
 
 def unknown_section(name: str, allowed: Iterable[str]) -> str:
@@ -209,7 +219,7 @@ def _steps_or_epochs(given: dict[str, Node], problems: Problems) -> dict[str, No
 def _data(node: Node, problems: Problems) -> DataSettings | None:
     """The settings of the one kind of data that node names."""
     if not isinstance(node.value, dict):
-        problems.add(node, f"found {describe(node)}, allowed a mapping")
+        problems.add(node, f"found {describe(node)}, allowed a mapping{remedy(node, ['a mapping'])}")
         return None
     kinds = KINDS["data"]
     given = [kind for kind in kinds if kind in node.value]

@@ -17,6 +17,7 @@ from workbench.experiment.definition.source import Node, describe, join_field
 SettingsType = TypeVar("SettingsType", bound=Settings)
 Hint = Callable[[str], str]
 MAX_LISTED = 14
+SCHEMA = "schema.json"
 
 _KINDS = {
     "int_type": "a whole number",
@@ -91,11 +92,11 @@ def suggest(found: str, allowed: Iterable[str]) -> str:
     return f", did you mean {folded[near[0]]}?" if near else ""
 
 
-def unknown_key(found: str, allowed: Iterable[str], more: str = "") -> str:
-    """The problem of a key that does not exist: the nearest one, or all there are."""
+def unknown_key(found: str, allowed: Iterable[str], more: str = "", listing: str = SCHEMA) -> str:
+    """The problem of a key that does not exist: the nearest one, or all there are. listing: what tells of many."""
     names = list(allowed)
     near = more or suggest(found, names)
-    listed = f"the {len(names)} names that schema.json lists" if near and len(names) > MAX_LISTED else ", ".join(names)
+    listed = f"the {len(names)} names that {listing} lists" if near and len(names) > MAX_LISTED else ", ".join(names)
     return f"found an unknown key, allowed {listed}{near}"
 
 
