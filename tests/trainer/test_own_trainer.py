@@ -12,6 +12,7 @@ import yaml
 
 from tests.commands import ROOT, Command
 from workbench.errors import DefinitionError
+from workbench.experiment.definition import explain
 from workbench.trainer import registry
 from workbench.trainer.batch_format import PAIRS, PROMPTS, ROWS, BatchField, BatchFormat
 from workbench.trainer.settings import TrainerSettings
@@ -109,6 +110,18 @@ def test_settings_without_a_batch_are_refused_with_what_to_write(own, message, m
     monkeypatch.setattr(registry, "_find", lambda name, kind: own)
     with pytest.raises(DefinitionError, match=message):
         registry.get_settings_class("own")
+
+
+def test_settings_without_a_docstring_are_explained(monkeypatch):
+    class Own(TrainerSettings):
+        batch = ROWS
+        margin: float = 1.0
+
+    monkeypatch.setattr(explain, "get_settings_class", lambda name: Own)
+    told = explain.explain_trainer("own")
+    assert told.startswith("own: a trainer whose settings have no docstring\n")
+    assert "batch_rows" in told
+    assert "margin" in told
 
 
 def test_files_without_the_class_they_are_named_for_are_told(monkeypatch):

@@ -130,7 +130,8 @@ def explain(experiment: Experiment) -> str:
 def explain_trainer(name: str) -> str:
     """A trainer's settings with their defaults, and what its batches hold when it is used from Python."""
     settings_class = get_settings_class(name)
-    lines = [f"{name}: {(settings_class.__doc__ or '').strip().splitlines()[0]}", "", "settings"]
+    about = (vars(settings_class).get("__doc__") or "a trainer whose settings have no docstring").strip()
+    lines = [f"{name}: {about.partition(chr(10))[0]}", "", "settings"]
     lines += _table(
         [Row(key, field.default, field.description or "") for key, field in settings_class.model_fields.items()]
     )
