@@ -55,7 +55,7 @@ def compare(
 
     import pandas as pd
 
-    from analysis import claims, comparability, leaks
+    from analysis import claims, comparability, harms, leaks
     from analysis.left_out import unfinished
     from analysis.measures import OUTCOMES
     from analysis.sections import comparisons, results
@@ -80,7 +80,7 @@ def compare(
     rows = pd.DataFrame([row for row in results.table(study).plain if row["measure"] == column])
     pairs = claims.compare_all(study, study.deciding) if study.deciding else []
     tests = comparisons.table(pairs, study.deciding).plain if pairs and study.deciding else []
-    answer = leaks.qualified(study, claims.answer(study))
+    answer = harms.qualified(study, leaks.qualified(study, claims.answer(study)))
     return ComparisonResult(
         study,
         column,

@@ -75,12 +75,14 @@ def write_report(experiment_folder: Path) -> Path:
     return write(open_study(folder), folder / "report")
 
 
-def write_comparison(experiment_folders: Sequence[Path], out: Path) -> Path:
-    """The same over several experiments of one folder of runs, written to out; returns index.html's path."""
+def write_comparison(experiment_folders: Sequence[Path], out: Path) -> tuple[Path, list[str]]:
+    """The same over several experiments of one folder of runs, written to out; returns index.html's path and what is
+    not compared, with the lines to change."""
     folders = [Path(folder) for folder in experiment_folders]
     if not folders:
         raise DefinitionError("compare: name at least one experiment")
-    return write(open_studies(folders), Path(out))
+    study = open_studies(folders)
+    return write(study, Path(out)), comparability.refusals(study)
 
 
 def write(study: Study, out: Path) -> Path:
@@ -161,7 +163,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     facts = [("runs", ", ".join(f"{number} {state}" for state, number in runs.states(study).items()))]
     if len(study.variants) > 1:
         facts.append(("settings", f"{len(study.variants)}{f' of {study.axis}' if study.axis else ''}"))
-    facts.append(("seeds a setting", str(study.seeds)))
+    facts.append(("seeds a setting", study.seeds_text))
     if study.common:
         facts.append(("in all settings", ", ".join(study.common)))
     return [*facts, ("decided by", study.deciding.label)] if study.deciding else facts
@@ -176,8 +178,9 @@ def answer_of(study: Study) -> claims.Answer:
         more = over_optimisation.reward_in_words(study)
     else:
         more = [text for group in comparability.groups(study, measure.column) for text in _of_costs(group, measure)]
-    flags = [*harms.flags(study), *over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
-    return leaks.qualified(study, replace(answer, grounds=[*answer.grounds, *more], flags=flags))
+    flags = [*over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
+    answer = leaks.qualified(study, replace(answer, grounds=[*answer.grounds, *more], flags=flags))
+    return harms.qualified(study, answer)
 
 
 def _of_costs(group: Group, measure: Measure) -> list[str]:

@@ -96,7 +96,17 @@ class Study:
     @property
     def seeds(self) -> int:
         """The most seeds that a variant was planned with."""
-        return max(len(self.loaded.runs[self.loaded.runs["variant"] == v.name]) for v in self.variants)
+        return max(self._seeds)
+
+    @property
+    def seeds_text(self) -> str:
+        """How many seeds a variant was planned with: 3, or 1 to 3 where they differ."""
+        least, most = min(self._seeds), max(self._seeds)
+        return str(most) if least == most else f"{least} to {most}"
+
+    @property
+    def _seeds(self) -> list[int]:
+        return [len(self.loaded.runs[self.loaded.runs["variant"] == v.name]) for v in self.variants]
 
     def groups(self) -> Iterator[tuple[str, list[Variant]]]:
         """The lines of a plot over the axis."""
@@ -160,12 +170,17 @@ def _of_plans(plans: list[dict[str, Any]], loaded: Loaded) -> Study:
     for plan in plans:
         own = list(dict.fromkeys(run["variant"] for run in plan["runs"]))
         for name in own:
-            label = plan["experiment"] if own == ["main"] else f"{plan['experiment']}: {name.replace('=', ' = ')}"
+            label = plan["experiment"] if own == ["main"] else f"{plan['experiment']}: {_spaced(name)}"
             variants.append(Variant(f"{plan['experiment']}/{name}", label, label, None))
     # Before any table is read: each row leads with its run's keys as they stand here.
     experiments = loaded.runs["run"].str.split("/").str[0]
     loaded.runs["variant"] = experiments + "/" + loaded.runs["variant"]
     return _study(" + ".join(names), question, plans, variants, None, loaded)
+
+
+def _spaced(variant: str) -> str:
+    """A variant's name as a label: "a=1,b=2" as "a = 1, b = 2"."""
+    return variant.replace(",", ", ").replace("=", " = ")
 
 
 def _starts_set_apart(

@@ -284,7 +284,9 @@ def _compare(parsed: argparse.Namespace) -> int:
     folders = [parsed.runs / name for name in _experiments(parsed.names, parsed.runs)]
     out = parsed.runs / "reports" / _together(folder.name for folder in folders)
     with told_when_slow("writing the comparison"):
-        page = write_comparison(folders, out)
+        page, refusals = write_comparison(folders, out)
+    for refusal in refusals:
+        say(refusal)
     say(page)
     return 0
 

@@ -79,4 +79,4 @@ def table(found: Sequence[Comparison], measure: Measure) -> Table:
     )
     heads = [(name, "") for name in names]
     folded = count if len(rows) > SHOWN else ""
-    return Table("comparisons", heads, rows, flat, label=count, caption=caption, folded=folded)
+    return Table("comparisons", heads, rows, flat, label=count, caption=caption, broad=True, folded=folded)

@@ -47,9 +47,9 @@ def figure(study: Study, canvas: Canvas, measure: Measure) -> Figure:
     how = (
         "Every cost is charged in full to every setting that needs it: collecting pairs, reference, rollouts; so a "
         "curve begins at what was spent before its first step. The shared start is charged to none. Faint: every run; "
-        "bold: the mean over seeds, between evaluations on straight lines and never beyond them; dotted: where the "
-        "common range of all settings ends. A setting that spends none of a cost as it trains is not on that axis. A "
-        "step is not alike across trainers: that axis compares settings of one."
+        "bold: the mean over seeds, between evaluations (the marks) on straight lines and never beyond them; dotted: "
+        "where the common range of all settings ends. A setting that spends none of a cost as it trains is not on that "
+        "axis. A step is not alike across trainers: that axis compares settings of one."
     )
     drawn = panels(study, canvas, measure, shown)
     remarks = [*budget.refusals(study), *budget.uncovered(study, measure), *budget.coarse(study, measure)]
@@ -173,17 +173,15 @@ def _draw(axes: Axes, canvas: Canvas, measure: Measure, cost: Measure) -> None:
             axes.plot(np.array(curve.costs) / 10**scale, curve.values, color=style.light, linewidth=0.8, alpha=0.35)
         low, high = budget.common_range(own)
         if low < high:
-            grid = np.linspace(low, high, 41)
+            costs = {cost for curve in own for cost in curve.costs if low <= cost <= high}
+            grid = np.array(sorted(costs | {low, high}))
             mean = np.mean([np.interp(grid, curve.costs, curve.values) for curve in own], axis=0)
+            axes.plot(grid / 10**scale, mean, color=style.light, linewidth=1.9)
+        for curve in own:  # the marks are evaluations; a mean between them was measured nowhere
             axes.plot(
-                grid / 10**scale,
-                mean,
-                color=style.light,
-                linewidth=1.9,
-                marker=style.marker,
-                markersize=4,
-                markevery=10,
-            )
+                np.array(curve.costs) / 10**scale, curve.values, color=style.light, linestyle="", marker=style.marker,
+                markersize=3.5,
+            )  # fmt: skip
     start = study.start_value(measure.column) if len(starts_of(study)) == 1 else math.nan
     if not math.isnan(start):
         axes.axhline(start, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)

@@ -14,11 +14,12 @@ from analysis.checkpoints import interval_of
 from analysis.claims import checked_by_number, leaders
 from analysis.comparability import group_names, groups, restrict, start_value
 from analysis.document import Cell, Figure, Panel, Prose, Section, Table
-from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, capital, join, join_few, plain
+from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, capital, join, plain
 from analysis.over_optimisation import by_pairs
 from analysis.plots import FIRST, MARKERS, MUTED, SECOND, Canvas, hold, slug
 from analysis.sections.cells import limits_text, setting
 from analysis.study import Study, Variant, begun_from, short
+from workbench.tracking.words import plural
 
 MAX_LINE = 24
 """Characters of a label that stand on one line of a drawing."""
@@ -120,7 +121,7 @@ def _start_rows(study: Study, measures: list[Measure]) -> list[list[Cell]]:
     """A row for every start of the settings: what was measured before training, of those that began from it."""
     begun = begun_from(study)
     named = len(begun) > 1 or (begun and len(study.plans) > 1) or study.loaded.runs["experiment"].nunique() > 1
-    parts = [(short(name), f"start of {join_few([v.label for v in own], 6)}", own) for name, own in begun.items()]
+    parts = [(short(name), f"start of {_named_or_counted(own)}", own) for name, own in begun.items()]
     if not named or not begun:
         parts = [("start", "before training", study.variants)]
     found = []
@@ -131,6 +132,11 @@ def _start_rows(study: Study, measures: list[Measure]) -> list[list[Cell]]:
             cells = [Cell(m.text(v), v, tone="muted") for m, v in zip(measures, start, strict=True)]
             found.append([Cell(label, -math.inf if study.axis else "", (line,), "muted"), *cells])
     return found
+
+
+def _named_or_counted(variants: list[Variant]) -> str:
+    """Up to two settings by their labels; more by their number."""
+    return join([v.label for v in variants]) if len(variants) <= 2 else plural(len(variants), "setting")
 
 
 def _mean_cell(study: Study, variant: Variant, measure: Measure, group: str = "") -> Cell:
@@ -280,7 +286,7 @@ def _in_lines(label: str) -> str:
     lines = [""]
     for part in re.split(r"(?<=[:,]) ", label):
         joined = f"{lines[-1]} {part}".strip()
-        if lines[-1] and (lines[-1].endswith(":") or len(joined) > MAX_LINE):
+        if lines[-1] and len(joined) > MAX_LINE:
             lines.append(part)
         else:
             lines[-1] = joined

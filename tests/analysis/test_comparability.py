@@ -120,7 +120,10 @@ def test_experiments_with_different_starts_are_kept_apart(make_experiment: Make,
     assert [group.name for group in comparability.groups(study)] == ["A", "B"]
     (difference,) = comparability.differences(study)
     assert (difference.what, len(difference.values)) == ("start", 2)
-    page = write_comparison([first, second], tmp_path / "out").read_text()
+    written, refused = write_comparison([first, second], tmp_path / "out")
+    page = written.read_text()
+    assert refused == comparability.refusals(open_studies([first, second]))
+    assert refused[0].startswith("Kept apart")
     assert "group A" in page
     assert "Group B (second: beta = 0.1 and second: beta = 1)" in page
 
@@ -273,7 +276,7 @@ def test_what_others_begin_from_is_their_start_and_no_rival(make_experiment: Mak
     assert len(claims.compare_all(study, study.deciding)) == 1  # type: ignore[arg-type]
     row = results.table(study).rows[0][0]
     assert (row.text, row.lines) == ("my_sft", ("start of my_dpo and my_grpo",))
-    page = write_comparison([sft, *rest], tmp_path / "out").read_text()
+    page = write_comparison([sft, *rest], tmp_path / "out")[0].read_text()
     assert "my_sft (the start of my_dpo and my_grpo): what was measured before training is the baseline" in page
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import study
 from analysis.load import load_folders
 from analysis.report import MAX_PAGE_BYTES, write_comparison, write_report
 from workbench.errors import DefinitionError, StorageError
@@ -154,12 +155,17 @@ def test_a_report_that_cannot_be_written_is_one_line(make_experiment: Make) -> N
 
 def test_experiments_side_by_side_keep_their_names(make_experiment: Make, tmp_path: Path) -> None:
     folders = [make_experiment(name, betas=(0.1, 1.0), **SMALL) for name in ("first", "second")]
-    page = write_comparison(folders, tmp_path / "runs" / "reports" / "first+second")
+    page, _ = write_comparison(folders, tmp_path / "runs" / "reports" / "first+second")
     text = page.read_text()
     assert "How do first and second compare?" in text
     assert "first: beta = 0.1" in text
     assert "second: beta = 1" in text
     assert "12 finished" in text
+    assert "start of 4 settings" in text
+
+
+def test_settings_of_two_axes_are_labelled_with_a_space_after_each_comma() -> None:
+    assert study._spaced("dpo,beta=0.1,learning_rate=0.0001") == "dpo, beta = 0.1, learning_rate = 0.0001"
 
 
 def test_comparing_nothing_is_an_error(tmp_path: Path) -> None:

@@ -88,8 +88,11 @@ def test_a_run_that_ends_in_harm_says_so_on_the_terminal_in_status_and_first_in_
     lines = done.stderr.splitlines()
     assert f"main/seed0: ended badly: {harm}" in lines
     assert any(line.startswith("main/seed0: warning: step 4: held-out loss is ") for line in lines)
-    assert lines[-1].startswith("1/1 runs, 1 of them ended badly, ")
+    assert lines[-1].startswith("1/1 run, 1 of them ended badly, ")
     assert f"ended badly: {harm}" in command("status", "hot").stdout
     told = (lab / "runs" / "hot" / "report" / "report.md").read_text().replace("\\", "")
     first = next(line for line in told.splitlines() if line.startswith("> **"))
-    assert first == f"> **Note.** 1 of 1 runs ended badly (seed 0): {harm}."
+    every = "; ".join(status(lab, "hot", "main")["harms"])
+    assert first == f"> **Note.** 1 of 1 run ended badly (seed 0): {every}.", "one run is one box"
+    assert told.count("ended badly (") == 1
+    assert "**Qualified, for 1 of 1 run ended badly: " in told

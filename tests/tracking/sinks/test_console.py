@@ -209,7 +209,7 @@ def test_a_resumed_run_counts_from_where_it_stood(make_run: Callable[..., Any], 
     run.train(15)
     console.refresh()
     assert "15/20  0 s left" in terminal.screen()[0], "by the run's own clock: 0.1 s a step"
-    assert terminal.screen()[-1] == "0/1 runs, 5 s, about 5 s left"
+    assert terminal.screen()[-1] == "0/1 run, 5 s, about 5 s left"
 
 
 def test_runs_of_two_experiments_keep_their_whole_keys(make_run: Callable[..., Any], terminal: Terminal) -> None:
@@ -291,7 +291,7 @@ def test_a_warning_is_a_line_when_it_comes_and_what_a_run_ended_in_is_one_at_its
     lines = [line for line in stream.getvalue().splitlines() if "held-out" in line or "runs" in line or "told" in line]
     assert lines[0] == "a/seed0: warning: step 3: held-out loss is 9"
     assert lines[-2] == "a/seed0: ended badly: held-out loss is 10"
-    assert lines[-1] == "1/1 runs, 1 of them ended badly, 1 min 0 s"
+    assert lines[-1] == "1/1 run, 1 of them ended badly, 1 min 0 s"
     assert len([line for line in lines if "warning" in line]) == 1
 
 

@@ -258,7 +258,8 @@ class Console:
         others = [f"{number} {outcome}" for outcome, number in outcomes.items()]
         harmed = sum(run.harmed for run in self._runs.values())
         others += [f"{harmed} of them ended badly"] if harmed else []
-        parts = [f"{finished}/{len(self._runs)} runs", *others, format_duration(self._clock() - self._made_at)]
+        of_all = plural(len(self._runs), "run")
+        parts = [f"{finished}/{of_all}", *others, format_duration(self._clock() - self._made_at)]
         left = sum(max(0, run.num_steps - run.step) for run in self._runs.values() if not run.ended)
         done = sum(run.step - (run.first_step or 0) for run in self._runs.values() if run.first_step is not None)
         if left and done > 0 and elapsed > 0:

@@ -14,6 +14,7 @@ from workbench.locks import hold_file
 from workbench.tracking.reader import RunRecord, Tail, is_held_out, read_json, read_run
 from workbench.tracking.sinks.rollouts import RolloutFilter
 from workbench.tracking.sinks.sink import ENDED, Row, Sink, log_line
+from workbench.tracking.words import plural
 
 KINDS = {"tensorboard": "TensorBoardSink", "wandb": "WandbSink"}
 """Trackers by the name they have in `track`; each is a module of this folder."""
@@ -97,9 +98,8 @@ class Replay:
             action()
         except (Exception, SystemExit) as error:
             sink, self.failed, self._sink = self._sink, True, None
-            log_line(
-                self.folder, f"{self.kind} dropped after {self._rows_written} rows: {type(error).__name__}: {error}"
-            )
+            after = plural(self._rows_written, "row")
+            log_line(self.folder, f"{self.kind} dropped after {after}: {type(error).__name__}: {error}")
             if sink is not None:
                 with contextlib.suppress(Exception):
                     sink.abandon()
