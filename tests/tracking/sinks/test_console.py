@@ -288,7 +288,7 @@ def test_a_warning_is_a_line_when_it_comes_and_what_a_run_ended_in_is_one_at_its
     console.refresh()
     console.ended("e/a/seed0", "finished", ["held-out loss is 10"])
     console.close()
-    lines = [line for line in stream.getvalue().splitlines() if "held-out" in line or "runs" in line or "told" in line]
+    lines = [line for line in stream.getvalue().splitlines() if "held-out" in line or "1 run" in line or "told" in line]
     assert lines[0] == "a/seed0: warning: step 3: held-out loss is 9"
     assert lines[-2] == "a/seed0: ended badly: held-out loss is 10"
     assert lines[-1] == "1/1 run, 1 of them ended badly, 1 min 0 s"
