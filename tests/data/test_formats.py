@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from workbench.data.bad_rows import BadRows
@@ -346,20 +344,6 @@ def test_a_conversation_that_loses_all_it_teaches_is_named_or_counted(make_token
     assert (len(kept), counts.dropped, counts.dropped_examples) == (1, 1, [reason])
 
 
-def test_rows_that_a_template_refuses_are_all_named_or_skipped_and_counted(make_tokenizer, chatml):
-    template = "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}" + chatml
-    texts = ("bad", "good", "bad")
-    rows = [Chat((("user", text), ANSWER), where=f"a.jsonl:{line}") for line, text in enumerate(texts, start=1)]
-    with pytest.raises(DataError) as error:
-        tokenise_rows(rows, make_tokenizer(template), 99, as_chat=False, every_token=False)
-    named = ["a.jsonl:1: the chat template refuses it: no; 1 more like it, at 3"]
-    assert str(error.value).splitlines()[0] == named[0]
-    kept, counts = tokenise_rows(
-        rows, make_tokenizer(template), 99, as_chat=False, every_token=False, bad=BadRows(skip=True)
-    )
-    assert (len(kept), counts.bad, counts.bad_examples, counts.places) == (1, 2, named, ["a.jsonl:2"])
-
-
 def test_what_is_cut_is_counted_by_side(tokenizer):
     rows = [PromptCompletion("abcdef", "x", where="a:1"), PromptCompletion("ab", "stuvw", where="a:2")]
     _, counts = tokenise_rows(rows, tokenizer, 4, as_chat=False, every_token=False)
@@ -367,26 +351,6 @@ def test_what_is_cut_is_counted_by_side(tokenizer):
     assert counts.cut == {"prompt": {"rows": 1, "tokens": 4}, "completion": {"rows": 1, "tokens": 4}}
     assert counts.truncated_examples == ["a:1: lost 4 tokens of the prompt", "a:2: lost 4 tokens of the completion"]
     assert counts.note() == "2 rows used; 2 truncated (4 tokens of 1 prompt, 4 tokens of 1 completion lost)"
-
-
-def test_a_file_of_mixed_formats_names_the_rows_that_differ(tmp_path):
-    from workbench.data.reading import read_examples
-
-    path = tmp_path / "a.jsonl"
-    rows = [{"messages": _turns(USER, ANSWER)}, {"text": "t"}, {"conversations": []}]
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    with pytest.raises(DataError) as error:
-        read_examples(path, form="rows")
-    missing = "has no messages, though earlier rows are of the format messages"
-    assert str(error.value).splitlines()[0] == f"{path}:2: {missing}; 1 more like it, at 3"
-
-
-def test_held_out_rows_are_never_left_out_and_say_so():
-    bad = BadRows(remedy="mend the rows: none of a held-out set is left out")
-    records = [Record("a:1", {"text": "t"}), Record("a:2", {"text": ""})]
-    with pytest.raises(DataError) as error:
-        list(Examples(records, "rows", bad))
-    assert str(error.value) == "a:2: text is empty, allowed text\nmend the rows: none of a held-out set is left out"
 
 
 def test_a_prompt_that_began_the_answer_is_refused_wherever_it_stands():

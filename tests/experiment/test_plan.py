@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from analysis.load import load_folders
-from workbench.data.chat import render_chat
-from workbench.errors import DataError, DefinitionError, ModelError
+from workbench.errors import DefinitionError, ModelError
 from workbench.experiment.changes import describe_change
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import estimate
@@ -23,10 +21,7 @@ from workbench.experiment.plan_text import describe_plan
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.speed import Speed
 from workbench.experiment.status import status_text
-from workbench.models.presets import make_preset
-from workbench.models.tokenizer import Tokenizer
 from workbench.tracking.reader import read_sealed
-from workbench.trainer.device import training_device
 from workbench.trainer.settings import COSTS_VERSION
 
 
@@ -362,54 +357,3 @@ def test_after_an_undone_edit_a_child_is_told_by_the_model_that_is_taken_back(la
     assert plan(lab, child).state == "cached"
     text = describe_plan(experiment, lab / "runs", jobs=1, fresh=False).text
     assert f"{start.key}  made before, to be taken back" in text.replace("   ", " ")
-
-
-def test_what_begins_from_a_run_that_cannot_run_cannot_run(lab, define, definitions):
-    define("start", definitions["start"] | {"data": {"path": "nowhere.jsonl"}})
-    found = describe_plan(load_experiment("sweep", folder=lab / "experiments"), lab / "runs", jobs=1, fresh=False)
-    assert (found.broken, found.exit_code) == ("5 of 5 runs cannot run", 2)
-    assert found.text.count("cannot run: start/main/seed0, which it begins from, cannot run") == 4
-    assert "every run is finished" not in found.text
-
-
-def test_a_plan_tells_that_a_gpu_is_asked_for_where_there_is_none_as_the_run_does(lab):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    experiment = load_experiment("start", ["device=cuda"], lab / "experiments")
-    found = describe_plan(experiment, lab / "runs", jobs=1, fresh=False)
-    with pytest.raises(DefinitionError) as refused:
-        training_device("cuda")
-    assert f"cannot run: {refused.value}" in found.text
-    assert (found.broken, found.exit_code) == ("1 of 1 run cannot run", 2)
-
-
-TURNS = [{"role": "user", "content": "1+1="}, {"role": "assistant", "content": "2"}]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [{"messages": TURNS}, {"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": "1+1=", "completion": "2"}],
-)
-def test_a_plan_refuses_what_needs_a_chat_template_in_the_words_of_the_run(lab, define, definitions, row):
-    (lab / "train.jsonl").write_text(json.dumps(row) + "\n")
-    data = {"path": str(lab / "train.jsonl"), "chat_template": "completion" in row}
-    preset = lab / "preset"
-    make_preset("tiny", preset, seed=0)
-    with pytest.raises(DataError) as refused:
-        render_chat(Tokenizer.load(preset), (("user", "1+1="),))
-
-    def planned(**model):
-        define("own", definitions["start"] | {"data": data, "evaluate": None, "model": model})
-        return describe_plan(load_experiment("own", folder=lab / "experiments"), lab / "runs", jobs=1, fresh=False)
-
-    for found in (planned(preset="tiny"), planned(path=str(preset))):
-        assert f"cannot run: {refused.value}" in found.text
-        assert found.exit_code == 2
-    assert planned(preset="tiny", chat_template="zephyr").exit_code == 0
-
-
-def test_a_plan_refuses_a_template_without_its_tokens_also_where_the_data_is_a_task(lab):
-    experiment = load_experiment("start", ["model.chat_template=chatml"], lab / "experiments")
-    found = describe_plan(experiment, lab / "runs", jobs=1, fresh=False)
-    assert "cannot run: preset tiny: model.chat_template chatml needs the token <|im_start|>" in found.text
-    assert found.exit_code == 2
