@@ -56,7 +56,10 @@ def changes(study: Study) -> list[Change]:
 
 def _exact_match(variant: Variant, before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
     first, last = (
-        rows[rows["split"] == "greedy"].drop_duplicates("prompt_id").set_index("prompt_id")["exact_match"] > 0.5
+        rows[(rows["split"] == "greedy") & rows["exact_match"].notna()]
+        .drop_duplicates("prompt_id")
+        .set_index("prompt_id")["exact_match"]
+        > 0.5
         for rows in (before, after)
     )
     first, last = first.align(last, join="inner")

@@ -49,6 +49,17 @@ def test_items_are_paired_by_hand(single: Path) -> None:
     assert math.isnan(match.change.low)
 
 
+def test_a_completion_that_was_not_judged_is_neither_right_nor_wrong(single: Path) -> None:
+    record = single / "main/seed0" / "completions.jsonl"
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    for row in rows:
+        if row["prompt_id"] == "p0" and row["step"]:
+            row["exact_match"] = None
+    record.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    match, _ = changes(open_study(single))
+    assert match.how == "of 7 prompts 2 gained, 1 lost; exact McNemar p = 1.00"
+
+
 def test_one_run_is_answered_with_both_sides_and_their_intervals(single: Path) -> None:
     found = in_words(changes(open_study(single)))
     assert found[0].startswith("Held-out greedy exact match: 0.250 (95 % interval 0.071 to 0.591) before, 0.375 (")
