@@ -35,11 +35,11 @@ def change_provenance(folder: Path, runs: str, **values: Any) -> None:
     ("change", "what"),
     [
         (lambda e: e.update(task="countdown"), "evaluate.task"),
-        (lambda e: e.update(prompts=99), "evaluate.prompts"),
-        (lambda e: e.update(seed=1), "evaluate.seed"),
+        pytest.param(lambda e: e.update(prompts=99), "evaluate.prompts", marks=pytest.mark.slow),
+        pytest.param(lambda e: e.update(seed=1), "evaluate.seed", marks=pytest.mark.slow),
         (lambda e: e["sampling"].update(temperature=0.7), "evaluate.sampling"),
-        (lambda e: e.update(max_new_tokens=9), "evaluate.max_new_tokens"),
-        (lambda e: e.update(verifier="number"), "evaluate.verifier"),
+        pytest.param(lambda e: e.update(max_new_tokens=9), "evaluate.max_new_tokens", marks=pytest.mark.slow),
+        pytest.param(lambda e: e.update(verifier="number"), "evaluate.verifier", marks=pytest.mark.slow),
     ],
 )
 def test_another_way_to_evaluate_keeps_settings_apart(make_experiment: Make, change: Any, what: str) -> None:

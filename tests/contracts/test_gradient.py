@@ -69,7 +69,9 @@ def relative(first, second):
 
 @pytest.mark.parametrize("dtype", ALLOWED)
 @pytest.mark.parametrize("name", trainer_names())
-@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "rows", [1, pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_gradient_is_the_same_in_micro_batches(name, dtype, rows, gradient, collate, make_rows):
     batch = collate(name, make_rows(7))
     whole, whole_row = gradient(name, dtype, [batch])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 
 import numpy as np
@@ -119,8 +120,12 @@ def test_an_interrupt_is_no_failure_of_the_reward():
     def interrupted(completions):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        as_reward_set(interrupted).score(SAMPLES)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a script or a notebook
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            as_reward_set(interrupted).score(SAMPLES)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_error_is_one_line_of_bounded_length_and_prints_nothing_that_moves_the_cursor():

@@ -48,6 +48,7 @@ def write_readme_trainer(folder):
     (folder / "experiments/own.yaml").write_text(yaml.safe_dump(definition))
 
 
+@pytest.mark.slow
 def test_the_readmes_trainer_is_explained_planned_and_trained(tmp_path):
     write_readme_trainer(tmp_path)
     program = (sys.executable, "-c", COMMANDS)

@@ -323,24 +323,30 @@ def test_a_bare_section_may_be_overridden_as_a_whole(folder: Path) -> None:
     assert problems(folder, DPO, "threads=0") == ("--set threads=0: threads: found 0, allowed numbers >= 1",)
 
 
-def test_epochs_beside_steps_are_refused_and_null_takes_either_away(folder: Path) -> None:
+def test_of_steps_and_epochs_the_one_said_last_counts(folder: Path) -> None:
     by_epochs = SFT.replace("steps: 10", "epochs: 2")
+    for text, overrides, lengths in (
+        (SFT, ("epochs=2",), [(None, 2.0)]),
+        (SFT, ("epochs=2", "steps=null"), [(None, 2.0)]),
+        (by_epochs, ("steps=4",), [(4, 1.0)]),
+        (by_epochs, ("steps=4", "epochs=null"), [(4, 1.0)]),
+        (SFT + "arms: {a: {hyperparameters: {epochs: 3}}}\n", (), [(None, 3.0)]),
+        (SFT + "arms: {a: {hyperparameters: {epochs: 3}}}\n", ("steps=4",), [(4, 1.0)]),
+        (SFT + "sweep: {grid: {epochs: [2, 3]}}\n", (), [(None, 2.0), (None, 3.0)]),
+        (by_epochs + "sweep: {grid: {steps: [4, 5]}}\n", (), [(4, 1.0), (5, 1.0)]),
+    ):
+        found = [(run.hyperparameters.steps, run.hyperparameters.epochs) for run in load(folder, text, *overrides).runs]
+        assert found == lengths
+
+
+def test_steps_and_epochs_said_in_one_place_are_refused(folder: Path) -> None:
     both = "steps and epochs are both given: write one"
-    assert problems(folder, SFT, "epochs=2") == (f'--set epochs=2: epochs: {both}; SET="steps=null epochs=2"',)
-    assert problems(folder, by_epochs, "steps=4") == (f'--set steps=4: steps: {both}; SET="epochs=null steps=4"',)
     file, place = SFT.replace("steps: 10", "steps: 10, epochs: 2"), "experiments/x.yaml:5: hyperparameters.epochs"
     assert problems(folder, file) == (f"{place}: {both}; steps: null beside epochs takes steps away",)
-    (grid,) = problems(folder, SFT + "sweep: {grid: {epochs: [1, 2]}}\n")
-    assert grid.startswith(f"experiments/x.yaml:7: sweep.grid.epochs: {both}")
-    (arm,) = problems(folder, SFT + "arms: {a: {hyperparameters: {epochs: 2}}}\n")
-    assert arm.startswith(f"experiments/x.yaml:7: arms.a.hyperparameters.epochs: {both}")
-    for text, overrides, length in (
-        (SFT, ("epochs=2", "steps=null"), (None, 2.0)),
-        (by_epochs, ("steps=4", "epochs=null"), (4, 1.0)),
-        (SFT + "arms: {a: {hyperparameters: {steps: null, epochs: 3}}}\n", (), (None, 3.0)),
-    ):
-        (run,) = load(folder, text, *overrides).runs
-        assert (run.hyperparameters.steps, run.hyperparameters.epochs) == length
+    assert problems(folder, SFT, "epochs=2", "steps=4")[0].endswith(both)
+    axes = SFT + "sweep: {grid: {epochs: [1, 2], steps: [3, 4]}}\n"
+    assert all(both in line for line in problems(folder, axes))
+    assert all(both in line for line in problems(folder, SFT + "sweep: {grid: {epochs: [1, 2]}}\n", "steps=4"))
 
 
 def test_an_empty_mapping_empties_one_of_free_keys_and_is_refused_where_it_would_change_nothing(folder: Path) -> None:

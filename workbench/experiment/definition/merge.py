@@ -14,6 +14,9 @@ KINDS = {
     "evaluate": ("task", "path", "split"),
 }
 
+LENGTHS = frozenset({"steps", "epochs"})
+"""Hyperparameters that say how long to train: the one said last counts."""
+
 FREE_KEYS = ("arms", "columns", "grid", "gym_config")
 """Fields that are mappings whose keys whoever writes them chooses."""
 
@@ -45,10 +48,21 @@ def merge(base: Node, over: Node) -> Node:
     """over laid over base: mappings key by key, all else replaced; {} empties a mapping whose keys are free."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)) or empties(over):
         return over
-    merged = dict(base.value)
+    merged = {key: item for key, item in base.value.items() if not _says_otherwise(over, key, item)}
     for key, item in over.value.items():
         merged[key] = merge(merged[key], item) if key in merged else item
     return replace(over, value=merged)
+
+
+def _says_otherwise(over: Node, key: str, below: Node) -> bool:
+    """Whether over says the length of training the other way. What is said in one place, by axes of the grid or on the
+    command line, stands: beside the other it is a mistake, which is told."""
+    if over.field.rpartition(".")[2] != "hyperparameters" or key not in LENGTHS:
+        return False
+    (other,) = LENGTHS - {key}
+    given = over.value.get(other)
+    of_file = not below.is_override and not below.field.startswith("sweep")
+    return given is not None and given.value is not None and key not in over.value and of_file
 
 
 def empties(over: Node) -> bool:
