@@ -219,7 +219,6 @@ def _draw(axes: Axes, study: Study, canvas: Canvas, measures: list[Measure]) -> 
             line(start, color=colour if len(measures) > 1 else MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         if not horizontal:
             _by_variant(axes, canvas, measure)
-            hold(axes, study.measured(measure), "x")
             continue
         several = len({v.group for v in study.variants}) > 1
         for group, line_variants in study.groups():
@@ -227,7 +226,7 @@ def _draw(axes: Axes, study: Study, canvas: Canvas, measures: list[Measure]) -> 
             if shown:
                 style = canvas.styles[shown[0].name]
                 _line(axes, canvas, measure, shown, style.light if several else colour, index, group)
-        hold(axes, study.measured(measure))
+    hold(axes, study.measured(measures[0]), "x" if study.axis is None else "y")
     labels = [m.label.split()[0] for m in measures]
     if study.axis is not None:
         axes.set_xlabel(study.axis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from itertools import combinations
@@ -13,6 +14,7 @@ import pytest
 
 from analysis.measures import BY_COLUMN
 from analysis.plots import CATEGORIES, CATEGORIES_DARK, Canvas, hold, styles
+from analysis.sections.results import _draw
 from analysis.study import open_study
 
 CSS = (Path(__file__).parents[2] / "analysis" / "templates" / "page.css").read_text()
@@ -103,3 +105,24 @@ def test_an_axis_shows_nothing_that_its_measure_cannot_be(column: str, values: l
     hold(axes, BY_COLUMN[column])
     low, high = limits or before
     assert axes.get_ylim() == (low, before[1] if high is None else high)
+
+
+def test_no_measure_of_a_panel_is_cut_by_the_bounds_of_another(make_experiment: Callable[..., Path]) -> None:
+    """Sampled exact match near 0, whose interval ends there, beside greedy exact match far above it."""
+    from matplotlib.figure import Figure
+
+    folder = make_experiment(seeds=2)
+    for record in folder.glob("*/seed*/metrics.jsonl"):
+        rows = [json.loads(line) for line in record.read_text().splitlines()]
+        low = 0.1 * int(record.parent.name.removeprefix("seed"))
+        for row in rows:
+            if "eval/exact_match_sampled" in row:
+                row |= {"eval/exact_match_sampled": low, "eval/exact_match_greedy": 0.9}
+        record.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    study = open_study(folder)
+    measures = [BY_COLUMN["eval/exact_match_sampled"], BY_COLUMN["eval/exact_match_greedy"]]
+    axes = Figure().add_axes((0, 0, 1, 1))
+    _draw(axes, study, Canvas(study), measures)
+    low, high = axes.get_ylim()
+    assert low == 0.0
+    assert high > 0.9
