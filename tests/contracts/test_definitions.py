@@ -57,7 +57,9 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
             part["evaluate"] |= {k: v for k, v in SMALL["evaluate"].items() if k in part["evaluate"] or k == "every"}
         if "name" in part.get("model", {}):
             part["model"] = {"path": "model"}
-    definition.setdefault("hyperparameters", {})["steps"] = 2
+    hyperparameters = definition.setdefault("hyperparameters", {})
+    hyperparameters.pop("epochs", None)
+    hyperparameters["steps"] = 2
     if "sweep" in definition:
         seeds = definition["sweep"].get("seeds", 1)
         definition["sweep"]["seeds"] = seeds[:2] if isinstance(seeds, list) else min(seeds, 2)
