@@ -164,7 +164,7 @@ def test_a_changed_definition_supersedes_the_old_run_and_what_rests_on_it(lab, c
     done = command("run", "sweep", "--set", "seeds=1", "beta=0.5")
     assert done.returncode == 0
     assert "hyperparameters.learning_rate was 0.003, is 0.001" in done.stderr
-    assert "model was " in done.stderr
+    assert "start_from: the weights of start/main/seed0 changed" in done.stderr
     assert len(list((lab / "runs/.superseded/start/main").iterdir())) == 1
 
 
