@@ -50,8 +50,8 @@ def test_what_diverges_is_stopped_or_skipped_as_declared_and_told(lab, define, c
     ]  # fmt: skip
     page = (report / "index.html").read_text()
     assert (
-        "3 of 4 runs had steps in trouble (20 skipped, 3 rolled back and 3 ended the run): the section Runs says which and when."
-        in page
+        "3 of 4 runs had steps in trouble (20 skipped, 3 rolled back and 3 ended the run): "
+        "the section Runs says which and when." in page
     )
     assert "after training at calm, the only one of 4 settings with a final value, from" in page
     assert "best of 4" not in page
