@@ -52,12 +52,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, help="times each side of a comparison is run (default: its own)")
     parser.add_argument("--out", type=Path, help="folder of the results (default runs/bench; quick: runs/bench-quick)")
     parser.add_argument(
-        "--readme", action="store_true", help="paste the results that --out holds into README.md, alone"
+        "--paste", action="store_true", help="write the results that --out holds into docs/benchmarks.md, and end"
     )
     parsed = parser.parse_args()
     out = parsed.out or Path("runs/bench-quick" if parsed.quick else "runs/bench")
-    if parsed.readme:
-        paste_table(ROOT / "README.md", (out / "table.md").read_text(encoding="utf-8"))
+    if parsed.paste:
+        paste_table(ROOT / "docs/benchmarks.md", (out / "table.md").read_text(encoding="utf-8"))
         return 0
     unknown = [name for name in parsed.names if name not in BENCHMARKS]
     if unknown or (parsed.repeats is not None and parsed.repeats < 1):

@@ -97,7 +97,7 @@ class Comparison:
         return table
 
     def summary(self) -> list[str]:
-        """A row of the README's table."""
+        """A row of the table in docs/benchmarks.md."""
 
         def rates(*names: str) -> str:
             return "; ".join(f"{self.measured[name].rate:,.0f}" for name in names if name in self.measured)

@@ -62,7 +62,7 @@ class Result:
     charts: list[str] = field(default_factory=list)
     """SVG elements."""
     summary: list[list[str]] = field(default_factory=list)
-    """Rows of the README's table, under SUMMARY_HEAD."""
+    """Rows of the table in docs/benchmarks.md, under SUMMARY_HEAD."""
 
     def text(self) -> str:
         """For the terminal."""
@@ -109,20 +109,20 @@ def write(folder: Path, result: Result, facts: dict[str, str]) -> Path:
 
 
 def _markdown(records: list[dict[str, Any]]) -> str:
-    """The README's table."""
+    """The table in docs/benchmarks.md."""
     rows = [row for record in records for row in record.get("summary", [])]
     lines = [SUMMARY_HEAD, ["---"] * len(SUMMARY_HEAD), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def paste_table(readme: Path, table: str, of: str = "make bench") -> None:
-    """Replace what stands between the README's two marks with the table. ValueError where it lacks them.
+def paste_table(page: Path, table: str, of: str = "make bench") -> None:
+    """Replace what stands between a page's two marks with the table. Raises ValueError where the page lacks them.
 
-    of: what made it, as the marks say."""
+    of: what made the table, as the marks say."""
     begin, end = f"<!-- {of}: begin -->", f"<!-- {of}: end -->"
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     before, begun, rest = text.partition(begin)
     _, ended, after = rest.partition(end)
     if not (begun and ended):
-        raise ValueError(f"{readme}: found no {begin} ... {end}; put both where the table belongs")
-    readme.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")
+        raise ValueError(f"{page}: found no {begin} ... {end}; put both where the table belongs")
+    page.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")

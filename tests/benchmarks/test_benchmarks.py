@@ -51,10 +51,10 @@ def test_sides_with_other_losses_do_other_work() -> None:
 def test_the_table_replaces_what_stood_between_the_marks(tmp_path: Path) -> None:
     result = Result("one", "none", True, [Table("t", ["", "x"])], {}, summary=[["a", "1", "2", "3", "4", "yes"]])
     write(tmp_path / "bench", result, {})
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- make bench: begin -->\nold\n<!-- make bench: end -->\nafter\n")
-    paste_table(readme, (tmp_path / "bench" / "table.md").read_text())
-    text = readme.read_text()
+    page = tmp_path / "benchmarks.md"
+    page.write_text("before\n<!-- make bench: begin -->\nold\n<!-- make bench: end -->\nafter\n")
+    paste_table(page, (tmp_path / "bench" / "table.md").read_text())
+    text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "| a | 1 | 2 | 3 | 4 | yes |" in text

@@ -4,7 +4,7 @@
 are taken over and its tests are not run again; else a few cases of each contract test are run.
 Without it: 20 kills of every trainer at random times and as many at named points, 6 of whole commands, and 1,200
 examples of each of the nine fuzz tests. A try is a test case, or as many as it says itself. The table of a whole long
-run is kept in runs/faults; --readme pastes it into README.md.
+run is kept in runs/faults; --paste writes it into docs/faults.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHORT_CASES = ("--cases", "5")
 
 
 def table(counter: Counter, wanted: set[int]) -> str:
-    """As the README shows it."""
+    """The table, as docs/faults.md shows it."""
     lines = ["| # | fault | promise | tries | survived | lost |", "| --- | --- | --- | ---: | ---: | ---: |"]
     for fault in FAULTS:
         if fault.number in wanted:
@@ -45,10 +45,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Inject every fault of the matrix.")
     parser.add_argument("rows", nargs="*", type=int, metavar="ROW", help="numbers of rows (default: all)")
     parser.add_argument("--short", action="store_true", help="a few tries of what is drawn at random")
-    parser.add_argument("--readme", action="store_true", help="paste the table of the last whole run into README.md")
+    parser.add_argument("--paste", action="store_true", help="write the last whole table into docs/faults.md")
     parsed = parser.parse_args()
-    if parsed.readme:
-        paste_table(ROOT / "README.md", KEPT.read_text(encoding="utf-8"), "make faults")
+    if parsed.paste:
+        paste_table(ROOT / "docs/faults.md", KEPT.read_text(encoding="utf-8"), "make faults")
         return 0
     known = {fault.number for fault in FAULTS}
     if unknown := sorted(set(parsed.rows) - known):

@@ -1,63 +1,148 @@
-"""A trainer of one's own: the README's, from the command line, and settings that say too little."""
+"""A trainer of one's own: that of docs/own_trainer.md, from the command line, and settings that say too little."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
 
 from tests.commands import ROOT, Command
+from tests.documents import blocks
+from tests.faults.labs import outcomes
 from workbench.errors import DefinitionError
 from workbench.experiment.definition import explain
+from workbench.tracking.reader import read_rows
 from workbench.trainer import registry
 from workbench.trainer.batch_format import PAIRS, PROMPTS, ROWS, BatchField, BatchFormat
 from workbench.trainer.settings import TrainerSettings
 
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("### Your own trainer")[1].split("\n## ")[0]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.DOTALL | re.MULTILINE)
+PAGE = ROOT / "docs/own_trainer.md"
+SETTINGS, TRAINER = blocks(PAGE, "python")
+(DEFINITION,) = blocks(PAGE, "yaml")
+STOP_ONCE = """
+import os
+import pathlib
+
+
+def _stop_after_a_step(self, batch):
+    if self.step == 1 and not pathlib.Path("stopped").exists():
+        pathlib.Path("stopped").touch()
+        os.kill(os.getpid(), 15)
+    return ""
+
+
+OrpoTrainer._get_extra_log_info = _stop_after_a_step
+"""
+SMALL = "steps=2 seeds=1 batch_pairs=16 precision=float32 evaluate.prompts=8 evaluate.every=0 data.collect.pairs=32 "
+SMALL += "data.collect.no_correct=reference"
 COMMANDS = """
 import sys
 from workbench import cli
-for arguments in (["explain", "my"], ["plan", "own"], ["run", "own"]):
-    try:
-        code = cli.entry(arguments)
-    except SystemExit as ended:
-        code = ended.code
-    if code:
-        sys.exit(code)
+for arguments in (["explain", "orpo"], ["plan", *RUN], ["run", *RUN], ["run", *RUN], ["run", "--runs=whole", *RUN]):
+    print("code", cli.main(arguments))
 """
 
 
-def write_readme_trainer(folder):
-    shutil.copytree(ROOT / "workbench", folder / "workbench", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "analysis", folder / "analysis", ignore=shutil.ignore_patterns("__pycache__"))
-    for name, block in zip(("my_settings.py", "my_trainer.py"), BLOCKS, strict=True):
-        (folder / "workbench/trainer" / name).write_text(block)
-    definition = {
-        "question": "Does it run?",
-        "trainer": "my",
-        "model": {"preset": "tiny"},
-        "data": {"task": "sort", "digits": 3, "rows": 128},
-        "hyperparameters": {"steps": 2, "batch_rows": 64, "precision": "float32"},
-    }
+@pytest.fixture
+def orpo(monkeypatch):
+    """The page's trainer class, found by its name as if its files were there."""
+    from workbench.trainer.registry import get_trainer_class
+
+    monkeypatch.setattr(registry, "trainer_names", lambda: ["orpo"])
+    for kind, block in (("settings", SETTINGS), ("trainer", TRAINER)):
+        module = ModuleType(f"workbench.trainer.orpo_{kind}")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(block, module.__name__, "exec"), vars(module))
+    return get_trainer_class("orpo")
+
+
+def write_files_of_the_page(folder):
+    for package in ("workbench", "analysis"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "workbench/trainer/orpo_settings.py").write_text(SETTINGS)
+    (folder / "workbench/trainer/orpo_trainer.py").write_text(TRAINER + STOP_ONCE)
     (folder / "experiments").mkdir()
-    (folder / "experiments/own.yaml").write_text(yaml.safe_dump(definition))
+    (folder / "experiments/orpo_sort.yaml").write_text(DEFINITION)
+    start = yaml.safe_load((ROOT / "experiments/sft_sort.yaml").read_text())
+    start["hyperparameters"]["steps"] = 1
+    start["evaluate"]["prompts"] = 8
+    (folder / "experiments/sft_sort.yaml").write_text(yaml.safe_dump(start))
 
 
 @pytest.mark.slow
-def test_the_readmes_trainer_is_explained_planned_and_trained(tmp_path):
-    write_readme_trainer(tmp_path)
-    program = (sys.executable, "-c", COMMANDS)
-    said = Command(tmp_path, cold=True, program=program, PYTHONPATH=str(tmp_path)).completed()
-    assert said.returncode == 0, said.stdout
-    assert "64 rows per step" in said.stdout
-    assert "Rows per optimiser step" in said.stdout
-    status = json.loads((tmp_path / "runs/own/main/seed0/status.json").read_text())
-    assert (status["state"], status["step"]) == ("finished", 2)
+@pytest.mark.multi
+def test_the_trainer_of_the_page_is_explained_planned_trained_stopped_resumed_and_reported(tmp_path):
+    write_files_of_the_page(tmp_path)
+    program = (sys.executable, "-c", COMMANDS.replace("RUN", repr(["orpo_sort", f"--settings={SMALL}"])))
+    said = Command(tmp_path, cold=True, program=program, PYTHONPATH=str(tmp_path)).completed().stdout
+    assert re.findall(r"^code (\d+)$", said, re.MULTILINE) == ["0", "0", "143", "0", "0"], said
+    assert "Weight of the odds ratio (the paper's lambda)." in said
+    assert "16 pairs per step" in said
+    assert "scoring" not in said, "no reference is read"
+    resumed, whole = outcomes(tmp_path / "runs"), outcomes(tmp_path / "whole")
+    assert resumed == whole
+    (folder,) = (tmp_path / "runs").glob("orpo_sort+*")
+    assert {"loss/nll", "loss/odds_ratio", "log_odds_ratio"} <= set(read_rows(folder / "main/seed0/metrics.jsonl")[-1])
+    assert "<title>" in (folder / "report/index.html").read_text()
+    assert "orpo" in (folder / "report/report.md").read_text()
+
+
+def test_the_odds_of_four_in_five_are_four(orpo, torch):
+    found = sys.modules[orpo.__module__].log_odds(torch.tensor([0.8, 0.5]).log())
+    assert found.exp().tolist() == pytest.approx([4.0, 1.0])
+
+
+def trained(orpo, model, batch, **settings):
+    chosen = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None} | settings
+    trainer = orpo(model, None, [batch], settings=chosen)
+    gradients = {}
+    trainer.optimizer.register_step_pre_hook(
+        lambda *_: gradients.update({name: p.grad.clone() for name, p in model.named_parameters()})
+    )
+    return trainer.train(), gradients
+
+
+def assert_equal(torch, found, expected):
+    (row, gradients), (loss, wanted) = found, expected
+    assert row["loss"] == pytest.approx(loss, rel=1e-5)
+    together = [torch.cat([part[name].flatten() for name in wanted]) for part in (gradients, wanted)]
+    assert ((together[0] - together[1]).norm() / together[1].norm()).item() <= 1e-5
+
+
+def test_the_gradient_of_two_terms_does_not_depend_on_micro_batches(orpo, torch, small_llama, collate, make_rows):
+    batch = collate("dpo", make_rows(5))
+    row, gradients = trained(orpo, small_llama(), batch)
+    assert_equal(torch, trained(orpo, small_llama(), batch, micro_batch_rows=2), (row["loss"], gradients))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_the_loss_and_the_gradient_are_those_of_trls_formula(orpo, torch, small_llama, collate, make_rows):
+    from trl.experimental.orpo import ORPOTrainer
+
+    rows, beta, model = make_rows(4), 0.3, small_llama()
+    logprobs, nll = [], torch.tensor(0.0)
+    for side in (1, 2):
+        for row in rows:
+            ids = torch.tensor([row[0] + row[side]])
+            labels = torch.tensor([[-100] * len(row[0]) + row[side]])
+            logits = model(ids).logits
+            logprobs.append(ORPOTrainer.get_batch_logps(logits, labels, average_log_prob=True))
+            if side == 1:  # TRL learns the prompt's tokens too
+                nll = nll - ORPOTrainer.get_batch_logps(logits, labels).sum()
+    chosen, rejected = torch.cat(logprobs).chunk(2)
+    peer = SimpleNamespace(beta=beta, accelerator=SimpleNamespace(device="cpu"))
+    losses, _, _, _, log_odds = ORPOTrainer.odds_ratio_loss(peer, chosen, rejected)
+    loss = nll / sum(len(row[1]) for row in rows) - losses.mean()
+    loss.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    found = trained(orpo, small_llama(), collate("dpo", rows), beta=beta)
+    assert_equal(torch, found, (loss.item(), expected))
+    assert found[0]["log_odds_ratio"] == pytest.approx(log_odds.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """What a trainer's batches hold, said once: the check, its messages, the docstrings, `workbench explain <trainer>` and
-the README's table are all made of this. Nothing here loads torch.
+the table of docs/python.md are all made of this. Nothing here loads torch.
 
 Letters of shapes: B rows; L, P, C, R and T positions, of each letter one number a batch.
 """
