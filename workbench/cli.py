@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
 
 MAX_SHOWN = 300
-"""Characters of what was found wrong in a command."""
+"""How many characters of what was found wrong in a command are shown."""
 _NO_MEMORY = ("memoryerror", "allocate memory", "defaultcpuallocator", "failed to map segment", "start new thread")
-"""Words of errors that mean it, those that a worker process met among them."""
+"""Words of errors that mean a lack of memory, also where a worker process met it."""
 
 
 def entry(arguments: Sequence[str] | None = None) -> None:
-    """The command as a program. A signal before its work begins or after its code is known ends it as it would any
-    program: without a word."""
+    """Runs the command as a program. A signal before its work begins, or after its code is known, ends it as it would
+    end any program: without a word."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     open_streams()
@@ -41,7 +41,7 @@ def entry(arguments: Sequence[str] | None = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code."""
+    """Runs a command and returns its exit code."""
     parsed = _parser().parse_args(arguments)
     came: list[int] = []
 
@@ -65,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(error: BaseException) -> int | None:
-    """The exit code of an error that the user can mend, after its line; None for one that is our own."""
+    """Tells an error that the user can mend and returns its exit code; returns None for an error of our own."""
     if isinstance(error, WorkbenchError):
         complain(error)
         return error.exit_code
-    if isinstance(error, BrokenPipeError):  # who reads has enough
+    if isinstance(error, BrokenPipeError):  # the reader of our output has closed it
         return 0
     if isinstance(error, OSError) and error.filename is not None:
         complain(f"{_cut(str(error.filename))}: {error.strerror}")
@@ -77,7 +77,7 @@ def _told(error: BaseException) -> int | None:
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
         said = (str(error).strip().splitlines() or ["none left"])[-1]  # a worker's error ends with it
         complain(f"out of memory ({_cut(said)}){_memory_limit()}; allow more, or ask for less")
-        return DivergenceError.exit_code  # as a run whose single row does not fit
+        return DivergenceError.exit_code  # the code of a run whose single row does not fit
     return None
 
 
@@ -242,7 +242,7 @@ def _plan(parsed: argparse.Namespace) -> int:
 
 
 def _detectable(experiment: Experiment, runs: Path) -> list[str]:
-    """What the planned seeds and prompts can tell apart."""
+    """Says how small a difference the planned seeds and prompts can tell apart."""
     from analysis import detectable
     from workbench.experiment.inspect_data import Inspector
 
@@ -292,7 +292,7 @@ def _compare(parsed: argparse.Namespace) -> int:
 
 
 def _together(names: Iterable[str]) -> str:
-    """A folder's name for several; where theirs are too long for one, it ends in their hash."""
+    """Makes one folder name for several experiments; it ends in their hash where their names are too long for one."""
     from workbench.config import MAX_PART_BYTES, fingerprint
 
     joined = "+".join(names)
@@ -320,7 +320,8 @@ def _dashboard(parsed: argparse.Namespace) -> int:
 
 
 def _experiments(names: Sequence[str], runs: Path) -> list[str]:
-    """The names, each once, of folders that lie in the folder of runs. DefinitionError for what cannot be one."""
+    """Returns the names, each once, of folders that lie in the folder of runs. Raises DefinitionError for what cannot
+    be a name."""
     from workbench.experiment.definition.files import NAME
 
     if not names:

@@ -16,30 +16,31 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from workbench.files import open_file
 
 MAX_COUNT = 10**9
-"""Of rows, steps, tokens of a text and the like: what is larger is a slip, and would fill memory or never end."""
+"""The largest count of rows, steps, tokens of a text and the like: a larger one is a slip, and would fill memory or
+never end."""
 PositiveInt = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 AtOnce = Annotated[int, Field(gt=0, le=10**6)]
-"""Of what one step, or one completion, holds in memory."""
+"""The largest count of what one step, or one completion, holds in memory."""
 MAX_MADE = 10**7
-"""Of rows, pairs and prompts that are made here, and held in memory while they are: some 10 GB."""
+"""The largest count of rows, pairs and prompts that are made here and held in memory meanwhile: some 10 GB."""
 Made = Annotated[int, Field(gt=0, le=MAX_MADE)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(gt=0, le=1e9)]
-"""Thirty years at most: longer waits are refused by the system."""
+"""The longest wait, thirty years: the system refuses longer ones."""
 
 MAX_PATH_BYTES, MAX_PART_BYTES = 4095, 255
-"""What Linux allows of a path, and of a name in it."""
+"""The longest path, and the longest name in it, that Linux allows."""
 
 
 def check_product(names: str, factors: tuple[int, ...], what: str) -> None:
-    """ValueError where settings that are each allowed ask together for more than MAX_COUNT of something."""
+    """Raises ValueError where settings that are each allowed ask together for more than MAX_COUNT of something."""
     if (product := math.prod(factors)) > MAX_COUNT:
         raise ValueError(f"{names}: found {product:,} {what}, allowed at most {MAX_COUNT:,}")
 
 
 def check_path(text: str) -> str:
-    """The path as it was given. ValueError for one that no file can have."""
+    """Returns the path as it was given. Raises ValueError for one that no file can have."""
     shown = repr(text if len(text) <= 60 else f"{text[:57]}...")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
         raise ValueError(f"found {shown}, allowed a path of printable characters")
@@ -59,13 +60,15 @@ GivenPath = Annotated[str, Field(min_length=1), AfterValidator(check_path)]
 
 
 class Settings(BaseModel):
-    """Frozen, closed to unknown names; the docstring under a field becomes its description in the schema."""
+    """The base of all settings: frozen, and closed to unknown names. The docstring under a field becomes its
+    description in the schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, floats as their shortest exact form.
+    """Writes a value as one text: sorted keys, no spaces, floats as their shortest exact form. Raises TypeError or
+    ValueError for what has no stable text: sets, paths, objects, NaN, non-string keys.
 
     Refuses (TypeError, ValueError) what has no stable text: sets, paths, objects, NaN, non-string keys.
     """
@@ -92,16 +95,16 @@ def _stable(value: Any, where: str) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """The first 16 hex digits of the SHA-256 of value's canonical JSON."""
+    """Returns the first 16 hex digits of the SHA-256 of value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex. WorkbenchError where it is no regular file."""
+    """Returns the SHA-256 of a file's bytes, in hex. Raises WorkbenchError where it is no regular file."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_fingerprint(folder: Path, names: list[str]) -> str:
-    """Fingerprint of the named files' contents; their place does not count."""
+    """Returns the fingerprint of the named files' contents; the place of the files does not count."""
     return fingerprint({name: file_sha256(folder / name) for name in names})

@@ -11,7 +11,8 @@ _NOT_ZERO = re.compile(r"[^eE]*[1-9]")
 
 
 def read_float(text: str) -> float:
-    """The number that a decimal text writes. ValueError where it is infinite, none, or would become 0 and is not."""
+    """Returns the number that a decimal text writes. Raises ValueError where it is infinite, no number, or would become
+    0 and is not 0."""
     number = float(text)
     shown = text if len(text) <= 20 else f"{text[:20]}... ({len(text):,} characters)"
     if not math.isfinite(number):
@@ -22,11 +23,11 @@ def read_float(text: str) -> float:
 
 
 def becomes_zero(text: str, number: float) -> bool:
-    """Whether a text writes another number than 0, too small for the float that was read of it."""
+    """Says whether a text writes a number that is not 0 and too small for the float that was read of it."""
     return number == 0.0 and _NOT_ZERO.match(text) is not None
 
 
 def read_json_text(text: str | bytes) -> Any:
-    """The value of JSON text. ValueError. NaN and Infinity, which are no JSON, are taken as Python's reader takes them:
-    models' files hold them."""
+    """Returns the value of JSON text. Raises ValueError where it is none. NaN and Infinity, which are not JSON, are
+    taken as Python's reader takes them, because models' files hold them."""
     return json.loads(text, parse_float=read_float)

@@ -15,7 +15,7 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """StorageError, naming `path`, for what an OSError is inside; nothing else is touched."""
+    """Raises StorageError, naming `path`, for an OSError within; all other errors pass as they are."""
     try:
         yield
     except Exception as error:  # safetensors and tokenizers tell of the disk in the words of other exceptions
@@ -27,6 +27,6 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """A folder and those above it, where they are not there. StorageError when they cannot be made."""
+    """Makes a folder, and those above it, where they do not exist. Raises StorageError when they cannot be made."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 
 def describe_error(error: BaseException) -> str:
-    """The first line of what an error says, an OSError's without its path; its kind where it says nothing."""
+    """Returns the first line of what an error says (of an OSError without its path), or its kind where it says
+    nothing."""
     text = str(getattr(error, "strerror", None) or error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -17,7 +18,8 @@ class WorkbenchError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        """Never empty: what has no words of its own is told by its kind, and that of what it came from."""
+        """Returns the message, which is never empty: an error without words is told by its kind, and by what it came
+        from."""
         text = super().__str__()
         if text.strip():
             return text
@@ -26,7 +28,8 @@ class WorkbenchError(Exception):
 
 
 class DefinitionError(WorkbenchError):
-    """Experiment file, settings or command line. Carries every problem found, one line each."""
+    """The experiment file, the settings or the command line cannot be used. It carries every problem found, one line
+    each."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
@@ -34,15 +37,15 @@ class DefinitionError(WorkbenchError):
 
 
 class DataError(WorkbenchError):
-    """A data file or row, named as file:line."""
+    """A data file or row cannot be used; it is named as file:line."""
 
 
 class ModelError(WorkbenchError):
-    """A model folder, name or adapter that cannot be used."""
+    """A model folder, name or adapter cannot be used."""
 
 
 class CheckpointError(WorkbenchError):
-    """No valid checkpoint, or one that does not fit."""
+    """There is no valid checkpoint, or the one that is there does not fit."""
 
     exit_code = 3
 
@@ -66,11 +69,11 @@ class DivergenceError(WorkbenchError):
 
 
 class NonFiniteError(DivergenceError):
-    """NaN or infinity in a loss or gradient."""
+    """A loss or a gradient is NaN or infinite."""
 
 
 class RewardError(DivergenceError):
-    """A reward that raised, was not finite or had the wrong count; the prompt is shown."""
+    """A reward raised, was not finite or had the wrong count; the prompt is shown."""
 
 
 class RankError(WorkbenchError):
@@ -80,7 +83,7 @@ class RankError(WorkbenchError):
 
 
 class Interrupted(WorkbenchError):
-    """SIGINT or SIGTERM. While training it is honoured after a checkpoint was written (`saved`)."""
+    """SIGINT or SIGTERM arrived. While training it is honoured after a checkpoint was written (`saved`)."""
 
     def __init__(self, signal_number: int, *, saved: bool) -> None:
         self.exit_code = 128 + signal_number

@@ -19,7 +19,8 @@ _KINDS = (
 
 
 def open_file(path: Path | str) -> BufferedReader:
-    """The file, to be read as bytes. WorkbenchError where it is no regular one; OSError where it cannot be opened."""
+    """Opens a file to be read as bytes. Raises WorkbenchError where it is not a regular one, and OSError where it
+    cannot be opened."""
     check_file(path)  # opening a FIFO waits for its writer, and opening a device may act on it
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -31,13 +32,13 @@ def open_file(path: Path | str) -> BufferedReader:
 
 
 def check_file(path: Path | str) -> None:
-    """WorkbenchError where something that is there is no regular file; OSError where nothing is. For libraries that
-    open a path themselves."""
+    """Raises WorkbenchError where something that is there is not a regular file, and OSError where nothing is there. It
+    serves libraries that open a path themselves."""
     _check_mode(path, os.stat(path).st_mode)
 
 
 def read_file(path: Path | str) -> bytes:
-    """All of it, as open_file gives it."""
+    """Returns all bytes of a file, opened as open_file opens it."""
     with open_file(path) as file:
         return file.read()
 

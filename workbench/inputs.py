@@ -20,7 +20,7 @@ REMEDY = "nothing is kept of it; the same command begins with what stands there 
 
 
 class Inputs:
-    """Files as they stand when this is made, which must be before their contents are hashed. Of a folder among them the
+    """The state of files when this is made, which must be before their contents are hashed. Of a folder among them the
     names that it holds count."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -28,7 +28,8 @@ class Inputs:
 
     @classmethod
     def verified(cls, hashes: Mapping[str, str]) -> Inputs:
-        """The files by path, each with the contents that its hash says. DataError names one that has others."""
+        """Remembers the files by path, each with the contents that its hash says. Raises DataError, naming it, for one
+        with other contents."""
         inputs = cls(map(Path, hashes))
         for path, digest in hashes.items():
             if contents_hash(Path(path)) != digest:
@@ -41,11 +42,12 @@ class Inputs:
         return both
 
     def hashes(self) -> dict[str, str]:
-        """The contents of each by its path, as `verified` wants them. DataError where one cannot be read."""
+        """Returns the hash of each file's contents by its path, as `verified` wants them. Raises DataError where a file
+        cannot be read."""
         return {str(path): contents_hash(path) for path in self._seen}
 
     def check(self) -> None:
-        """DataError names a file that was changed, replaced or taken away since this was made."""
+        """Raises DataError, naming it, for a file that was changed, replaced or taken away since this was made."""
         for path, seen in self._seen.items():
             if _signature(path) != seen:
                 what = "was changed or replaced" if os.path.lexists(path) else "was taken away"
@@ -53,7 +55,7 @@ class Inputs:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """The check after everything within, whatever came of it: what failed may have failed for a change."""
+        """Checks after everything within, whatever came of it: what failed may have failed because a file changed."""
         try:
             yield
         except Exception:
@@ -63,7 +65,8 @@ class Inputs:
 
 
 def contents_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of the names that a folder holds. DataError where it cannot be read."""
+    """Returns the SHA-256 of a file's bytes, or of the names that a folder holds. Raises DataError where it cannot be
+    read."""
     try:
         if path.is_dir():
             return hashlib.sha256("\n".join(sorted(os.listdir(path))).encode("utf-8", "surrogateescape")).hexdigest()
@@ -75,7 +78,8 @@ def contents_hash(path: Path) -> str:
 
 
 def _signature(path: Path) -> tuple[object, ...] | None:
-    """What no change leaves as it is: the time of a file's last change cannot be set. A link counts with its goal."""
+    """Returns what every change of a file changes too: the time of its last change, which cannot be set. A link counts
+    together with its target."""
     try:
         link, goal = path.lstat(), path.stat()
         if path.is_dir():

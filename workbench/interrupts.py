@@ -22,7 +22,7 @@ class InterruptRequested(BaseException):
     """A signal arrived; BaseException, so that no `except Exception` swallows it."""
 
     def __init__(self, signal_number: int, again: Callable[[], None] | None = None) -> None:
-        """again: raises it once more where it is still due; by default it always is."""
+        """again: raises it once more where it is still due; by default it always is due."""
         self.signal_number = signal_number
         self.again = again or self._raise
         super().__init__(signal_number)
@@ -32,8 +32,8 @@ class InterruptRequested(BaseException):
 
 
 def interrupt_behind(error: BaseException | None) -> InterruptRequested | None:
-    """The signal that led to an error: some code turns whatever it meets into an exception of its own, Python's class
-    creation among it."""
+    """Returns the signal that led to an error. Some code turns whatever it meets into an exception of its own; Python's
+    class creation does."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, InterruptRequested):
@@ -44,7 +44,8 @@ def interrupt_behind(error: BaseException | None) -> InterruptRequested | None:
 
 
 def raise_interrupt(number: int, _frame: FrameType | None) -> None:
-    """A handler for work that may be left anywhere; a second signal has its default effect: the process stops."""
+    """Handles a signal during work that may be left anywhere. A second signal has its default effect: the process
+    stops."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     raise InterruptRequested(number)
@@ -52,7 +53,8 @@ def raise_interrupt(number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def handled_by(receive: Handler) -> Iterator[None]:
-    """Both signals go to this handler, in the main thread; elsewhere Python allows none, and nothing changes."""
+    """Sends both signals to this handler, in the main thread. Python allows no handlers in other threads, and nothing
+    changes there."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,7 +71,8 @@ def handled_by(receive: Handler) -> Iterator[None]:
 
 
 def _raise_again(unraisable: Any, default: Callable[[Any], object]) -> None:
-    """Python swallows what is raised in a finaliser or a weak reference's callback: raise it anew a moment later."""
+    """Raises anew, a moment later, what Python swallowed because it was raised in a finaliser or a weak reference's
+    callback."""
     request = unraisable.exc_value
     if not isinstance(request, InterruptRequested):
         default(unraisable)
@@ -80,10 +83,10 @@ def _raise_again(unraisable: Any, default: Callable[[Any], object]) -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Signals wait until the end of this section. A process that is forked in it is born deaf to them, until it says
-    what it does with them and calls `let_in`."""
+    """Holds signals back until the end of this section. A process that is forked in it starts with signals blocked,
+    until it has said what it does with them and calls `let_in`."""
     came: list[int] = []
-    # The mask is for the forked process, which has this thread alone; here any other thread may be given the signal.
+    # The mask serves a forked process, which has this thread alone; here another thread may receive the signal.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         with handled_by(lambda number, _frame: came.append(number)):
@@ -95,7 +98,7 @@ def held() -> Iterator[None]:
 
 
 def let_in() -> None:
-    """Hear signals again, in a process that was forked where they were held."""
+    """Lets signals in again, in a process that was forked where they were held back."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
@@ -107,7 +110,7 @@ class Interrupts:
     """
 
     def __init__(self, immediate: bool = True) -> None:
-        """immediate: False where other processes wait for this one in the middle of a step."""
+        """immediate: false where other processes wait for this one in the middle of a step."""
         self.immediate = immediate
         self.received: int | None = None
         self._interruptible = False
@@ -128,12 +131,13 @@ class Interrupts:
         self._leave()
 
     def _leave(self) -> None:
-        """At once, in a section that may be left so."""
+        """Raises the request at once in a section that may be left so."""
         if self._interruptible and self.immediate and self.received is not None:
             raise InterruptRequested(self.received, again=self._leave)
 
     def behind(self, error: BaseException) -> InterruptRequested | None:
-        """The signal that an error comes of, though a library in C++ may have made another of it, without a trace."""
+        """Returns the signal that an error comes of, even where a library in C++ has made another error of it that
+        bears no trace."""
         found = interrupt_behind(error)
         if found or self.received is None or not self.immediate or isinstance(error, WorkbenchError):
             return found

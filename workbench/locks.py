@@ -1,5 +1,5 @@
-"""One holder at a time of an experiment, a run, a stage or a tracker's files, across processes; a dead holder's lock is
-free at once."""
+"""Locks across processes: an experiment, a run, a stage or a tracker's files has one holder at a time, and a dead
+holder's lock is free at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = ".locks"
 INSIDE = ".lock"
 """The second lock of an experiment or a run, in its folder: it stays where .locks/ is removed, and moves with it."""
 LONGEST_NAME = 200
-"""Bytes of a lock's name that are kept; a longer one ends in its hash."""
+"""How many bytes of a lock's name are kept; a longer name ends in its hash."""
 POLL_SECONDS = 0.1
 SECONDS_TO_SAY = 0.5
 
@@ -45,7 +45,7 @@ def hold(
 
 
 def is_held(runs: Path, name: str) -> bool:
-    """Whether a process has it for itself now."""
+    """Says whether a process holds the lock for itself now."""
     return _is_locked(_path(runs, name)) or _is_locked(runs / name / INSIDE)
 
 
@@ -64,7 +64,7 @@ def _is_locked(path: Path) -> bool:
 def hold_file(
     path: Path, name: str, *, shared: bool = False, on_wait: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """As `hold`, of a lock that is this file; `name` is what messages call it."""
+    """Holds this file as a lock, as `hold` does; `name` is what messages call it."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     told, descriptor = False, _open(path)
     try:
@@ -105,7 +105,7 @@ def _open(path: Path) -> int:
 
 
 def _stands(descriptor: int, path: Path) -> bool:
-    """Whether the file that was opened is the one that the path names now."""
+    """Says whether the file that was opened is the one that the path names now."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except OSError:
@@ -128,7 +128,8 @@ def _try(descriptor: int, kind: int) -> bool:
 
 
 def _holder(path: Path) -> str:
-    """Who has it. The file may still name a former holder, or none yet: the new one says so within milliseconds."""
+    """Says who holds the lock. The file may still name a former holder, or none yet: the new one writes its name within
+    milliseconds."""
     deadline = time.monotonic() + SECONDS_TO_SAY
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

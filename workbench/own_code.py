@@ -1,4 +1,4 @@
-"""What code of the workbench this is, whether it came from a commit, an uncommitted change or an installed package."""
+"""The hash of the workbench's code, whether it came from a commit, an uncommitted change or an installed package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def hash_of(package: Path) -> str:
-    """Of the names and contents of all Python files below a folder."""
+    """Returns the hash of the names and contents of all Python files below a folder."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()
@@ -19,5 +19,6 @@ def hash_of(package: Path) -> str:
 
 @functools.cache
 def own_hash() -> str:
-    """Of this package as it stood when this process, or the one that it was forked from, first asked."""
+    """Returns the hash of this package as it stood when this process, or the one that it was forked from, first
+    asked."""
     return hash_of(Path(__file__).parent)

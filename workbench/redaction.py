@@ -1,4 +1,4 @@
-"""Keep secrets out of everything that is written or told of a run."""
+"""Keeps secrets out of everything that is written or told of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECRET_TEXT = (
 )
 _NAMED = r"api_?key|passw(?:or)?d|(?:secret|access|private)_?key|client_secret|(?:auth|access|api|bearer|refresh)_token"
 _ASSIGNED = (
-    # What source code and YAML give to a name that says it is secret; text in quotes also to names of less weight.
+    # A value that source code or YAML gives to a secret's name; text in quotes also for names that say it less clearly.
     re.compile(rf"(?i)(\b\w*(?:{_NAMED})['\"]?\s*[:=]\s*['\"]?)[^\s'\",;&*]{{6,}}"),
     re.compile(
         r"(?i)(\b\w*(?:secret|credentials?|(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)token)"
@@ -30,17 +30,18 @@ _ASSIGNED = (
     ),
 )
 _SHORTEST_SECRET = 8
-"""Shorter values of such variables are words ("1", "true") that a definition may hold by right."""
+"""The least length of a secret value: shorter values of such variables are words ("1", "true") that a definition may
+hold by right."""
 
 
 def secret_values(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Values of environment variables whose names say that they are secret, longest first."""
+    """Returns the values of environment variables whose names say that they are secret, longest first."""
     variables = os.environ if environment is None else environment
     found = {
         part
         for name, value in variables.items()
         if _SECRET_VARIABLE.search(name)
-        # Of several lines, such as a private key, each is told apart in a log.
+        # A log shows each line of a value of several lines, such as a private key, by itself.
         for part in {value, *value.splitlines()}
         if len(part) >= _SHORTEST_SECRET and not os.path.exists(part)
     }
@@ -48,7 +49,8 @@ def secret_values(environment: Mapping[str, str] | None = None) -> tuple[str, ..
 
 
 def redact(value: Any, secrets: tuple[str, ...] | None = None) -> Any:
-    """Plain data with secrets replaced: by their value, by the name of their key, or by what a key looks like."""
+    """Returns plain data with its secrets replaced: found by their value, by the name of their key, or by what a key
+    looks like."""
     hidden = secret_values() if secrets is None else secrets
     if isinstance(value, Mapping):
         return {
