@@ -59,11 +59,34 @@ GivenPath = Annotated[str, Field(min_length=1), AfterValidator(check_path)]
 """A path that a user wrote, ~ not yet expanded."""
 
 
+class Free:
+    """The mark of a field that no number depends on, as in `Annotated[int, Free]`: it may change within a run, and
+    counts in no fingerprint."""
+
+
 class Settings(BaseModel):
     """The base of all settings: frozen, and closed to unknown names. The docstring under a field becomes its
     description in the schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def free_fields(self) -> set[str]:
+        """The names of the fields that no number depends on, given the values of the others."""
+        return {name for name, field in type(self).model_fields.items() if Free in field.metadata}
+
+    def decisive(self) -> dict[str, Any]:
+        """As JSON values, the fields that numbers depend on, of these settings and of those within them."""
+        return self.model_dump(mode="json", exclude=_free_within(self))
+
+
+def _free_within(value: Any) -> dict[Any, Any]:
+    """The places of the free fields in settings or in a sequence of settings, as pydantic's `exclude` wants them."""
+    if isinstance(value, list | tuple):
+        return {index: within for index, item in enumerate(value) if (within := _free_within(item))}
+    if isinstance(value, Settings):
+        below = {name: within for name, item in value if (within := _free_within(item))}
+        return below | dict.fromkeys(value.free_fields(), True)
+    return {}
 
 
 def canonical_json(value: Any) -> str:

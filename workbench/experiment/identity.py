@@ -35,11 +35,10 @@ from workbench.trainer.settings import COSTS_VERSION
 VERSION = 1
 NOWHERE_ELSE: Mapping[str, RunFolder] = {}
 """Every run that another begins from stands in the place of its key."""
-# Settings that no number depends on, or that stand elsewhere in the dict.
-FREE_HYPERPARAMETERS = (
-    *("device", "deterministic", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every"),
-    *("checkpoint_seconds", "keep_checkpoints", "budget", "seed", "evaluate_every", "precision", "logged_prompts"),
-)
+_ELSEWHERE = {"budget", "seed", "evaluate_every", "precision"}
+"""Settings that stand in the dict beside the hyperparameters."""
+_WHEN_ASKED = ("spikes", "micro_batch_rows")
+"""Settings that are left out where they are None: the runs from before they were written here are still valid."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +68,11 @@ def identify(
         if key not in (None, START) and (key in remade or not _folder(runs, key, coming).is_finished()):
             return Identity(None, key)
     model = model_identity(spec.model, spec.start, runs, coming)
-    hyperparameters, free = dump(spec.hyperparameters), set(FREE_HYPERPARAMETERS)
+    hyperparameters = dump(spec.hyperparameters)
+    left_out = spec.hyperparameters.free_fields() | _ELSEWHERE
+    left_out |= {name for name in _WHEN_ASKED if hyperparameters[name] is None}
     if spec.hyperparameters.steps is None:
         hyperparameters["epochs_version"] = EPOCHS_VERSION
-    if spec.hyperparameters.spikes is None:
-        free.add("spikes")  # what was not asked for is left out: runs from before it could be are still valid
-    if spec.hyperparameters.rolls_back:
-        free.remove("checkpoint_every")  # a rollback returns to a regular checkpoint
-    if spec.budget is not None and spec.budget.flops is not None:
-        # What is computed again is charged, and padding as the rows were asked to be cut: both move the end of the run.
-        free.remove("gradient_checkpointing")
-        if spec.hyperparameters.micro_batch_rows is not None:
-            free.remove("micro_batch_rows")
     if spec.hyperparameters.data_form == "prompts":
         hyperparameters["rewards"] = rewards_identity(rewards_of(spec.hyperparameters), task_of(spec))
         hyperparameters["sampling_version"] = SAMPLING_VERSION
@@ -95,7 +87,7 @@ def identify(
             "lora": dump(spec.lora),
             "data": data_identity(spec, model, runs, coming),
             "stages": _stages_identity(spec),
-            "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in free},
+            "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in left_out},
             "precision": precision,
             "evaluate": _evaluate_identity(spec),
             "budget": spec.budget and dump(spec.budget) | {"costs_version": COSTS_VERSION},

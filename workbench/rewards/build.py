@@ -31,8 +31,6 @@ from workbench.rewards.workers import WorkerPool
 OF_TASKS = ("sort", "countdown", "reasoning_gym")
 """Checks of the whole completion: one that was cut has no end, and is not right."""
 _IS_PROMPT = {"sort": is_sort_prompt, "countdown": is_countdown_prompt}
-_FREE = ("workers", "timeout_seconds", "batch_rows")
-"""Settings that no number depends on."""
 
 
 def build_rewards(
@@ -198,7 +196,7 @@ _VERSIONS = {
 
 def _identity(settings: RewardSettings) -> dict[str, Any]:
     kind = settings.kind
-    fields = settings.model_dump(mode="json", exclude=set(_FREE))
+    fields = settings.decisive()
     fields["version"] = verifier_version(fields["reward"]) if kind == "reward" else _VERSIONS[kind]
     if settings.reward == "reasoning_gym":
         fields["package"] = gym_version()

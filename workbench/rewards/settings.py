@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from workbench.config import AtOnce, GivenPath, PositiveInt, Seconds, Settings
+from workbench.config import AtOnce, Free, GivenPath, PositiveInt, Seconds, Settings
 
 KINDS = ("reward", "format", "regex", "length", "model", "file")
 _OPTIONS = {
@@ -79,7 +79,7 @@ class RewardSettings(_Sparse):
     """model: render prompt and completion as turns through the classifier's chat template, else one after the other."""
     max_tokens: PositiveInt | None = None
     """model: tokens read at most, the beginning is left out; none: as many as its positions."""
-    batch_rows: AtOnce = 16
+    batch_rows: Annotated[AtOnce, Free] = 16
     """model: completions scored at once."""
     file: GivenPath | None = None
     """Own Python, run only with --allow-reward-code."""
@@ -87,9 +87,9 @@ class RewardSettings(_Sparse):
     """file: the function called as TRL calls its own, in a process of its own: with the lists prompts, completions,
     completion_ids, answers, num_tokens, ended and the data's columns, and with trainer_state, log_metric, log_extra, of
     these the ones that it takes; it gives a number for each completion, or None for no opinion. It may be async."""
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    workers: Annotated[int, Field(ge=1, le=256), Free] = 1
     """file: processes that the completions are divided over, each called with one at a time; 1: called with all."""
-    timeout_seconds: Seconds | None = None
+    timeout_seconds: Annotated[Seconds | None, Free] = None
     """file: of one completion, each called for alone; over it the run stops. none: no limit."""
     weight: float = 1.0
     """Factor in the sum; 0: reported only."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from workbench.config import AtOnce, NonNegativeInt, check_product
+from workbench.config import AtOnce, Free, NonNegativeInt, check_product
 from workbench.generation.sampling import SamplingSettings
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.batch_format import PROMPTS, BatchFormat
@@ -43,7 +43,7 @@ class RolloutSettings(TrainerSettings):
     """Optimiser steps that a pass over a rollout is cut into, by prompts."""
     dead_signal_patience: NonNegativeInt = 50
     """Rollouts in a row without any signal after which the run stops; 0: never. Solved prompts do not count."""
-    logged_prompts: NonNegativeInt = 4
+    logged_prompts: Annotated[NonNegativeInt, Free] = 4
     """Prompts of each rollout whose completions are recorded in completions.jsonl."""
 
     @model_validator(mode="after")

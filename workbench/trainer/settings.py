@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from workbench.config import AtOnce, NonNegativeInt, PositiveInt, Seconds, Seed, Settings
+from workbench.config import AtOnce, Free, NonNegativeInt, PositiveInt, Seconds, Seed, Settings
 from workbench.trainer.batch_format import BatchFormat
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -115,24 +115,24 @@ class TrainerSettings(Settings):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which is evaluated and saved; null: no average."""
 
-    micro_batch_rows: AtOnce | None = None
+    micro_batch_rows: Annotated[AtOnce | None, Free] = None
     """Rows per forward and backward; about memory only, it never changes a number."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, Free] = False
     """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
     precision: Literal["float32", "bf16", "fp16", "fastest"] = "fastest"
     """Autocast dtype; fastest: bf16 on a GPU that has it else fp16, on a CPU what a timed probe finds (printed)."""
-    device: Literal["cpu", "cuda"] | None = None
+    device: Annotated[Literal["cpu", "cuda"] | None, Free] = None
     """Where to train; when absent CUDA if there is a GPU, else the CPU. Not part of the fingerprint."""
-    deterministic: bool = True
+    deterministic: Annotated[bool, Free] = True
     """A GPU adds up in one order, so that a resume is exact; false: in any, which is faster, and a resume is marked."""
 
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations; 0: only before the first and after the last step."""
-    checkpoint_every: NonNegativeInt = 0
+    checkpoint_every: Annotated[NonNegativeInt, Free] = 0
     """Steps between checkpoints; 0: by time alone, when interrupted, and at the end."""
-    checkpoint_seconds: NonNegativeFloat = 120.0
+    checkpoint_seconds: Annotated[NonNegativeFloat, Free] = 120.0
     """Seconds between checkpoints; 0: never by time."""
-    keep_checkpoints: PositiveInt = 2
+    keep_checkpoints: Annotated[PositiveInt, Free] = 2
     """The newest checkpoints kept, besides the best."""
     early_stopping: EarlyStopping | None = None
     """Stop on a held-out metric; absent: never."""
@@ -149,6 +149,15 @@ class TrainerSettings(Settings):
     def rolls_back(self) -> bool:
         """Whether a step in trouble may return to a checkpoint; then the cadence of checkpoints decides numbers."""
         return self.non_finite == "rollback" or (self.spikes is not None and self.spikes.action == "rollback")
+
+    def free_fields(self) -> set[str]:
+        free = super().free_fields()
+        if self.rolls_back:  # to a regular checkpoint
+            free.remove("checkpoint_every")
+        if self.budget is not None and self.budget.flops is not None:
+            # What is computed again is charged, and padding as the rows were asked to be cut: both move the run's end.
+            free -= {"gradient_checkpointing", "micro_batch_rows"}
+        return free
 
     @model_validator(mode="after")
     def _rollback_has_a_target(self) -> TrainerSettings:

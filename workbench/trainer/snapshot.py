@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from workbench.trainer.base_trainer import BaseTrainer
 
 VERSION = 6
-# What may differ between the run that wrote a checkpoint and the one that reads it: no number depends on it.
-FREE_SETTINGS = {
-    *("device", "deterministic", "micro_batch_rows", "gradient_checkpointing", "checkpoint_every"),
-    *("checkpoint_seconds", "keep_checkpoints", "logged_prompts"),
-}
-# How rewards are computed, not what they are.
-FREE_REWARD_SETTINGS = ("workers", "timeout_seconds", "batch_rows")
 # The loop's own attributes that are JSON values as they are.
 PROGRESS = (
     "step",
@@ -61,6 +54,7 @@ def take_snapshot(trainer: BaseTrainer) -> tuple[Tensors, dict[str, Any]]:
         "world_size": trainer.world_size,
         "settings": _settings_record(trainer),
         "surroundings": surroundings_of(trainer),
+        "micro_batch_rows_asked": trainer.settings.micro_batch_rows,
         "progress": {name: getattr(trainer, name) for name in PROGRESS} | {"costs": trainer.costs.as_json()},
         "optimizer": optimizer_rest,
         "scheduler": trainer.scheduler.state_dict(),
@@ -141,20 +135,14 @@ def _mark_inexact(trainer: BaseTrainer, changed: list[str]) -> None:
 
 
 def _settings_record(trainer: BaseTrainer) -> dict[str, Any]:
-    """The settings as JSON values, and what the run has resolved of them."""
-    record = trainer.settings.model_dump(mode="json") | {"precision": trainer.precision.name}
-    if "rewards" in record:
-        record["rewards"] = [
-            {name: value for name, value in reward.items() if name not in FREE_REWARD_SETTINGS}
-            for reward in record["rewards"]
-        ]
-    return record
+    """The settings that numbers depend on, as JSON values, and what the run has resolved of them."""
+    return trainer.settings.decisive() | {"precision": trainer.precision.name}
 
 
 def _micro_batch_rows(wanted: int | None, state: dict[str, Any]) -> int | None:
     """As the settings have it now, or less where memory ran out before."""
     used = state["progress"]["micro_batch_rows"]
-    halved = used if used != state["settings"]["micro_batch_rows"] else None
+    halved = used if used != state["micro_batch_rows_asked"] else None
     return min((rows for rows in (wanted, halved) if rows is not None), default=None)
 
 
@@ -163,9 +151,7 @@ def _refuse_other_settings(trainer: BaseTrainer, state: dict[str, Any]) -> None:
         found = f"{state.get('trainer')} checkpoint version {state.get('version')}"
         raise CheckpointError(f"this is a {found}; {type(trainer).__name__} version {VERSION} is needed")
     saved, own = state["settings"], _settings_record(trainer)
-    # A rollback returns to a regular checkpoint, so there the cadence decides numbers.
-    free = FREE_SETTINGS - ({"checkpoint_every"} if trainer.settings.rolls_back else set())
-    differing = sorted(k for k in saved.keys() | own.keys() if saved.get(k) != own.get(k) and k not in free)
+    differing = sorted(name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name))
     if differing:
         name = differing[0]
         raise CheckpointError(
