@@ -1,9 +1,10 @@
-"""Small real models, ragged batches for every trainer, tests in processes of their own, and tests that run alone."""
+"""Small real models, batches and trainers, tests in processes of their own, and tests that run alone."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import multiprocessing
 import os
 import pickle
@@ -15,7 +16,8 @@ from typing import Any
 
 import pytest
 
-VOCABULARY = 17
+from tests import batches
+from tests.batches import VOCABULARY
 
 
 @pytest.hookimpl(wrapper=True)
@@ -101,155 +103,70 @@ def tiny_folder(torch, tmp_path_factory) -> Path:
     return folder
 
 
-Row = tuple[list[int], list[int], list[int]]
-"""Prompt, completion, worse completion."""
-
-
-def _pad(torch: Any, rows: list[list[int]], left: bool, extra: int, fill: int = 0) -> tuple[Any, Any]:
-    width = max((len(row) for row in rows), default=1) + extra
-    ids, mask = torch.full((len(rows), width), fill), torch.zeros(len(rows), width, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[index, place] = torch.tensor(row)
-        mask[index, place] = True
-    return ids, mask
-
-
 @pytest.fixture(scope="session")
-def make_rows(torch) -> Callable[..., list[Row]]:
+def make_rows(torch) -> Callable[..., list[batches.Row]]:
     """make(num_rows, seed=0) -> rows of 2 to 5 prompt tokens and completions of 1 to 6."""
-
-    def make(num_rows: int, seed: int = 0) -> list[Row]:
-        generator = torch.Generator().manual_seed(seed)
-
-        def draw(low: int, high: int) -> list[int]:
-            length = int(torch.randint(low, high + 1, (1,), generator=generator))
-            return torch.randint(1, VOCABULARY, (length,), generator=generator).tolist()
-
-        return [(draw(2, 5), draw(1, 6), draw(1, 6)) for _ in range(num_rows)]
-
-    return make
+    return batches.make_rows
 
 
 @pytest.fixture(scope="session")
 def collate(torch) -> Callable[..., dict[str, Any]]:
-    """collate(trainer, rows, left=False, extra=0) -> its batch. A new trainer adds its own here."""
+    """collate(trainer, rows, left=False, extra=0) -> a batch of the form that the trainer learns from."""
+    from workbench.trainer.registry import get_settings_class
 
-    def text_batch(rows: list[Row], left: bool, extra: int, masks_prompt: bool) -> dict[str, Any]:
-        ids, mask = _pad(torch, [prompt + completion for prompt, completion, _ in rows], left, extra)
-        learned = [[not masks_prompt] * len(p) + [True] * len(c) for p, c, _ in rows]
-        labelled, _ = _pad(torch, [[int(x) for x in row] for row in learned], left, extra)
-        return {"input_ids": ids, "labels": ids.masked_fill(labelled == 0, -100), "attention_mask": mask}
-
-    def pair_batch(rows: list[Row], left: bool, extra: int) -> dict[str, Any]:
-        batch = {}
-        for index, name in enumerate(("prompt", "chosen", "rejected")):
-            ids, mask = _pad(torch, [row[index] for row in rows], left, extra)
-            batch |= {f"{name}_input_ids": ids, f"{name}_attention_mask": mask}
-        return batch
-
-    def scored_batch(rows: list[Row], extra: int) -> dict[str, Any]:
-        """Two completions of every other row's prompt, scored and sampled elsewhere (an odd last row stands alone);
-        prompts are always padded on the left, responses on the right."""
-        prompts, prompt_mask = _pad(torch, [rows[i // 2 * 2][0] for i in range(len(rows))], True, extra)
-        responses, response_mask = _pad(torch, [row[1] for row in rows], False, extra)
-        return {
-            "prompts": prompts,
-            "prompt_mask": prompt_mask,
-            "responses": responses,
-            "response_mask": response_mask,
-            "rewards": torch.tensor([i % 2 + 0.1 * len(row[1]) for i, row in enumerate(rows)]),
-            "old_logprobs": torch.where(response_mask, -2.7 - 0.01 * responses, 0.0),
-            "group_ids": torch.tensor([i // 2 for i in range(len(rows))]),
-        }
-
-    makers = {
-        "sft": lambda rows, left, extra: text_batch(rows, left, extra, masks_prompt=True),
-        "pretrain": lambda rows, left, extra: text_batch(rows, left, extra, masks_prompt=False),
-        "dpo": pair_batch,
-        **dict.fromkeys(("grpo", "ppo", "online_dpo"), lambda rows, left, extra: scored_batch(rows, extra)),
-    }
-
-    def make(trainer: str, rows: list[Row], *, left: bool = False, extra: int = 0) -> dict[str, Any]:
-        assert trainer in makers, f"tests/conftest.py: collate has no batch for {trainer}; add one"
-        return makers[trainer](rows, left, extra)
+    def make(trainer: str, rows: list[batches.Row], **padding: Any) -> dict[str, Any]:
+        return batches.collate(get_settings_class(trainer).data_form, rows, **padding)
 
     return make
 
 
-class Letters:
-    """A stand-in for a tokenizer: token n is the n-th letter from `a` on, and `d` (3) ends a completion."""
-
-    eos_ids = (3,)
-    pad_id = 0
-
-    def decode_batch(self, rows: list[list[int]], skip_special_tokens: bool = True) -> list[str]:
-        return ["".join(chr(ord("a") + token) for token in row) for row in rows]
-
-
-def share_of_late_letters(completions: list[str], **_: Any) -> list[float]:
-    """A deterministic reward between 0 and 1 that differs between most completions, empty ones included."""
-    return [sum(letter > "i" for letter in text) / (len(text) + 1) for text in completions]
+@pytest.fixture(scope="session")
+def prompt_batch(torch) -> Callable[..., dict[str, Any]]:
+    """prompt_batch(number, seed=0) -> prompts alone, as PromptSet gives them."""
+    return batches.prompt_batch
 
 
 @pytest.fixture(scope="session")
 def rollout_arguments() -> dict[str, Any]:
     """What a trainer needs to judge completions of its own: a stand-in tokenizer and a deterministic reward."""
-    return {"tokenizer": Letters(), "reward_fn": share_of_late_letters}
+    return {"tokenizer": batches.Letters(), "reward_fn": batches.share_of_late_letters}
 
 
 @pytest.fixture(scope="session")
-def prompt_batch(torch, make_rows) -> Callable[..., dict[str, Any]]:
-    """prompt_batch(number, seed=0) -> prompts alone, as PromptSet gives them."""
+def make_trainer(small_llama) -> Callable[..., Any]:
+    """make(variant, folder=None, ...) -> a trainer of the table, as tests.trainers.make_trainer says."""
+    from tests import trainers
 
-    def make(number: int, seed: int = 0, extra: int = 0) -> dict[str, Any]:
-        prompts = [prompt for prompt, _, _ in make_rows(number, seed)]
-        ids, mask = _pad(torch, prompts, True, extra)
-        return {
-            "prompts": ids,
-            "prompt_mask": mask,
-            "texts": Letters().decode_batch(prompts),
-            "answers": [None] * number,
-            "prompt_ids": [f"{seed}-{index}" for index in range(number)],
-        }
+    return functools.partial(trainers.make_trainer, make_model=small_llama)
+
+
+@pytest.fixture(scope="session")
+def sft(make_trainer) -> Callable[..., Any]:
+    """sft(batches=..., model=..., arguments={}, **settings) -> an SFT trainer of three steps without held-out rows."""
+
+    def make(arguments: dict[str, Any] | None = None, **more: Any) -> Any:
+        return make_trainer("sft", arguments={"val_loader": None} | (arguments or {}), **{"steps": 3} | more)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def rollout_trainer(small_llama, prompt_batch) -> Callable[..., Any]:
-    """make(name, batches=..., model=..., reward_fn=..., lora=False, arguments={}, **settings) -> an online trainer on
-    the CPU that samples completions of its own."""
+def rollout_trainer(make_trainer) -> Callable[..., Any]:
+    """make(name, batches=..., model=..., reward_fn=..., arguments={}, **settings) -> an online trainer of three steps
+    that samples completions of its own, without held-out prompts."""
+    from tests.trainers import Variant
+
+    size = {"steps": 3, "learning_rate": 1e-3, "batch_prompts": 3, "group_size": 4, "max_new_tokens": 6}
 
     def make(
         name: str = "grpo",
         *,
-        batches: Any = None,
-        model: Any = None,
-        reward_fn: Any = share_of_late_letters,
-        lora: bool = False,
+        reward_fn: Any = batches.share_of_late_letters,
         arguments: dict[str, Any] | None = None,
-        **settings: Any,
+        **more: Any,
     ) -> Any:
-        from workbench.models.adapters import add_lora
-        from workbench.models.settings import LoraSettings
-        from workbench.trainer import get_trainer_class
-
-        trainer_class = get_trainer_class(name)
-        model = small_llama() if model is None else model
-        if lora:
-            add_lora(model, LoraSettings(rank=2, alpha=4, dropout=0.25), seed=1)
-        chosen = {
-            "precision": "float32", "device": "cpu", "checkpoint_seconds": 0.0, "steps": 3, "learning_rate": 1e-3,
-            "batch_prompts": 3, "group_size": 4, "max_new_tokens": 6,
-        }  # fmt: skip
-        return trainer_class(
-            model,
-            None,
-            [prompt_batch(3, seed) for seed in range(4)] if batches is None else batches,
-            settings=trainer_class.settings_class(**chosen | settings),
-            **{"reward_fn": reward_fn, "tokenizer": Letters()} | (arguments or {}),
-        )
+        given = {"val_loader": None, "reward_fn": reward_fn} | (arguments or {})
+        return make_trainer(Variant(name, samples=True), arguments=given, **size | more)
 
     return make
 

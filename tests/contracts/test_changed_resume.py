@@ -7,14 +7,11 @@ import signal
 
 import pytest
 
-from tests.contracts.points import EVERY, SETTINGS, Points
-from tests.contracts.variants import outcome
+from tests.contracts.points import EVERY, Points
+from tests.trainers import TRAINERS, VARIANTS, batch_of, outcome
 from workbench.errors import CheckpointError, Interrupted
 from workbench.own_code import hash_of
 from workbench.trainer import snapshot, surroundings
-from workbench.trainer.registry import trainer_names
-
-VARIANTS_BY_TRAINER = {SETTINGS[variant][0]: variant for variant in SETTINGS}
 
 
 def test_changed_settings_are_refused_with_the_difference(build, tmp_path):
@@ -39,7 +36,7 @@ def stopped(build, tmp_path):
     return stop
 
 
-@pytest.mark.parametrize("variant", VARIANTS_BY_TRAINER.values(), ids=VARIANTS_BY_TRAINER)
+@pytest.mark.parametrize("variant", TRAINERS)
 @pytest.mark.parametrize("change", ["numpy", "device", "threads"])
 def test_a_resume_that_cannot_be_exact_is_refused_or_marked(variant, change, build, stopped, monkeypatch, whole):
     expected = whole(variant)
@@ -96,16 +93,16 @@ def test_code_is_that_of_every_python_file_of_the_package_and_of_nothing_else(tm
     assert len(set(seen)) == 3
 
 
-@pytest.mark.parametrize("name", trainer_names())
-def test_a_resume_on_other_data_is_refused(name, make_trainer, collate, make_rows, tmp_path):
-    def train(seeds, steps):
-        batches = [collate(name, make_rows(3, seed)) for seed in seeds]
-        return make_trainer(name, batches=batches, arguments={"output_dir": tmp_path}, **(EVERY | {"steps": steps}))
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_resume_on_other_data_is_refused(name, make_trainer, tmp_path):
+    def train(*seeds):
+        batches = [batch_of(VARIANTS[name], 3, seed) for seed in seeds]
+        return make_trainer(name, tmp_path, batches=batches, **EVERY)
 
-    train((0, 1, 2), EVERY["steps"]).train()
+    train(0, 1, 2).train()
     with pytest.raises(CheckpointError, match="written under data of 1 processes "):
-        train((0, 1, 5), EVERY["steps"]).resume()
-    assert train((0, 1, 2), EVERY["steps"]).resume()
+        train(0, 1, 5).resume()
+    assert train(0, 1, 2).resume()
 
 
 def test_an_exact_resume_is_not_marked(build, stopped):

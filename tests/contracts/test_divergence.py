@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import signal
 
 import pytest
 
-from tests.contracts.variants import VARIANTS
+from tests.trainers import EVERY_TRAINER, digest_of_weights, without_clocks
 from workbench.errors import DivergenceError, Interrupted, NonFiniteError
 from workbench.tracking.reader import read_rows
 
@@ -24,11 +23,11 @@ FAULTS = {
 
 
 @pytest.fixture
-def hurt(make_variant, torch):
+def hurt(make_trainer, torch):
     """hurt(variant, folder, where, value, **settings) -> a trainer whose loss or gradient is multiplied at step BAD."""
 
     def make(variant, folder, where, value, *, first_only=True, **settings):
-        trainer = make_variant(variant, folder, **(EVERY | settings))
+        trainer = make_trainer(variant, folder, **(EVERY | settings))
         compute = trainer._compute_loss
 
         def is_bad():
@@ -53,15 +52,8 @@ def hurt(make_variant, torch):
     return make
 
 
-def weights(trainer):
-    digest = hashlib.sha256()
-    for parameter in trainer.unwrapped_model.parameters():
-        digest.update(parameter.detach().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def recorded(folder):
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_rows(folder / "metrics.jsonl")]
+    return [without_clocks(row) for row in read_rows(folder / "metrics.jsonl")]
 
 
 def account(trainer):
@@ -73,7 +65,7 @@ def all_finite(torch, trainer):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_stop_ends_before_the_update_and_says_what_helps(variant, fault, hurt, torch, tmp_path):
     trainer = hurt(variant, tmp_path, *FAULTS[fault])
     with pytest.raises(NonFiniteError, match=rf"step {BAD}: loss is .*; lower learning_rate, or set non_finite"):
@@ -85,7 +77,7 @@ def test_stop_ends_before_the_update_and_says_what_helps(variant, fault, hurt, t
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_a_skip_costs_exactly_one_step_and_leaves_the_moments_finite(variant, fault, hurt, torch, tmp_path):
     trainer = hurt(variant, tmp_path, *FAULTS[fault], non_finite="skip")
     trainer.train()
@@ -97,17 +89,17 @@ def test_a_skip_costs_exactly_one_step_and_leaves_the_moments_finite(variant, fa
     assert max(updates) == STEPS - 1
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_skipped_step_leaves_the_weights_as_they_were(variant, hurt, make_variant, tmp_path):
-    before = make_variant(variant, tmp_path / "before", **(EVERY | {"steps": BAD - 1}))
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
+def test_a_skipped_step_leaves_the_weights_as_they_were(variant, hurt, make_trainer, tmp_path):
+    before = make_trainer(variant, tmp_path / "before", **(EVERY | {"steps": BAD - 1}))
     before.train()
     skipped = hurt(variant, tmp_path / "skipped", "loss", math.nan, non_finite="skip", steps=BAD)
     skipped.train()
-    assert weights(skipped) == weights(before)
+    assert digest_of_weights(skipped) == digest_of_weights(before)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_a_rollback_goes_on_from_the_checkpoint_past_the_batches(variant, fault, hurt, torch, tmp_path):
     trainer = hurt(variant, tmp_path, *FAULTS[fault], non_finite="rollback")
     trainer.train()
@@ -134,7 +126,7 @@ def spiked(hurt):
     return make
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_a_spike_stops_is_skipped_or_rolls_back(variant, spiked, torch, tmp_path):
     stopped = spiked(variant, tmp_path / "stop", "stop")
     with pytest.raises(DivergenceError, match=rf"step {BAD}: grad_norm .* standard deviations above .*spikes.action"):
@@ -151,7 +143,7 @@ def test_a_spike_stops_is_skipped_or_rolls_back(variant, spiked, torch, tmp_path
     assert max(row["grad_norm"] for row in read_rows(tmp_path / "rollback" / "metrics.jsonl")[1:]) < 1e4
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 @pytest.mark.parametrize("action", ["skip", "rollback"])
 @pytest.mark.parametrize("fault", ["not finite", "spike"])
 def test_a_run_in_trouble_that_is_stopped_at_every_step_goes_on_to_the_same_bits(
@@ -181,20 +173,20 @@ def test_a_run_in_trouble_that_is_stopped_at_every_step_goes_on_to_the_same_bits
             continue
         break
     assert recorded(tmp_path / "stopped") == recorded(tmp_path / "whole")
-    assert weights(trainer) == weights(whole)
+    assert digest_of_weights(trainer) == digest_of_weights(whole)
     assert account(trainer) == account(whole) != []
 
 
-def test_a_run_that_only_skips_stops(hurt, make_variant, tmp_path):
-    trainer = make_variant("sft", tmp_path, steps=60, non_finite="skip")
+def test_a_run_that_only_skips_stops(hurt, make_trainer, tmp_path):
+    trainer = make_trainer("sft", tmp_path, steps=60, non_finite="skip")
     trainer.parameters[0].register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(NonFiniteError, match=r"step 21: .* 20 steps in a row were skipped before it"):
         trainer.train()
     assert len(trainer.incidents) == 21
 
 
-def test_a_good_step_between_begins_the_count_of_skips_anew(make_variant, tmp_path):
-    trainer = make_variant("sft", tmp_path, steps=60, non_finite="skip")
+def test_a_good_step_between_begins_the_count_of_skips_anew(make_trainer, tmp_path):
+    trainer = make_trainer("sft", tmp_path, steps=60, non_finite="skip")
     trainer.parameters[0].register_hook(lambda gradient: gradient * (1.0 if trainer.step % 20 == 0 else math.nan))
     trainer.train()
     assert len(trainer.incidents) == 57
@@ -207,8 +199,8 @@ def test_rollbacks_end(hurt, tmp_path):
     assert account(trainer) == [(BAD, "rollback to step 2")] * 3 + [(BAD, "stop")]
 
 
-def test_spikes_of_a_range_test_and_a_rollback_without_checkpoints_are_refused(make_variant):
+def test_spikes_of_a_range_test_and_a_rollback_without_checkpoints_are_refused(make_trainer):
     with pytest.raises(ValueError, match=r"spikes\.action: rollback returns to a regular checkpoint"):
-        make_variant("sft", spikes={"action": "rollback"})
+        make_trainer("sft", spikes={"action": "rollback"})
     with pytest.raises(ValueError, match="a range test ends where the loss rises"):
-        make_variant("sft", schedule="range_test", min_learning_rate_ratio=1e-5, spikes={})
+        make_trainer("sft", schedule="range_test", min_learning_rate_ratio=1e-5, spikes={})

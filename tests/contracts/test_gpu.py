@@ -8,17 +8,15 @@ import signal
 
 import pytest
 
-from tests.conftest import VOCABULARY
-from tests.contracts.variants import VARIANTS, outcome
+from tests.batches import VOCABULARY
+from tests.trainers import EVERY_TRAINER, TRAINERS, outcome
 from workbench.errors import CheckpointError, DivergenceError
 from workbench.experiment.launchers import set_environment
 from workbench.trainer.batches import num_rows
-from workbench.trainer.registry import trainer_names
 
 EVERY = {"steps": 6, "checkpoint_every": 2, "evaluate_every": 3}
 # Wide enough for the kernels that a real model's attention takes, those in bf16 among them.
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
-FULL = {name: variant for variant, (name, settings) in VARIANTS.items() if "lora" not in settings}
 MEGABYTES = 512
 """What one row's forward takes, besides what it really needs."""
 pytestmark = [pytest.mark.gpu, pytest.mark.multi]
@@ -32,12 +30,12 @@ def _gpu(torch):
 
 
 @pytest.fixture
-def build(make_variant, small_llama):
+def build(make_trainer, small_llama):
     """build(variant, folder, **settings) -> its trainer on the GPU."""
 
     def make(variant, folder, dtype="float32", **settings):
         model = small_llama(dtype, **WIDE)
-        return make_variant(variant, folder, model=model, **(EVERY | {"device": "cuda"} | settings))
+        return make_trainer(variant, folder, model=model, **(EVERY | {"device": "cuda"} | settings))
 
     return make
 
@@ -69,7 +67,7 @@ def kill_at_update(number):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_a_killed_run_goes_on_to_the_same_bits(variant, precision, train, in_processes, tmp_path):
     def run(folder, **more):
         return in_processes(1, lambda _: train(variant, tmp_path / folder, precision=precision, **more))[0]
@@ -92,9 +90,9 @@ def test_long_rows_give_the_same_bits_again(
     def run(folder):
         trainer = make_trainer(
             name,
+            folder,
             model=small_llama(**WIDE, max_position_embeddings=2048),
             batches=[collate(name, rows)],
-            arguments={"output_dir": folder},
             **(EVERY | {"device": "cuda", "precision": precision}),
         )
         trainer.train()
@@ -121,7 +119,7 @@ def make_hungry(torch, trainer, rows):
     return seen
 
 
-@pytest.mark.parametrize("variant", FULL.values(), ids=FULL)
+@pytest.mark.parametrize("variant", TRAINERS)
 def test_memory_that_is_full_halves_the_micro_batch_and_the_gradient_agrees(
     variant, build, torch, in_processes, tmp_path
 ):
@@ -155,10 +153,10 @@ def test_memory_that_is_full_halves_the_micro_batch_and_the_gradient_agrees(
     assert difference / norm < 1e-10
 
 
-@pytest.mark.parametrize("name", trainer_names())
+@pytest.mark.parametrize("name", TRAINERS)
 def test_one_row_that_does_not_fit_ends_with_a_remedy(name, build, torch, in_processes, tmp_path):
     def run(_):
-        trainer = build(FULL[name], tmp_path)
+        trainer = build(name, tmp_path)
         make_hungry(torch, trainer, 0)
         with pytest.raises(DivergenceError) as caught:
             trainer.train()

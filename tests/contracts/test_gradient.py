@@ -5,19 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.trainer.registry import trainer_names
+from tests.trainers import TRAINERS, Variant
 
 ALLOWED = {"float32": 1e-5, "float64": 1e-10}
-# Terms of different units, and a reference that is not the start: at h = 0 only rounding decides who wins.
-PAIRS = {"nll_weight": 0.5, "beta": 0.5, "starts_from_reference": False}
-TERMS = {
-    "dpo": PAIRS,
-    "online_dpo": PAIRS,
-    "grpo": {"beta": 0.1, "entropy_bonus": 0.05},
-    "ppo": {"beta": 0.1, "entropy_bonus": 0.05},
-}
-
-
 GRPO_LOSSES = {
     **{name: {"loss": name} for name in ("grpo", "dapo", "dr_grpo")},
     "gspo": {"loss": "gspo", "clip_low": 0.04, "clip_high": 0.05},
@@ -43,15 +33,15 @@ def gradient(torch, make_trainer, small_llama):
 
     def compute(name, dtype, batches, micro_batch_rows=None, **settings):
         trainer = make_trainer(
-            name,
+            Variant(name),
             batches=batches,
             model=small_llama(dtype),
             make_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.0),
             steps=1,
             max_grad_norm=None,
-            arguments={"ref_model": small_llama(dtype, seed=1)},
+            arguments={"ref_model": small_llama(dtype, seed=1), "val_loader": None},
             micro_batch_rows=micro_batch_rows,
-            **TERMS.get(name, {}) | settings,
+            **TRAINERS[name].terms | settings,
         )
         seen = []
         trainer.optimizer.register_step_pre_hook(
@@ -68,7 +58,7 @@ def relative(first, second):
 
 
 @pytest.mark.parametrize("dtype", ALLOWED)
-@pytest.mark.parametrize("name", trainer_names())
+@pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize(
     "rows", [1, pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
 )
@@ -99,7 +89,7 @@ def test_gradient_of_every_online_loss_is_the_same_in_micro_batches(
 
 
 @pytest.mark.parametrize("dtype", ALLOWED)
-@pytest.mark.parametrize("name", trainer_names())
+@pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize("padding", [{"extra": 3}, {"left": True}, {"left": True, "extra": 3}])
 def test_gradient_is_the_same_under_any_padding(name, dtype, padding, gradient, collate, make_rows):
     rows = make_rows(5)
@@ -121,7 +111,7 @@ def test_gradient_is_the_same_in_packed_rows(torch, name, dtype, gradient, colla
 
 
 @pytest.mark.parametrize("dtype", ALLOWED)
-@pytest.mark.parametrize("name", trainer_names())
+@pytest.mark.parametrize("name", TRAINERS)
 def test_gradient_is_the_same_when_activations_are_computed_again(name, dtype, gradient, collate, make_rows):
     batch = collate(name, make_rows(5))
     plain, plain_row = gradient(name, dtype, [batch])

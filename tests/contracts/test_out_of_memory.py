@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.variants import VARIANTS
+from tests.trainers import EVERY_TRAINER, ONLINE
 from workbench.errors import DivergenceError
 from workbench.tracking.reader import read_rows
 from workbench.trainer.batches import num_rows
@@ -44,12 +44,12 @@ def make_hungry(torch, trainer):
 
 
 @pytest.fixture
-def first_gradient(torch, small_llama, make_variant):
+def first_gradient(torch, small_llama, make_trainer):
     """first_gradient(variant, dtype, folder, fits=None) -> the first step's whole gradient, the rows of the attempts,
     and the trainer's micro_batch_rows and account. fits: rows that memory is enough for."""
 
     def compute(variant, dtype, folder, fits=None):
-        trainer = make_variant(
+        trainer = make_trainer(
             variant,
             folder,
             rows=7,
@@ -75,7 +75,7 @@ def first_gradient(torch, small_llama, make_variant):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_the_micro_batch_halves_and_the_gradient_agrees(variant, dtype, first_gradient, torch, in_processes, tmp_path):
     whole, rows, _, _ = first_gradient(variant, dtype, tmp_path / "whole")
     fits = rows[-1] // 3
@@ -88,10 +88,10 @@ def test_the_micro_batch_halves_and_the_gradient_agrees(variant, dtype, first_gr
     assert difference / norm < ALLOWED[dtype]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_new_size_is_kept_in_the_checkpoint(variant, make_variant, torch, in_processes, tmp_path):
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
+def test_the_new_size_is_kept_in_the_checkpoint(variant, make_trainer, torch, in_processes, tmp_path):
     def run(steps, fits):
-        trainer = make_variant(variant, tmp_path, steps=4, checkpoint_every=2)
+        trainer = make_trainer(variant, tmp_path, steps=4, checkpoint_every=2)
         seen = make_hungry(torch, trainer)
         if fits:
             limit_memory(torch, fits)
@@ -106,10 +106,10 @@ def test_the_new_size_is_kept_in_the_checkpoint(variant, make_variant, torch, in
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == list(range(5))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_one_row_that_does_not_fit_ends_with_a_remedy(variant, make_variant, torch, in_processes, tmp_path):
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
+def test_one_row_that_does_not_fit_ends_with_a_remedy(variant, make_trainer, torch, in_processes, tmp_path):
     def run(_):
-        trainer = make_variant(variant, tmp_path, steps=4)
+        trainer = make_trainer(variant, tmp_path, steps=4)
         make_hungry(torch, trainer)
         limit_memory(torch, 0)
         try:
@@ -122,8 +122,8 @@ def test_one_row_that_does_not_fit_ends_with_a_remedy(variant, make_variant, tor
     assert (code, action) == (6, "stop")
 
 
-def test_another_error_of_the_forward_is_not_taken_for_it(make_variant):
-    trainer = make_variant("sft", steps=2)
+def test_another_error_of_the_forward_is_not_taken_for_it(make_trainer):
+    trainer = make_trainer("sft", steps=2)
 
     def fail(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -142,8 +142,8 @@ def test_another_error_of_the_forward_is_not_taken_for_it(make_variant):
         ("RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_a_gpus_error_is_taken_for_it_too(kind, words, make_variant, torch):
-    trainer = make_variant("sft", steps=2)
+def test_a_gpus_error_is_taken_for_it_too(kind, words, make_trainer, torch):
+    trainer = make_trainer("sft", steps=2)
     forward, calls = trainer._forward, []
 
     def fail_once(micro_batch):
@@ -157,7 +157,7 @@ def test_a_gpus_error_is_taken_for_it_too(kind, words, make_variant, torch):
     assert calls[:3] == [3, 2, 1]
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo", "online_dpo"])
+@pytest.mark.parametrize("name", ONLINE)
 def test_completions_that_do_not_fit_are_one_line(name, torch, small_llama, rollout_trainer, in_processes):
     def run(_):
         limit_memory(torch, 1)

@@ -59,8 +59,8 @@ def test_settings_are_frozen_closed_and_described(name):
 
 
 @pytest.mark.parametrize("name", trainer_names())
-def test_trains_evaluates_saves_and_loads_by_the_public_names(name, make_trainer, collate, make_rows, tmp_path):
-    trainer = make_trainer(name, steps=1, arguments={"val_loader": [collate(name, make_rows(2))]})
+def test_trains_evaluates_saves_and_loads_by_the_public_names(name, make_trainer, tmp_path):
+    trainer = make_trainer(name, steps=1)
     assert (trainer.rank, trainer.is_main, trainer.is_distributed, trainer.use_ddp) == (0, True, False, False)
     assert trainer.train()["step"] == trainer.step == trainer.num_steps == 1
     assert set(trainer.evaluate()) >= {"eval/loss"}

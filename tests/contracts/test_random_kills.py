@@ -13,8 +13,7 @@ import time
 
 import pytest
 
-from tests.contracts.variants import VARIANTS, outcome
-from workbench.trainer.registry import trainer_names
+from tests.trainers import EVERY_TRAINER, outcome
 
 TRIES = int(os.environ.get("FAULT_TRIES", "2"))
 STEPS = 6
@@ -23,11 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.multi]
 
 
 @pytest.fixture
-def train(make_variant):
+def train(make_trainer):
     """train(variant, folder) -> the outcome of a run that resumes what is there and ends."""
 
     def run(variant, folder):
-        trainer = make_variant(variant, folder, **EVERY)
+        trainer = make_trainer(variant, folder, **EVERY)
         trainer.resume()
         trainer.train()
         return outcome(trainer, folder)
@@ -45,7 +44,7 @@ def kill_after(seconds):
     threading.Thread(target=kill, daemon=True).start()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_killed_at_random_times_nothing_is_lost(variant, train, in_processes, tmp_path, record_property):
     train(variant, tmp_path / "warm")  # so that the processes forked from here are warm
     started = time.monotonic()
@@ -69,7 +68,3 @@ def test_killed_at_random_times_nothing_is_lost(variant, train, in_processes, tm
         [again] = in_processes(1, lambda _, folder=folder: train(variant, folder))
         assert again == whole, f"killed after {delay:.3f} s of {seconds:.3f}"
     record_property("tries", killed)
-
-
-def test_every_trainer_is_among_the_variants():
-    assert {name for name, _ in VARIANTS.values()} == set(trainer_names())

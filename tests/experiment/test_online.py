@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.commands import Command
+from tests.trainers import ONLINE
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import estimate
@@ -136,7 +137,7 @@ def rows(run: Path, name: str = "metrics.jsonl") -> list[dict]:
 
 @pytest.mark.multi
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["grpo", "ppo", "online_dpo"])
+@pytest.mark.parametrize("trainer", ONLINE)
 def test_an_online_run_leaves_what_others_do_and_its_own_completions(lab, command, online, trainer):
     online("online", trainer)
     done = command("run", "online", "--jobs", "1")
@@ -161,7 +162,7 @@ def test_an_online_run_leaves_what_others_do_and_its_own_completions(lab, comman
 
 @pytest.mark.multi
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", ["grpo", "ppo", "online_dpo"])
+@pytest.mark.parametrize("trainer", ONLINE)
 def test_an_online_run_that_a_signal_ended_ends_bit_identical(lab, command, online, trainer):
     online("online", trainer, steps=40)
     assert command("run", "online", "--runs", "whole").returncode == 0

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from tests.commands import warm_up
-from tests.contracts.conftest import make_trainer  # noqa: F401 - a fixture
 from tests.faults.labs import make_lab
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")

@@ -15,6 +15,7 @@ import yaml
 
 from tests.commands import run
 from tests.faults.test_stages_killed import Silent
+from tests.trainers import ONLINE, TRAINERS
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.plan_text import describe_plan
@@ -32,15 +33,10 @@ TRIES = int(os.environ.get("FAULT_TRIES", "2"))
 FLIPS, CUTS = 20 * TRIES, 8 * TRIES
 """Of each product."""
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
-SAMPLING = {"batch_prompts": 3, "group_size": 3, "max_new_tokens": 4}
-CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sft": ("sft", {}),
-    "pretrain": ("pretrain", {"ema_decay": 0.9}),
-    "dpo": ("dpo", {}),
-    "dpo-lora": ("dpo", {"lora": True}),
-    "grpo": ("grpo", SAMPLING | {"passes": 2, "minibatches": 2}),
-    "ppo": ("ppo", SAMPLING | {"passes": 2, "critic": "model"}),
-    "online_dpo": ("online_dpo", SAMPLING | {"passes": 2}),
+CHECKPOINTS: dict[str, dict[str, Any]] = {name: {} for name in TRAINERS} | {
+    "pretrain": {"ema_decay": 0.9},
+    "dpo-lora": {},
+    "ppo": {"critic": "model", "kl_stop": None},
 }
 START = {
     "question": "How well does it sort?", "trainer": "sft", "model": {"preset": "tiny"},
@@ -95,22 +91,15 @@ def files_of(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("variant", CHECKPOINTS)
-def test_no_damage_of_a_trainer_s_checkpoint_is_loaded(
-    variant, make_trainer, collate, make_rows, prompt_batch, rollout_arguments, tmp_path, record_property
-):
-    name, settings = CHECKPOINTS[variant]
-    sampled = name in ("grpo", "ppo", "online_dpo")
-    make_batch = prompt_batch if sampled else lambda number, seed: collate(name, make_rows(number, seed))
-    batches = [make_batch(3, index) for index in range(4)]
-
+def test_no_damage_of_a_trainer_s_checkpoint_is_loaded(variant, make_trainer, tmp_path, record_property):
     def build():
-        arguments = {"output_dir": tmp_path} | (rollout_arguments if sampled else {})
         every = {"steps": 4, "checkpoint_every": 1, "keep_checkpoints": 3}
-        return make_trainer(name, batches=batches, arguments=arguments, **every, **settings)
+        return make_trainer(variant, tmp_path, **every, **CHECKPOINTS[variant])
 
     build().train()
     folders = list(checkpoint.steps_newest_first(tmp_path / "checkpoints"))
-    while sampled and not list(folders[0].glob("pending*")):  # until one in the middle of its rollouts is the newest
+    # Until one in the middle of its rollouts is the newest.
+    while variant in ONLINE and not list(folders[0].glob("pending*")):
         shutil.rmtree(folders.pop(0))
     newest, older, *_ = folders
     trainer, tries = build(), 0

@@ -20,10 +20,10 @@ import pytest
 import yaml
 
 from tests.commands import Command
-from tests.contracts.variants import ONLINE, VARIANTS, outcome
 from tests.faults.conftest import Moments
 from tests.faults.test_damage import ON, START
 from tests.faults.test_stages_killed import STAGE, make
+from tests.trainers import EVERY_TRAINER, outcome
 from workbench.errors import StorageError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.estimate import estimate
@@ -44,16 +44,11 @@ def warm():
 
 
 @pytest.fixture
-def train(make_trainer, collate, make_rows, prompt_batch, rollout_arguments):
+def train(make_trainer):
     """train(variant, folder, at_step=(step, act)) -> the outcome of a run that resumes what is there and ends."""
 
     def run(variant, folder, at_step=None):
-        name, settings = VARIANTS[variant]
-        make_batch = prompt_batch if name in ONLINE else lambda number, seed: collate(name, make_rows(number, seed))
-        arguments = {"output_dir": folder, "val_loader": [make_batch(3, 11)]}
-        arguments |= rollout_arguments if name in ONLINE else {}
-        batches = [make_batch(3, index) for index in range(4)]
-        trainer = make_trainer(name, batches=batches, arguments=arguments, **(settings | EVERY))
+        trainer = make_trainer(variant, folder, **EVERY)
         trainer.resume()
         if at_step:
             step, act = at_step
@@ -92,7 +87,7 @@ def assert_whole_checkpoints(run):
     assert list((run / "checkpoints").glob("*.partial")) == []
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_a_disk_that_fills_costs_no_bit(variant, train, in_processes, small_disk, tmp_path, record_property):
     [whole] = in_processes(1, lambda _: train(variant, tmp_path / "whole"))
     newest = checkpoint.newest_valid(tmp_path / "whole/checkpoints")
@@ -118,7 +113,7 @@ def test_a_disk_that_fills_costs_no_bit(variant, train, in_processes, small_disk
     record_property("tries", ended)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_a_limit_on_file_sizes_costs_no_bit(variant, train, in_processes, tmp_path, record_property):
     [whole] = in_processes(1, lambda _: train(variant, tmp_path / "whole"))
     newest = checkpoint.newest_valid(tmp_path / "whole/checkpoints")

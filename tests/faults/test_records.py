@@ -8,42 +8,26 @@ import shutil
 
 import pytest
 
-from tests.contracts.variants import outcome
+from tests.trainers import ONLINE, TRAINERS, outcome
 from workbench.errors import Interrupted
 from workbench.trainer import checkpoint
 
 TRIES = int(os.environ.get("FAULT_TRIES", "2"))
-SAMPLING = {"batch_prompts": 3, "group_size": 3, "max_new_tokens": 4}
-TRAINERS = {
-    "sft": {},
-    "pretrain": {},
-    "dpo": {},
-    "grpo": SAMPLING | {"passes": 2},
-    "ppo": SAMPLING | {"passes": 2},
-    "online_dpo": SAMPLING,
-}
 STEPS, ENDED_AT = 5, 3
 CASES = [(name, "metrics.jsonl") for name in TRAINERS]
-CASES += [(name, "completions.jsonl") for name in ("grpo", "ppo", "online_dpo")]
+CASES += [(name, "completions.jsonl") for name in ONLINE]
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def train(make_trainer, collate, make_rows, prompt_batch, rollout_arguments):
+def train(make_trainer):
     """train(name, folder, until) -> the outcome of a run that resumes what is there and ends, or is interrupted."""
 
     def run(name, folder, until=STEPS):
-        sampled = name in ("grpo", "ppo", "online_dpo")
-        make_batch = prompt_batch if sampled else lambda number, seed: collate(name, make_rows(number, seed))
-        arguments = {"output_dir": folder, "val_loader": [make_batch(3, 11)]}
-        arguments |= rollout_arguments if sampled else {}
-        batches = [make_batch(3, index) for index in range(4)]
-        every = {"steps": STEPS, "checkpoint_every": 1, "evaluate_every": 2}
-        trainer = make_trainer(name, batches=batches, arguments=arguments, **every, **TRAINERS[name])
+        trainer = make_trainer(name, folder, steps=STEPS, checkpoint_every=1, evaluate_every=2)
         trainer.resume()
         if until < STEPS:
-            observe = trainer._observe
-            trainer._observe = lambda held_out: (trainer.step < until or os.kill(os.getpid(), 15), observe(held_out))[1]
+            trainer.optimizer.register_step_post_hook(lambda *_: trainer.step + 1 < until or os.kill(os.getpid(), 15))
         trainer.train()
         return outcome(trainer, folder)
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from tests.faults.labs import SORT, SWEEP, define
+from tests.trainers import ONLINE
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
-TRAINERS = ("grpo", "ppo", "online_dpo")
 RUN = "runs/evil/main/seed0"
 BAD = {
     "raises": ("raise KeyError('gold')", "KeyError: 'gold'"),
@@ -41,7 +41,7 @@ def train(call, lab, trainer, body, **settings):
     return code, json.loads((lab / RUN / "status.json").read_text())
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", ONLINE)
 @pytest.mark.parametrize("fault", BAD)
 def test_a_reward_that_fails_stops_the_run_and_shows_what_it_failed_on(fault, trainer, call, lab):
     body, words = BAD[fault]
@@ -53,7 +53,7 @@ def test_a_reward_that_fails_stops_the_run_and_shows_what_it_failed_on(fault, tr
     assert [row["step"] for row in rows] == [0], "it counted as nothing"
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", ONLINE)
 def test_a_constant_reward_stops_the_run_after_its_patience(trainer, call, lab):
     settings = {"dead_signal_patience": 3, "passes": 1, "minibatches": 1}
     code, status = train(call, lab, trainer, "return [0.25] * len(completions)", **settings)

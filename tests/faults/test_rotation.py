@@ -11,8 +11,8 @@ import signal
 import pytest
 import torch
 
-from tests.contracts.variants import ONLINE, VARIANTS, outcome
 from tests.faults.conftest import kill
+from tests.trainers import TRAINERS, outcome
 from workbench.trainer import checkpoint
 
 TRIES = int(os.environ.get("FAULT_TRIES", "2"))
@@ -72,16 +72,11 @@ def test_at_every_combination_k_newest_best_and_newest_valid_survive(
 
 
 @pytest.fixture
-def train(make_trainer, collate, make_rows, prompt_batch, rollout_arguments):
+def train(make_trainer):
     """train(variant, folder) -> the outcome of a run that keeps its best checkpoint, resumed where it was."""
 
     def run(variant, folder):
-        name, settings = VARIANTS[variant]
-        make_batch = prompt_batch if name in ONLINE else lambda number, seed: collate(name, make_rows(number, seed))
-        arguments = {"output_dir": folder, "val_loader": [make_batch(3, 11)]}
-        arguments |= rollout_arguments if name in ONLINE else {}
-        batches = [make_batch(3, index) for index in range(4)]
-        trainer = make_trainer(name, batches=batches, arguments=arguments, **(settings | EVERY | BEST))
+        trainer = make_trainer(variant, folder, **EVERY | BEST)
         trainer.resume()
         trainer.train()
         return outcome(trainer, folder), trainer.stopper.state.best_step
@@ -91,7 +86,7 @@ def train(make_trainer, collate, make_rows, prompt_batch, rollout_arguments):
 
 @pytest.mark.slow
 @pytest.mark.multi
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if "lora" not in name])
+@pytest.mark.parametrize("variant", TRAINERS)
 def test_killed_in_the_middle_of_rotation_the_run_ends_the_same(
     variant, train, in_processes, tmp_path, record_property
 ):

@@ -15,9 +15,8 @@ from collections import defaultdict
 
 import pytest
 
-from tests.contracts.conftest import make_variant  # noqa: F401 - a fixture
-from tests.contracts.variants import ONLINE, VARIANTS, outcome
 from tests.faults.conftest import Moments, kill
+from tests.trainers import EVERY_TRAINER, VARIANTS, outcome
 from workbench.tracking.store import MetricStore
 
 TRIES = int(os.environ.get("FAULT_TRIES", "2"))
@@ -64,12 +63,12 @@ def name_moments(trainer, moments):
 
 
 @pytest.fixture
-def train(make_variant):  # noqa: F811 - the fixture
+def train(make_trainer):
     """train(variant, folder, number=0) -> the outcome and the names of all moments; killed before the number-th."""
 
     def run(variant, folder, number=0):
         moments = Moments(number, kill)
-        trainer = make_variant(variant, folder, **EVERY)
+        trainer = make_trainer(variant, folder, **EVERY)
         if number >= 0:
             name_moments(trainer, moments)
             moments.before_writes(folder)
@@ -81,10 +80,10 @@ def train(make_variant):  # noqa: F811 - the fixture
 
 
 def kinds_of(variant):
-    return CHECKPOINT | RUN | (ROLLOUT if VARIANTS[variant][0] in ONLINE else {})
+    return CHECKPOINT | RUN | (ROLLOUT if VARIANTS[variant].samples else {})
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_killed_at_every_named_point_nothing_is_lost(variant, train, in_processes, tmp_path, record_property):
     whole, _ = train(variant, tmp_path / "whole", -1)  # here, so that the processes forked from here are warm
     [(again, names)] = in_processes(1, lambda _: train(variant, tmp_path / "named"))

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.trainers import ONLINE
+
 LARGE = {
     "hidden_size": 64,
     "intermediate_size": 160,
@@ -139,7 +141,7 @@ def test_of_a_step_that_samples_its_own_data(
     assert recorded == pytest.approx(counted, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo", "online_dpo"])
+@pytest.mark.parametrize("name", ONLINE)
 def test_of_a_rollout_whose_prompts_are_computed_with_each_completion(rollout_trainer: Callable, name: str) -> None:
     counted, recorded = counted_and_recorded(rollout_trainer(name, model=of_transformers(), steps=1))
     assert recorded == pytest.approx(counted, rel=0.05)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.trainers import ONLINE
 from workbench.errors import DataError, DefinitionError, ModelError, WorkbenchError
 from workbench.trainer import BaseTrainer, DPOTrainer, PPOTrainer, SFTTrainer, create_trainer, get_trainer_class
 from workbench.trainer.registry import get_settings_class
@@ -222,7 +223,7 @@ def test_an_id_beyond_an_own_models_vocabulary_is_told(torch):
         SFTTrainer(model, None, [{"input_ids": ids, "labels": ids}], settings=SETTINGS).train()
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo", "online_dpo"])
+@pytest.mark.parametrize("name", ONLINE)
 def test_an_own_module_that_cannot_be_sampled_from_is_refused_by_name(torch, name, rollout_arguments, prompt_batch):
     model = torch.nn.Sequential(torch.nn.Embedding(17, 4), torch.nn.Linear(4, 17))
     with pytest.raises(ModelError, match=r"Sequential (has no config|tells of no output head)"):

@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 
-from tests.conftest import VOCABULARY, Letters
+from tests.batches import VOCABULARY, Letters
+from tests.trainers import ONLINE
 from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
 from workbench.tracking.reader import read_rows
 
-ONLINE = ["grpo", "ppo", "online_dpo"]
 MADE = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None}
 
 
