@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from workbench.errors import DefinitionError, DivergenceError, StorageError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
+from workbench.permissions import Permissions
 from workbench.tracking.terminal import complain, let_go, open_streams, say, told_when_slow
 
 if TYPE_CHECKING:
@@ -197,6 +198,12 @@ def _load(parsed: argparse.Namespace) -> Experiment:
     return load_experiment(definition, [*overrides, *parsed.set, *split_settings(parsed.settings)])
 
 
+def _permissions(parsed: argparse.Namespace) -> Permissions:
+    """What the command line allows, or the environment."""
+    given = Permissions.of_environment()
+    return Permissions(parsed.allow_reward_code or given.reward_code, parsed.inexact or given.inexact)
+
+
 def _run(parsed: argparse.Namespace) -> int:
     # Loading torch makes a million objects that all stay: looking for garbage among them takes 0.7 s of a start.
     # The processes that train collect as usual (experiment/launchers.py).
@@ -206,20 +213,22 @@ def _run(parsed: argparse.Namespace) -> int:
             "command line: --share: not with --fresh: each command would train anew what another made"
         )
     experiment = _load(parsed)
-    from workbench.experiment.exactness import allow_inexact
     from workbench.experiment.launchers import set_environment
-    from workbench.experiment.reward_code import allow_reward_code, refuse_reward_code
+    from workbench.experiment.reward_code import refuse_reward_code
 
-    if parsed.allow_reward_code:
-        allow_reward_code()
-    if parsed.inexact:
-        allow_inexact()
-    refuse_reward_code(experiment, parsed.runs)
+    permissions = _permissions(parsed)
+    refuse_reward_code(experiment, parsed.runs, permissions)
     set_environment()
     from workbench.experiment.runner import run_experiment
 
     return run_experiment(
-        experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, share=parsed.share, report=_write_report
+        experiment,
+        parsed.runs,
+        jobs=parsed.jobs,
+        fresh=parsed.fresh,
+        share=parsed.share,
+        permissions=permissions,
+        report=_write_report,
     )
 
 
@@ -227,8 +236,9 @@ def _plan(parsed: argparse.Namespace) -> int:
     experiment = _load(parsed)
     from workbench.experiment.plan_text import describe_plan
 
-    allowed = parsed.allow_reward_code
-    account = describe_plan(experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, reward_code=allowed)
+    account = describe_plan(
+        experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, permissions=_permissions(parsed)
+    )
     say(account.text)
     if found := _detectable(experiment, parsed.runs):
         say(

@@ -22,7 +22,7 @@ from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
 from workbench.inputs import Inputs
 from workbench.models.presets import make_preset
-from workbench.rewards.own_code import ALLOWED_VARIABLE
+from workbench.permissions import Permissions
 
 ROWS = [{"prompt": f"say {n}: ", "completion": str(n % 7)} for n in range(32)]
 PAIRS = [{"prompt": f"say {n}: ", "chosen": str(n % 7), "rejected": "x"} for n in range(32)]
@@ -61,7 +61,6 @@ class Silent:
 def made(lab, define, monkeypatch, torch):
     """made(name) -> the run of that definition; every file that it names is in the lab."""
     monkeypatch.chdir(lab)
-    monkeypatch.setenv(ALLOWED_VARIABLE, "1")
     torch.set_num_threads(1)
     make_preset("tiny", lab / "base", 0)
     for name, rows in (("rows", ROWS), ("held", ROWS[:8]), ("pairs", PAIRS), ("held_pairs", PAIRS[:8])):
@@ -126,7 +125,7 @@ def test_what_changes_before_the_run_reads_it_is_refused_by_name(made, name, rec
             change(path)
             told = f"{path.name} was (changed|taken away)|{path.name}: no such file"
             with pytest.raises(WorkbenchError, match=told):
-                execute(prepared, Path("runs"), {})
+                execute(prepared, Path("runs"), {}, Permissions(reward_code=True))
             status = RunFolder(Path("runs"), prepared.spec.key).status()
             assert (status["state"], path.name in status["message"]) == ("failed", True)
             assert not Path("runs", prepared.spec.key, "metrics.jsonl").exists()
@@ -211,10 +210,9 @@ def test_no_stage_is_kept_of_what_changed_while_it_was_made(made, name, what, ch
     assert len(list(Path("runs/stages").glob(f"{stem}-*"))) == before.get(what, 0)
 
 
-def test_own_code_is_run_as_it_was_read_whatever_its_file_holds_later(tmp_path, monkeypatch):
+def test_own_code_is_run_as_it_was_read_whatever_its_file_holds_later(tmp_path):
     from workbench.rewards.own_code import load_function
 
-    monkeypatch.setenv(ALLOWED_VARIABLE, "1")
     path = tmp_path / "score.py"
     path.write_text("def score():\n    return 1\n")
     code = path.read_bytes()

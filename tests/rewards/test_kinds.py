@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from workbench.errors import DefinitionError, RewardError
+from workbench.permissions import Permissions
 from workbench.rewards.build import build_rewards, reward_files, rewards_identity
-from workbench.rewards.own_code import ALLOWED_VARIABLE
 from workbench.rewards.reward import Sample
 from workbench.rewards.settings import RewardSettings
 
@@ -24,7 +24,9 @@ def entry(**fields) -> RewardSettings:
 
 
 def build(*entries, task=None):
-    return build_rewards([entry(**fields) for fields in entries], task=task, device="cpu")
+    return build_rewards(
+        [entry(**fields) for fields in entries], task=task, device="cpu", permissions=Permissions(reward_code=True)
+    )
 
 
 def values(fields, *samples) -> list[float]:
@@ -148,9 +150,8 @@ number = 3
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A file of own rewards, allowed."""
-    monkeypatch.setenv(ALLOWED_VARIABLE, "1")
+def own(tmp_path):
+    """A file of own rewards."""
     path = tmp_path / "mine.py"
     path.write_text(OWN)
     return path
@@ -163,16 +164,11 @@ def test_own_code_gives_the_values_of_its_function(own):
     assert rewards.maximum is None
 
 
-def test_own_code_is_not_run_unless_that_was_allowed(own, monkeypatch):
+def test_own_code_is_not_run_unless_that_was_allowed(own):
     own.write_text(f"open({str(own.with_suffix('.ran'))!r}, 'w')\n" + OWN)
-    for value in ("", "0", "true"):
-        monkeypatch.setenv(ALLOWED_VARIABLE, value)
-        for more in ({}, {"workers": 2}):
-            with pytest.raises(DefinitionError, match=r"mine.py is Python that would be run.*--allow-reward-code"):
-                build({"file": str(own), **more})
-    monkeypatch.delenv(ALLOWED_VARIABLE)
-    with pytest.raises(DefinitionError, match="allow-reward-code"):
-        build({"file": str(own)})
+    for more in ({}, {"workers": 2}):
+        with pytest.raises(DefinitionError, match=r"mine.py is Python that would be run.*--allow-reward-code"):
+            build_rewards([entry(file=str(own), **more)], task=None, device="cpu")
     assert rewards_identity([entry(file=str(own))], None)
     assert not own.with_suffix(".ran").exists()
 

@@ -17,11 +17,12 @@ from workbench.experiment.lengths import CHARACTERS_PER_TOKEN
 from workbench.experiment.plan import DESCRIPTIONS, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.positions import positions_notes
 from workbench.experiment.provenance import current_commit, num_cores
-from workbench.experiment.reward_code import OPTION, is_allowed, reward_files
+from workbench.experiment.reward_code import OPTION, reward_files
 from workbench.experiment.space import as_text, free_bytes
 from workbench.experiment.speed import Speed, measured_speed
 from workbench.models.chat_templates import template_text
 from workbench.models.tokenizer import read_chat_template
+from workbench.permissions import NOTHING, Permissions
 from workbench.tracking.durations import format_duration
 from workbench.tracking.words import plural
 
@@ -39,9 +40,9 @@ class Account:
 
 
 def describe_plan(
-    experiment: Experiment, runs: Path, *, jobs: int | None, fresh: bool, reward_code: bool = False
+    experiment: Experiment, runs: Path, *, jobs: int | None, fresh: bool, permissions: Permissions = NOTHING
 ) -> Account:
-    """The plan of an experiment as it stands now. reward_code: its reward files are allowed."""
+    """The plan of an experiment as it stands now."""
     specs = [spec for level in waves(experiment) for spec in level]
     remade = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
     planned = plan_runs(specs, runs, recorded_precisions(specs, runs), fresh=remade, commit=current_commit(Path.cwd()))
@@ -54,7 +55,7 @@ def describe_plan(
         text += "\n".join(["", "", "data", *(f"  {line}" for line in lines)])
     files = reward_files(specs)
     if files:
-        needed = "" if reward_code or is_allowed() else f"; to run it needs {OPTION}"
+        needed = "" if permissions.reward_code else f"; to run it needs {OPTION}"
         text += f"\nown code as rewards: {', '.join(files)}{needed}"
     num_broken = sum(run.state == "broken" for run in planned)
     broken = f"{num_broken} of {plural(len(planned), 'run')} cannot run" if num_broken else ""

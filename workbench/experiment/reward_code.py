@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.schema import Experiment, RunSpec, rewards_of
 from workbench.experiment.run_folder import RunFolder
-from workbench.rewards.own_code import ALLOWED_VARIABLE
+from workbench.permissions import Permissions
 
 OPTION = "--allow-reward-code (make: REWARD_CODE=1)"
-
-
-def allow_reward_code() -> None:
-    """Let this process, and those it starts, run the files that are rewards."""
-    os.environ[ALLOWED_VARIABLE] = "1"
-
-
-def is_allowed() -> bool:
-    """Whether they may be run."""
-    return os.environ.get(ALLOWED_VARIABLE) == "1"
 
 
 def reward_files(specs: Iterable[RunSpec]) -> dict[str, str]:
@@ -36,9 +25,9 @@ def reward_files(specs: Iterable[RunSpec]) -> dict[str, str]:
     return found
 
 
-def refuse_reward_code(experiment: Experiment, runs: Path) -> None:
+def refuse_reward_code(experiment: Experiment, runs: Path, permissions: Permissions) -> None:
     """DefinitionError where the experiment, or what is made before it, names reward files and they are not allowed."""
-    if is_allowed():
+    if permissions.reward_code:
         return
     before = (spec for key, spec in experiment.ancestors.items() if not RunFolder(runs, key).is_finished())
     files = reward_files([*experiment.runs, *before])

@@ -16,7 +16,6 @@ from workbench.data.sets import Dataset, PairSet, PromptSet, RowSet
 from workbench.errors import Interrupted, WorkbenchError
 from workbench.experiment import leaks
 from workbench.experiment.definition.schema import rewards_of
-from workbench.experiment.exactness import inexact_allowed
 from workbench.experiment.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
 from workbench.experiment.identity import counted_before, measuring_versions, task_of
 from workbench.experiment.prepare import ROWS_FILE
@@ -30,6 +29,7 @@ from workbench.models.adapters import add_lora
 from workbench.models.folder import model_fingerprint, weights_file
 from workbench.models.load import count_parameters, load_model, save_model
 from workbench.models.tokenizer import Tokenizer
+from workbench.permissions import NOTHING, Permissions
 from workbench.rewards.build import build_rewards, check_rewarded
 from workbench.tracking.terminal import complain
 from workbench.trainer.base_trainer import BaseTrainer
@@ -39,7 +39,9 @@ from workbench.trainer.distributed import get_rank, get_world_size
 from workbench.trainer.registry import create_trainer
 
 
-def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) -> None:
+def execute(
+    prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], permissions: Permissions = NOTHING
+) -> None:
     """Train the run to its end, or on from its last checkpoint, and leave its model. What went wrong is in its status
     and raised again."""
     folder = RunFolder(runs, prepared.spec.key)
@@ -64,13 +66,13 @@ def execute(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) ->
                 locks.enter_context(hold_file(folder.path / INSIDE, prepared.spec.key))
             before = float(folder.status().get("seconds") or 0.0)
             with Inputs.verified(prepared.inputs).unchanged():
-                trainer = build_trainer(prepared, folder.path)
+                trainer = build_trainer(prepared, folder.path, permissions)
                 found = find_overlaps(prepared, runs)
                 notes = [*prepared.notes, *held_out_notes(prepared), *leaks.notes(found)]
             uncounted = trainer.uncounted
             notes += [f"FLOPs are not counted: {uncounted}"] if uncounted else []
             folder.write_status(notes=notes, overlaps=leaks.record(found))
-            trainer.resume(inexact=inexact_allowed())
+            trainer.resume(inexact=permissions.inexact)
             trainer.train(save_model=False)  # _finish saves it, with the files that it was made of
             _finish(folder, prepared, trainer, before + time.monotonic() - started)
         except BaseException as met:
@@ -97,7 +99,9 @@ def _failed_there(status: Mapping[str, Any]) -> WorkbenchError:
     return error
 
 
-def build_trainer(prepared: PreparedRun, output_dir: Path, *, rewarded: bool = True) -> BaseTrainer:
+def build_trainer(
+    prepared: PreparedRun, output_dir: Path, permissions: Permissions = NOTHING, *, rewarded: bool = True
+) -> BaseTrainer:
     """The trainer of a run, at step 0: model, adapters, data in the run's order, held-out evaluation, costs so far.
     rewarded: whether a trainer of prompts is to train, for which it needs its rewards."""
     spec = prepared.spec
@@ -115,7 +119,11 @@ def build_trainer(prepared: PreparedRun, output_dir: Path, *, rewarded: bool = T
         assert isinstance(dataset, PromptSet)
         check_rewarded(rewards_of(settings), task_of(spec), dataset.asked())
         rewards["reward_fn"] = build_rewards(
-            rewards_of(settings), task=task_of(spec), device=device, columns=dataset.columns()
+            rewards_of(settings),
+            task=task_of(spec),
+            device=device,
+            columns=dataset.columns(),
+            permissions=permissions,
         )
     trainer = create_trainer(
         spec.trainer,

@@ -32,6 +32,7 @@ from workbench.experiment.space import refuse_without_space
 from workbench.inputs import REMEDY
 from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
 from workbench.locks import hold, is_held
+from workbench.permissions import NOTHING, Permissions
 from workbench.tracking.sinks.console import Console
 from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay
@@ -67,6 +68,7 @@ def run_experiment(
     jobs: int | None = None,
     fresh: bool = False,
     share: bool = False,
+    permissions: Permissions = NOTHING,
     report: Callable[[Path], Path] | None = None,
 ) -> int:
     """Train what is missing, write the report, return the exit code. Raises AlreadyRunningError.
@@ -77,7 +79,7 @@ def run_experiment(
     """
     refuse_without_space(experiment, runs, fresh)
     with hold(runs, experiment.name, shared=share, inside=True), Console() as console:
-        sweep = Sweep(experiment, runs, console, jobs=jobs, fresh=fresh, share=share)
+        sweep = Sweep(experiment, runs, console, permissions, jobs=jobs, fresh=fresh, share=share)
         outcome = sweep.run()
         stopped = sweep.received
         if report is not None and not stopped:
@@ -92,9 +94,17 @@ class Sweep:
     """One command's work."""
 
     def __init__(
-        self, experiment: Experiment, runs: Path, console: Console, *, jobs: int | None, fresh: bool, share: bool
+        self,
+        experiment: Experiment,
+        runs: Path,
+        console: Console,
+        permissions: Permissions,
+        *,
+        jobs: int | None,
+        fresh: bool,
+        share: bool,
     ) -> None:
-        self.experiment, self.runs, self.console = experiment, runs, console
+        self.experiment, self.runs, self.console, self.permissions = experiment, runs, console, permissions
         self.jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
         self.fresh = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
         self.share = share
@@ -232,7 +242,7 @@ class Sweep:
                 if trains:
                     self._make_way(run)
                 with held():  # a run that was started is known, and so will be stopped
-                    process = RunProcess(_task(run, self.runs, self.provenance, trains), run.spec.threads, folder.log)
+                    process = RunProcess(self._task(run, trains), run.spec.threads, folder.log)
                     self._processes[run.spec.key] = process
                     self._fingerprints[run.spec.key] = run.identity.fingerprint
                 if trains:
@@ -244,6 +254,12 @@ class Sweep:
             multiprocessing.connection.wait([p.sentinel for p in self._processes.values()], timeout=POLL_SECONDS)
             self._reap()
             self.console.refresh()
+
+    def _task(self, run: PreparedRun, trains: bool) -> Callable[[], None]:
+        """The work of a run's process."""
+        if trains:
+            return lambda: execute(run, self.runs, self.provenance, self.permissions)
+        return lambda: score_again(run, self.runs, self.provenance)
 
     def _take(self, waiting: list[PreparedRun]) -> PreparedRun:
         """The next that no other command is at; where there is none, the next, which waits for the other's end."""
@@ -360,10 +376,6 @@ def _last_line(log: Path) -> str:
         return next(reversed(log.read_text(encoding="utf-8", errors="replace").split("\n")[-9:-1]), "").strip()
     except OSError:
         return ""
-
-
-def _task(run: PreparedRun, runs: Path, provenance: dict[str, Any], trains: bool) -> Callable[[], None]:
-    return lambda: (execute if trains else score_again)(run, runs, provenance)
 
 
 def num_steps(run: PreparedRun) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from workbench.config import file_sha256
 from workbench.errors import DefinitionError, RewardError
 from workbench.files import read_file
+from workbench.permissions import NOTHING, Permissions
 from workbench.rewards import (
     answer_problem,
     classifier,
@@ -34,14 +35,21 @@ _IS_PROMPT = {"sort": is_sort_prompt, "countdown": is_countdown_prompt}
 
 
 def build_rewards(
-    settings: Sequence[RewardSettings], *, task: str | None, device: str, columns: Collection[str] | None = ()
+    settings: Sequence[RewardSettings],
+    *,
+    task: str | None,
+    device: str,
+    columns: Collection[str] | None = (),
+    permissions: Permissions = NOTHING,
 ) -> RewardSet:
     """The rewards named; where none is, the task's own check.
 
     task: the built-in task that the prompts are of. device: of a classifier. columns: of the data, which own code may
-    take; None: they show with the samples. DefinitionError where there is neither reward nor task.
+    take; None: they show with the samples. DefinitionError where there is neither reward nor task, and for own code
+    that is not permitted.
     """
-    return RewardSet([_build(entry, _Around(device, columns)) for entry in named_rewards(settings, task)])
+    around = _Around(device, columns, permissions)
+    return RewardSet([_build(entry, around) for entry in named_rewards(settings, task)])
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class _Around:
 
     device: str
     columns: Collection[str] | None
+    permissions: Permissions
 
 
 def named_rewards(settings: Sequence[RewardSettings], task: str | None) -> list[RewardSettings]:
@@ -167,7 +176,7 @@ def _classifier(settings: RewardSettings, around: _Around) -> Built:
 def _own_code(settings: RewardSettings, around: _Around) -> Built:
     path, function, name = settings.file, settings.function, settings.label_in_metrics
     assert path is not None
-    own_code.check_allowed(path)
+    own_code.check_allowed(path, around.permissions)
     code = read_file(own_code.find_file(path))
 
     def load() -> RewardFunction:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +12,15 @@ from typing import Any
 
 from workbench.errors import DefinitionError
 from workbench.files import read_file
+from workbench.permissions import Permissions
 from workbench.rewards.reward import describe_failure
 
 VERSION = 3
-ALLOWED_VARIABLE = "WORKBENCH_REWARD_CODE"
-"""1 in the environment where --allow-reward-code was given; processes started from there have it too."""
 
 
-def check_allowed(path: str) -> None:
+def check_allowed(path: str, permissions: Permissions) -> None:
     """DefinitionError where own code was not allowed."""
-    if os.environ.get(ALLOWED_VARIABLE) != "1":
+    if not permissions.reward_code:
         raise DefinitionError(
             f"rewards: {path} is Python that would be run: read it, and allow it with --allow-reward-code"
         )
@@ -38,9 +36,8 @@ def find_file(path: str) -> Path:
 
 
 def load_function(path: str, function: str, code: bytes | None = None) -> Callable[..., Any]:
-    """The function, its file run once. DefinitionError where the file fails, or has no such function. code: what the
-    file held when it was read before, which is run whatever it holds now."""
-    check_allowed(path)
+    """The function, its file run once, which `check_allowed` let through. DefinitionError where the file fails
+    or has no such function. code: what the file held when it was read before, which is run whatever it holds now."""
     code = read_file(find_file(path)) if code is None else code
     name = f"workbench_reward_{hashlib.sha256(code).hexdigest()[:16]}"
     module = sys.modules.get(name) or _run_code(code, Path(path).expanduser(), name, path)

@@ -16,6 +16,7 @@ from workbench.generation.generate import row_seed, sample
 from workbench.models.flops import ModelFlops, Work
 from workbench.models.told import heard_by
 from workbench.objectives.masking import length_mask
+from workbench.permissions import Permissions
 from workbench.rewards.build import build_rewards
 from workbench.rewards.keywords import as_reward_set
 from workbench.rewards.reward import Reward, RewardSet, Sample, TrainerState
@@ -175,7 +176,9 @@ class OnlineTrainer(BaseTrainer):
         named = self.reward_fn is not None or bool(self.settings.rewards)
         if self._reward_set is None and (named or self.reward_model is None):
             entries, device = self.settings.rewards, str(self.device)
-            given = self.reward_fn or build_rewards(entries, task=None, device=device, columns=None)
+            given = self.reward_fn or build_rewards(
+                entries, task=None, device=device, columns=None, permissions=Permissions.of_environment()
+            )
             self._reward_set = as_reward_set(given)
         if self.reward_model is None or rollout is None:
             assert self._reward_set is not None, "a reward model scores a rollout"
