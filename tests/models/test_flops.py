@@ -60,8 +60,17 @@ def test_a_prompts_completions_share_its_prefill_and_their_last_tokens_are_not_r
 def test_a_prompt_counts_once_where_it_is_computed_once(small_llama):
     prompts, lengths, prompt_of = torch.tensor([2, 5, 9]), torch.tensor([3, 1, 4, 0]), torch.tensor([0, 0, 1, 2])
     shared = Work.of_completions(small_llama(), prompts, lengths, prompt_of)
-    # The third prompt has no completion to predict. Positions: 1+2 and 3+4, of the prompt alone; 1..5 and 6+7+8.
-    assert shared == Work(tokens=2 + 5 + 2 + 0 + 3, context=3 + 7 + 15 + 21, projected=8, read=2 + 5 + 8)
+    # The third prompt has no completion to predict. Each of the others goes on in one text, and the two stand side by
+    # side as rows of 8 positions, which look back at 1 to 8 of them; plain products compute those ahead as well.
+    assert shared == Work(tokens=2 + 5 + 2 + 0 + 3, context=2 * 36, projected=8, read=2 + 5 + 8, beyond=2 * 28)
+
+
+def test_texts_that_are_too_long_for_a_grid_attend_one_by_one(small_llama):
+    prompts, lengths, prompt_of = torch.tensor([90, 70]), torch.tensor([3, 5, 4]), torch.tensor([0, 0, 1])
+    found = Work.of_completions(small_llama(), prompts, lengths, prompt_of)
+    # The first completion's two tokens follow their prompt; the second's four see 90 and themselves, behind a mask.
+    assert found.context == 92 * 93 / 2 + 4 * 94 + 73 * 74 / 2
+    assert found.beyond == 92 * 91 / 2 + 73 * 72 / 2
 
 
 def test_a_forward_that_is_not_our_own_computes_a_prompt_with_each_completion():

@@ -72,6 +72,50 @@ class Grid:
     """(M,): where each token stands among all places, the stems' before the branches'."""
 
 
+def grid_size(texts: Sequence[Text]) -> tuple[int, int, int, int] | None:
+    """(stems, their width, branches of each, the branches' width) of a grid of these texts. None where rows of one
+    shape at a time are faster: one or few calls as it is, or too much padding."""
+    rows = [(text[0], text[1:]) if len(text) > 2 else (sum(text), ()) for text in texts]
+    stem_width = max(stem for stem, _ in rows)
+    width = max((length for _, branches in rows for length in branches), default=0)
+    num_calls = sum(1 + len(set(branches[1:])) for _, branches in set(rows))
+    if num_calls == 1 or width > GRID_BRANCH or stem_width > (GRID_STEM if width else GRID_TEXT):
+        return None
+    num_branches = max(len(branches) for _, branches in rows)
+    if len(rows) * (stem_width + num_branches * width) > GRID_FILL * sum(map(sum, texts)):
+        return None
+    return len(rows), stem_width, num_branches, width
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of tokens whose scores are computed in one head of one layer."""
+
+    seen: float
+    """By every kernel: those of a causal call that do not lie ahead, and all pairs of a masked one."""
+    ahead: float
+    """By plain products alone: those of a causal call that lie ahead."""
+
+
+def pairs_of_rows(rows: float, length: float) -> Pairs:
+    """Of rows of one length that attend computes in one causal call."""
+    ahead = length * (length - 1) / 2 if length <= MATMUL_POSITIONS else 0.0
+    return Pairs(rows * length * (length + 1) / 2, rows * ahead)
+
+
+def pairs_of_texts(texts: Sequence[Text]) -> Pairs:
+    """Of attend_texts. They follow from the shapes alone: the kernel of variable lengths, which some machines have and
+    which computes no padding, is left out, so that a step has one cost wherever it runs."""
+    grid = grid_size(texts)
+    if grid is not None:
+        num_stems, stem_width, num_branches, width = grid
+        stems = pairs_of_rows(num_stems, stem_width)
+        return Pairs(stems.seen + num_stems * num_branches * width * (stem_width + width), stems.ahead)
+    wholes = [pairs_of_rows(1, sum(text[:2])) for text in texts]
+    later = sum(length * (text[0] + length) for text in texts for length in text[2:])
+    return Pairs(sum(whole.seen for whole in wholes) + later, sum(whole.ahead for whole in wholes))
+
+
 @dataclass(frozen=True)
 class TextPlan:
     """Texts end to end, and what all layers share to attend to them; each is worked out when first asked for."""
@@ -81,16 +125,12 @@ class TextPlan:
 
     @functools.cached_property
     def grid(self) -> Grid | None:
-        """None where rows of one shape at a time are faster: one or few calls as it is, or too much padding."""
+        """None where grid_size gives none."""
+        size = grid_size(self.texts)
+        if size is None:
+            return None
+        _, stem_width, num_branches, width = size
         rows = [(text[0], text[1:]) if len(text) > 2 else (sum(text), ()) for text in self.texts]
-        stem_width = max(stem for stem, _ in rows)
-        width = max((length for _, branches in rows for length in branches), default=0)
-        num_calls = sum(1 + len(set(branches[1:])) for _, branches in set(rows))
-        if num_calls == 1 or width > GRID_BRANCH or stem_width > (GRID_STEM if width else GRID_TEXT):
-            return None
-        num_branches = max(len(branches) for _, branches in rows)
-        if len(rows) * (stem_width + num_branches * width) > GRID_FILL * sum(map(sum, self.texts)):
-            return None
         stem_lengths = torch.tensor([stem for stem, _ in rows])
         lengths = torch.tensor([[*branches, *[0] * (num_branches - len(branches))] for _, branches in rows]).long()
         ends = torch.cat((stem_lengths[:, None], lengths), 1).flatten().cumsum(0).view(len(rows), -1)

@@ -10,8 +10,16 @@ from typing import Any
 
 import torch
 
+from workbench.models.attention import Text, pairs_of_rows, pairs_of_texts
 from workbench.models.counted import TokenFlops, UncountedError, count_layers
-from workbench.models.outputs import computes_prompts_once, is_called_by_row, laid_out, projects_everything
+from workbench.models.outputs import (
+    computes_prompts_once,
+    is_called_by_row,
+    laid_out,
+    lengths_of,
+    projects_everything,
+)
+from workbench.models.packing import texts_of
 from workbench.models.passes import config_field, input_embedding, output_head
 from workbench.models.quantised import num_weights
 
@@ -20,9 +28,11 @@ FLOPS_FORMULA = (
     "the N weights that multiply it (2 N of frozen ones, 0 where nothing before them is trained), experts by those "
     "that are active, under gradient checkpointing what is computed again; the output head, 2 and 4 a weight, where a "
     "position is projected to the vocabulary; attention 4 x layers x width x context forward and twice that backward, "
-    "the context cut at a layer's window, and all pairs of a row where attention has no kernel that leaves out what "
-    "lies ahead, or where a mask keeps texts apart that were laid end to end; input embedding excluded; padding where "
-    "it is computed: in families whose rows cannot be laid end to end, and at the ends of those that are; a prompt as "
+    "the context being the pairs of tokens that are computed: all pairs of a row where attention has no kernel that "
+    "leaves out what lies ahead, where a mask keeps texts apart that were laid end to end, and in layers whose window "
+    "is no longer than the row (a mask makes the window; a sampled token looks at the window alone, for the cache holds "
+    "no more), and in our own forward those of the grid that short texts are laid in, whatever kernel runs; input "
+    "embedding excluded; padding where it is computed: in families whose rows cannot be laid end to end, and at the ends of those that are; a prompt as "
     "often as it is computed: once for all completions that a step learns from, where the model's forward is our own; "
     "a sampled token once, and without a cache "
     "the whole text at every token"
@@ -61,25 +71,37 @@ class Work:
         """
         read = float(lengths.sum())
         projected = read if projected is None else projected
+        if model is not None and not is_called_by_row(model):
+            sizes: list[int] = lengths.long().tolist()
+            widest = max(sizes, default=0) if width is None else width
+            if read < len(sizes) * widest:  # then they are laid end to end
+                return cls._of_texts([(size,) for size in sizes], projected, read)
+            pairs = pairs_of_rows(len(sizes), widest)
+            return cls(read, pairs.seen, projected, read, beyond=pairs.ahead)
         laid = None if model is None or not len(lengths) else laid_out(model, lengths.long().tolist(), width)
         if laid is not None and laid.masked:
             return cls._masked(laid.rows, laid.width, projected, read)
-        sizes = lengths.double() if laid is None else torch.full((laid.rows,), laid.width, dtype=torch.float64)
-        context = float(attended(model, torch.zeros_like(sizes), sizes).sum())
-        if model is None or not is_called_by_row(model):
-            return cls(float(sizes.sum()), context, projected, read)
-        rows, whole = float((sizes > 0).sum()), float(sizes.square().sum())
-        return cls(float(sizes.sum()), context, projected, read, rows, whole - context)
+        rows = lengths.double() if laid is None else torch.full((laid.rows,), laid.width, dtype=torch.float64)
+        context, whole = float(pairs_in_rows(windows_of(model), rows).sum()), float(rows.square().sum())
+        if model is None:
+            return cls(read, context, projected, read)
+        return cls(float(rows.sum()), context, projected, read, float((rows > 0).sum()), whole - context)
 
     @classmethod
     def of_packed(cls, positions: torch.Tensor, projected: float, model: torch.nn.Module | None) -> Work:
-        """Texts laid end to end. In our own forward a token attends to its own text alone, as many tokens as its
-        position (B, T) says; in another all pairs of a row are computed, and a mask keeps texts apart."""
+        """Texts laid end to end; positions: (B, T), restarting with each text. In our own forward a token attends to
+        its own text alone; in another all pairs of a row are computed, and a mask keeps texts apart."""
+        read = float(positions.numel())
         if model is not None and is_called_by_row(model):
             rows, width = positions.shape
-            return cls._masked(rows, width, projected, float(positions.numel()))
-        tokens, places = float(positions.numel()), positions.double()
-        return cls(tokens, float(attended(model, places, places + 1).sum()), projected, tokens)
+            return cls._masked(rows, width, projected, read)
+        return cls._of_texts([(length,) for length in lengths_of(positions)], projected, read)
+
+    @classmethod
+    def _of_texts(cls, texts: Sequence[Text], projected: float, read: float) -> Work:
+        """Of one call of our own forward on texts laid end to end."""
+        pairs = pairs_of_texts(texts)
+        return cls(float(sum(map(sum, texts))), pairs.seen, projected, read, beyond=pairs.ahead)
 
     @classmethod
     def _masked(cls, rows: int, width: int, projected: float, read: float) -> Work:
@@ -93,7 +115,7 @@ class Work:
         whole, read = float(sizes.square().sum()), float(lengths.sum())
         both_ways = any(getattr(module, "is_causal", True) is False for module in model.modules())
         masked = both_ways or bool((lengths < width).any())
-        context = whole if masked else float(attended(model, torch.zeros_like(sizes), sizes).sum())
+        context = whole if masked else float(pairs_in_rows(windows_of(model), sizes).sum())
         return cls(float(sizes.sum()), context, 0.0, read, len(sizes), whole - context)
 
     @classmethod
@@ -106,15 +128,11 @@ class Work:
         cls, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_of: torch.Tensor
     ) -> Work:
         """As models.outputs.forward_completions computes them: prompts (P,), lengths (N,) in tokens; prompt_of (N,)."""
-        owners, sizes = prompts.double()[prompt_of], lengths.double()
-        projected = float(sizes.sum())
+        projected = float(lengths.sum())
         if not computes_prompts_once(model):
-            return cls.of_rows(owners + sizes, projected, model)
-        used = prompts.double()[prompt_of[lengths > 0].unique()]
-        after = (sizes - 1).clamp_min(0)  # a completion's last token predicts nothing
-        of_prompts = attended(model, torch.zeros_like(used), used).sum()
-        context = float(of_prompts + attended(model, owners, owners + after).sum())
-        return cls(float(used.sum() + after.sum()), context, projected, float(used.sum()) + projected)
+            return cls.of_rows(prompts[prompt_of] + lengths, projected, model)
+        texts = texts_of(prompts.tolist(), lengths.tolist(), prompt_of.tolist())
+        return cls._of_texts(texts, projected, sum(text[0] for text in texts) + projected)
 
     def without_head(self) -> Work:
         """The same pass for its hidden states alone."""
@@ -131,19 +149,25 @@ def scores_of(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def attended(model: torch.nn.Module | None, begin: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-    """Positions that the tokens from begin to before end of a text attend to, themselves among them, as the mean of the
-    model's layers."""
-    whole = end * (end + 1) / 2 - begin * (begin + 1) / 2
-    window, share = windows_of(model)
+def pairs_in_rows(windows: tuple[int, float], lengths: torch.Tensor) -> torch.Tensor:
+    """Pairs of tokens that attention computes in whole rows of these lengths (N,), as the mean of the layers. windows:
+    as windows_of gives them; where one is no longer than the row, a mask makes it, and every pair is computed."""
+    (window, share), causal = windows, lengths * (lengths + 1) / 2
     if not window:
-        return whole
+        return causal
+    return torch.where(lengths >= window, share * lengths.square() + (1 - share) * causal, causal)
 
-    def until(number: torch.Tensor) -> torch.Tensor:
-        within = number.clamp(max=window)
-        return within * (within + 1) / 2 + (number - within) * window
 
-    return share * (until(end) - until(begin)) + (1 - share) * whole
+def pairs_of_call(model: torch.nn.Module, new: int, end: int, *, masked: bool) -> tuple[float, float]:
+    """Context and pairs beyond it of one row of a call of the model itself, by new tokens that end at `end`; a cache
+    holds those before them, in a layer with a window the last ones. masked: a mask says more than what lies ahead."""
+    windows = windows_of(model)
+    if new == end and not masked:
+        context = float(pairs_in_rows(windows, torch.tensor(float(new))))
+        return context, new**2 - context
+    window, share = windows
+    found = min(end, window - 1 + new) if window and new < end else end
+    return new * (share * found + (1 - share) * end), 0.0
 
 
 def windows_of(model: torch.nn.Module | None) -> tuple[int, float]:
@@ -269,16 +293,17 @@ class ModelFlops:
         generation.costs counts what is computed anew."""
         after = [length - 1 for length in lengths]
         tokens = prompt_tokens + sum(after)
-        context = self._attended(0, prompt_tokens)
+        context = float(pairs_in_rows((self.window, self.windowed), torch.tensor(float(prompt_tokens))))
         beyond = prompt_tokens**2 - context
-        context += sum(self._attended(prompt_tokens, prompt_tokens + number) for number in after)
+        context += sum(self._looked_back_at(prompt_tokens, prompt_tokens + number) for number in after)
         return self.forward(Work(tokens, context, 1 + sum(after), tokens, beyond=beyond))
 
     def _projected(self, work: Work) -> float:
         return work.tokens if self.projects_all and work.projected else work.projected
 
-    def _attended(self, begin: int, end: int) -> float:
-        """As `attended`, of one text."""
+    def _looked_back_at(self, begin: int, end: int) -> float:
+        """Positions that sampled tokens, from begin to before end of their text, find in the cache, where a layer with
+        a window holds no more than that."""
 
         def until(number: int) -> float:
             within = min(number, self.window)

@@ -155,10 +155,15 @@ def _packed(
             raise ModelError(f"packed rows: {kind} does not keep their texts apart; give rows with a mask")
         mask = packed_mask(position_ids)
         return _whole(model, inner, states, input_ids, attention_mask=mask, position_ids=position_ids)
-    starts = (position_ids.flatten() == 0).nonzero().flatten().tolist()
-    lengths = [end - start for start, end in itertools.pairwise([*starts, input_ids.numel()])]
-    found = _whole(model, inner, states, input_ids.view(1, -1), texts=[(length,) for length in lengths])
+    texts = [(length,) for length in lengths_of(position_ids)]
+    found = _whole(model, inner, states, input_ids.view(1, -1), texts=texts)
     return replace(found, hidden=found.hidden.view(*input_ids.shape, -1))
+
+
+def lengths_of(position_ids: torch.Tensor) -> list[int]:
+    """Of packed texts, row after row. position_ids: (B, T), restarting at 0 with each text."""
+    starts = (position_ids.flatten() == 0).nonzero().flatten().tolist()
+    return [end - start for start, end in itertools.pairwise([*starts, position_ids.numel()])]
 
 
 def _together(model: torch.nn.Module, inner: torch.nn.Module, states: bool, input_ids: torch.Tensor) -> HeadInputs:

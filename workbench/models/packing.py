@@ -69,14 +69,8 @@ def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_of: Seque
     """Each prompt once, before its completions; by their lengths. Prompts without a completion token are left out, and
     so is each completion's last token, which predicts none.
     """
-    continued = [max(length - 1, 0) for length in completions]
-    branches: dict[int, list[int]] = {owner: [] for owner, length in zip(prompt_of, completions, strict=True) if length}
-    for row, (length, owner) in enumerate(zip(continued, prompt_of, strict=True)):
-        if length:
-            branches[owner].append(row)
-    branches = branches or {0: []}
+    texts, branches, continued = _texts(prompts, completions, prompt_of)
     # Texts of one shape side by side are attended to in one call.
-    texts = {owner: (prompts[owner], *(continued[row] for row in rows)) for owner, rows in sorted(branches.items())}
     used = sorted(texts, key=texts.__getitem__)
     pieces = torch.tensor(
         [piece for owner in used for piece in (owner, *(len(prompts) + row for row in branches[owner]))]
@@ -92,6 +86,26 @@ def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_of: Seque
     firsts = (rows.cumsum(0) - rows)[rows > 0]
     predictors[firsts] = ends[rows > 0]
     return Layout([texts[owner] for owner in used], source, predictors)
+
+
+def texts_of(prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]) -> list[Text]:
+    """The texts that lay_out makes of the same."""
+    return list(_texts(prompts, completions, prompt_of)[0].values())
+
+
+def _texts(
+    prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]
+) -> tuple[dict[int, Text], dict[int, list[int]], list[int]]:
+    """Of each prompt that is continued its text and the completions that have a token laid out; of each completion how
+    many it has."""
+    continued = [max(length - 1, 0) for length in completions]
+    branches: dict[int, list[int]] = {owner: [] for owner, length in zip(prompt_of, completions, strict=True) if length}
+    for row, (length, owner) in enumerate(zip(continued, prompt_of, strict=True)):
+        if length:
+            branches[owner].append(row)
+    branches = branches or {0: []}
+    texts = {owner: (prompts[owner], *(continued[row] for row in rows)) for owner, rows in sorted(branches.items())}
+    return texts, branches, continued
 
 
 def _spans(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,8 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from workbench.models.flops import ModelFlops, Work, attended
-from workbench.models.outputs import projects_everything
+from workbench.models.flops import ModelFlops, Work, pairs_of_call
+from workbench.models.outputs import is_called_by_row, projects_everything
 from workbench.models.passes import output_head
 from workbench.models.told import heard_by, listener
 from workbench.trainer.costs import Costs
@@ -213,11 +213,10 @@ def _work_of_call(model: torch.nn.Module, ids: torch.Tensor, args: tuple[Any, ..
     held: Any = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
     end = max(width, int(held())) if held else width  # after the call, its own tokens are among them
     ends = torch.full((rows,), float(end))
-    context = float(attended(model, ends - width, ends).sum())
     masks = [value for value in (kwargs.get("attention_mask"), *args[1:2]) if isinstance(value, torch.Tensor)]
     fits = masks and masks[0].shape[0] == rows and masks[0].ndim == 2
     read = float(masks[0][:, -width:].sum()) if fits else float(ids.numel())
-    whole = rows * width * float(end)
-    if masks and not bool(masks[0].all()):  # then attention computes every pair, and masks what is not seen
-        context = whole
-    return Work(float(ids.numel()), context, 0.0, read, rows, whole - context)
+    # Families of transformers drop a mask that allows everything; our own forward keeps it.
+    masked = bool(masks) and (not is_called_by_row(model) or not bool(masks[0].all()))
+    context, beyond = pairs_of_call(model, width, end, masked=masked)
+    return Work(float(ids.numel()), rows * context, 0.0, read, rows, rows * beyond)
