@@ -132,10 +132,12 @@ def _caption(study: Study) -> str:
             "Means over finished seeds. Tokens exclude padding; rollouts count as generated tokens, and their forward "
             "passes as FLOPs.",
             *([times] if (times := repeats(study)) else []),
-            "FLOPs: forward 2 (N frozen + N trained) a token, backward 2 N frozen + 4 N trained; attention and "
-            "recomputation added, input embedding excluded, the output head where a position is projected; a prompt "
+            "FLOPs: forward 2 (N frozen + N trained) a token, backward 2 N frozen + 4 N trained; recomputation and "
+            "attention added, of every pair of tokens that is computed (a window is made by a mask, which computes all "
+            "pairs of the row; a sampled token looks at the window alone), by shapes and precision and not by the "
+            "machine's kernels; input embedding excluded, the output head where a position is projected; a prompt "
             "counts as often as it is computed, once for all of its completions that a step learns from where the "
-            "model's forward is our own (a group that micro-batches cut apart computes its prompt again, uncounted). "
+            "model's forward is our own, and again in every micro-batch. "
             "Experts count by those that are active, padding where it is computed, in the micro-batches asked for. "
             "Training time leaves out evaluation; it depends on the machine and on what "
             "ran beside it. Amortised: the start and the stages divided by the runs of this report that used them.",

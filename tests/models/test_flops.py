@@ -66,11 +66,11 @@ def test_a_prompt_counts_once_where_it_is_computed_once(small_llama):
 
 
 def test_texts_that_are_too_long_for_a_grid_attend_one_by_one(small_llama):
-    prompts, lengths, prompt_of = torch.tensor([90, 70]), torch.tensor([3, 5, 4]), torch.tensor([0, 0, 1])
+    prompts, lengths, prompt_of = torch.tensor([600, 70]), torch.tensor([3, 5, 4]), torch.tensor([0, 0, 1])
     found = Work.of_completions(small_llama(), prompts, lengths, prompt_of)
-    # The first completion's two tokens follow their prompt; the second's four see 90 and themselves, behind a mask.
-    assert found.context == 92 * 93 / 2 + 4 * 94 + 73 * 74 / 2
-    assert found.beyond == 92 * 91 / 2 + 73 * 72 / 2
+    # The first completion's two tokens follow their prompt; the second's four see it and themselves, behind a mask.
+    assert found.context == 602 * 603 / 2 + 4 * 604 + 73 * 74 / 2
+    assert found.beyond == 73 * 72 / 2, "no text of more than 512 tokens is computed by plain products"
 
 
 def test_a_forward_that_is_not_our_own_computes_a_prompt_with_each_completion():

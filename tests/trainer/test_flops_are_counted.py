@@ -70,7 +70,7 @@ def step_on(name: str, model: Any, batch: dict[str, Any], **settings: Any) -> An
     from workbench.trainer import get_trainer_class
 
     trainer_class = get_trainer_class(name)
-    chosen = trainer_class.settings_class(steps=1, device="cpu", precision="float32", **settings)
+    chosen = trainer_class.settings_class(**{"steps": 1, "device": "cpu", "precision": "float32"} | settings)
     return trainer_class(model, None, [batch], settings=chosen)
 
 
@@ -262,22 +262,23 @@ def test_of_attention_and_unfilled_places_of_rows_of_unlike_lengths(
     assert recorded == pytest.approx(counted, rel=0.005)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("width", [32, 64])
-@pytest.mark.parametrize("rows", [None, 2])
-@pytest.mark.parametrize("data", ["padded", "packed", "pairs", "long"])
+@pytest.mark.parametrize("data", ["whole", "padded", "packed", "pairs", "long"])
 def test_of_attention_of_small_models_of_our_own(
-    data: str, rows: int | None, width: int, small_llama: Callable, collate: Callable
+    data: str, width: int, precision: str, small_llama: Callable, collate: Callable
 ) -> None:
     size = {"hidden_size": width, "intermediate_size": 2 * width, "max_position_embeddings": 512}
     long = [([3] * (90 + 9 * i), [4] * (5 + 40 * i), [5] * 70) for i in range(4)]  # branches too long for the grid
     batch = {
+        "whole": lambda: {name: part for name, part in padded_batch().items() if name != "attention_mask"},
         "padded": padded_batch,
         "packed": short_texts,
         "pairs": lambda: collate("dpo", ragged_rows()),
         "long": lambda: collate("dpo", long),
     }[data]()
-    name = "sft" if data in ("padded", "packed") else "dpo"
-    counted, recorded = counted_and_recorded(step_on(name, small_llama(**LARGE | size), batch, micro_batch_rows=rows))
+    name = "dpo" if data in ("pairs", "long") else "sft"
+    counted, recorded = counted_and_recorded(step_on(name, small_llama(**LARGE | size), batch, precision=precision))
     assert recorded == pytest.approx(counted, rel=0.01)
 
 
@@ -310,12 +311,12 @@ def test_layers_that_longer_rows_do_not_compute_as_short_ones_say_are_not_counte
 
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
             states = self.embed(input_ids)
-            for _ in range(2 if input_ids.shape[1] > 24 else 1):
+            for _ in range(2 if input_ids.shape[1] > 64 else 1):
                 states = self.mix(states)
             logits: torch.Tensor = self.head(states)
             return logits
 
-    assert "Steep: 2 rows of 40 tokens compute" in ModelFlops.counted_of(Steep()).uncounted
+    assert "Steep: 2 rows of 72 tokens compute" in ModelFlops.counted_of(Steep()).uncounted
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}])
@@ -330,6 +331,19 @@ def test_of_adapters_no_gradient_counts_of_what_nothing_is_trained_before(
     add_lora(model, LoraSettings(rank=2, alpha=4), seed=0)
     counted, recorded = counted_and_recorded(step_on("sft", model, collate("sft", long_rows(6)), **settings))
     assert recorded == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize(("kind", "chunk"), [("mamba2", 48), ("xlstm", 64)])
+def test_scans_in_chunks_are_charged_past_one_or_not_counted(kind: str, chunk: int) -> None:
+    import transformers
+
+    from tests.models.families import tiny_config
+    from workbench.models.flops import ModelFlops
+
+    config = tiny_config(kind)
+    config.chunk_size = chunk
+    flops = ModelFlops.counted_of(transformers.AutoModelForCausalLM.from_config(config), learns=False)
+    assert "tokens compute" in flops.uncounted
 
 
 def test_own_llama_is_counted_as_its_matrices(small_llama: Callable) -> None:

@@ -8,6 +8,7 @@ so the same on every machine.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,8 +28,12 @@ from workbench.models.positions import find_positions
 LENGTHS = (8, 16, 24)
 """Tokens of the passes: what grows with the square of the length is attention's, what grows with it a token's, and what
 does not grow is the one projected position that transformers' models compute in any case."""
-CHECKED_ROWS, CHECKED_LENGTH = 2, 40
-"""Shape of one more pass, by which the fit is checked; one row where classifiers would look for padding."""
+CHECKED_ROWS, CHECKED_LENGTH = 2, 72
+"""Shape of one more pass, by which the fit is checked; one row where classifiers would look for padding. It reaches
+past one chunk of scans that work in chunks of 64 tokens and do not say so."""
+CHUNK = re.compile("(?!attention).*chunk_size")
+"""Names of a configuration's fields that say in what chunks a scan works; it computes the whole of a chunk that a row
+fills in part, so a longer row is not what short ones say."""
 ALLOWED = 0.05
 """Share by which that pass may compute another number than the fit says."""
 
@@ -60,6 +65,7 @@ def count_layers(
     recomputing: Callable[[], AbstractContextManager[Any]] | None = None,
     *,
     learns: bool = True,
+    half: bool = False,
     states_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
     window: int = 0,
 ) -> TokenFlops:
@@ -67,7 +73,8 @@ def count_layers(
     multiply nothing that torch's counter knows, or where one more pass of another shape is not what the fit says.
 
     states_of: a pass of a model that is no language model, (B, T) token ids to whatever it gives for them. window: how
-    far its layers with a window look back; 0: there are none.
+    far its layers with a window look back; 0: there are none. half: it runs in half precision, where our own forward
+    computes short rows by plain products; what a machine's kernel would leave out of them is charged all the same.
     """
     rows = 1 if states_of else CHECKED_ROWS
     states_of = states_of or (lambda ids: forward_to_head(model, ids).hidden)
@@ -87,6 +94,7 @@ def count_layers(
                 with recomputing():
                     again = passes(trained)
             length = _checked_length(model)
+            rows = rows if length <= CHECKED_LENGTH else 1  # a chunk takes memory
             checked = _passes(model, states_of, trained, (rows, length), device)
     except (torch.OutOfMemoryError, WorkbenchError, UncountedError):
         raise
@@ -100,7 +108,8 @@ def count_layers(
     training, training_pair, training_row = _fitted(both)
     more = None if again is None else _fitted(again)[0] - training
     _check((training, training_pair, training_row), (rows, length), checked)
-    back = pair if isinstance(model, Llama) else min(pair, heard.flops / sum(length**2 for length in LENGTHS))
+    own = 0.0 if half else pair
+    back = own if isinstance(model, Llama) else min(pair, heard.flops / sum(length**2 for length in LENGTHS))
     behind = min(training_pair - pair, 2 * back)
     return TokenFlops(
         linear, training - linear, more, pair, training_pair - pair, row, training_row - row, back, behind
@@ -119,10 +128,15 @@ def _check(fit: tuple[float, float, float], shape: tuple[int, int], counted: int
 
 
 def _checked_length(model: torch.nn.Module) -> int:
-    """A row's, where the model has that many positions."""
+    """A row's, past one chunk of a scan, where the model has that many positions."""
     config: Any = getattr(model, "config", None)
-    positions = find_positions(config.to_dict()) if hasattr(config, "to_dict") else None
-    return CHECKED_LENGTH if positions is None else min(CHECKED_LENGTH, positions.most)
+    if not hasattr(config, "to_dict"):
+        return CHECKED_LENGTH
+    fields = config.to_dict()
+    chunks = [size for name, size in fields.items() if CHUNK.fullmatch(name) and type(size) is int]
+    length = max([CHECKED_LENGTH, *(size + LENGTHS[0] for size in chunks)])
+    positions = find_positions(fields)
+    return length if positions is None else min(length, positions.most)
 
 
 def _fitted(counts: list[int]) -> tuple[float, float, float]:

@@ -1,4 +1,22 @@
-"""Floating-point operations of a model, by the formula that the report states: what is computed counts."""
+"""Floating-point operations of a model: what is computed counts, and the same on every machine.
+
+A token's layers are counted by torch's FLOP counter in short passes of the model itself: forward 2 N and backward 4 N
+of the N weights that multiply it (2 N of frozen ones, 0 where nothing before them is trained), experts by those that
+are active, and under gradient checkpointing what is computed again. The output head counts 2 and 4 a weight where a
+position is projected to the vocabulary, the input embedding nothing. Padding counts where it is computed: in families
+whose rows cannot be laid end to end, and at the ends of those that are. A prompt counts as often as it is computed:
+once for all completions that a step learns from where the model's forward is our own. A sampled token counts once,
+and without a cache the whole text at every token.
+
+Attention counts 4 x layers x width forward, and twice that backward, for every pair of tokens that is computed:
+- those up to a token's own place, where a kernel leaves out what lies ahead;
+- all pairs of a row where no kernel does, where a mask keeps texts apart that were laid end to end, and in layers
+  whose window is no longer than the row, for a mask makes the window. A sampled token finds only the window in the
+  cache;
+- where the model's forward is our own, all pairs of the grid that short texts are laid in, padding among them, and in
+  half precision all pairs of rows of up to 512 tokens. Some GPUs have kernels that leave those out; they are charged
+  there too, so that a budget of FLOPs ends a run at the same step on every machine.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +40,6 @@ from workbench.models.outputs import (
 from workbench.models.packing import texts_of
 from workbench.models.passes import config_field, input_embedding, output_head
 from workbench.models.quantised import num_weights
-
-FLOPS_FORMULA = (
-    "a token's layers by torch's FLOP counter, in short passes of the model itself: forward 2 N and backward 4 N of "
-    "the N weights that multiply it (2 N of frozen ones, 0 where nothing before them is trained), experts by those "
-    "that are active, under gradient checkpointing what is computed again; the output head, 2 and 4 a weight, where a "
-    "position is projected to the vocabulary; attention 4 x layers x width x context forward and twice that backward, "
-    "the context being the pairs of tokens that are computed: all pairs of a row where attention has no kernel that "
-    "leaves out what lies ahead, where a mask keeps texts apart that were laid end to end, and in layers whose window "
-    "is no longer than the row (a mask makes the window; a sampled token looks at the window alone, for the cache holds "
-    "no more), and in our own forward those of the grid that short texts are laid in, whatever kernel runs; input "
-    "embedding excluded; padding where it is computed: in families whose rows cannot be laid end to end, and at the ends of those that are; a prompt as "
-    "often as it is computed: once for all completions that a step learns from, where the model's forward is our own; "
-    "a sampled token once, and without a cache "
-    "the whole text at every token"
-)
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ class ModelFlops:
     """num_trained, num_frozen: parameters that multiply tokens, num_head of them the output head's (0: there is none).
     width: heads x head size. projects_all: logits are made at every token, whether needed or not. counted: the layers
     as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them.
-    uncounted: why a model's layers could not be counted; then every number of FLOPs is NaN."""
+    uncounted: why a model's layers could not be counted; then every number of FLOPs is NaN. half: it runs in half
+    precision."""
 
     num_trained: int
     num_frozen: int
@@ -198,6 +202,7 @@ class ModelFlops:
     window: int = 0
     windowed: float = 0.0
     uncounted: str = ""
+    half: bool = False
 
     @classmethod
     def counted_of(
@@ -206,15 +211,17 @@ class ModelFlops:
         recomputing: Callable[[], AbstractContextManager[Any]] | None = None,
         *,
         learns: bool = True,
+        half: bool = False,
     ) -> ModelFlops:
         """of_model, its layers counted in passes of the model itself; `uncounted` says why where that cannot be.
 
         recomputing: a context in which it computes activations again, where training does. learns: False for a model
-        that is only read.
+        that is only read. half: it runs under autocast to half precision.
         """
-        plain = cls.of_model(model)
+        half = half or any(weight.dtype in (torch.bfloat16, torch.float16) for weight in model.parameters())
+        plain = replace(cls.of_model(model), half=half)
         try:
-            layers = count_layers(model, recomputing, learns=learns, window=windows_of(model)[0])
+            layers = count_layers(model, recomputing, learns=learns, half=half, window=windows_of(model)[0])
         except UncountedError as error:
             return replace(plain, uncounted=f"{type(model).__name__}: {error}")
         if plain.projects_all:  # then the passes gave logits: the head is counted with what is projected

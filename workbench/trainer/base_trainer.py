@@ -105,7 +105,7 @@ class BaseTrainer(TrainerHooks):
         self.scheduler = scheduler or configure_scheduler(self.optimizer, self.num_steps, self.settings)
         self.precision = Precision(resolve_precision(self.settings.precision, self.device, model), self.device)
         self.model = distributed.wrap_model(model, self.device) if self.use_ddp else model
-        self.flops = ModelFlops.counted_of(self._policy_of(model), self._recomputing)
+        self.flops = ModelFlops.counted_of(self._policy_of(model), self._recomputing, half=self.precision.is_half)
         self._meter = None if says_its_work(type(self)) else CallMeter(self.model, model, self._policy_of(model))
         self.stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
         self.ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None

@@ -135,7 +135,7 @@ class CallMeter:
         if model is self._policy:
             return policy
         if id(model) not in self._flops:
-            self._flops[id(model)] = ModelFlops.counted_of(model)
+            self._flops[id(model)] = ModelFlops.counted_of(model, half=policy.half)
         return self._flops[id(model)]
 
     def _hears(self) -> bool:
@@ -212,7 +212,6 @@ def _work_of_call(model: torch.nn.Module, ids: torch.Tensor, args: tuple[Any, ..
     rows, width = ids.shape
     held: Any = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
     end = max(width, int(held())) if held else width  # after the call, its own tokens are among them
-    ends = torch.full((rows,), float(end))
     masks = [value for value in (kwargs.get("attention_mask"), *args[1:2]) if isinstance(value, torch.Tensor)]
     fits = masks and masks[0].shape[0] == rows and masks[0].ndim == 2
     read = float(masks[0][:, -width:].sum()) if fits else float(ids.numel())

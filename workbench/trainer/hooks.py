@@ -208,7 +208,9 @@ class TrainerHooks(abc.ABC):
         """Of the reference: of ref_model where one was given, which may be another model than the policy."""
         if self.ref_model is None:
             return self.flops
-        self._given_reference = self._given_reference or ModelFlops.counted_of(self.ref_model, learns=False)
+        self._given_reference = self._given_reference or ModelFlops.counted_of(
+            self.ref_model, learns=False, half=self.flops.half
+        )
         return self._given_reference
 
     @property

@@ -21,6 +21,7 @@ from workbench.trainer.costs import Costs
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.online import OnlineTrainer
 from workbench.trainer.ppo_settings import LARGEST_KL_ERROR, PPOSettings
+from workbench.trainer.precision import resolve_precision
 from workbench.trainer.rollouts import Rollout
 from workbench.trainer.scoring import response_entropies, response_logprobs
 from workbench.trainer.settings import TrainerSettings
@@ -38,7 +39,8 @@ class PPOTrainer(OnlineTrainer):
         self._clip = Clip(self.settings.clip, self.settings.clip)
         self._beta = self._next_beta = float(self.settings.beta)
         trained = ActorCritic(super()._set_up_model(model), self.settings.critic).eval()
-        self._critic_flops = None if trained.trunk is None else ModelFlops.counted_of(trained.trunk)
+        half = resolve_precision(self.settings.precision, self.device, model) != "float32"
+        self._critic_flops = None if trained.trunk is None else ModelFlops.counted_of(trained.trunk, half=half)
         return trained
 
     def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:

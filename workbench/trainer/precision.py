@@ -26,9 +26,14 @@ class Precision:
         self._device_type = device.type
         self._scaler: torch.amp.GradScaler | None = torch.amp.GradScaler(device.type) if name == "fp16" else None
 
+    @property
+    def is_half(self) -> bool:
+        """Whether products are computed in half precision."""
+        return self.name in AUTOCAST_DTYPES
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of every forward pass."""
-        if self.name not in AUTOCAST_DTYPES:
+        if not self.is_half:
             return contextlib.nullcontext()
         return torch.autocast(self._device_type, dtype=getattr(torch, AUTOCAST_DTYPES[self.name]))
 

@@ -53,7 +53,7 @@ class Spikes(Settings):
     """Stop the run, skip the step, or return to a checkpoint."""
 
 
-COSTS_VERSION = 5
+COSTS_VERSION = 6
 """Of how costs are counted (models/flops.py), which moves the end of a run with a budget."""
 
 

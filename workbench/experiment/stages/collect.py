@@ -117,7 +117,7 @@ class _Sampler:
 
         self.model: torch.nn.Module = worker.load(folder)
         self.tokenizer = Tokenizer.load(folder)
-        self.flops = ModelFlops.counted_of(self.model, learns=False)
+        self.flops = ModelFlops.counted_of(self.model, learns=False, half=worker.is_half)
         self.worker = worker
         self.sampling = SamplingSettings(temperature=settings.temperature)
         self.limit = completion_limit(settings)

@@ -33,7 +33,7 @@ def score_reference(
         from workbench.models.flops import ModelFlops
 
         model = worker.load(model_folder)
-        return model, ModelFlops.counted_of(model, learns=False)
+        return model, ModelFlops.counted_of(model, learns=False, half=worker.is_half)
 
     def score(loaded: Any, rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], float, float]:
         import torch

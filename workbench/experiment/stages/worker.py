@@ -25,6 +25,11 @@ class Worker:
     lora: LoraSettings | None = None
     """Of the run whose frozen weights the model stands for: they are held as that run holds them."""
 
+    @property
+    def is_half(self) -> bool:
+        """Whether products are computed in half precision."""
+        return self.precision != "float32"
+
     def load(self, folder: Path) -> torch.nn.Module:
         """The folder's model, frozen, on the device."""
         from workbench.models.load import load_model
