@@ -7,54 +7,64 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
+from workbench.objectives.late_torch import torch
+from workbench.objectives.options import Options
 
 EPSILON = 1e-4
 """Added to a standard deviation before it divides, as in TRL."""
 
-AdvantageFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+AdvantageFunction = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 """fn(rewards, groups) -> advantages, all (N,); the whole step's, over all processes."""
+ADVANTAGES: Options[AdvantageFunction] = Options("advantages")
 
 
+@ADVANTAGES.option(
+    "group_std",
+    "(r − mean of its prompt's completions) / (their standard deviation + 1e-4)",
+    paper="Shao et al. 2024, arXiv 2402.03300, sec. 4.1.2",
+)
 def group_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """(r - mean_g) / (std_g + 1e-4), Bessel-corrected (Shao et al. 2024, arXiv 2402.03300, sec. 4.1.2)."""
+    """GRPO's, with a Bessel-corrected standard deviation."""
     centred, index, sizes = _centred(rewards, groups)
     squares = torch.zeros_like(sizes).index_add_(0, index, centred.square())
     return centred / ((squares / (sizes - 1).clamp(min=1)).sqrt()[index] + EPSILON)
 
 
+@ADVANTAGES.option(
+    "batch_std",
+    "(r − mean of its prompt's completions) / (standard deviation of all rewards + 1e-4)",
+    paper="Hu et al. 2025, arXiv 2508.08221",
+)
 def batch_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """(r - mean_g) / (std of all rewards + 1e-4) (Hu et al. 2025, arXiv 2508.08221)."""
+    """A baseline of the group, a scale of the whole batch."""
     centred, _, _ = _centred(rewards, groups)
     return centred / (_std(rewards.to(centred.dtype)) + EPSILON)
 
 
+@ADVANTAGES.option("mean_only", "r − mean of its prompt's completions", paper="Liu et al. 2025, arXiv 2503.20783")
 def mean_only(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """r - mean_g: Dr. GRPO's, without the difficulty bias of a division (Liu et al. 2025, arXiv 2503.20783)."""
+    """Dr. GRPO's, without the difficulty bias of a division."""
     return _centred(rewards, groups)[0]
 
 
+@ADVANTAGES.option("rloo", "r − mean of its prompt's other completions", paper="Ahmadian et al. 2024, arXiv 2402.14740")
 def rloo(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """r minus the mean of the *other* rewards of its group: G/(G-1) (r - mean_g) (Ahmadian et al. 2024, 2402.14740)."""
+    """Leave one out, computed as G/(G-1) (r - mean_g)."""
     centred, index, sizes = _centred(rewards, groups)
     return centred * (sizes / (sizes - 1).clamp(min=1))[index]
 
 
+@ADVANTAGES.option(
+    "reinforce_plus_plus",
+    "(r − mean of all) / (standard deviation of all + 1e-4)",
+    paper="Hu 2025, arXiv 2501.03262",
+)
 def reinforce_plus_plus(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """(r - mean) / (std + 1e-4) over the whole batch, no baseline of the group (Hu 2025, arXiv 2501.03262)."""
+    """Over the whole batch, without a baseline of the group."""
     values = rewards.double()
     if bool(values.max() == values.min()):
         return torch.zeros_like(values)
     return (values - values.mean()) / (_std(values) + EPSILON)
-
-
-ADVANTAGES: dict[str, AdvantageFunction] = {
-    "group_std": group_std,
-    "batch_std": batch_std,
-    "mean_only": mean_only,
-    "rloo": rloo,
-    "reinforce_plus_plus": reinforce_plus_plus,
-}
 
 
 def group_spread(rewards: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
+from workbench.objectives.late_torch import torch
+from workbench.objectives.options import Options
 
-from workbench.objectives.logprobs import at_least_float32
+KL_ESTIMATORS: Options[Callable[..., torch.Tensor]] = Options("KL estimator", used_with="beta")
+"""Per-token estimates of KL(policy || reference), of which KL_LOSSES and KL_PENALTIES say where each may stand."""
+_SCHULMAN = "Schulman 2020, Approximating KL divergence"
 
 
+@KL_ESTIMATORS.option("k1", "log π/π_ref", paper=_SCHULMAN)
 def kl_k1(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
-    """Per-token log ratio: unbiased for KL(policy || reference), often negative (Schulman 2020, "k1"). (B, T)."""
+    """Unbiased for KL(policy || reference), often negative. All (B, T)."""
     return logprobs - ref_logprobs
 
 
+@KL_ESTIMATORS.option("k2", "½ (log π/π_ref)²", paper=_SCHULMAN)
 def kl_k2(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
-    """Half the squared log ratio: biased, never negative (Schulman 2020, "k2"). (B, T)."""
+    """Biased, never negative. All (B, T)."""
     return 0.5 * (logprobs - ref_logprobs).square()
 
 
+@KL_ESTIMATORS.option("k3", "π_ref/π − 1 − log π_ref/π", paper=_SCHULMAN)
 def kl_k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
-    """Per-token estimate of KL(policy || reference), unbiased and never negative (Schulman 2020, "k3"). (B, T)."""
+    """Unbiased and never negative. All (B, T)."""
     difference = ref_logprobs - logprobs
     return torch.expm1(difference) - difference
 
 
+@KL_ESTIMATORS.option("k3_ratio", "π/π_old (π_ref/π − 1 − log π_ref/π)")
 def kl_k3_ratio(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
-    """k3 times the ratio to the policy that sampled: in a loss, its gradient is that of the reverse KL. (B, T)."""
+    """k3 times the ratio to the policy that sampled: in a loss, its gradient is that of the reverse KL. All (B, T)."""
     return kl_k3(logprobs, ref_logprobs) * ratio
 
 
@@ -46,6 +53,8 @@ KL_PENALTIES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = 
 
 def full_kl(logits: torch.Tensor, ref_logits: torch.Tensor) -> torch.Tensor:
     """KL(policy || reference) over the whole vocabulary at each position. logits: (..., V). Returns (...), nats."""
+    from workbench.objectives.logprobs import at_least_float32
+
     logprobs = at_least_float32(logits).log_softmax(-1)
     ref_logprobs = at_least_float32(ref_logits).log_softmax(-1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)

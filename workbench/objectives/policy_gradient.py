@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
+from workbench.objectives.late_torch import torch
+from workbench.objectives.options import Options
 
 MAX_LOG_RATIO = 20.0
 """Log ratios are held within +-20: beyond it exp overflows, and the token is clipped anyway."""
@@ -124,37 +125,75 @@ class PolicyLoss:
     reduction: Reduction
 
 
-POLICY_LOSSES: dict[str, PolicyLoss] = {
-    "grpo": PolicyLoss(clipped_tokens, PER_SEQUENCE),
-    "dapo": PolicyLoss(clipped_tokens, PER_TOKEN),
-    "dr_grpo": PolicyLoss(clipped_tokens, CONSTANT),
-    "gspo": PolicyLoss(clipped_sequences, PER_SEQUENCE),
-    "cispo": PolicyLoss(clipped_weights, PER_TOKEN),
-}
+POLICY_LOSSES: Options[PolicyLoss] = Options("policy loss")
+_CLIPS = ("clip_low", "clip_high")
+_CLIPPED = "−min(r A, clip(r, 1 − clip_low, 1 + clip_high) A)"
+_CLIPPED_TOKEN = f"{_CLIPPED}, r = π/π_old a token"
+POLICY_LOSSES.add(
+    "grpo",
+    PolicyLoss(clipped_tokens, PER_SEQUENCE),
+    f"{_CLIPPED_TOKEN}, mean over each completion's tokens, then over completions",
+    paper="Shao et al. 2024, arXiv 2402.03300",
+    reads=_CLIPS,
+)
+POLICY_LOSSES.add(
+    "dapo",
+    PolicyLoss(clipped_tokens, PER_TOKEN),
+    f"{_CLIPPED_TOKEN}, mean over all tokens of the step",
+    paper="Yu et al. 2025, arXiv 2503.14476",
+    reads=_CLIPS,
+)
+POLICY_LOSSES.add(
+    "dr_grpo",
+    PolicyLoss(clipped_tokens, CONSTANT),
+    f"{_CLIPPED_TOKEN}, summed, divided by completions × max_new_tokens",
+    paper="Liu et al. 2025, arXiv 2503.20783",
+    reads=_CLIPS,
+)
+POLICY_LOSSES.add(
+    "gspo",
+    PolicyLoss(clipped_sequences, PER_SEQUENCE),
+    f"{_CLIPPED}, r = (π/π_old)^(1/length) of a whole completion, mean over completions",
+    paper="Zheng et al. 2025, arXiv 2507.18071, eq. 5-7",
+    reads=_CLIPS,
+)
+POLICY_LOSSES.add(
+    "cispo",
+    PolicyLoss(clipped_weights, PER_TOKEN),
+    "−min(r, ratio_ceiling) A log π a token, r = π/π_old without gradient, mean over all tokens of the step",
+    paper="MiniMax-M1 2025, arXiv 2506.13585, eq. 4-5",
+    reads=("ratio_ceiling",),
+)
 
 
 # The gap between the sampler and the trainer, corrected by importance weights (B, T), without gradient.
 
-Correction = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+Correction = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
 """fn(log ratio of trainer to sampler (B, T), mask, cap) -> weights (B, T)."""
+CORRECTIONS: Options[Correction] = Options("importance correction", off="none")
+_YAO = "Yao et al. 2025, truncated importance sampling"
 
 
+@CORRECTIONS.option("token_truncate", "weights min(π/π_sampler, importance_cap) of each token", paper=_YAO)
 def token_truncate(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> torch.Tensor:
-    """min(ratio, cap) of each token (Yao et al. 2025, truncated importance sampling)."""
+    """The ratio of each token, cut at the cap."""
     return log_ratio.clamp(max=MAX_LOG_RATIO).exp().clamp(max=cap)
 
 
+@CORRECTIONS.option("token_mask", "weights π/π_sampler of each token, 0 beyond importance_cap")
 def token_mask(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> torch.Tensor:
     """The ratio of each token, 0 where it exceeds the cap."""
     ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
     return torch.where(ratio > cap, 0.0, ratio)
 
 
+@CORRECTIONS.option("sequence_truncate", "weights min(π/π_sampler, importance_cap) of the whole completion")
 def sequence_truncate(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> torch.Tensor:
-    """min(ratio, cap) of the whole completion, at each of its tokens."""
+    """The ratio of the whole completion, cut at the cap, at each of its tokens."""
     return token_truncate(_summed(log_ratio, mask), mask, cap)
 
 
+@CORRECTIONS.option("sequence_mask", "weights π/π_sampler of the whole completion, 0 beyond importance_cap")
 def sequence_mask(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> torch.Tensor:
     """The ratio of the whole completion, 0 where it exceeds the cap."""
     return token_mask(_summed(log_ratio, mask), mask, cap)
@@ -162,14 +201,6 @@ def sequence_mask(log_ratio: torch.Tensor, mask: torch.Tensor, cap: float) -> to
 
 def _summed(log_ratio: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, log_ratio, 0.0).sum(1, keepdim=True).expand(mask.shape)
-
-
-CORRECTIONS: dict[str, Correction] = {
-    "token_truncate": token_truncate,
-    "token_mask": token_mask,
-    "sequence_truncate": sequence_truncate,
-    "sequence_mask": sequence_mask,
-}
 
 
 def clipped_value_losses(

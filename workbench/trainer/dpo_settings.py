@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from workbench.config import AtOnce
+from workbench.objectives.preference import PREFERENCE_LOSSES
 from workbench.trainer.batch_format import PAIRS, BatchFormat
 from workbench.trainer.settings import DataForm, TrainerSettings
-
-SMOOTHED_LOSSES = ("cdpo", "robust")
 
 
 class PreferenceSettings(TrainerSettings):
@@ -20,7 +19,7 @@ class PreferenceSettings(TrainerSettings):
 
     beta: PositiveFloat = 0.1
     """Strength of the tie to the reference; larger stays closer."""
-    loss: Literal["sigmoid", "cdpo", "robust", "ipo", "ipo_sum", "hinge"] = "sigmoid"
+    loss: Annotated[str, PREFERENCE_LOSSES] = "sigmoid"
     """Pairwise loss, by name (workbench/objectives/preference.py has the formulas)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Assumed share of flipped labels, for cdpo and robust."""
@@ -31,11 +30,11 @@ class PreferenceSettings(TrainerSettings):
 
     @model_validator(mode="after")
     def _loss_fits(self) -> PreferenceSettings:
-        smoothed = self.loss in SMOOTHED_LOSSES
-        if smoothed and not self.label_smoothing:
+        smoothed = PREFERENCE_LOSSES.that_read("label_smoothing")
+        if self.loss in smoothed and not self.label_smoothing:
             raise ValueError(f"{self.loss} needs label_smoothing in (0, 0.5)")
-        if self.label_smoothing and not smoothed:
-            raise ValueError(f"{self.loss} ignores label_smoothing; use {' or '.join(SMOOTHED_LOSSES)}, or leave it 0")
+        if self.label_smoothing and self.loss not in smoothed:
+            raise ValueError(f"{self.loss} ignores label_smoothing; use {' or '.join(smoothed)}, or leave it 0")
         return self
 
 

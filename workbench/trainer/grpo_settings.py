@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from workbench.config import NonNegativeInt
+from workbench.objectives.advantages import ADVANTAGES
+from workbench.objectives.kl import KL_ESTIMATORS
+from workbench.objectives.policy_gradient import CORRECTIONS, POLICY_LOSSES
 from workbench.trainer.rollout_settings import RolloutSettings
 
 GSPO_LARGEST_CLIP = 0.05
@@ -19,9 +22,9 @@ class GRPOSettings(RolloutSettings):
 
     group_size: Annotated[int, Field(ge=2)] = 8
     """Completions sampled of each prompt and compared with one another."""
-    advantage: Literal["group_std", "batch_std", "mean_only", "rloo", "reinforce_plus_plus"] = "group_std"
+    advantage: Annotated[str, ADVANTAGES] = "group_std"
     """How rewards become advantages, by name (workbench/objectives/advantages.py has the formulas)."""
-    loss: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo"] = "dapo"
+    loss: Annotated[str, POLICY_LOSSES] = "dapo"
     """Loss and its reduction, by name (workbench/objectives/policy_gradient.py has the formulas)."""
     clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """The ratio counts down to 1 - clip_low; gspo takes about 3e-4."""
@@ -31,7 +34,7 @@ class GRPOSettings(RolloutSettings):
     """cispo: the largest weight of a token."""
     beta: NonNegativeFloat = 0.0
     """Strength of the KL tie to the start; 0: none, and no reference is kept."""
-    kl: Literal["k1", "k2", "k3", "k3_ratio"] = "k3_ratio"
+    kl: Annotated[str, KL_ESTIMATORS] = "k3_ratio"
     """Estimator of that KL; in the loss k3_ratio and k2 have the reverse KL's gradient, k3 the forward one's."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where it acts; k1 in the reward alone: as a loss its expected gradient is zero."""
@@ -39,9 +42,7 @@ class GRPOSettings(RolloutSettings):
     """Weight of the mean entropy per token, added to the objective."""
     dynamic_sampling: NonNegativeInt = 0
     """Further batches of prompts that a rollout may sample to replace groups without signal; 0: none (DAPO)."""
-    importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
-        "none"
-    )
+    importance_correction: Annotated[str, CORRECTIONS] = "none"
     """Weights for the gap between sampler and trainer, by token or whole completion; beyond the cap cut or left out."""
     importance_cap: PositiveFloat = 2.0
     """The largest weight of that correction."""

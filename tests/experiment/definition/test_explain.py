@@ -72,7 +72,7 @@ def test_the_conventions_say_reduction_sum_or_mean_kl_estimator_and_batch_unit()
     assert "summed over pairs, divided once by the number of pairs" in found["loss"]
     assert found["log-probabilities of a completion"].startswith("summed over its tokens")
     assert "full vocabulary" in found["eval/kl_start"]
-    assert found["pairwise loss"] == "sigmoid: -log sigmoid(beta h)"
+    assert found["pairwise loss"].startswith("sigmoid: −log σ(β h) (Rafailov et al. 2023")
     (ipo, _) = load_experiment("x", ["loss=ipo"]).runs
     assert conventions(ipo)["log-probabilities of a completion"].startswith("averaged over its tokens in the loss")
     (sft,) = load_experiment("base").runs

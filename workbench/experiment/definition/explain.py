@@ -9,7 +9,7 @@ from typing import Any
 from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.tracking.words import plural
-from workbench.trainer.grpo_settings import GRPOSettings
+from workbench.trainer.method import chosen_options
 from workbench.trainer.registry import get_settings_class
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import BATCH_UNITS, TrainerSettings
@@ -71,28 +71,6 @@ _TRAINERS |= {
         "loss": _TRAINERS["dpo"]["loss"],
         "rewards/*": "the rewards' values by name; the policy's implicit ones are rewards/chosen and rewards/rejected",
     },
-}
-_ADVANTAGES = {
-    "group_std": "(r - mean of its prompt's completions) / (their standard deviation + 1e-4)",
-    "batch_std": "(r - mean of its prompt's completions) / (standard deviation of all rewards + 1e-4)",
-    "mean_only": "r - mean of its prompt's completions",
-    "rloo": "r - mean of its prompt's other completions",
-    "reinforce_plus_plus": "(r - mean of all) / (standard deviation of all + 1e-4)",
-}
-_POLICY_LOSSES = {
-    "grpo": "-min(ratio A, clip(ratio) A) a token, mean over each completion, then over completions",
-    "dapo": "-min(ratio A, clip(ratio) A) a token, mean over all tokens of the step",
-    "dr_grpo": "-min(ratio A, clip(ratio) A) a token, summed, divided by completions x max_new_tokens",
-    "gspo": "-min(ratio A, clip(ratio) A), ratio = exp(mean log ratio of the completion), mean over completions",
-    "cispo": "-min(ratio, ratio_ceiling) A log-probability, the weight without gradient, mean over all tokens",
-}
-_PREFERENCE_LOSSES = {
-    "sigmoid": "-log sigmoid(beta h)",
-    "cdpo": "(1 - e) l(h) + e l(-h), l(h) = -log sigmoid(beta h), e = label_smoothing",
-    "robust": "((1 - e) l(h) - e l(-h)) / (1 - 2e), l(h) = -log sigmoid(beta h), e = label_smoothing; may be negative",
-    "ipo": "(h' - 1/(2 beta))^2, h' from log-probabilities averaged over each completion's tokens",
-    "ipo_sum": "(h - 1/(2 beta))^2, the paper's form",
-    "hinge": "max(0, 1 - beta h)",
 }
 _EVALUATION = {
     "eval/exact_match_*": "share of held-out prompts whose completion the verifier accepts; greedy and sampled apart",
@@ -157,13 +135,8 @@ def conventions(run: RunSpec) -> dict[str, str]:
     """What the run's numbers mean, in words."""
     settings = run.hyperparameters
     found = {"batch": batch_units(settings), **_EVERYWHERE, **_TRAINERS.get(run.trainer, {})}
-    loss = getattr(settings, "loss", None)
-    if loss in _PREFERENCE_LOSSES:
-        found["pairwise loss"] = f"{loss}: {_PREFERENCE_LOSSES[loss]}"
-        if loss == "ipo":
-            found["log-probabilities of a completion"] = "averaged over its tokens in the loss; summed in every metric"
-    if isinstance(settings, GRPOSettings):
-        found |= {"advantages": _ADVANTAGES[settings.advantage], "policy loss": _POLICY_LOSSES[settings.loss]}
+    for _, name, table, option in chosen_options(settings):
+        found |= {table.title: f"{name}: {option.described}", **option.conventions}
     if run.evaluate is not None:
         found |= _EVALUATION
     if run.budget is not None:
