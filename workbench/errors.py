@@ -36,6 +36,10 @@ class DefinitionError(WorkbenchError):
         super().__init__("\n".join(self.problems))
 
 
+class MethodError(DefinitionError):
+    """What a method's own code gave and the loop cannot take; says which hook, and what it may give."""
+
+
 class DataError(WorkbenchError):
     """A data file or row cannot be used; it is named as file:line."""
 

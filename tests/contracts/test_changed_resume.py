@@ -42,7 +42,7 @@ def test_a_resume_that_cannot_be_exact_is_refused_or_marked(variant, change, bui
     expected = whole(variant)
     folder = stopped(variant)
     own = surroundings.surroundings_of
-    monkeypatch.setattr(snapshot, "surroundings_of", lambda trainer: own(trainer) | {change: "77"})
+    monkeypatch.setattr(snapshot, "surroundings_of", lambda *given: own(*given) | {change: "77"})
     with pytest.raises(CheckpointError, match=f"written under {change} .*, now 77: .*--inexact"):
         build(variant, folder).resume()
     again = build(variant, folder)

@@ -31,7 +31,7 @@ def hurt(make_trainer, torch):
         compute = trainer._compute_loss
 
         def is_bad():
-            return trainer.step + 1 == BAD and not (first_only and trainer.rollbacks)
+            return trainer.step + 1 == BAD and not (first_only and trainer.guard.rollbacks)
 
         def compute_hurt(outputs, batch):
             result = compute(outputs, batch)
@@ -103,7 +103,7 @@ def test_a_skipped_step_leaves_the_weights_as_they_were(variant, hurt, make_trai
 def test_a_rollback_goes_on_from_the_checkpoint_past_the_batches(variant, fault, hurt, torch, tmp_path):
     trainer = hurt(variant, tmp_path, *FAULTS[fault], non_finite="rollback")
     trainer.train()
-    assert (trainer.step, trainer.rollbacks, account(trainer)) == (STEPS, 1, [(BAD, "rollback to step 2")])
+    assert (trainer.step, trainer.guard.rollbacks, account(trainer)) == (STEPS, 1, [(BAD, "rollback to step 2")])
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
     assert all(math.isfinite(row["loss"]) for row in rows[1:])
@@ -120,7 +120,7 @@ def spiked(hurt):
 
     def make(variant, folder, action, **settings):
         trainer = hurt(variant, folder, "gradient", 1e6, spikes=SPIKES | {"action": action}, **settings)
-        trainer.spikes.load_state_dict({"loss": [1e3, 2e3] * 4, "grad_norm": [10.0, 20.0] * 4})
+        trainer.guard.spikes.load_state_dict({"loss": [1e3, 2e3] * 4, "grad_norm": [10.0, 20.0] * 4})
         return trainer
 
     return make

@@ -195,7 +195,7 @@ def test_a_rollback_is_exact_under_interrupts(build, torch, tmp_path):
                 trainer.train()
             except Interrupted:
                 continue
-            return outcome(trainer, folder), trainer.rollbacks
+            return outcome(trainer, folder), trainer.guard.rollbacks
         raise AssertionError("interrupted twice")
 
     expected = run(tmp_path / "whole", 10_000)

@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_model_or_optimizer_is_refused(torch, sft, small
     with pytest.raises(CheckpointError, match=r"of another model: .* parameters differ"):
         sft(model=small_llama(num_hidden_layers=1)).load_checkpoint(tmp_path / "c")
     other = sft()
-    other.optimizer = torch.optim.SGD(other.model.parameters(), lr=0.1)
+    other.descent.optimizer = torch.optim.SGD(other.model.parameters(), lr=0.1)
     with pytest.raises(CheckpointError, match="another optimizer"):
         other.load_checkpoint(tmp_path / "c")
 
@@ -185,3 +185,15 @@ def test_cuda_that_is_not_there_is_refused(torch, sft):
         pytest.skip("there is a GPU")
     with pytest.raises(DefinitionError, match="device is cuda, but torch finds no GPU"):
         sft(device="cuda")
+
+
+def test_throughput_is_of_the_tokens_that_a_trainer_counts(sft):
+    rates = []
+    for number in (1, 10**12):
+        trainer = sft(steps=1)
+        trainer._count_tokens = lambda batch, number=number: number
+        row = trainer.train()
+        rates.append(row["time/tokens_per_second"] * row["time/step_seconds"])
+    assert rates == pytest.approx([1, 10**12])
+    plain = sft(steps=1).train()
+    assert plain["time/tokens_per_second"] * plain["time/step_seconds"] == pytest.approx(plain["cost/trained_tokens"])

@@ -73,7 +73,7 @@ class OwnKeys(OwnPairs):
 
 class WithReference(OwnPairs):
     def _compute_loss(self, outputs: Any, batch: Any) -> Any:
-        with self._reference.of(self.policy) as reference:
+        with self.reference.scoring() as reference:
             chosen, rejected = self._sums(reference, batch)
         return -logsigmoid(outputs[0] - outputs[1] - chosen + rejected).mean()
 

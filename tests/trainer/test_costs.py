@@ -55,7 +55,7 @@ def test_a_run_charges_its_real_tokens_and_their_flops(sft, make_rows):
 def test_inherited_costs_count_and_the_run_ends_with_a_last_evaluation(sft, collate, make_rows):
     arguments = {"val_loader": [collate("sft", make_rows(2))]}
     trainer = sft(steps=100, budget={"tokens": 150}, arguments=arguments)
-    trainer.costs = Costs(trained_tokens=100, generated_tokens=9)
+    trainer.state.costs = Costs(trained_tokens=100, generated_tokens=9)
     row = trainer.train()
     assert trainer.stopped_by == f"budget: tokens {trainer.costs.trained_tokens} of 150"
     assert 0 < trainer.step < 10

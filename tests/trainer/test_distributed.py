@@ -254,7 +254,7 @@ settings = SFTTrainer.settings_class(steps=2, precision="float32", device="cpu")
 ids = torch.arange(2, 26).view(4, 6)
 trainer = SFTTrainer(load_model(folder), None, [], settings=settings, output_dir=output)
 rows = ids[trainer.rank :: trainer.world_size]
-trainer.train_loader = [{"input_ids": rows, "labels": rows}]
+trainer.feed.loader = [{"input_ids": rows, "labels": rows}]
 trainer.train()
 """
 

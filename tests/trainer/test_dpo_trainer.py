@@ -95,8 +95,8 @@ def test_the_reference_is_the_start_and_never_moves(torch, dpo, small_llama):
     trainer = dpo(steps=3, learning_rate=0.1)
     trainer.train()
     start = list(small_llama().parameters())
-    assert all(torch.equal(a, b) for a, b in zip(trainer._reference.model.parameters(), start, strict=True))
-    assert not any(p.requires_grad for p in trainer._reference.model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(trainer.reference.model.parameters(), start, strict=True))
+    assert not any(p.requires_grad for p in trainer.reference.model.parameters())
     assert not torch.equal(next(trainer.model.parameters()), start[0])
 
 

@@ -89,7 +89,7 @@ def test_an_error_while_evaluating_leaves_the_raw_weights(torch, sft):
     with torch.no_grad():
         trainer.model.model.norm.weight.add_(1.0)
     raw = flat(torch, trainer.model)
-    trainer.evaluators = [fail]
+    trainer.examination.evaluators = [fail]
     with pytest.raises(ArithmeticError):
         trainer.evaluate()
     assert torch.equal(flat(torch, trainer.model), raw)

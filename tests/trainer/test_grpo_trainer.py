@@ -145,7 +145,7 @@ def test_dynamic_sampling_drops_no_place_in_the_batch_more_than_another(torch, r
     able = replace(rollout, rewards=torch.arange(len(rollout.rewards)).double())
     kept = [0] * 6
     for step in range(300):
-        trainer.step = step
+        trainer.state.step = step
         for group in trainer._with_signal([able, able]).groups.unique().tolist():
             kept[group] += 1
     assert sum(kept) == 300 * 3
@@ -251,11 +251,11 @@ def test_a_start_that_is_its_own_reference_has_no_kl_and_a_copy_that_stays(torch
     trainer = rollout_trainer(beta=0.1, steps=1)
     assert trainer.train()["kl"] == pytest.approx(0.0, abs=1e-9)
     for name, value in small_llama().named_parameters():
-        assert torch.equal(trainer._reference.model.get_parameter(name), value)
+        assert torch.equal(trainer.reference.model.get_parameter(name), value)
         assert not torch.equal(trainer.policy.get_parameter(name), value)
     without = rollout_trainer(steps=1)
     without.train()
-    assert without._reference.model is None
+    assert without.reference.model is None
 
 
 def test_importance_correction_weighs_tokens_by_trainer_over_sampler(torch, rollout_trainer):

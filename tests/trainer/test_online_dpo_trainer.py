@@ -79,7 +79,7 @@ def test_the_row_that_stands_for_no_pair_moves_no_number(torch, rollout_trainer)
         [batch] = trainer.pending_batches
         assert batch["pair_weights"].tolist() == [1.0] * len(batch["pair_weights"])
         if standing:
-            trainer.pending_batches = [{k: torch.cat((v, v[:1] * (k != "pair_weights"))) for k, v in batch.items()}]
+            trainer.feed.pending = [{k: torch.cat((v, v[:1] * (k != "pair_weights"))) for k, v in batch.items()}]
         row = trainer._compute_gradient(trainer.pending_batches[0])
         found.append((row, torch.cat([p.grad.flatten() for p in trainer.parameters])))
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)

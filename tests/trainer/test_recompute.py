@@ -73,7 +73,7 @@ def first_step(torch, build):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            trainer._accumulate(prepared)
+            trainer._compute_gradient(prepared)
         weights = {parameter.untyped_storage().data_ptr() for parameter in trainer.model.parameters()}
         gradient = torch.cat([parameter.grad.flatten() for parameter in trainer.parameters])
         return gradient, sum(size for place, (size, _) in kept.items() if place not in weights)

@@ -55,9 +55,9 @@ def test_a_prompt_is_answered_anew_at_every_step_and_where_it_is_met_twice(rollo
     trainer = rollout_trainer()
     first = rollout_of(trainer, twice).completions
     assert first[:4] != first[4:]
-    trainer.step = 1
+    trainer.state.step = 1
     assert rollout_of(trainer, twice).completions != first
-    trainer.step = 0
+    trainer.state.step = 0
     assert rollout_of(trainer, twice).completions == first
 
 
@@ -215,10 +215,10 @@ def test_under_lora_in_bf16_the_reference_is_the_adapter_switched_off(torch, nam
     frozen = {n: p.detach().clone() for n, p in trainer.policy.named_parameters() if not p.requires_grad}
     row = trainer.train()
     assert row["loss"] == row["loss"]
-    assert trainer._reference.model is None  # no second model is kept
+    assert trainer.reference.model is None  # no second model is kept
     assert frozen
     assert all(torch.equal(trainer.policy.get_parameter(n), value) for n, value in frozen.items())
-    with trainer._reference.of(trainer.policy) as reference, torch.no_grad():
+    with trainer.reference.scoring() as reference, torch.no_grad():
         ids = torch.tensor([[1, 2, 5]])
         torch.testing.assert_close(reference(ids).logits, small_llama("bfloat16")(ids).logits)
 

@@ -263,7 +263,7 @@ def _progress(trainer: BaseTrainer) -> dict[str, Any]:
         # Of the weights that it leaves: early stopping's best are not those that were judged last.
         "harms": [] if trainer.restored_best else trainer.health.standing,
         "inexact": trainer.inexact,
-        "checkpoints": {"written": len(trainer.save_seconds), "seconds": sum(trainer.save_seconds)},
+        "checkpoints": {"written": len(trainer.records.save_seconds), "seconds": sum(trainer.records.save_seconds)},
     }
 
 

@@ -33,8 +33,7 @@ from workbench.tracking.terminal import complain
 from workbench.trainer import checkpoint
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.output_folder import COMPLETIONS, RECORDS, WARNINGS
-from workbench.trainer.snapshot import restore_weights
-from workbench.trainer.surroundings import CODE, differences, surroundings_of
+from workbench.trainer.surroundings import CODE
 from workbench.trainer.training_state import load_model_tensors, model_tensors
 
 METRICS = RECORDS[0]
@@ -148,12 +147,10 @@ def _measure(trainer: BaseTrainer, trained: Trained) -> tuple[dict[int, dict[str
         if step:  # at 0 it has the weights that the run began with
             folder = checkpoint_path(trained.folder, step)
             if checkpoint.find_damage(folder) is None:
-                tensors, state = checkpoint.read(folder)
-                restore_weights(trainer, tensors, step)
-                under = differences(state.get("surroundings") or {}, surroundings_of(trainer))
+                under = trainer.load_weights(folder, step)
             elif step == last:
                 _load_left(trainer, trained.folder)
-                trainer.step = step
+                trainer.state.step = step
             else:
                 continue  # damaged since it was planned
         complain(f"scoring again: step {step} of {last}")
@@ -171,8 +168,8 @@ def _load_left(trainer: BaseTrainer, trained: RunFolder) -> None:
     else:
         left = saved_adapter(policy, trained.model / "adapter")
     load_model_tensors(policy, {name: left[name] for name in model_tensors(policy)})
-    if trainer.ema:
-        trainer.ema.load(model_tensors(trainer.unwrapped_model))
+    if trainer.descent.ema:
+        trainer.descent.ema.load_state_dict(model_tensors(trainer.unwrapped_model))
 
 
 def _write_metrics(old: Path, new: Path, measured: Mapping[int, Mapping[str, float]], taken: tuple[int, ...]) -> None:

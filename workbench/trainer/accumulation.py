@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from workbench.tracking.values import pool_metrics, results, settle
+from workbench.errors import MethodError
+from workbench.tracking.values import Value, pool_metrics, results, settle
 from workbench.trainer import distributed
 from workbench.trainer.loss import LossResult
 
-if TYPE_CHECKING:
-    from workbench.tracking.values import Value
+COUNT_UNITS = (
+    "define _count_units(self, batch), which gives the units of every term in the whole batch before its first "
+    "forward, by name, such as {'nll': 120.0, 'pairs': 8.0}"
+)
 
 
 class StepLoss:
@@ -23,18 +25,29 @@ class StepLoss:
     afterwards: gradients are then those of the sum, and `finish` divides them (all terms must share one unit).
     """
 
-    def __init__(self, local_units: dict[str, float] | None = None) -> None:
-        self.units = None if local_units is None else _summed(distributed.gather_objects(local_units))
+    def __init__(self) -> None:
+        self.units: dict[str, float] | None = None
         self._sums: dict[str, torch.Tensor] = {}
         self._local_units: dict[str, float] = {}
         self._weights: dict[str, float] = {}
         self._metrics: list[dict[str, Value]] = []
 
+    def know(self, local_units: dict[str, float]) -> None:
+        """Take in this process's units of the whole step, of every term; every process must call it. MethodError."""
+        try:
+            own = {name: float(number) for name, number in local_units.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise MethodError(f"_count_units gave {local_units!r}; allowed a number by each term's name") from None
+        self.units = _summed(distributed.gather_objects(own))
+
     def add(self, result: LossResult) -> torch.Tensor:
-        """Take in a micro-batch; returns the scalar to run backward on (DDP's averaging undone)."""
-        assert result.terms, "_compute_loss returned no loss term"
+        """Take in a micro-batch; returns the scalar to run backward on (DDP's averaging undone). MethodError where its
+        terms are not those whose units are known."""
         parts = []
         for name, term in result.terms.items():
+            if self.units is not None and name not in self.units:
+                counted = ", ".join(self.units) or "none"
+                raise MethodError(f"_compute_loss gave the term {name}, and _count_units counts {counted}; count all")
             divisor = 1.0 if self.units is None else self.units[name] or 1.0
             parts.append(term.loss_sum * (term.weight * distributed.get_world_size() / divisor))
             detached = term.loss_sum.detach().double()
@@ -66,7 +79,12 @@ class StepLoss:
 
 def _divide_gradients(parameters: Sequence[torch.nn.Parameter], units: dict[str, float]) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    assert not gradients or len(set(units.values())) == 1, f"terms of different units {units} need _count_units"
+    if gradients and len(set(units.values())) > 1:
+        found = ", ".join(f"{name} {number:g}" for name, number in units.items())
+        raise MethodError(
+            f"the loss has terms of different units ({found}), and the step several micro-batches; {COUNT_UNITS}, or "
+            "leave micro_batch_rows out"
+        )
     for gradient in gradients:
         gradient.div_(next(iter(units.values())) or 1.0)
 

@@ -133,28 +133,23 @@ def check_optimizer(
         )
 
 
-def check_start(trainer: Any, folder: OutputFolder) -> None:
-    """DataError or DefinitionError where train() has nothing to train on, no evaluation that it needs, or a folder
-    (that it writes to) in which another run's records would be lost."""
-    name, loader = type(trainer).__name__, trainer.train_loader
-    if isinstance(loader, Sized) and not len(loader):
+def check_start(trainer: str, train_loader: Any, val_loader: Any, records: OutputFolder, step: int) -> None:
+    """DataError or DefinitionError where train() has nothing to train on, or a folder (that it writes to) in which
+    another run's records would be lost."""
+    if isinstance(train_loader, Sized) and not len(train_loader):
         raise DataError(
-            f"{name}: train_loader gives no batch; pass an iterable of batches: {name}(model, optimizer, train_loader)"
+            f"{trainer}: train_loader gives no batch; pass an iterable of batches: "
+            f"{trainer}(model, optimizer, train_loader)"
         )
-    if isinstance(trainer.val_loader, Iterator):
+    if isinstance(val_loader, Iterator):
         raise DataError(
-            f"{name}: val_loader is a generator, which can be read only once, and every evaluation reads it; pass "
+            f"{trainer}: val_loader is a generator, which can be read only once, and every evaluation reads it; pass "
             "list(val_loader), or a loader"
         )
-    if trainer.step == 0 and folder.holds_another_run():
+    if step == 0 and records.holds_another_run():
         raise DefinitionError(
-            f"{name}: {folder.path} holds the records of a run, which would be lost; call trainer.resume() before "
+            f"{trainer}: {records.path} holds the records of a run, which would be lost; call trainer.resume() before "
             "train() to go on from it, or take another output_dir"
-        )
-    if trainer.stopper and trainer.val_loader is None and not trainer.evaluators and trainer.is_main:
-        raise DefinitionError(
-            f"{name}: early_stopping follows {trainer.stopper.settings.metric}, and nothing measures it; pass "
-            "val_loader, or evaluators"
         )
 
 
@@ -172,6 +167,15 @@ def checked_metrics(found: Any, evaluator: Any) -> dict[str, float]:
         except (TypeError, ValueError, RuntimeError):
             raise DefinitionError(f"evaluator {name}: {key} is {_described(value)}; allowed a number") from None
     return metrics
+
+
+def source_of(trainer: type) -> str:
+    """Where a trainer is written, and its name; its name alone where it has no file, as in a notebook."""
+    try:
+        path = os.path.relpath(inspect.getfile(trainer))
+    except (OSError, TypeError, ValueError):
+        return trainer.__name__
+    return f"{path}: {trainer.__name__}"
 
 
 def explained(error: BaseException) -> BaseException:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from workbench.errors import DataError, DefinitionError
+from workbench.errors import DataError, MethodError
 
 Batch = dict[str, torch.Tensor]
 
@@ -25,23 +25,23 @@ def num_rows(batch: Batch) -> int:
     return next(iter(batch.values())).shape[0]
 
 
-def check_updates(batches: Any, trainer: str) -> None:
-    """DefinitionError unless an own trainer's hooks gave what the loop takes: dicts of tensors that share their first
-    dimension, at least one."""
+def check_updates(batches: Any) -> None:
+    """MethodError unless a method's hooks gave what the loop takes: dicts of tensors that share their first dimension,
+    at least one."""
     if not batches:
-        raise DefinitionError(f"{trainer}: _make_update_batches gave no batch; allowed one or more")
+        raise MethodError("_make_update_batches gave no batch; allowed one or more")
     for batch in batches:
         if not isinstance(batch, Mapping) or not all(isinstance(v, torch.Tensor) and v.ndim for v in batch.values()):
             found = type(batch).__name__
             if isinstance(batch, Mapping):
                 bad = [key for key, v in batch.items() if not (isinstance(v, torch.Tensor) and v.ndim)]
                 found = f"dict in which {bad[0]} is a {type(batch[bad[0]]).__name__}"
-            raise DefinitionError(
-                f"{trainer}: _prepare_batch gave a {found}; allowed a dict of tensors that share their first dimension"
+            raise MethodError(
+                f"_prepare_batch gave a {found}; allowed a dict of tensors that share their first dimension"
             )
         rows = {key: len(value) for key, value in batch.items()}
         if len(set(rows.values())) != 1:
-            raise DefinitionError(f"{trainer}: _prepare_batch gave tensors of different numbers of rows: {rows}")
+            raise MethodError(f"_prepare_batch gave tensors of different numbers of rows: {rows}; allowed one number")
 
 
 def is_empty(batch: Any) -> bool:

@@ -76,17 +76,6 @@ def explained(error: BaseException) -> BaseException:
     return error
 
 
-def wrap_model(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """The model under DistributedDataParallel, its gradients averaged over processes."""
-    device_ids = [device.index] if device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids=device_ids)
-
-
-def unwrap_model(model: torch.nn.Module) -> torch.nn.Module:
-    """The model itself, whether wrapped or not."""
-    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
-
-
 def reduce_tensor(tensor: torch.Tensor, operation: str = "sum") -> torch.Tensor:
     """The sum or maximum ("sum", "max") of every process's tensor; the tensor itself when alone."""
     if not is_distributed():
@@ -137,10 +126,3 @@ def leave_process_group() -> None:
             _watch.pop().leave()
         _own_group.clear()
         torch.distributed.destroy_process_group()
-
-
-def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """A context in which backward keeps gradients local: for all micro-batches of a step but the last."""
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-        return model.no_sync()
-    return contextlib.nullcontext()

@@ -123,7 +123,7 @@ class DPOTrainer(BaseTrainer):
     # The reference.
 
     def _score_reference(self, batch: Batch) -> Batch:
-        with heard_by(None), self._reference.of(self.policy) as reference, self.precision.autocast():
+        with heard_by(None), self.reference.scoring() as reference, self.precision.autocast():
             _, chosen, rejected = completion_logprobs(reference, batch, self._temperature)
         work = completions_work(self.ref_model or self.policy, batch)  # scored in one call, not in micro-batches
         self._charge(Costs(scored_tokens=int(work.read), flops=self._reference_flops.forward(work)))

@@ -39,6 +39,13 @@ class Stopper:
         self.state.evaluations_since += 1
         return False
 
+    def unmeasured(self, trainer: str) -> DefinitionError:
+        """Of a run that nothing measures."""
+        return DefinitionError(
+            f"{trainer}: early_stopping follows {self.settings.metric}, and nothing measures it; pass val_loader, or "
+            "evaluators"
+        )
+
     @property
     def should_stop(self) -> bool:
         return self.state.evaluations_since >= self.settings.patience

@@ -22,7 +22,7 @@ class AveragedWeights:
         self.decay = decay
         self._model = model
         self.shadow: dict[str, torch.Tensor] = {}
-        self.load(model_tensors(model))
+        self.load_state_dict(model_tensors(model))
 
     def update(self, step: int) -> None:
         """Take in the weights after step `step` (from 1)."""
@@ -31,11 +31,15 @@ class AveragedWeights:
         share = 1.0 - min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(shadow, [w.to(s.dtype) for w, s in zip(weights, shadow, strict=True)], share)
 
-    def load(self, weights: dict[str, torch.Tensor]) -> None:
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The averages, for a checkpoint."""
+        return self.shadow
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Go on from these weights."""
         parameters = model_tensors(self._model)
         self.shadow = {
-            name: weights[name].detach().to(parameter.device, _shadow_dtype(parameter), copy=True)
+            name: state[name].detach().to(parameter.device, _shadow_dtype(parameter), copy=True)
             for name, parameter in parameters.items()
         }
 

@@ -4,52 +4,37 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import astuple, replace
 from typing import Any, ClassVar
 
 import torch
 
-from workbench.errors import CheckpointError, DefinitionError
+from workbench.errors import CheckpointError, DefinitionError, MethodError
 from workbench.models.flops import ModelFlops, Work
 from workbench.trainer import distributed
+from workbench.trainer.arguments import source_of
 from workbench.trainer.batch_check import BatchCheck
 from workbench.trainer.batch_format import with_batch
 from workbench.trainer.batches import Batch, EpochLoader, num_rows, split_rows
 from workbench.trainer.calls import CallMeter
 from workbench.trainer.costs import REFUSED, Costs
-from workbench.trainer.loss import LossResult
-from workbench.trainer.precision import Precision
-from workbench.trainer.progress import Progress
+from workbench.trainer.face import TrainerFace
+from workbench.trainer.loss import LossResult, as_result
 from workbench.trainer.randomness import seed_step
 
 
-class TrainerHooks(abc.ABC):
+class TrainerHooks(TrainerFace, abc.ABC):
     """The part of BaseTrainer that subclasses fill in; none of it is called by users."""
 
-    settings: Any
-    train_loader: Iterable[Any]
-    micro_batch_rows: int | None
-    flops: ModelFlops
-    costs: Costs
     ref_model: torch.nn.Module | None
-    device: torch.device
     _given_reference: ModelFlops | None = None
     _meter: CallMeter | None
     _spent: Costs
     _uncounted_call = ""
-    warnings: list[str]
-    _progress: Progress
     unread_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that this class, but none derived from it, refuses: nothing here reads them."""
-    precision: Precision
-    rank: int
-    world_size: int
-    step: int
-    batches_taken: int
-    _num_taken: int
     _batch_check: BatchCheck | None = None
-    _held_out_number = 0
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -60,7 +45,11 @@ class TrainerHooks(abc.ABC):
     def _checked(self, batch: Any) -> Batch:
         """The loader's batch as settings.batch says that it is, on this device. DataError."""
         if self._batch_check is None:
-            assert self.settings.batch is not None, f"{type(self.settings).__name__} declares no batch"
+            if self.settings.batch is None:
+                raise MethodError(
+                    f"_checked needs the keys of the batches; write `batch = ROWS` in {type(self.settings).__name__}, "
+                    "or PAIRS or PROMPTS (of workbench.trainer.batch_format), or check them in _prepare_batch yourself"
+                )
             models = (self.policy, self.ref_model)
             self._batch_check = BatchCheck.of(type(self).__name__, self.settings.batch, *models)
         return self._batch_check(batch, self._batch_name, self.device)
@@ -74,18 +63,13 @@ class TrainerHooks(abc.ABC):
     @property
     def _batch_name(self) -> str:
         """Of the loader's batch that is being prepared, for messages."""
-        number = self._held_out_number
+        number = self.examination.batch_number
         return f"val_loader's batch {number}" if number else f"batch {self._batch_number}"
 
     @property
     def _batch_number(self) -> int:
         """Of the train_loader's batch that is being prepared, counted from 1."""
-        return self.batches_taken + self._num_taken
-
-    @property
-    @abc.abstractmethod
-    def policy(self) -> torch.nn.Module:
-        """The language model: what is evaluated, sampled from and saved."""
+        return self.feed.number
 
     @abc.abstractmethod
     def _prepare_batch(self, batch: Any) -> Batch:
@@ -102,7 +86,7 @@ class TrainerHooks(abc.ABC):
     def _loss_result(self, micro_batch: Batch) -> LossResult:
         with self.precision.autocast():
             result = self._compute_loss(self._forward(micro_batch), micro_batch)
-        return result if isinstance(result, LossResult) else LossResult.from_mean(result, num_rows(micro_batch))
+        return as_result(result, num_rows(micro_batch))
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         """Dropout, references and what is trained, before the optimiser is made; by default dropout is off (eval mode).
@@ -126,10 +110,6 @@ class TrainerHooks(abc.ABC):
         """Rows of a loader's batch that each process needs."""
         return 1
 
-    def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:
-        """The language model within what _set_up_model returned."""
-        return trained
-
     def _count_units(self, batch: Batch) -> dict[str, float] | None:
         """Each term's units in this process's whole step; None when they are known only after the forward."""
         return None
@@ -150,12 +130,14 @@ class TrainerHooks(abc.ABC):
         raise NotImplementedError
 
     def _explained(self, error: BaseException) -> BaseException:
-        """A DefinitionError for a reference that own code reads and did not ask for; any other error as it is."""
+        """What a method's author can mend, as a line that names the file; any other error as it is."""
+        if isinstance(error, MethodError):
+            return MethodError(f"{source_of(type(self))}: {error}")
         name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
         if not name.startswith("ref_") or self.settings.needs_reference:
             return error
-        return DefinitionError(
-            f"{type(self).__name__} reads {name}, and its settings ask for no reference; set needs_reference = True "
+        return MethodError(
+            f"{source_of(type(self))} reads {name}, and its settings ask for no reference; set needs_reference = True "
             f"(a ClassVar) in {type(self.settings).__name__}"
         )
 
@@ -177,7 +159,7 @@ class TrainerHooks(abc.ABC):
             self._uncounted_call = reason
             self._uncounted_info()
             self.warnings.append(f"FLOPs are not counted: {reason}")
-            self._progress.warn(self.warnings[-1])
+            self.progress.warn(self.warnings[-1])
         return found
 
     def _step_costs(self, batch: Batch) -> Costs:
@@ -227,7 +209,7 @@ class TrainerHooks(abc.ABC):
         return {"FLOPs": f"not counted: {self.uncounted}"} if self.uncounted else {}
 
     def _count_tokens(self, batch: Batch) -> int:
-        """Tokens of a batch, for throughput only."""
+        """Tokens of an update batch in this process, for throughput (time/tokens_per_second) and nothing else."""
         return int(self._sequence_lengths(batch).sum())
 
     def _seed(self, phase: int) -> None:
@@ -263,8 +245,9 @@ class TrainerHooks(abc.ABC):
     def _get_extra_log_info(self, batch: Batch) -> str:
         return ""
 
-    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
-        return {}
+    def _get_extra_checkpoint_state(self) -> Mapping[str, Any] | None:
+        """What a method keeps from step to step: tensors and JSON values by name; a resume gives them back."""
+        return None
 
     def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
         if state:

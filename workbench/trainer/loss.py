@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
-from workbench.errors import DefinitionError
+import torch
 
-if TYPE_CHECKING:
-    import torch
-
-    from workbench.tracking.values import Value
+from workbench.errors import MethodError
+from workbench.tracking.values import Max, Mean, Sum, Value
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,43 @@ class LossResult:
     terms: dict[str, LossTerm]
     metrics: dict[str, Value] = field(default_factory=dict)
 
-    @classmethod
-    def from_mean(cls, loss: torch.Tensor, num_rows: int) -> LossResult:
-        """A bare scalar taken as the mean over the micro-batch's rows. DefinitionError where it is none."""
-        shape = getattr(loss, "shape", None)
-        if shape is None or len(shape):
-            found = type(loss).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
-            raise DefinitionError(
-                f"_compute_loss gave a {found}; allowed a LossResult, or a scalar tensor, the mean over the rows"
+    @property
+    def units(self) -> dict[str, float]:
+        """Each term's number of units."""
+        return {name: float(term.num_units) for name, term in self.terms.items()}
+
+
+def as_result(loss: Any, num_rows: int) -> LossResult:
+    """What _compute_loss gave, a bare scalar taken as the mean over the micro-batch's rows. MethodError where it is
+    neither that nor a LossResult of sums."""
+    if not isinstance(loss, LossResult):
+        if not _is_scalar(loss):
+            raise _refused(f"a {_described(loss)}", "a LossResult, or a scalar tensor, the mean over the rows")
+        return LossResult({"loss": LossTerm(loss * num_rows, num_rows)})
+    if not loss.terms:
+        raise _refused("a LossResult without terms", "at least one")
+    for name, term in loss.terms.items():
+        if not isinstance(term, LossTerm):
+            raise _refused(f"the term {name} as a {_described(term)}", "LossTerm(loss_sum, num_units)")
+        if not _is_scalar(term.loss_sum):
+            raise _refused(f"a loss_sum of {name} that is a {_described(term.loss_sum)}", "a scalar tensor, the sum")
+    for name, value in loss.metrics.items():
+        if not isinstance(value, Sum | Mean | Max):
+            raise _refused(
+                f"the metric {name} as a {_described(value)}",
+                "Mean(sum, count), Sum(total) or Max(value) of workbench.tracking.values",
             )
-        return cls({"loss": LossTerm(loss * num_rows, num_rows)})
+    return loss
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.ndim
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
+
+
+def _refused(found: str, allowed: str) -> MethodError:
+    return MethodError(f"_compute_loss gave {found}; allowed {allowed}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -196,7 +196,7 @@ class OnlineTrainer(BaseTrainer):
         if rollout.ref_logprobs is not None:
             return rollout
         started = time.perf_counter()
-        with self._reference.of(self.policy) as reference:
+        with self.reference.scoring() as reference:
             rollout = replace(rollout, ref_logprobs=self._logprobs_under(reference, rollout))
         self._spend("time/reference_seconds", started)
         return rollout
@@ -266,11 +266,11 @@ class OnlineTrainer(BaseTrainer):
             "or take overlong: keep"
         )
 
-    def _validate(self, loader: Iterable[Any]) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         """Its rollouts leave no trace in the row of the step that is under way."""
         row = dict(self._rollout_row)
         try:
-            return super()._validate(loader)
+            return super()._validate()
         finally:
             self._rollout_row = row
 
@@ -321,20 +321,20 @@ class OnlineTrainer(BaseTrainer):
         return taken
 
     def _get_extra_log_info(self, batch: Batch) -> str:
-        row = self.pending_row or {}
+        row = self.state.pending_row or {}
         return f"reward {row['reward']:.3f}" if "reward" in row else ""
 
     def _watch(self, row: dict[str, Any]) -> Iterable[str]:
         known = self._reward_set is not None and self.reward_model is None
         return self._signals.observe(row, self._reward_set.maximum if self._reward_set and known else None)
 
-    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
+    def _get_extra_checkpoint_state(self) -> Mapping[str, Any]:
         own = {
             "rollout_row": self._rollout_row,
             "rollout_completions": self._rollout_completions,
             "signals": self._signals.state_dict(),
         }
-        return super()._get_extra_checkpoint_state() | own
+        return {**(super()._get_extra_checkpoint_state() or {}), **own}
 
     def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
         rest = dict(state)

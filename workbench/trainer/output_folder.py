@@ -32,6 +32,8 @@ class OutputFolder:
         self._checkpointed_at = time.monotonic()
         self.saved_step: int | None = None
         """The step of the checkpoint that was written last."""
+        self.save_seconds: list[float] = []
+        """Of each checkpoint that was written."""
         self._is_own = False
 
     # Rows.

@@ -215,7 +215,7 @@ class PPOTrainer(OnlineTrainer):
         return super()._take_completions()
 
     def _get_extra_checkpoint_state(self) -> dict[str, Any]:
-        return super()._get_extra_checkpoint_state() | {"beta": self._beta, "next_beta": self._next_beta}
+        return {**super()._get_extra_checkpoint_state(), "beta": self._beta, "next_beta": self._next_beta}
 
     def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
         rest = dict(state)

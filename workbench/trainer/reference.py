@@ -19,35 +19,36 @@ COPIED = "copied_reference"
 
 
 class FrozenReference:
-    """given: the caller's model, frozen here and moved to the policy's device; None takes the policy's own start."""
+    """given: the caller's model, frozen here and moved to the device; None takes the policy's own start."""
 
-    def __init__(self, given: torch.nn.Module | None, device: torch.device) -> None:
+    def __init__(self, given: torch.nn.Module | None, policy: torch.nn.Module, device: torch.device) -> None:
         self.model = given
+        self._policy = policy
         self._copied = False
         if given is not None:
             given.to(device).eval().requires_grad_(False)
 
     @contextlib.contextmanager
-    def of(self, policy: torch.nn.Module) -> Iterator[torch.nn.Module]:
-        """The reference of a policy, for as long as it is scored; without gradients."""
-        if self.model is None and not has_adapter(policy):
-            self._copy(policy)
+    def scoring(self) -> Iterator[torch.nn.Module]:
+        """The reference, for as long as it scores; without gradients."""
+        if self.model is None and not has_adapter(self._policy):
+            self._copy()
         with torch.no_grad():
             if self.model is not None:
                 yield self.model
                 return
-            with adapters_off(policy):
-                yield policy
+            with adapters_off(self._policy):
+                yield self._policy
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: whether the start was copied."""
         return {COPIED: self._copied}
 
-    def load_state_dict(self, state: dict[str, Any], policy: torch.nn.Module) -> None:
-        """The mirror of state_dict. policy: as it was at the start."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The mirror of state_dict, for a policy that still is as it was at the start."""
         if state[COPIED] and self.model is None:
-            self._copy(policy)
+            self._copy()
 
-    def _copy(self, policy: torch.nn.Module) -> None:
-        self.model = copy.deepcopy(policy).eval().requires_grad_(False)
+    def _copy(self) -> None:
+        self.model = copy.deepcopy(self._policy).eval().requires_grad_(False)
         self._copied = True

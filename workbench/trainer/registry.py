@@ -62,6 +62,8 @@ def _find(name: str, kind: str) -> Any:
         from workbench.trainer.base_trainer import BaseTrainer as base
     if len(found) != 1 or not isinstance(found[0], type) or not issubclass(found[0], base):
         raise DefinitionError(f"{_path(name, kind)} defines no class {shown}({base.__name__}); name it so, in any case")
+    if missing := sorted(getattr(found[0], "__abstractmethods__", ())):
+        raise DefinitionError(f"{_path(name, kind)}: {shown} lacks {', '.join(missing)}; define each of them")
     return found[0]
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from workbench.own_code import own_hash
 from workbench.trainer import distributed
-
-if TYPE_CHECKING:
-    from workbench.trainer.base_trainer import BaseTrainer
 
 LIBRARIES = ("torch", "transformers", "numpy", "peft")
 CODE = "code of the workbench"
@@ -26,12 +23,14 @@ LARGEST_LIST = 256
 SAMPLED_ROWS = 16
 
 
-def surroundings_of(trainer: BaseTrainer) -> dict[str, str]:
-    """By name; what cannot be told (the data of a loader that is read but once) is left out."""
+def surroundings_of(device: torch.device, loader: Any) -> dict[str, str]:
+    """By name; what cannot be told (the data of a loader that is read but once) is left out. Every process must call
+    it."""
     found = {CODE: own_hash()} | {name: _version(name) for name in LIBRARIES}
-    found["device"] = _name_of(trainer.device)
-    found |= {"threads": str(torch.get_num_threads()), "processes": str(trainer.world_size)}
-    return found | _data_of(trainer.train_loader, trainer.world_size)
+    processes = distributed.get_world_size()
+    found["device"] = _name_of(device)
+    found |= {"threads": str(torch.get_num_threads()), "processes": str(processes)}
+    return found | _data_of(loader, processes)
 
 
 def differences(saved: Mapping[str, str], own: Mapping[str, str]) -> list[str]:

@@ -29,50 +29,34 @@ def load_model_tensors(model: torch.nn.Module, tensors: dict[str, torch.Tensor])
             parameter.copy_(tensors[name])
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The optimiser's tensors as "<parameter index>.<name>", and the rest (groups, plain numbers) as JSON values."""
-    state = optimizer.state_dict()
-    tensors, scalars = {}, {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{key}"] = value
-            else:
-                scalars[f"{index}.{key}"] = value
-    return tensors, {"groups": state["param_groups"], "scalars": scalars}
+class OptimizerState:
+    """An optimiser's whole state as one mapping: tensors as "<parameter index>.<name>", the rest as JSON values."""
 
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], rest: dict[str, Any]
-) -> None:
-    """Put the optimiser back exactly as optimizer_tensors found it. CheckpointError when it is of another kind."""
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in [*tensors.items(), *rest["scalars"].items()]:
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    groups = [{**group, "betas": tuple(group["betas"])} if "betas" in group else group for group in rest["groups"]]
-    own = [set(group) for group in optimizer.state_dict()["param_groups"]]
-    if [set(group) for group in groups] != own or [len(g["params"]) for g in groups] != [
-        len(g["params"]) for g in optimizer.param_groups
-    ]:
-        raise CheckpointError("the checkpoint is of another optimizer: its parameter groups differ; use the same one")
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name; "groups" and "scalars" are JSON values."""
+        state = self._optimizer.state_dict()
+        entries = {f"{i}.{key}": value for i, own in state["state"].items() for key, value in own.items()}
+        tensors = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
+        scalars = {name: value for name, value in entries.items() if name not in tensors}
+        return {**tensors, "groups": state["param_groups"], "scalars": scalars}
 
-
-def on_cpu(batches: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-    """Copies that share no memory (batches may be views of one rollout, or one batch taken twice)."""
-    return [{key: value.detach().cpu().clone() for key, value in batch.items()} for batch in batches]
-
-
-def batches_to_tensors(batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Update batches not yet used, as "<position>.<key>", so that a half-used rollout resumes exactly."""
-    return {f"{position}.{key}": value for position, batch in enumerate(batches) for key, value in batch.items()}
-
-
-def batches_from_tensors(tensors: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """The mirror of batches_to_tensors."""
-    batches: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in tensors.items():
-        position, key = name.split(".", 1)
-        batches.setdefault(int(position), {})[key] = value
-    return [batches[position] for position in sorted(batches)]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the optimiser back exactly as it was. CheckpointError when it is of another kind."""
+        rest = dict(state)
+        saved, scalars = rest.pop("groups"), rest.pop("scalars")
+        entries: dict[int, dict[str, Any]] = {}
+        for name, value in [*rest.items(), *scalars.items()]:
+            index, key = name.split(".", 1)
+            entries.setdefault(int(index), {})[key] = value
+        groups = [{**group, "betas": tuple(group["betas"])} if "betas" in group else group for group in saved]
+        own = [set(group) for group in self._optimizer.state_dict()["param_groups"]]
+        if [set(group) for group in groups] != own or [len(g["params"]) for g in groups] != [
+            len(g["params"]) for g in self._optimizer.param_groups
+        ]:
+            raise CheckpointError(
+                "the checkpoint is of another optimizer: its parameter groups differ; use the same one"
+            )
+        self._optimizer.load_state_dict({"state": entries, "param_groups": groups})

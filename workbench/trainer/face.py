@@ -1,0 +1,202 @@
+"""What a trainer shows of its parts, to its users and to the methods derived from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.models.flops import ModelFlops
+from workbench.trainer.batches import Batch
+from workbench.trainer.costs import Costs
+from workbench.trainer.early_stopping import Stopper
+from workbench.trainer.health import Health
+from workbench.trainer.loop.descent import Descent
+from workbench.trainer.loop.examination import Evaluator, Examination
+from workbench.trainer.loop.feed import Feed
+from workbench.trainer.loop.gradient import Gradient
+from workbench.trainer.loop.guard import Guard
+from workbench.trainer.machine.network import Network
+from workbench.trainer.output_folder import OutputFolder
+from workbench.trainer.precision import Precision
+from workbench.trainer.progress import Progress
+from workbench.trainer.records.state import RunState
+from workbench.trainer.reference import FrozenReference
+
+
+class TrainerFace:
+    """A trainer's parts, and properties that read them; what changes is changed in the part."""
+
+    settings: Any
+    num_steps: int
+    network: Network
+    reference: FrozenReference
+    descent: Descent
+    feed: Feed
+    gradient: Gradient
+    guard: Guard
+    examination: Examination
+    health: Health
+    state: RunState
+    records: OutputFolder
+    progress: Progress
+    flops: ModelFlops
+    """Of the policy's passes."""
+
+    # The job and the device.
+
+    @property
+    def rank(self) -> int:
+        """This process's number in the job; 0 alone."""
+        return self.network.rank
+
+    @property
+    def world_size(self) -> int:
+        """The job's number of processes; 1 alone."""
+        return self.network.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and saves."""
+        return self.network.is_main
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether this process is one of several of a job."""
+        return self.network.is_distributed
+
+    use_ddp = is_distributed
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        return self.network.device
+
+    # What is trained, and how.
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """What a forward calls: all that is trained, wrapped where several processes train it."""
+        return self.network.model
+
+    @property
+    def unwrapped_model(self) -> torch.nn.Module:
+        """All that is trained: the policy, and a critic where there is one."""
+        return self.network.module
+
+    @property
+    def policy(self) -> torch.nn.Module:
+        """The language model: what is evaluated, sampled from and saved."""
+        return self._policy_of(self.network.module)
+
+    def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:
+        """The language model within what _set_up_model returned."""
+        return trained
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The one that was given, or that settings name."""
+        return self.descent.optimizer
+
+    @property
+    def scheduler(self) -> torch.optim.lr_scheduler.LRScheduler:
+        """The one that was given, or that settings name."""
+        return self.descent.scheduler
+
+    @property
+    def precision(self) -> Precision:
+        """The autocast of every forward."""
+        return self.descent.precision
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Those that the optimiser moves."""
+        return self.descent.parameters
+
+    @property
+    def micro_batch_rows(self) -> int | None:
+        """Rows of a forward and backward: as asked for, or fewer where memory was short; None takes a whole batch."""
+        return self.gradient.micro_batch_rows
+
+    # What it learns from.
+
+    @property
+    def train_loader(self) -> Iterable[Any]:
+        """The loader as it was given."""
+        return self.feed.loader
+
+    @property
+    def batches_taken(self) -> int:
+        """The loader's batches that were taken so far."""
+        return self.feed.taken
+
+    @property
+    def pending_batches(self) -> list[Batch]:
+        """Update batches that are still to be learned from."""
+        return self.feed.pending
+
+    # What it is judged by.
+
+    @property
+    def val_loader(self) -> Iterable[Any] | None:
+        """The held-out batches as they were given."""
+        return self.examination.val_loader
+
+    @property
+    def evaluators(self) -> list[Evaluator]:
+        """Functions of the policy and the step that give held-out metrics."""
+        return self.examination.evaluators
+
+    @property
+    def stopper(self) -> Stopper | None:
+        """Early stopping, where settings ask for it."""
+        return self.examination.stopper
+
+    # Where the run is.
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that were made."""
+        return self.state.step
+
+    @property
+    def costs(self) -> Costs:
+        """What the run has spent so far, over all processes."""
+        return self.state.costs
+
+    @property
+    def last_row(self) -> dict[str, Any]:
+        """The metrics row that was recorded last."""
+        return self.state.last_row
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was warned of so far, with the steps."""
+        return self.state.warnings
+
+    @property
+    def incidents(self) -> list[dict[str, Any]]:
+        """What went wrong, and what was done about it."""
+        return self.state.incidents
+
+    @property
+    def inexact(self) -> list[str]:
+        """From which steps on, and why, the run may differ from one that was never interrupted."""
+        return self.state.inexact
+
+    @property
+    def stopped_by(self) -> str | None:
+        """Why the run ended before its last step; None where it did not."""
+        return self.state.stopped_by
+
+    @property
+    def restored_best(self) -> bool:
+        """Whether the model has the weights of an earlier step again, which early stopping found the best."""
+        return self.state.restored_best
+
+    @property
+    def output_dir(self) -> Path | None:
+        """The run's folder; None where nothing is written."""
+        return self.records.path

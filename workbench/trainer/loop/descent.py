@@ -1,0 +1,67 @@
+"""The way down: optimiser, schedule, the scaler of fp16, and the average of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import Any, Literal
+
+import torch
+
+from workbench.trainer.ema import AveragedWeights
+from workbench.trainer.precision import Precision
+from workbench.trainer.training_state import OptimizerState
+
+
+class Descent:
+    """Moves the weights by their gradients, one step at a time."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        precision: Precision,
+        ema: AveragedWeights | None,
+    ) -> None:
+        self.optimizer, self.scheduler, self.precision, self.ema = optimizer, scheduler, precision, ema
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update, in the optimiser's first group."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The model has the averaged weights within, where there are any."""
+        return self.ema.swapped_in() if self.ema else contextlib.nullcontext()
+
+    def zero_grad(self) -> None:
+        """Begin a gradient."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def make(self, step: int, action: Literal["update", "overflow", "skip"]) -> bool:
+        """The step (counted from 1) with its update, or without (see Verdict); whether the weights moved."""
+        moves = action == "update"
+        if action == "skip":
+            self.precision.skip()
+        else:
+            self.precision.step(self.optimizer)
+        self.zero_grad()
+        if moves and self.ema:
+            self.ema.update(step)
+        with contextlib.nullcontext() if moves else warnings.catch_warnings():
+            if not moves:
+                # torch warns when the schedule moves before the optimiser has; a skipped step counts as a step.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.scheduler.step()
+        return moves
+
+    def abandon(self) -> None:
+        """Forget a step that was interrupted, so that it can begin again, here or from a checkpoint."""
+        self.zero_grad()
+        self.precision.load_state_dict(self.precision.state_dict())
+
+    def parts(self) -> dict[str, Any]:
+        """Those that have state, by name."""
+        found = {"optimizer": OptimizerState(self.optimizer), "scheduler": self.scheduler, "scaler": self.precision}
+        return found | ({"ema": self.ema} if self.ema else {})
