@@ -19,7 +19,7 @@ import numpy as np
 from analysis import stats
 from analysis.checkpoints import one_seed
 from analysis.document import Panel, slug
-from analysis.measures import Measure, measure_of
+from analysis.measures import Measure
 from analysis.study import Study
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Canvas:
 
     def learning(self, columns: Sequence[str]) -> list[Panel]:
         """Each measure over steps: runs faint and raw, the mean over a variant's seeds bold and smoothed."""
-        measures = [measure_of(column) for column in columns if column in self.study.loaded.metrics]
+        measures = [self.study.measure_of(column) for column in columns if column in self.study.loaded.metrics]
         return [
             self.panel(
                 f"{slug(m.label)}_by_step", f"{m.label} over steps", functools.partial(self._learning, measure=m)

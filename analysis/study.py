@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.load import Loaded, load_folders
-from analysis.measures import BY_COLUMN, DECIDING, Measure, join, plain
+from analysis.measures import BY_COLUMN, DECIDING, Measure, join, measure_of, plain
 from workbench.errors import DefinitionError
 from workbench.tracking import reader
 from workbench.tracking.words import plural
@@ -76,9 +76,23 @@ class Study:
     def measured(self, measure: Measure) -> Measure:
         """The measure with what these runs' values of it cannot be below: a held-out loss of rows is a negative
         log-likelihood; that of other trainers can be less than 0."""
-        trainers = {record["definition"].get("trainer") for record in self.loaded.records.values()}
-        rows = measure.column == "eval/loss" and trainers <= {"sft", "pretrain"}
-        return replace(measure, least=0.0) if rows else measure
+        likelihood = measure.column == "eval/loss" and learn_from_rows(self.loaded)
+        return replace(measure, least=0.0) if likelihood else measure
+
+    @cached_property
+    def own_measures(self) -> dict[str, Measure]:
+        """Metrics that the methods of these runs have told of, beside those that many methods have, by column."""
+        told = (record["provenance"].get("method") or {} for record in self.loaded.records.values())
+        own = (each for method in told for each in method.get("measures") or [])
+        better = {"higher": True, "lower": False}
+        return {
+            each["metric"]: Measure(each["metric"], each["label"], each["unit"], "nats", better.get(each["better"]))
+            for each in own
+        }
+
+    def measure_of(self, column: str) -> Measure:
+        """What a column of these runs means."""
+        return self.own_measures.get(column) or measure_of(column)
 
     def has(self, column: str) -> bool:
         """Whether some run has that column at all."""
@@ -286,13 +300,18 @@ def _study(
     own = {run["folder"] for plan in plans for run in plan["runs"]}
     starts = [start for plan in plans for start in plan.get("starts") or [] if start["folder"] not in own]
     starts = list({start["folder"]: start for start in starts}.values())
-    # A preference loss depends on beta and on the kind of loss, so it ranks nothing; cross-entropy does.
-    comparable_loss = set(loaded.runs["trainer"].dropna()) <= {"sft", "pretrain"}
-    columns = [column for column in DECIDING if column != "eval/loss" or comparable_loss]
+    # A preference loss depends on beta and on the kind of loss, so it ranks nothing; that of rows does.
+    columns = [column for column in DECIDING if column != "eval/loss" or learn_from_rows(loaded)]
     deciding = next((BY_COLUMN[c] for c in columns if c in finals and finals[c].notna().any()), None)
     notes = [note for plan in plans for note in plan.get("notes") or []]
     start = load_folders(loaded.root, starts) if starts else None
     return Study(title, question, loaded.root, plans, variants, axis, loaded, finals, deciding, start, notes)
+
+
+def learn_from_rows(loaded: Loaded) -> bool:
+    """Whether every run learns from rows: a held-out row's loss is its negative log-likelihood."""
+    definitions = [record["definition"] for record in loaded.records.values()]
+    return all("batch_rows" in (each.get("hyperparameters") or {}) for each in definitions if each)
 
 
 def final_values(loaded: Loaded) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.document import Figure, Section
-from analysis.measures import capital, join, measure_of
+from analysis.measures import capital, join
 from analysis.plots import Canvas
 from analysis.study import Study
 
@@ -24,12 +24,12 @@ def figure(study: Study, canvas: Canvas) -> Figure:
     held_out = [c for c in HELD_OUT if study.has(c)]
     held_out.sort(key=lambda column: column != deciding)
     held_out = held_out[:3]
-    training = [c for c in LEARNING if study.has(c)]
+    training = [c for c in (*LEARNING, *study.own_measures) if study.has(c)]
     # Beside what was optimised what was wanted.
     beside = [*held_out[:1], *(["reward"] if study.has("reward") else []), *held_out[1:]]
     columns = [*beside, *training[: 6 - len(beside)]]
     panels = canvas.learning(columns)
-    shown = join([measure_of(c).label for c in columns])
+    shown = join([study.measure_of(c).label for c in columns])
     see = (
         f"{capital(shown)} as training goes on: whether curves have levelled off, and whether any setting turned back."
     )

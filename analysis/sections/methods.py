@@ -13,13 +13,13 @@ from analysis import budget, claims, stats
 from analysis.checkpoints import interval_of
 from analysis.document import Cell, Prose, Section, Table
 from analysis.measures import COSTS, Measure, format_number, join, number_or_nan
-from analysis.methods import CARDS, Card
 from analysis.plots import Canvas
 from analysis.sections.cells import with_interval
 from analysis.sections.rollouts import num_completions
 from analysis.study import Study, Variant
 from workbench.tracking.words import plural
 
+NOT_TOLD = "not recorded when this was run"
 TO_LEVEL = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds")
 
 
@@ -27,7 +27,11 @@ TO_LEVEL = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/
 class Method:
     """A trainer by its best setting here."""
 
-    card: Card
+    name: str
+    told: Mapping[str, Any]
+    """What the method said of itself when the run was made; empty for a run that was made before methods did."""
+    online: bool
+    """Whether it samples what it learns from."""
     variant: Variant
     settings: int
     """How many settings of this trainer finished a run."""
@@ -36,7 +40,7 @@ class Method:
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """A column a trainer; None where no run of a known trainer finished."""
+    """A column a trainer; None where no run finished."""
     found = methods(study)
     if not found:
         return None
@@ -62,11 +66,15 @@ def methods(study: Study) -> list[Method]:
     found = []
     for trainer, variants in by_trainer.items():
         done = [variant for variant in variants if _finished(study, variant)]
-        if trainer not in CARDS or not done:
+        if not done:
             continue
         best = claims.best_among(study, study.deciding, done) if study.deciding else None
         chosen = best or done[0]
-        found.append(Method(CARDS[trainer], chosen, len(done), _finished(study, chosen)))
+        finished = _finished(study, chosen)
+        record = study.loaded.records[finished[0]]
+        told = record["provenance"].get("method") or {}
+        online = told.get("samples", "batch_prompts" in (record["definition"].get("hyperparameters") or {}))
+        found.append(Method(str(told.get("name") or trainer), told, online, chosen, len(done), finished))
     return found
 
 
@@ -90,10 +98,11 @@ def table(study: Study, found: Sequence[Method]) -> Table:
         values = [give(method) for method in found]
         add(what, unit, [Cell(format_number(value, kind), value) for value in values])
 
-    words("loss", lambda m: m.card.loss(_settings(study, m)))
+    words("loss", lambda m: m.told.get("formula", NOT_TOLD))
     words("needs", lambda m: _data(study, m))
     words("reference model", lambda m: _reference(study, m))
     words("reward", lambda m: _reward(study, m))
+    words("critic", lambda m: m.told.get("critic", ""))
     words("samples as it trains", lambda m: _sampling(study, m))
     numbers("trained parameters", "", "count", lambda m: _status(study, m, "trained_parameters"))
     for what, unit, kind, amount, seconds in _SPEEDS:
@@ -107,8 +116,8 @@ def table(study: Study, found: Sequence[Method]) -> Table:
         numbers("KL from the start", "nats per sequence", "nats", lambda m: _mean(study, m, "eval/kl_start"))
         _add_levels(study, measure, found, add)
         words("won here", lambda m: _won(study, measure, m))
-    words("in general, when", lambda m: m.card.when)
-    heads = [("", ""), *((_title(study, method), method.card.name) for method in found)]
+    words("in general, when", lambda m: m.told.get("when", ""))
+    heads = [("", ""), *((_title(study, method), method.name) for method in found)]
     caption = (
         "One column a method, by the setting with the best mean where it has several. Speeds are of training time, "
         "evaluation left out; peak memory is that of the process, libraries included. The last row is general advice "
@@ -147,26 +156,24 @@ def _settings(study: Study, method: Method) -> dict[str, Any]:
 def _data(study: Study, method: Method) -> str:
     data = _definition(study, method).get("data") or {}
     collected = data.get("collect") or {}
+    rows, amount = data.get("rows"), ""
     if collected:
         times = collected.get("samples_per_prompt")
-        return f"{method.card.data}: {collected.get('pairs'):,} collected from {times} samples a prompt of the start"
-    rows = data.get("rows")
-    return f"{method.card.data}: {rows:,}" if isinstance(rows, int) else method.card.data
+        amount = f"{collected.get('pairs'):,} collected from {times} samples a prompt of the start"
+    elif isinstance(rows, int):
+        amount = f"{rows:,}"
+    return ": ".join(part for part in (method.told.get("learns_from", ""), amount) if part)
 
 
 def _reference(study: Study, method: Method) -> str:
-    card, beta = method.card, _settings(study, method).get("beta")
-    if card.name == "DPO":
-        status = study.loaded.records[method.runs[0]]["status"]
-        cached = "ref_logprobs" in ((status.get("costs") or {}).get("inherited") or {})
-        return "the start; its log-probabilities were computed once, no model in memory" if cached else card.reference
-    if not card.online or card.name == "online DPO":
-        return card.reference
-    return "the start, frozen" if beta else "none (beta is 0)"
+    status = study.loaded.records[method.runs[0]]["status"]
+    if "ref_logprobs" in ((status.get("costs") or {}).get("inherited") or {}):
+        return "the start; its log-probabilities were computed once, no model in memory"
+    return method.told.get("reference", "") or "none" if method.told else ""
 
 
 def _reward(study: Study, method: Method) -> str:
-    if not method.card.online:
+    if not method.online:
         return "none"
     identity = (study.loaded.records[method.runs[0]]["status"].get("identity") or {}).get("hyperparameters") or {}
     named = []
@@ -174,11 +181,11 @@ def _reward(study: Study, method: Method) -> str:
         name = reward.get("name") or reward.get("reward") or reward.get("model") or "own code"
         version = reward.get("version")
         named.append(f"{name}, version {version}" if version else str(name))
-    return join(named) or method.card.reward
+    return join(named) or str(method.told.get("reward", ""))
 
 
 def _sampling(study: Study, method: Method) -> str:
-    if not method.card.online:
+    if not method.online:
         return "no"
     given = _settings(study, method)
     share = _mean(study, method, "time/sample_seconds") / _mean(study, method, "time/seconds")
@@ -199,7 +206,7 @@ def _mean(study: Study, method: Method, column: str) -> float:
 
 def _rate(study: Study, method: Method, amount: str, seconds: str) -> float:
     own = study.finals[study.finals["run"].isin(method.runs)]
-    if seconds not in own or (method.card.online and amount == "rows"):
+    if seconds not in own or (method.online and amount == "rows"):
         return math.nan
     if amount == "completions":
         amounts = own["run"].map(lambda run: num_completions(study, run)).astype(float)

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
+from workbench.trainer.method import describe
+from workbench.trainer.registry import get_settings_class
+
 Row = dict[str, Any]
 
 
@@ -107,7 +110,7 @@ def write_run(
         if rows:
             _lines(path / f"{name}.jsonl", rows)
     _dump(path / "status.json", _status(seed, state, message, last, steps))
-    _dump(path / "provenance.json", PROVENANCE)
+    _dump(path / "provenance.json", _provenance(definition))
 
 
 def _training_metrics(rng: np.random.Generator, values: dict[str, float], beta: float) -> Row:
@@ -163,6 +166,11 @@ PROVENANCE = {
     "stages": {"collect": "0a1b2c3d"},
     "start": {"folder": "sft_sort/main/seed0", "model_sha256": "cd" * 32},
 }
+
+
+def _provenance(definition: Row) -> Row:
+    settings_class = get_settings_class(definition["trainer"])
+    return PROVENANCE | {"method": describe(settings_class.described(), settings_class())}
 
 
 def _definition(name: str, question: str, planned: Row) -> Row:
@@ -320,7 +328,7 @@ def write_budget_run(root: Path, folder: str, definition: Row, arm: Row, steps: 
         status["warnings"] = [f"step {10 + seed}: 0.9{seed} of the groups earn all alike; use harder prompts"]
     status["notes"] = ["training data: 3 prompts were too long"]
     _dump(path / "status.json", status)
-    _dump(path / "provenance.json", PROVENANCE)
+    _dump(path / "provenance.json", _provenance(definition))
 
 
 def write_budget_experiment(

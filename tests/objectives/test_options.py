@@ -33,7 +33,7 @@ def test_a_table_without_torch_gives_the_schema_its_names_and_checks_settings():
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
 def test_every_option_has_a_formula(table):
-    assert [name for name in table if not table.about(name).formula] == []
+    assert [name for name, option in table.all.items() if not option.formula] == []
 
 
 def test_a_setting_takes_the_names_of_its_table_alone():

@@ -36,6 +36,7 @@ from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.costs import Costs
 from workbench.trainer.device import training_device
 from workbench.trainer.distributed import get_rank, get_world_size
+from workbench.trainer.method import describe
 from workbench.trainer.registry import create_trainer
 
 
@@ -173,7 +174,8 @@ def made_of(prepared: PreparedRun, runs: Path) -> dict[str, Any]:
     if spec.start is not None:
         start = {"folder": spec.start, "model_sha256": RunFolder(runs, spec.start).status().get("model_sha256")}
     own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
-    return {**own, "counts": prepared.counts}
+    method = describe(type(spec.hyperparameters).described(), spec.hyperparameters)
+    return {**own, "counts": prepared.counts, "method": method}
 
 
 def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, Any]) -> bool:

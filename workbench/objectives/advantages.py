@@ -20,7 +20,7 @@ ADVANTAGES: Options[AdvantageFunction] = Options("advantages")
 
 @ADVANTAGES.option(
     "group_std",
-    "(r − mean of its prompt's completions) / (their standard deviation + 1e-4)",
+    "(reward − mean of its prompt's completions) / (their standard deviation + 1e-4)",
     paper="Shao et al. 2024, arXiv 2402.03300, sec. 4.1.2",
 )
 def group_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,7 @@ def group_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 @ADVANTAGES.option(
     "batch_std",
-    "(r − mean of its prompt's completions) / (standard deviation of all rewards + 1e-4)",
+    "(reward − mean of its prompt's completions) / (standard deviation of all rewards + 1e-4)",
     paper="Hu et al. 2025, arXiv 2508.08221",
 )
 def batch_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
@@ -41,13 +41,15 @@ def batch_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     return centred / (_std(rewards.to(centred.dtype)) + EPSILON)
 
 
-@ADVANTAGES.option("mean_only", "r − mean of its prompt's completions", paper="Liu et al. 2025, arXiv 2503.20783")
+@ADVANTAGES.option("mean_only", "reward − mean of its prompt's completions", paper="Liu et al. 2025, arXiv 2503.20783")
 def mean_only(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """Dr. GRPO's, without the difficulty bias of a division."""
     return _centred(rewards, groups)[0]
 
 
-@ADVANTAGES.option("rloo", "r − mean of its prompt's other completions", paper="Ahmadian et al. 2024, arXiv 2402.14740")
+@ADVANTAGES.option(
+    "rloo", "reward − mean of its prompt's other completions", paper="Ahmadian et al. 2024, arXiv 2402.14740"
+)
 def rloo(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     """Leave one out, computed as G/(G-1) (r - mean_g)."""
     centred, index, sizes = _centred(rewards, groups)
@@ -56,7 +58,7 @@ def rloo(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 @ADVANTAGES.option(
     "reinforce_plus_plus",
-    "(r − mean of all) / (standard deviation of all + 1e-4)",
+    "(reward − mean of all) / (standard deviation of all + 1e-4)",
     paper="Hu 2025, arXiv 2501.03262",
 )
 def reinforce_plus_plus(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

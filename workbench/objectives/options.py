@@ -59,6 +59,11 @@ class Options(Mapping[str, T]):
         """What an option says of itself; None for the name that stands for none."""
         return self._options[name] if name != self.off else None
 
+    @property
+    def all(self) -> Mapping[str, Option[T]]:
+        """Every option by its name."""
+        return self._options
+
     def that_read(self, setting: str) -> list[str]:
         """The options that read a setting."""
         return [name for name, option in self._options.items() if setting in option.reads]

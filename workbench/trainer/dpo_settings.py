@@ -9,7 +9,15 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from workbench.config import AtOnce
 from workbench.objectives.preference import PREFERENCE_LOSSES
 from workbench.trainer.batch_format import PAIRS, BatchFormat
+from workbench.trainer.method import Method
 from workbench.trainer.settings import DataForm, TrainerSettings
+
+H = "h = log π(chosen)/π_ref(chosen) − log π(rejected)/π_ref(rejected)"
+PAIRWISE = {
+    "loss": "pairwise loss summed over pairs, divided once by the number of pairs over the whole step",
+    "h": "(policy - reference) of chosen minus (policy - reference) of rejected, nats",
+}
+"""The conventions of every pairwise loss."""
 
 
 class PreferenceSettings(TrainerSettings):
@@ -43,6 +51,23 @@ class DPOSettings(PreferenceSettings):
 
     data_form: ClassVar[DataForm] = "pairs"
     batch: ClassVar[BatchFormat | None] = PAIRS
+    method: ClassVar[Method] = Method(
+        name="DPO",
+        formula=f"{{loss}}, {H}",
+        learns_from="pairs of a better and a worse completion",
+        when="preferences are at hand and sampling is dear; gains end where the pairs no longer look like what the "
+        "policy writes",
+        reference="the start, frozen; its log-probabilities are computed once",
+        extras={"nll_weight": "and −log π(chosen) a token, weighted by nll_weight"},
+        conventions={
+            **PAIRWISE,
+            "log-probabilities of a completion": "summed over its tokens, end included; the prompt does not count",
+            "reference": "the start, frozen, without dropout; its log-probabilities per token are computed once and "
+            "shared",
+            "first step": "h must be 0 where the run starts from its reference, else the run stops",
+            "rewards/*": "beta (policy - reference), summed over tokens",
+        },
+    )
 
     batch_pairs: AtOnce = 32
     """Pairs per optimiser step, over all processes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -10,7 +10,8 @@ from workbench.config import NonNegativeInt
 from workbench.objectives.advantages import ADVANTAGES
 from workbench.objectives.kl import KL_ESTIMATORS
 from workbench.objectives.policy_gradient import CORRECTIONS, POLICY_LOSSES
-from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.method import Method
+from workbench.trainer.rollout_settings import SAMPLED, RolloutSettings
 
 GSPO_LARGEST_CLIP = 0.05
 DYNAMIC_SAMPLING_VERSION = 2
@@ -19,6 +20,25 @@ DYNAMIC_SAMPLING_VERSION = 2
 
 class GRPOSettings(RolloutSettings):
     """Completions are compared within the group of one prompt; no critic."""
+
+    method: ClassVar[Method] = Method(
+        name="GRPO",
+        formula="{loss}; A = {advantage}",
+        learns_from="prompts, and a reward that can be computed",
+        when="completions can be checked and prompts are neither solved nor hopeless: groups whose rewards are all "
+        "alike teach nothing",
+        samples=True,
+        reference="the start, frozen",
+        tied_by="beta",
+        reward="checks or models of reward; A compares completions of one prompt",
+        extras={"beta": "and beta times the KL to the start", "entropy_bonus": "less entropy_bonus times the entropy"},
+        conventions={
+            **SAMPLED,
+            "loss": "the policy loss, divided once by the units of the whole step; terms of KL and entropy likewise",
+            "first update": "sampler and trainer must agree on the sampled tokens, else the run stops",
+            "kl": "mean over the step's tokens of the estimator that hyperparameters.kl names, nats",
+        },
+    )
 
     group_size: Annotated[int, Field(ge=2)] = 8
     """Completions sampled of each prompt and compared with one another."""

@@ -1,12 +1,52 @@
-"""What a method says of itself, without torch: `explain`, `plan`, each run's record and so the report read it."""
+"""What a method says of itself, without torch: `explain`, each run's record and so the report read it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from workbench.config import Settings
 from workbench.objectives.options import Option, Options
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric of a method's own, as the report shows it."""
+
+    metric: str
+    label: str
+    unit: str = ""
+    better: Literal["higher", "lower"] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method in words, for a reader who compares methods. What kind of data it learns from, and whether that comes
+    with a reference, its settings say: data_form and needs_reference."""
+
+    name: str
+    formula: str
+    """What is minimised. A setting that chooses an option, in braces as in {loss}, stands for the option's formula."""
+    learns_from: str
+    when: str = ""
+    """When to use it, as general advice."""
+    samples: bool = False
+    """Whether it samples what it learns from."""
+    reference: str = ""
+    """What the policy is compared with, where it is compared."""
+    tied_by: str = ""
+    """The setting that is 0 where there is no reference; empty: there always is the one that `reference` names."""
+    reward: str = ""
+    """What judges completions, where something does."""
+    critic: str = ""
+    """What values states, where something does."""
+    extras: Mapping[str, str] = field(default_factory=dict)
+    """What a setting adds to the formula where it is not 0, by its name."""
+    conventions: Mapping[str, str] = field(default_factory=dict)
+    """What its numbers mean, in words, by what they are of."""
+    measures: tuple[Measure, ...] = ()
+    """Its metrics that the report is to draw, beside those that many methods have."""
 
 
 def option_tables(settings_class: type[Settings]) -> dict[str, Options[Any]]:
@@ -22,3 +62,35 @@ def chosen_options(settings: Settings) -> Iterator[tuple[str, str, Options[Any],
         option = table.about(name)
         if option is not None and (table.used_with is None or getattr(settings, table.used_with)):
             yield setting, name, table, option
+
+
+def conventions(method: Method, settings: Settings) -> dict[str, str]:
+    """What the method's numbers mean with these settings."""
+    found = dict(method.conventions)
+    for _, name, table, option in chosen_options(settings):
+        found |= {table.title: f"{name}: {option.described}", **option.conventions}
+    return found
+
+
+def formula(method: Method, settings: Settings) -> str:
+    """What is minimised with these settings."""
+    text = method.formula
+    for setting, name, _, option in chosen_options(settings):
+        text = text.replace(f"{{{setting}}}", f"{name}: {option.formula}")
+    return "; ".join([text, *(extra for name, extra in method.extras.items() if getattr(settings, name))])
+
+
+def describe(method: Method, settings: Settings) -> dict[str, Any]:
+    """The method as it runs with these settings, for a run's record."""
+    tied = not method.tied_by or bool(getattr(settings, method.tied_by))
+    return {
+        "name": method.name,
+        "formula": formula(method, settings),
+        "learns_from": method.learns_from,
+        "when": method.when,
+        "samples": method.samples,
+        "reference": method.reference if tied else f"none ({method.tied_by} is 0)",
+        "reward": method.reward,
+        "critic": method.critic,
+        "measures": [asdict(measure) for measure in method.measures],
+    }

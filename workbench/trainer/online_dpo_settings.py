@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from workbench.trainer.dpo_settings import PreferenceSettings
-from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.dpo_settings import PAIRWISE, DPOSettings, PreferenceSettings
+from workbench.trainer.method import Method
+from workbench.trainer.rollout_settings import SAMPLED, RolloutSettings
 
 
 class OnlineDPOSettings(RolloutSettings, PreferenceSettings):
     """Sample, rank by reward, and take a DPO step on the best against the worst completion of each prompt."""
+
+    method: ClassVar[Method] = replace(
+        DPOSettings.method,
+        name="online DPO",
+        formula=f"{DPOSettings.method.formula}, on the best and worst of each group",
+        learns_from="prompts, and a reward that ranks completions",
+        when="a reward ranks completions well but its scale means little, and staying near the start matters",
+        samples=True,
+        reference="the start, frozen",
+        reward="checks or models of reward, by order alone",
+        conventions={
+            **SAMPLED,
+            **PAIRWISE,
+            "pairs": "a prompt's best and worst completion by reward; a prompt whose completions tie gives none",
+            "rewards/*": "the rewards' values by name; the policy's implicit ones are rewards/chosen and "
+            "rewards/rejected",
+        },
+    )
 
     group_size: Annotated[int, Field(ge=2)] = 4
     """Completions sampled of each prompt, of which the best and the worst become a pair."""

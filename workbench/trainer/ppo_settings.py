@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from workbench.config import AtOnce
-from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.method import Method
+from workbench.trainer.rollout_settings import SAMPLED, RolloutSettings
 from workbench.trainer.settings import Fraction
 
 LARGEST_KL_ERROR = 0.2
@@ -16,6 +17,30 @@ LARGEST_KL_ERROR = 0.2
 
 class PPOSettings(RolloutSettings):
     """Each token's advantage by generalised advantage estimation over a critic's values."""
+
+    method: ClassVar[Method] = Method(
+        name="PPO",
+        formula="−min(r A, clip(r, 1 − clip, 1 + clip) A), r = π/π_old a token, A from a learned critic; and the "
+        "critic's squared error",
+        learns_from="prompts, and a reward that can be computed",
+        when="one completion a prompt is all that can be sampled, or rewards come late in long completions; a critic "
+        "must be trained and tuned besides",
+        samples=True,
+        reference="the start, frozen",
+        tied_by="beta",
+        reward="checks or models of reward; A is the reward less what the critic expected",
+        critic="learned beside the policy; it is not saved with the model",
+        extras={"beta": "the reward less beta times the KL to the start", "entropy_bonus": "entropy bonus"},
+        conventions={
+            **SAMPLED,
+            "loss": "−min(r A, clip(r) A), and value_coefficient 1/2 max of the plain and the clipped squared error, "
+            "each the mean over the step's tokens",
+            "advantages": "GAE over the critic's values; reward on the last token, -beta (policy - start) on every "
+            "token",
+            "objective/kl": "k1 against the start, summed over a completion, mean over completions: nats",
+            "critic": "begins at value 0; it is not saved with the model",
+        },
+    )
 
     batch_prompts: AtOnce = 64
     """Prompts a rollout, over all processes."""

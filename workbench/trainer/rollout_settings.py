@@ -12,6 +12,16 @@ from workbench.rewards.settings import RewardSettings
 from workbench.trainer.batch_format import PROMPTS, BatchFormat
 from workbench.trainer.settings import DataForm, TrainerSettings
 
+SAMPLED = {
+    "completions": "sampled by the policy as it is then, one seed a prompt and step; a prompt's share its prefill",
+    "temperature": "divides the logits wherever sampled tokens are drawn or scored",
+    "rewards": "judge the text without its end; weighted and summed; a built-in task's own check where none is named",
+    "reference": "the start, frozen; kept only where beta > 0",
+    "step": "one optimiser step; a rollout gives passes x minibatches of them, minibatches of whole prompts",
+    "cost": "sampling, reference and critic are charged; learned from, a prompt counts with each of its completions",
+}
+"""The conventions of every method that samples its own data."""
+
 
 class RolloutSettings(TrainerSettings):
     """Sample completions of prompts, score them, learn from them."""

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from workbench.config import AtOnce, Free, NonNegativeInt, PositiveInt, Seconds, Seed, Settings
 from workbench.trainer.batch_format import BatchFormat
+from workbench.trainer.method import Method
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -81,6 +82,9 @@ class TrainerSettings(Settings):
     """What the trainer learns from."""
     needs_reference: ClassVar[bool] = False
     """Whether its pairs come with a reference's log-probabilities, which are computed before the run and charged."""
+    method: ClassVar[Method | None] = None
+    """What the method says of itself, each class of its own: a class that says nothing has its docstring's first line.
+    """
     batch: ClassVar[BatchFormat | None] = None
     """The keys of its batches; None: an own trainer's, which nothing checks but itself. Where it is given, and nothing
     else tells a batch's size, there is a setting batch_rows, batch_pairs or batch_prompts of 32."""
@@ -190,6 +194,26 @@ class TrainerSettings(Settings):
             about = f"{unit.capitalize()}s per optimiser step, over all processes."
             cls.__annotations__ = inspect.get_annotations(cls) | {f"batch_{unit}s": AtOnce}
             setattr(cls, f"batch_{unit}s", Field(default=32, description=about))
+
+    @classmethod
+    def about(cls) -> str:
+        """The first line of the class's own docstring."""
+        return (vars(cls).get("__doc__") or "a trainer whose settings have no docstring").strip().partition("\n")[0]
+
+    @classmethod
+    def described(cls) -> Method:
+        """What the method says of itself; of settings without a `method` of their own, what docstring and data say."""
+        if "method" in vars(cls):
+            assert cls.method is not None, "the base alone describes no method"
+            return cls.method
+        unit = BATCH_UNITS[cls.data_form]
+        return Method(
+            name=cls.__name__.removesuffix("Settings"),
+            formula=cls.about(),
+            learns_from=f"{unit}s",
+            samples=unit == "prompt",
+            reference="the start, frozen" if cls.needs_reference else "",
+        )
 
     @classmethod
     def batch_problem(cls) -> str | None:

@@ -1,34 +1,16 @@
-"""Method cards: every trainer has one, formulas for every loss, and figures that are the runs' own."""
+"""Methods side by side: what each said of itself when it ran, and figures that are the runs' own."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
-import pytest
-
-from analysis.methods import BY_DEFAULT, CARDS
 from analysis.plots import Canvas
-from analysis.sections import methods
+from analysis.sections import learning, methods
 from analysis.study import open_study
-from workbench.trainer.registry import get_settings_class, trainer_names
 
 Make = Callable[..., Path]
-
-
-def test_every_trainer_has_a_card() -> None:
-    assert set(CARDS) == set(trainer_names())
-
-
-@pytest.mark.parametrize("name", sorted(CARDS))
-def test_every_loss_that_a_trainer_knows_has_its_formula(name: str) -> None:
-    fields = get_settings_class(name).model_fields
-    card = CARDS[name]
-    known = set(get_args(fields[card.loss_setting].annotation)) if card.loss_setting in fields else {BY_DEFAULT}
-    assert set(card.losses) == known
-    assert set(card.extras) <= set(fields)
-    assert card.online == (get_settings_class(name).data_form == "prompts")
 
 
 def _facts(folder: Path) -> dict[str, list[str]]:
@@ -81,3 +63,37 @@ def test_runs_that_finished_nothing_have_no_card(make_experiment: Make) -> None:
     states = {("beta=1", seed): "failed" for seed in range(3)}
     study = open_study(make_experiment(betas=(1.0,), states=states, prompts=4, steps=6, every=3))
     assert methods.section(study, Canvas(study)) is None
+
+
+def test_what_a_method_said_when_it_ran_is_shown(make_budget_experiment: Make) -> None:
+    facts = _facts(make_budget_experiment(steps=20, every=4, prompts=6))
+    assert facts["loss"][1].startswith("sigmoid: −log σ(β h), h = log π(chosen)/π_ref(chosen)")
+    assert facts["loss"][2].startswith("dapo: −min(r A, clip(r, 1 − clip_low, 1 + clip_high) A)")
+    assert facts["reference model"] == ["none", "the start, frozen; its log-probabilities are computed once",
+                                        "none (beta is 0)", "the start, frozen"]  # fmt: skip
+
+
+def test_a_run_that_recorded_no_method_says_so_where_its_formula_would_stand(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(steps=20, every=4, prompts=6)
+    for path in folder.glob("*/seed*/provenance.json"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "method"}))
+    facts = _facts(folder)
+    assert facts["loss"] == ["not recorded when this was run"] * 4
+    assert facts["trained tokens"] == ["30k", "20k", "6,000", "4,800"]
+    assert facts["samples as it trains"][2] == "8 prompts × 4 completions a rollout, 60% of the time"
+    assert "in general, when" not in facts
+
+
+def test_a_method_s_own_measures_are_drawn_with_its_words(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(arms=("dpo",), steps=20, every=4, prompts=6)
+    own = {"metric": "odds", "label": "log odds ratio", "unit": "nats", "better": "higher"}
+    for path in folder.glob("*/seed*/provenance.json"):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps(told | {"method": told["method"] | {"measures": [own]}}))
+        rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+        lines = (json.dumps(row | {"odds": row["step"] / 10}) for row in rows)
+        (path.parent / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    study = open_study(folder)
+    section = learning.section(study, Canvas(study))
+    assert section is not None
+    assert "log_odds_ratio_by_step" in [panel.name for panel in section.blocks[0].panels]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from workbench.experiment.definition.explain import _TRAINERS, conventions, explain, rows
+from workbench.experiment.definition.explain import conventions, explain, explain_trainer, rows
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.trainer.registry import trainer_names
+from workbench.trainer.method import option_tables
+from workbench.trainer.registry import get_settings_class, trainer_names
 
 BASE = """question: How well does it sort?
 trainer: sft
@@ -81,7 +82,16 @@ def test_the_conventions_say_reduction_sum_or_mean_kl_estimator_and_batch_unit()
 
 @pytest.mark.parametrize("trainer", trainer_names())
 def test_every_trainer_states_its_conventions(trainer: str) -> None:
-    assert "loss" in _TRAINERS[trainer]
+    assert "loss" in get_settings_class(trainer).described().conventions
+
+
+@pytest.mark.parametrize("trainer", trainer_names())
+def test_a_trainer_says_what_it_is_and_every_function_that_may_be_chosen(trainer: str) -> None:
+    told, text = get_settings_class(trainer).described(), explain_trainer(trainer)
+    assert told.learns_from in text
+    assert told.when in text
+    for table in option_tables(get_settings_class(trainer)).values():
+        assert [option.formula for option in table.all.values() if option.formula not in text] == []
 
 
 @pytest.mark.usefixtures("folder")

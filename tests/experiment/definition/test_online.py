@@ -89,7 +89,7 @@ def test_a_batch_is_told_in_prompts_and_completions(folder, trainer, more, expec
 
 def test_the_conventions_state_advantage_and_loss_by_their_names(folder):
     found = conventions(load(folder, GRPO + "  advantage: rloo\n  loss: dr_grpo\n"))
-    assert found["advantages"].startswith("rloo: r − mean of its prompt's other completions (Ahmadian")
+    assert found["advantages"].startswith("rloo: reward − mean of its prompt's other completions (Ahmadian")
     assert "divided by completions × max_new_tokens" in found["policy loss"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.tracking.words import plural
-from workbench.trainer.method import chosen_options
+from workbench.trainer import method
 from workbench.trainer.registry import get_settings_class
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import BATCH_UNITS, TrainerSettings
@@ -24,53 +24,6 @@ _EVERYWHERE = {
     "metrics": "pooled as (sum, count) over micro-batches and processes, never means of means",
     "learning rate": "per step; warm-up is linear from zero",
     "weight decay": "decoupled (AdamW), on matrices only",
-}
-_CROSS_ENTROPY = {
-    "loss": "cross-entropy summed over the tokens that count, divided once by their number over the whole step",
-    "dropout": "the model's own, while training only",
-}
-_TRAINERS: dict[str, dict[str, str]] = {
-    "sft": {**_CROSS_ENTROPY, "tokens that count": "those of the completion with its end; the prompt is masked (-100)"},
-    "pretrain": {**_CROSS_ENTROPY, "tokens that count": "every token of the block but its first"},
-    "dpo": {
-        "loss": "pairwise loss summed over pairs, divided once by the number of pairs over the whole step",
-        "log-probabilities of a completion": "summed over its tokens, end included; the prompt does not count",
-        "h": "(policy - reference) of chosen minus (policy - reference) of rejected, nats",
-        "reference": "the start, frozen, without dropout; its log-probabilities per token are computed once and shared",
-        "first step": "h must be 0 where the run starts from its reference, else the run stops",
-        "rewards/*": "beta (policy - reference), summed over tokens",
-    },
-}
-_ONLINE = {
-    "completions": "sampled by the policy as it is then, one seed a prompt and step; a prompt's share its prefill",
-    "temperature": "divides the logits wherever sampled tokens are drawn or scored",
-    "rewards": "judge the text without its end; weighted and summed; a built-in task's own check where none is named",
-    "reference": "the start, frozen; kept only where beta > 0",
-    "step": "one optimiser step; a rollout gives passes x minibatches of them, minibatches of whole prompts",
-    "cost": "sampling, reference and critic are charged; learned from, a prompt counts with each of its completions",
-}
-_TRAINERS |= {
-    "grpo": {
-        **_ONLINE,
-        "loss": "the policy loss, divided once by the units of the whole step; terms of KL and entropy likewise",
-        "first update": "sampler and trainer must agree on the sampled tokens, else the run stops",
-        "kl": "mean over the step's tokens of the estimator that hyperparameters.kl names, nats",
-    },
-    "ppo": {
-        **_ONLINE,
-        "loss": "-min(ratio A, clip(ratio) A), and value_coefficient 1/2 max of the plain and the clipped squared "
-        "error, each the mean over the step's tokens",
-        "advantages": "GAE over the critic's values; reward on the last token, -beta (policy - start) on every token",
-        "objective/kl": "k1 against the start, summed over a completion, mean over completions: nats",
-        "critic": "begins at value 0; it is not saved with the model",
-    },
-    "online_dpo": {
-        **_ONLINE,
-        "pairs": "a prompt's best and worst completion by reward; a prompt whose completions tie gives none",
-        "h": _TRAINERS["dpo"]["h"],
-        "loss": _TRAINERS["dpo"]["loss"],
-        "rewards/*": "the rewards' values by name; the policy's implicit ones are rewards/chosen and rewards/rejected",
-    },
 }
 _EVALUATION = {
     "eval/exact_match_*": "share of held-out prompts whose completion the verifier accepts; greedy and sampled apart",
@@ -106,16 +59,36 @@ def explain(experiment: Experiment) -> str:
 
 
 def explain_trainer(name: str) -> str:
-    """A trainer's settings with their defaults, and what its batches hold when it is used from Python."""
+    """What a trainer is, its settings with their defaults and the functions that they choose from, and what its batches
+    hold when it is used from Python."""
     settings_class = get_settings_class(name)
-    about = (vars(settings_class).get("__doc__") or "a trainer whose settings have no docstring").strip()
-    lines = [f"{name}: {about.partition(chr(10))[0]}", "", "settings"]
-    lines += _table(
-        [Row(key, field.default, field.description or "") for key, field in settings_class.model_fields.items()]
-    )
+    lines = [f"{name}: {settings_class.about()}", "", "method", *_table(list(_method_rows(settings_class)))]
+    fields = settings_class.model_fields.items()
+    lines += ["", "settings", *_table([Row(key, field.default, field.description or "") for key, field in fields])]
+    for setting, table in method.option_tables(settings_class).items():
+        described = [Row(name, option.described, "") for name, option in table.all.items()]
+        lines += ["", f"{setting}: {table.title}", *_table(described)]
     if settings_class.batch is not None:
         lines += ["", settings_class.batch.described]
     return "\n".join(lines)
+
+
+def _method_rows(settings_class: type[TrainerSettings]) -> Iterator[Row]:
+    """What a method says of itself."""
+    told = settings_class.described()
+    reference = f"{told.reference}; none where {told.tied_by} is 0" if told.tied_by else told.reference
+    said = {
+        "name": told.name,
+        "minimises": told.formula,
+        **{f"with {name}": text for name, text in told.extras.items()},
+        "learns from": told.learns_from,
+        "samples as it trains": "yes" if told.samples else "no",
+        "reference": reference,
+        "reward": told.reward,
+        "critic": told.critic,
+        "use it when": told.when,
+    }
+    return (Row(what, text, "") for what, text in said.items() if text)
 
 
 def rows(run: RunSpec, experiment: Experiment | None = None) -> Iterator[Row]:
@@ -134,9 +107,8 @@ def rows(run: RunSpec, experiment: Experiment | None = None) -> Iterator[Row]:
 def conventions(run: RunSpec) -> dict[str, str]:
     """What the run's numbers mean, in words."""
     settings = run.hyperparameters
-    found = {"batch": batch_units(settings), **_EVERYWHERE, **_TRAINERS.get(run.trainer, {})}
-    for _, name, table, option in chosen_options(settings):
-        found |= {table.title: f"{name}: {option.described}", **option.conventions}
+    found = {"batch": batch_units(settings), **_EVERYWHERE}
+    found |= method.conventions(type(settings).described(), settings)
     if run.evaluate is not None:
         found |= _EVALUATION
     if run.budget is not None:
