@@ -175,7 +175,7 @@ def test_half_used_batches_resume_where_they_were(sft, collate, make_rows, tmp_p
         shutil.rmtree(tmp_path / "checkpoints" / f"step_{step:08d}", ignore_errors=True)
     resumed = trainer()
     assert resumed.resume()
-    assert (resumed.step, len(resumed.pending_batches)) == (3, 1)
+    assert (resumed.step, len(resumed.updates.batches)) == (3, 1)
     row = resumed.train()
     assert {k: v for k, v in row.items() if "time/" not in k} == {k: v for k, v in expected.items() if "time/" not in k}
 

@@ -8,6 +8,7 @@ import pytest
 
 from workbench.errors import DataError, DivergenceError
 from workbench.trainer import grpo_trainer, online
+from workbench.trainer.attempt import Attempt
 
 LOSSES = {
     "grpo": {},
@@ -79,7 +80,7 @@ def test_leaving_out_completions_without_advantage_moves_no_number(
     settings = {"loss": loss, **LOSSES[loss], "reward_fn": late_letters, "passes": 2, "steps": 2, "learning_rate": 1e-5}
     trainer = rollout_trainer(**settings)
     trainer._take_batch()
-    assert len(trainer.pending_batches[0]["responses"]) < 12  # some are left out
+    assert len(trainer.updates.batches[0]["responses"]) < 12  # some are left out
     rows, gradients = first_gradients(rollout_trainer(**settings))
     cut = grpo_trainer.cut_rollout
     monkeypatch.setattr(
@@ -102,7 +103,7 @@ def test_old_logprobs_are_fixed_before_the_first_update_and_each_pass_meets_each
 ):
     trainer = rollout_trainer(passes=2, minibatches=3, steps=6, learning_rate=0.05, entropy_bonus=1e-6, **more)
     trainer._take_batch()
-    updates = list(trainer.pending_batches)
+    updates = list(trainer.updates.batches)
     assert [batch["fresh"].tolist() for batch in updates] == [[1.0] * 4] + [[0.0] * 4] * 5
     for start in (0, 3):
         prompts = torch.cat([batch["prompt_index"] for batch in updates[start : start + 3]])
@@ -126,7 +127,7 @@ def test_dynamic_sampling_fills_the_rollout_with_groups_that_have_a_signal(rollo
     trainer = rollout_trainer(batches=batches, reward_fn=late_letters, dynamic_sampling=4, steps=1)
     seen = []
     judged = trainer._judged
-    trainer._judged = lambda rollout: seen.append(rollout) or judged(rollout)
+    trainer._judged = lambda rollout, attempt: seen.append(rollout) or judged(rollout, attempt)
     row = trainer.train()
     assert (row["sampling/rounds"], trainer.batches_taken) == (needed, needed)
     # Of all that was sampled.
@@ -141,7 +142,7 @@ def test_dynamic_sampling_fills_the_rollout_with_groups_that_have_a_signal(rollo
 def test_dynamic_sampling_drops_no_place_in_the_batch_more_than_another(torch, rollout_trainer, prompt_batch):
     # Batches are sorted by length: were the surplus always cut at the end, long prompts would be learned from less.
     trainer = rollout_trainer(reward_fn=late_letters, dynamic_sampling=4, steps=1)
-    rollout = trainer._roll_out(prompt_batch(3, 0))
+    rollout = trainer._roll_out(prompt_batch(3, 0), Attempt())
     able = replace(rollout, rewards=torch.arange(len(rollout.rewards)).double())
     kept = [0] * 6
     for step in range(300):
@@ -219,8 +220,8 @@ def test_a_minibatch_whose_completions_were_all_cut_is_left_out(torch, rollout_t
     trainer = rollout_trainer(overlong="mask", minibatches=3, steps=3)
     roll_out = trainer._roll_out
 
-    def with_one_prompt_cut(batch, number=0):
-        rollout = roll_out(batch, number)
+    def with_one_prompt_cut(batch, attempt):
+        rollout = roll_out(batch, attempt)
         rollout.ended.copy_(rollout.prompt_of != 1)
         return rollout
 
@@ -235,10 +236,12 @@ def test_a_kl_penalty_in_the_reward_is_summed_over_the_completion_before_the_bas
     trainer = rollout_trainer(
         beta=0.5, kl="k1", kl_in="reward", advantage="mean_only", arguments={"ref_model": small_llama(seed=1)}
     )
-    rollout, advantages = trainer._judged(trainer._roll_out(trainer._next_batch()))
+    attempt = Attempt()
+    rollout, advantages, _ = trainer._judged(trainer._roll_out(trainer._next_batch(), attempt), attempt)
     plain = rollout_trainer()
     with torch.no_grad():
-        own, reference = (plain._logprobs_under(model, rollout) for model in (small_llama(), small_llama(seed=1)))
+        models = (small_llama(), small_llama(seed=1))
+        own, reference = (plain._logprobs_under(model, rollout, attempt) for model in models)
     penalised = rollout.rewards - 0.5 * (own - reference).sum(1)
     expected = penalised.view(3, 4) - penalised.view(3, 4).mean(1, keepdim=True)
     torch.testing.assert_close(advantages.view(3, 4), expected.float(), rtol=1e-4, atol=1e-4)
@@ -266,7 +269,7 @@ def test_importance_correction_weighs_tokens_by_trainer_over_sampler(torch, roll
     losses = []
     for trainer in (plain, corrected):
         trainer._take_batch()
-        (batch,) = trainer.pending_batches
+        (batch,) = trainer.updates.batches
         losses.append(trainer._compute_loss(trainer._forward(batch), batch).terms["policy"].loss_sum.item())
     own = plain._forward(batch)[0].detach()
     ratio = (own - batch["sampler_logprobs"]).exp().clamp(max=2.0)
@@ -282,7 +285,7 @@ def test_every_loss_and_advantage_raises_what_is_rewarded(loss, advantage, rollo
     """The probability of rewarded completions rises over an update."""
     trainer = rollout_trainer(loss=loss, advantage=advantage, steps=1, learning_rate=1e-3, **LOSSES[loss])
     trainer._take_batch()
-    batch = {name: value.clone() for name, value in trainer.pending_batches[0].items()}
+    batch = {name: value.clone() for name, value in trainer.updates.batches[0].items()}
     before = trainer._forward(batch)[0].detach().sum(1)
     trainer.train()
     gained = trainer._forward(batch)[0].detach().sum(1) - before

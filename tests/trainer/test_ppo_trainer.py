@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from workbench.models.llama import Llama
+from workbench.tracking.reader import read_rows
 from workbench.trainer.actor_critic import ActorCritic
+from workbench.trainer.attempt import Attempt
 
 KL = "policy/approxkl_avg"
 
 
 def first_rows(trainer):
     """The first rollout, its rows with advantages, and its KL to the reference."""
-    rollout = trainer._judged(trainer._roll_out(trainer._next_batch()))
-    return rollout, *trainer._with_advantages(rollout)
+    return trainer._judged(trainer._next_batch(), Attempt())
 
 
 def test_the_reward_sits_on_the_last_real_token_and_never_on_padding(torch, rollout_trainer):
@@ -34,7 +35,7 @@ def test_the_kl_to_the_reference_is_taken_from_the_reward_of_each_token(torch, r
     trainer = rollout_trainer("ppo", beta=0.3, whiten_advantages=False, gae_lambda=0.0, arguments=arguments)
     rollout, rows, divergence = first_rows(trainer)
     with torch.no_grad():
-        own, reference = (trainer._logprobs_under(m, rollout) for m in (small_llama(), small_llama(seed=1)))
+        own, reference = (trainer._logprobs_under(m, rollout, Attempt()) for m in (small_llama(), small_llama(seed=1)))
     torch.testing.assert_close(divergence, own - reference, rtol=1e-4, atol=1e-4)
     expected = -0.3 * (own - reference)
     expected[torch.arange(12), rollout.lengths - 1] += rollout.rewards.float()
@@ -51,7 +52,7 @@ def test_the_kl_to_the_reference_is_taken_from_the_reward_of_each_token(torch, r
 def test_advantages_are_whitened_over_the_whole_step_and_returns_are_raw(torch, rollout_trainer):
     trainer = rollout_trainer("ppo", beta=0.0, minibatches=3, passes=1, gae_lambda=1.0)
     trainer._take_batch()
-    updates = trainer.pending_batches
+    updates = trainer.updates.batches
     advantages = torch.cat([batch["advantages"][batch["response_mask"]] for batch in updates]).double()
     assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert advantages.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
@@ -63,7 +64,7 @@ def test_advantages_are_whitened_over_the_whole_step_and_returns_are_raw(torch, 
 def test_cut_completions_under_overlong_mask_do_not_enter_the_whitening(torch, rollout_trainer):
     trainer = rollout_trainer("ppo", beta=0.0, passes=1, overlong="mask")
     trainer._take_batch()
-    (batch,) = trainer.pending_batches
+    (batch,) = trainer.updates.batches
     advantages = batch["advantages"][batch["response_mask"]].double()
     assert 0 < len(batch["responses"]) < 12
     assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
@@ -141,19 +142,18 @@ def test_kl_stop_drops_the_rest_of_a_rollouts_passes(rollout_trainer):
     assert stopped[3] == pytest.approx(0.0, abs=1e-9)  # of the next rollout
 
 
-def test_beta_moves_once_a_rollout_and_not_by_an_evaluation(rollout_trainer, small_llama, prompt_batch):
-    arguments = {"ref_model": small_llama(seed=1), "val_loader": [prompt_batch(2, 9)]}
+def test_beta_moves_once_a_rollout_and_not_by_an_evaluation(rollout_trainer, small_llama, prompt_batch, tmp_path):
+    arguments = {"ref_model": small_llama(seed=1), "val_loader": [prompt_batch(2, 9)], "output_dir": tmp_path}
     trainer = rollout_trainer(
         "ppo", beta=0.1, kl_target=1e-3, kl_horizon=100.0, passes=2, steps=6, evaluate_every=1, arguments=arguments
     )
-    betas, rows, check = [], [], trainer._check_gradient
-    trainer._check_gradient = lambda row: (betas.append(trainer._beta), rows.append(check(row)))[1] or rows[-1]
     trainer.train()
+    rows = read_rows(tmp_path / "metrics.jsonl")[1:]
     grown = 1 + 0.2 * 12 / 100  # the error counts up to 0.2, over 12 completions
     assert [row.get("objective/kl_coefficient") for row in rows] == [
         pytest.approx(0.1), None, pytest.approx(0.1 * grown), None, pytest.approx(0.1 * grown**2), None
     ]  # fmt: skip
-    assert trainer._beta == pytest.approx(0.1 * grown**3)
+    assert trainer.updates.state["beta"] == pytest.approx(0.1 * grown**3)
 
 
 def test_held_out_rollouts_leave_no_trace_in_the_step_under_way(rollout_trainer, prompt_batch):

@@ -64,7 +64,8 @@ def first_step(torch, build):
 
     def measure(name, model, recomputed, **settings):
         trainer = build(name, model, gradient_checkpointing=recomputed, **settings)
-        prepared, kept = trainer._prepare_batch(trainer.train_loader[0]), {}
+        trainer._take_batch()
+        [prepared], kept = trainer.updates.batches, {}
 
         def keep(tensor):
             # What is saved twice, or is a parameter, takes no more room.

@@ -10,13 +10,14 @@ from tests.batches import VOCABULARY, Letters
 from tests.trainers import ONLINE
 from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
 from workbench.tracking.reader import read_rows
+from workbench.trainer.attempt import Attempt
 
 MADE = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None}
 
 
-def rollout_of(trainer, batch=None):
+def rollout_of(trainer, batch=None, attempt=None):
     """One rollout of the trainer's first batch."""
-    return trainer._roll_out(trainer._prepare_batch(batch) if batch else trainer._next_batch())
+    return trainer._roll_out(trainer._prepare_batch(batch) if batch else trainer._next_batch(), attempt or Attempt())
 
 
 @pytest.mark.parametrize("name", ONLINE)
@@ -26,8 +27,8 @@ def test_without_updates_sampler_and_trainer_agree_at_every_step(name, rollout_t
 
     def taken():
         take()
-        rollout, batch = trainer.pending_batches[0], trainer.pending_batches[0]
-        if "old_logprobs" in rollout:
+        batch = trainer.updates.batches[0]
+        if "old_logprobs" in batch:
             own = trainer._forward(batch)[0]
             gaps.append(((own - batch["old_logprobs"]) * batch["response_mask"]).abs().max().item())
 
@@ -181,13 +182,14 @@ def test_a_reward_model_scores_prompt_and_completion_without_padding(torch, name
 
 def test_what_a_reward_model_reads_is_charged(torch, rollout_trainer):
     trainer = rollout_trainer(reward_fn=None, arguments={"reward_model": LastToken(torch), "tokenizer": None})
-    rollout = rollout_of(trainer)
+    attempt = Attempt()
+    rollout = rollout_of(trainer, attempt=attempt)
     read = (rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths).sum()
-    assert trainer._spent.scored_tokens == int(read)
+    assert attempt.costs.scored_tokens == int(read)
     sampled = rollout.lengths.view(len(rollout.prompts), -1).tolist()
     prompts = rollout.prompt_mask.sum(1).tolist()
     sampling = sum(trainer.flops.generation(p, each) for p, each in zip(prompts, sampled, strict=True))
-    assert trainer._spent.flops == pytest.approx(sampling)  # it multiplies no matrix
+    assert attempt.costs.flops == pytest.approx(sampling)  # it multiplies no matrix
 
 
 @pytest.mark.parametrize("ends", [3, [3, 5]])
@@ -290,7 +292,7 @@ def test_without_old_logprobs_they_are_the_policys_own_before_the_first_update(t
     assert trainer.train()["clip_ratio/region_mean"] >= 0.0
     trainer = made_by("grpo", {k: v for k, v in made.items() if k != "old_logprobs"}, small_llama(), passes=2, steps=2)
     trainer._take_batch()
-    first, second = trainer.pending_batches
+    first, second = trainer.updates.batches
     own = trainer._forward(first)[0].detach()
     assert torch.equal(first["old_logprobs"], second["old_logprobs"])
     torch.testing.assert_close(first["old_logprobs"], own * first["response_mask"], rtol=1e-5, atol=1e-6)
@@ -299,7 +301,7 @@ def test_without_old_logprobs_they_are_the_policys_own_before_the_first_update(t
 def test_a_group_of_one_has_no_advantage_and_is_warned_of(torch, made, small_llama):
     lone = {name: value[1:] for name, value in made.items()}
     trainer = made_by("grpo", lone, small_llama(), steps=2)
-    _, advantages = trainer._judged(trainer._roll_out(trainer._next_batch()))
+    _, advantages, _ = trainer._judged(rollout_of(trainer), Attempt())
     assert advantages[0] == 0.0
     assert (advantages[1:] != 0).all()
     trainer.train()

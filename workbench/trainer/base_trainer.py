@@ -118,7 +118,6 @@ class BaseTrainer(TrainerHooks):
         self.examination = Examination(val_loader, evaluators, stopper, self.network, ema, self.records)
         self.progress = Progress(self.num_steps, enabled=self.is_main)
         self.interrupts = Interrupts()
-        self._spent = Costs()  # of this process alone, and dropped with the attempt it was spent on: see _charge
 
     # The public face.
 
@@ -264,9 +263,9 @@ class BaseTrainer(TrainerHooks):
 
     def _train_step(self) -> None:
         started = time.perf_counter()
-        if not self.feed.pending:
+        if not self.updates.batches:
             self._take_batch()
-        batch = self.feed.pending[0]
+        batch = self.updates.batches[0]
         update_started = time.perf_counter()
         with self.interrupts.interruptible():
             row = self._compute_gradient(batch)
@@ -288,23 +287,22 @@ class BaseTrainer(TrainerHooks):
             row["skipped"] = 1.0
         self.state.stopped_by = verdict.ends_run
         self.state.step += 1
-        self.feed.pending.pop(0)
+        learned = self.feed.drop_first(is_enough=self._is_enough(row))
         row["time/step_seconds"] = time.perf_counter() - started
         row["time/update_seconds"] = time.perf_counter() - update_started
         row["time/tokens_per_second"] = tokens / row["time/step_seconds"]
-        self.state.pending_row = {"step": self.step, **row}
-        self.state.pending_completions = self._take_completions()
+        self.state.pending_row = {"step": self.step, **row, **learned.metrics}
+        self.state.pending_completions = list(learned.completions)
         self.state.log_info = self._get_extra_log_info(batch)
 
     def _take_batch(self) -> None:
-        """The loader's next batch made into update batches, and what that cost charged: both or neither."""
+        """Updates made of the loader's next batch, and what that cost charged: both or neither."""
         with self.interrupts.interruptible():
             self._seed(0)
             self.feed.begin()
-            self._spent = Costs()
             made = self._made_updates(lambda: self._make_update_batches(self._next_batch()))
-            check_updates(made)
-            spent = distributed.gather_objects(self._spent)
+            check_updates(made.batches)
+            spent = distributed.gather_objects(made.costs)
         self.feed.commit(made)
         for costs in spent:
             self.costs.add(costs)
@@ -335,7 +333,8 @@ class BaseTrainer(TrainerHooks):
         self._note(verdict.what, f"rollback to step {step}")
         taken, rollbacks, costs, incidents = self.feed.taken, self.guard.rollbacks, self.costs, self.incidents
         self.load_checkpoint(folder)
-        self.feed.taken, self.feed.pending, self.guard.rollbacks = taken, [], rollbacks + 1
+        self.feed.drop_first(is_enough=True)
+        self.feed.taken, self.guard.rollbacks = taken, rollbacks + 1
         self.state.costs, self.state.incidents = costs, incidents
         self.records.open_records(self.state.recorded_step)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from workbench.errors import DefinitionError
@@ -33,6 +33,11 @@ class Costs:
     def as_json(self) -> dict[str, Any]:
         """By name; None where it was not counted."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+
+    def __add__(self, other: Costs) -> Costs:
+        total = replace(self)
+        total.add(other)
+        return total
 
     def add(self, other: Costs) -> None:
         """Charge what another stage or process spent."""

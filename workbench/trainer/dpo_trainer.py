@@ -20,6 +20,7 @@ from workbench.trainer.costs import Costs
 from workbench.trainer.dpo_settings import DPOSettings
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.updates import Updates
 
 # |h| per completion token that rounding alone may give while policy and reference are the same model.
 START_GAP = "start_gap"
@@ -47,9 +48,14 @@ class DPOTrainer(BaseTrainer):
             if bool(empty.any()):
                 rows = empty.nonzero().flatten().tolist()
                 raise DataError(f"{self._batch_name}: rows {rows[:10]} have an empty {part}; drop them")
-        if self.settings.needs_reference and "ref_chosen_logprobs" not in prepared:
-            prepared |= self._score_reference(prepared)
         return prepared
+
+    def _make_update_batches(self, batch: Batch) -> Updates:
+        known, costs = self._with_reference(batch)
+        return Updates([known], costs=costs)
+
+    def _make_validation_batches(self, batch: Batch) -> list[Batch]:
+        return [self._with_reference(batch)[0]]
 
     def _count_units(self, batch: Batch) -> dict[str, float]:
         weights = _pair_weights(batch)
@@ -122,12 +128,19 @@ class DPOTrainer(BaseTrainer):
 
     # The reference.
 
-    def _score_reference(self, batch: Batch) -> Batch:
+    def _with_reference(self, batch: Batch) -> tuple[Batch, Costs]:
+        """With the reference's log-probabilities where they are needed, and what it cost to score them."""
+        if not self.settings.needs_reference or "ref_chosen_logprobs" in batch:
+            return batch, Costs()
+        scored, costs = self._score_reference(batch)
+        return batch | scored, costs
+
+    def _score_reference(self, batch: Batch) -> tuple[Batch, Costs]:
         with heard_by(None), self.reference.scoring() as reference, self.precision.autocast():
             _, chosen, rejected = completion_logprobs(reference, batch, self._temperature)
         work = completions_work(self.ref_model or self.policy, batch)  # scored in one call, not in micro-batches
-        self._charge(Costs(scored_tokens=int(work.read), flops=self._reference_flops.forward(work)))
-        return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}
+        costs = Costs(scored_tokens=int(work.read), flops=self._reference_flops.forward(work))
+        return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}, costs
 
 
 def completion_logprobs(

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from workbench.models.flops import ModelFlops
-from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
 from workbench.trainer.early_stopping import Stopper
 from workbench.trainer.health import Health
@@ -24,6 +23,7 @@ from workbench.trainer.precision import Precision
 from workbench.trainer.progress import Progress
 from workbench.trainer.records.state import RunState
 from workbench.trainer.reference import FrozenReference
+from workbench.trainer.updates import Updates
 
 
 class TrainerFace:
@@ -133,9 +133,9 @@ class TrainerFace:
         return self.feed.taken
 
     @property
-    def pending_batches(self) -> list[Batch]:
-        """Update batches that are still to be learned from."""
-        return self.feed.pending
+    def updates(self) -> Updates:
+        """What is still to be learned from, and the method's own state."""
+        return self.feed.updates
 
     # What it is judged by.
 

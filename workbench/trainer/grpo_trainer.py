@@ -22,14 +22,16 @@ from workbench.objectives.policy_gradient import (
 )
 from workbench.tracking.values import Mean, Value
 from workbench.trainer import distributed
+from workbench.trainer.attempt import Attempt
 from workbench.trainer.batches import Batch
 from workbench.trainer.grpo_settings import GRPOSettings
 from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.minibatches import cut_rollout
 from workbench.trainer.online import OnlineTrainer
 from workbench.trainer.rollouts import Rollout, join_rollouts
 from workbench.trainer.scoring import predicting_states, response_entropies, response_logprobs
 from workbench.trainer.settings import TrainerSettings
-from workbench.trainer.updates import cut_rollout
+from workbench.trainer.updates import Updates
 
 SUMMED = "summed"
 """In the rows of an update whose old log-probabilities are known as a sum a completion alone."""
@@ -57,24 +59,29 @@ class GRPOTrainer(OnlineTrainer):
 
     # From prompts to updates.
 
-    def _make_update_batches(self, batch: Batch) -> list[Batch]:
-        parts = self._sampled(batch)
-        rollout, advantages = self._judged(self._with_signal(parts))
-        rounds = {"sampling/rounds": float(len(parts))} if self.settings.dynamic_sampling else {}
-        self._report(rollout, advantages, rounds, sampled=join_rollouts(parts))
-        return self._with_units(self._updates(rollout, advantages, self.settings.passes, self.settings.minibatches))
+    def _make_update_batches(self, batch: Batch) -> Updates:
+        attempt = Attempt()
+        parts = self._sampled(batch, attempt)
+        rollout, advantages, metrics = self._judged(self._with_signal(parts), attempt)
+        if self.settings.dynamic_sampling:
+            metrics["sampling/rounds"] = float(len(parts))
+        batches = self._with_units(
+            self._cut(rollout, advantages, attempt, self.settings.passes, self.settings.minibatches)
+        )
+        return self._updates_of(batches, attempt, rollout, advantages, metrics, sampled=join_rollouts(parts))
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
-        rollout, advantages = self._judged(self._roll_out(batch), everywhere=False)
-        return self._updates(rollout, advantages, 1, 1)
+        attempt = Attempt(everywhere=False)
+        rollout, advantages, _ = self._judged(self._roll_out(batch, attempt), attempt)
+        return self._cut(rollout, advantages, attempt, 1, 1)
 
-    def _sampled(self, batch: Batch) -> list[Rollout]:
+    def _sampled(self, batch: Batch, attempt: Attempt) -> list[Rollout]:
         """The batch's rollout; under dynamic sampling those of further batches too, until groups enough differ."""
-        parts = [self._roll_out(batch)]
+        parts = [self._roll_out(batch, attempt)]
         found = len(_signal_prompts(parts[0]))
         # Every process takes as many batches as the neediest: they share one loader.
         while len(parts) <= self.settings.dynamic_sampling and distributed.any_process(found < len(parts[0].prompts)):
-            parts.append(self._roll_out(self._next_batch(), len(parts)))
+            parts.append(self._roll_out(self._next_batch(), attempt, len(parts)))
             found += len(_signal_prompts(parts[-1]))
         return parts
 
@@ -97,39 +104,35 @@ class GRPOTrainer(OnlineTrainer):
         order = np.random.default_rng([self.settings.seed, self.step, 2]).permutation(len(joined.prompts))
         return joined.of_prompts(sorted(order[:wanted].tolist()))
 
-    def _judged(self, rollout: Rollout, *, everywhere: bool = True) -> tuple[Rollout, torch.Tensor]:
-        """With reference and KL penalty where they are asked for; advantages (N,) float32, over the whole step.
-
-        everywhere: the step is that of all processes, and every one must call it; else of this one alone.
-        """
+    def _judged(self, rollout: Rollout, attempt: Attempt) -> tuple[Rollout, torch.Tensor, dict[str, float]]:
+        """With reference and KL penalty where they are asked for; advantages (N,) float32 over the whole step; and
+        what is recorded of the penalty."""
         if self.settings.beta:
-            rollout = self._reference_logprobs(rollout)
-        rewards = rollout.rewards
+            rollout = self._reference_logprobs(rollout, attempt)
+        rewards, metrics = rollout.rewards, {}
         if self._kl_penalty is not None:
-            old = rollout.old_logprobs if rollout.old_logprobs is not None else self._own_logprobs(rollout)
+            old = rollout.old_logprobs
+            old = self._logprobs_under(self.policy, rollout, attempt) if old is None else old
             rollout = replace(rollout, old_logprobs=old)
             penalties = torch.where(rollout.response_mask, self._kl_penalty(old, rollout.ref_logprobs), 0.0)  # type: ignore[arg-type]
             rewards = rewards - self.settings.beta * penalties.sum(1).double()
-            if everywhere:
-                sums = torch.stack((penalties.double().sum(), rollout.response_mask.double().sum()))
-                total, num_tokens = distributed.reduce_tensor(sums).tolist()
-                self._rollout_row["kl"] = total / num_tokens
-        own = (rewards.tolist(), rollout.groups.tolist())
-        found = distributed.gather_objects(own) if everywhere else [own]
+            sums = torch.stack((penalties.double().sum(), rollout.response_mask.double().sum()))
+            total, num_tokens = attempt.total(sums).tolist()
+            metrics["kl"] = total / num_tokens
+        found = attempt.gather((rewards.tolist(), rollout.groups.tolist()))
         everyone = torch.tensor([value for part, _ in found for value in part], dtype=torch.float64)
         groups = torch.tensor([value for _, part in found for value in part])
-        start = sum(len(part) for part, _ in found[: self.rank]) if everywhere else 0
+        start = sum(len(part) for part, _ in found[: attempt.place])
         advantages = self._advantage_fn(everyone, groups)[start : start + len(rewards)]
-        return rollout, advantages.to(self.device, torch.promote_types(self._dtype, torch.float32))
+        return rollout, advantages.to(self.device, torch.promote_types(self._dtype, torch.float32)), metrics
 
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.policy.parameters()).dtype
 
-    def _own_logprobs(self, rollout: Rollout) -> torch.Tensor:
-        return self._logprobs_under(self.policy, rollout)
-
-    def _updates(self, rollout: Rollout, advantages: torch.Tensor, passes: int, minibatches: int) -> list[Batch]:
+    def _cut(
+        self, rollout: Rollout, advantages: torch.Tensor, attempt: Attempt, passes: int, minibatches: int
+    ) -> list[Batch]:
         settings = self.settings
         rows = rollout.row_batch() | {"advantages": advantages}
         if rollout.ref_logprobs is not None and self._kl_loss is not None:
@@ -137,7 +140,7 @@ class GRPOTrainer(OnlineTrainer):
         sampler = rollout.sampler_logprobs if rollout.sampled_here else rollout.old_logprobs
         if sampler is not None and (rollout.sampled_here or self._correct is not None):
             rows["sampler_logprobs"] = sampler
-        old = self._old_logprobs(rollout, passes * minibatches)
+        old = self._old_logprobs(rollout, attempt, passes * minibatches)
         if old is not None:
             rows["old_logprobs"] = old
             if rollout.old_are_sums and old is rollout.old_logprobs:
@@ -151,14 +154,14 @@ class GRPOTrainer(OnlineTrainer):
         order = np.random.default_rng([settings.seed, self.step, 1])
         return cut_rollout(rows, learned, counted, passes, minibatches, order, fresh=rollout.sampled_here)
 
-    def _old_logprobs(self, rollout: Rollout, num_updates: int) -> torch.Tensor | None:
+    def _old_logprobs(self, rollout: Rollout, attempt: Attempt, num_updates: int) -> torch.Tensor | None:
         """(N, T) that ratios are taken to, fixed before the first update. None where the only update of a rollout can
         take its own: then the ratio is 1, and nothing need be computed."""
         # A correction takes the ratio to the trainer's own log-probabilities, and the sampler's gap apart from it.
         is_own = rollout.old_logprobs is None or self._correct is not None
         if num_updates == 1 and (rollout.sampled_here or is_own):
             return None
-        return self._own_logprobs(rollout) if is_own else rollout.old_logprobs
+        return self._logprobs_under(self.policy, rollout, attempt) if is_own else rollout.old_logprobs
 
     @property
     def _needs_ratios(self) -> str:

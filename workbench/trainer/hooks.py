@@ -22,6 +22,7 @@ from workbench.trainer.costs import REFUSED, Costs
 from workbench.trainer.face import TrainerFace
 from workbench.trainer.loss import LossResult, as_result
 from workbench.trainer.randomness import seed_step
+from workbench.trainer.updates import Updates
 
 
 class TrainerHooks(TrainerFace, abc.ABC):
@@ -30,7 +31,6 @@ class TrainerHooks(TrainerFace, abc.ABC):
     ref_model: torch.nn.Module | None
     _given_reference: ModelFlops | None = None
     _meter: CallMeter | None
-    _spent: Costs
     _uncounted_call = ""
     unread_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that this class, but none derived from it, refuses: nothing here reads them."""
@@ -141,14 +141,13 @@ class TrainerHooks(TrainerFace, abc.ABC):
             f"(a ClassVar) in {type(self.settings).__name__}"
         )
 
-    def _made_updates(self, make: Callable[[], Iterable[Batch]]) -> list[Batch]:
-        """Update batches, and the calls that it took to make them charged where calls are counted."""
+    def _made_updates(self, make: Callable[[], Updates | Iterable[Batch]]) -> Updates:
+        """What `make` makes; the calls that it took are charged where calls are counted."""
         if self._meter is None:
-            return list(make())
+            return Updates.of(make())
         with self._meter.listening():
-            made = list(make())
-        self._spent.add(self._heard())
-        return made
+            made = Updates.of(make())
+        return replace(made, costs=made.costs + self._heard())
 
     def _heard(self) -> Costs:
         """What the calls cost that were counted last."""
@@ -215,25 +214,22 @@ class TrainerHooks(TrainerFace, abc.ABC):
     def _seed(self, phase: int) -> None:
         seed_step(self.device, self.settings.seed, self.step, phase, self.rank, self.world_size)
 
-    def _charge(self, costs: Costs) -> None:
-        """For hooks that prepare batches: what this process spent on it. It counts once the batches are ready."""
-        self._spent.add(costs)
-
-    def _make_update_batches(self, batch: Batch) -> Iterable[Batch]:
-        """The batches of the optimiser steps that one loader batch gives: rollouts, passes, minibatches."""
+    def _make_update_batches(self, batch: Batch) -> Updates | Iterable[Batch]:
+        """The batches of the optimiser steps that one loader batch gives: rollouts, passes, minibatches. Updates also
+        say what is recorded of them, what they cost, and how they change the method's state (`self.updates.state`)."""
         return [batch]
 
     def _make_validation_batches(self, batch: Batch) -> Iterable[Batch]:
-        """The same for a batch of val_loader, whose loss alone is wanted; must leave the trainer as it is."""
+        """The same for a batch of val_loader, whose loss alone is wanted."""
         return [batch]
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
-        """The whole step's row (the same in every process) as it is to be recorded; may raise before the update."""
+        """The step's own row (the same in every process) as it is to be recorded; may raise before the update."""
         return row
 
-    def _take_completions(self) -> list[dict[str, Any]]:
-        """Rows of completions.jsonl that the committed step learned from first, without their step; JSON values."""
-        return []
+    def _is_enough(self, row: dict[str, float]) -> bool:
+        """Whether the step of that row is the last that learns from its updates, however many of them are left."""
+        return False
 
     def _watch(self, row: dict[str, Any]) -> Iterable[str]:
         """Warnings, each with its remedy, that the recorded row gives rise to; raises DivergenceError to stop."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 
 from workbench.data.chat import opened_thought
-from workbench.errors import CheckpointError, DataError, DefinitionError, DivergenceError, RewardError
+from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
 from workbench.generation.costs import sampling_flops
 from workbench.generation.generate import row_seed, sample
 from workbench.models.flops import ModelFlops, Work
@@ -22,21 +21,23 @@ from workbench.rewards.keywords import as_reward_set
 from workbench.rewards.reward import Reward, RewardSet, Sample, TrainerState
 from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer import distributed
+from workbench.trainer.attempt import Attempt
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
+from workbench.trainer.minibatches import FRESH
 from workbench.trainer.rollout_metrics import completion_rows, rollout_metrics
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.rollouts import RANK_STRIDE, Rollout, rollout_made_elsewhere
 from workbench.trainer.scoring import predicting_states, response_logprobs, rollout_work
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.signals import SignalWatch
-from workbench.trainer.updates import FRESH
+from workbench.trainer.snapshot import Part
+from workbench.trainer.updates import Updates
 
 GAP = "sampling/sampling_logp_difference/mean"
 GAP_TOLERANCE = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}
 """Nats per token between sampler and trainer that rounding alone may give while their weights are the same."""
-STATE = ("rollout_row", "rollout_completions", "signals")
 
 
 class OnlineTrainer(BaseTrainer):
@@ -52,8 +53,6 @@ class OnlineTrainer(BaseTrainer):
         self._reward_set: RewardSet | None = None
         reward_model = self.reward_model
         self._reward_flops = None if reward_model is None else ModelFlops.of_classifier(reward_model)
-        self._rollout_row: dict[str, Any] = {}
-        self._rollout_completions: list[dict[str, Any]] = []
         self._signals = SignalWatch(self.settings.dead_signal_patience)
         return super()._set_up_model(model)
 
@@ -70,11 +69,17 @@ class OnlineTrainer(BaseTrainer):
             raise DataError(f"{self._batch_name}: rows {rows[:10]} have an empty prompt; drop them")
         return prepared
 
-    def _roll_out(self, batch: Batch, round_number: int = 0) -> Rollout:
+    def _roll_out(self, batch: Batch, attempt: Attempt, round_number: int = 0) -> Rollout:
         """The batch's completions with their rewards: sampled and scored here, or as they were made elsewhere."""
         if "responses" in batch:
             return rollout_made_elsewhere(batch, self._batch_number, self.rank, needs_ratios=self._needs_ratios)
-        started = time.perf_counter()
+        with attempt.timed("sample"):
+            rollout = self._sample(batch, attempt, round_number)
+        with attempt.timed("reward"):
+            return self._scored(rollout, batch, attempt)
+
+    def _sample(self, batch: Batch, attempt: Attempt, round_number: int) -> Rollout:
+        """Completions of the batch's prompts by the policy as it is, without their rewards."""
         prompts, prompt_mask = batch["prompts"], batch["prompt_mask"]
         ids = [row[mask].tolist() for row, mask in zip(prompts, prompt_mask, strict=True)]
         names: list[str] = batch.get("prompt_ids", [])  # type: ignore[assignment]
@@ -89,9 +94,11 @@ class OnlineTrainer(BaseTrainer):
                 eos_ids=self._eos_ids(),
                 num_samples=settings.group_size,
             )
-        self._charge_sampling(ids, sampled.lengths)
+        own = sampled.lengths.view(len(ids), settings.group_size).tolist()
+        flops = sampling_flops(self.flops, self.policy, ids, own, settings.max_new_tokens)
+        attempt.charge(Costs(generated_tokens=int(sampled.lengths.sum()), flops=flops))
         prompt_of = torch.arange(len(ids), device=self.device).repeat_interleave(settings.group_size)
-        rollout = Rollout(
+        return Rollout(
             prompts=prompts,
             prompt_mask=prompt_mask,
             prompt_of=prompt_of,
@@ -109,11 +116,6 @@ class OnlineTrainer(BaseTrainer):
             prompt_ids=names or [f"batch{self._batch_number}-{row}" for row in range(len(ids))],
             completions=self._decoded(self._response_ids(sampled.token_ids, sampled.lengths, sampled.ended)),
         )
-        self._spend("time/sample_seconds", started)
-        started = time.perf_counter()
-        rollout = self._scored(rollout, batch)
-        self._spend("time/reward_seconds", started)
-        return rollout
 
     def _sampling_seeds(self, names: list[str], round_number: int) -> list[int]:
         """One a prompt: other ones at every step, and for a prompt that is met twice in a batch."""
@@ -124,7 +126,7 @@ class OnlineTrainer(BaseTrainer):
             seeds.append(row_seed(self.settings.seed, f"step {self.step} round {round_number} {met[name]} {name}"))
         return seeds
 
-    def _scored(self, rollout: Rollout, batch: Batch) -> Rollout:
+    def _scored(self, rollout: Rollout, batch: Batch, attempt: Attempt) -> Rollout:
         """With rewards. RewardError where a reward does not give one finite number a completion, or None."""
         lengths, ended = rollout.lengths.tolist(), rollout.ended.tolist()
         of_prompts: dict[str, list[Any]] = {
@@ -154,7 +156,7 @@ class OnlineTrainer(BaseTrainer):
         with heard_by(None):
             scores = rewards.score(samples)
         for tokens, flops in rewards.take_costs():
-            self._charge(Costs(scored_tokens=tokens, flops=flops))
+            attempt.charge(Costs(scored_tokens=tokens, flops=flops))
         totals = torch.tensor(scores.total, dtype=torch.float64, device=self.device)
         return replace(rollout, rewards=totals, by_name=scores.by_name, extra=scores.extra, logged=scores.metrics)
 
@@ -191,18 +193,15 @@ class OnlineTrainer(BaseTrainer):
         scored = Reward("reward_model", lambda _: sequence_scores(model, rollout), take_costs=lambda: spent)
         return RewardSet([*(self._reward_set.rewards if self._reward_set else ()), scored])
 
-    def _reference_logprobs(self, rollout: Rollout) -> Rollout:
+    def _reference_logprobs(self, rollout: Rollout, attempt: Attempt) -> Rollout:
         """With the reference's log-probabilities, where the batch did not bring them."""
         if rollout.ref_logprobs is not None:
             return rollout
-        started = time.perf_counter()
-        with self.reference.scoring() as reference:
-            rollout = replace(rollout, ref_logprobs=self._logprobs_under(reference, rollout))
-        self._spend("time/reference_seconds", started)
-        return rollout
+        with attempt.timed("reference"), self.reference.scoring() as reference:
+            return replace(rollout, ref_logprobs=self._logprobs_under(reference, rollout, attempt))
 
     @torch.no_grad()
-    def _logprobs_under(self, model: torch.nn.Module, rollout: Rollout) -> torch.Tensor:
+    def _logprobs_under(self, model: torch.nn.Module, rollout: Rollout, attempt: Attempt) -> torch.Tensor:
         """(N, T) of the rollout's completions, in micro-batches, charged."""
         rows = rollout.row_batch()
         size = self.micro_batch_rows or len(rows["responses"])
@@ -213,7 +212,7 @@ class OnlineTrainer(BaseTrainer):
                 parts.append(response_logprobs(predicting_states(model, part), part, self.settings.temperature))
         work = self._work_as_cut(rows, lambda part: rollout_work(model, part))
         flops = self.flops if model is self.policy else self._reference_flops
-        self._charge(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
+        attempt.charge(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
         return torch.cat(parts)
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
@@ -232,21 +231,31 @@ class OnlineTrainer(BaseTrainer):
         """Whether a completion's reward means something only beside those of its group."""
         return True
 
-    def _report(
+    def _updates_of(
         self,
+        batches: list[Batch],
+        attempt: Attempt,
         rollout: Rollout,
         advantages: torch.Tensor,
-        more: dict[str, float] | None = None,
+        metrics: dict[str, float] | None = None,
         *,
         sampled: Rollout | None = None,
-    ) -> None:
-        """Keep a rollout's metrics and completions until the first step that learns from it is committed.
+        state: dict[str, Any] | None = None,
+    ) -> Updates:
+        """The batches with what is recorded of their rollout: its metrics, its completions with their advantages (N,).
 
         sampled: all that was sampled for it, where it is a choice: groups chosen for their signal all have one.
         """
-        self._rollout_row |= rollout_metrics(sampled or rollout, by_group=self._compares_groups) | (more or {})
-        if self.is_main:
-            self._rollout_completions = completion_rows(rollout, advantages, self.settings.logged_prompts)
+        shown = self.settings.logged_prompts if self.is_main else 0
+        return Updates(
+            batches,
+            metrics=rollout_metrics(sampled or rollout, by_group=self._compares_groups)
+            | (metrics or {})
+            | attempt.seconds,
+            completions=completion_rows(rollout, advantages, shown),
+            costs=attempt.costs,
+            state=state or {},
+        )
 
     def _with_units(self, updates: list[Batch]) -> list[Batch]:
         """The updates in which some process counts a completion; the first of them is as fresh as the rollout's was.
@@ -265,21 +274,6 @@ class OnlineTrainer(BaseTrainer):
             f"{self.settings.max_new_tokens}, and overlong: mask leaves none to learn from; raise max_new_tokens, "
             "or take overlong: keep"
         )
-
-    def _validate(self) -> dict[str, float]:
-        """Its rollouts leave no trace in the row of the step that is under way."""
-        row = dict(self._rollout_row)
-        try:
-            return super()._validate()
-        finally:
-            self._rollout_row = row
-
-    def _spend(self, phase: str, started: float) -> None:
-        self._rollout_row[phase] = self._rollout_row.get(phase, 0.0) + time.perf_counter() - started
-
-    def _take_batch(self) -> None:
-        self._rollout_row, self._rollout_completions = {}, []
-        super()._take_batch()
 
     def _plan_steps(self) -> int:
         """Epochs count batches of prompts, each of which gives several steps."""
@@ -301,10 +295,10 @@ class OnlineTrainer(BaseTrainer):
                 f"step {self.step + 1}: sampler and trainer differ by {gap:.3g} nats a token (allowed {allowed:g}), "
                 "though no update lies between them: the sampler holds other weights, another temperature or precision"
             )
-        taken = sorted(name for name in row if name in self._rollout_row and not name.startswith("time/"))
+        taken = sorted(name for name in row if name in self.updates.metrics)
         if taken:
             raise RewardError(f"log_metric has the name {taken[0]}, which is taken; allowed another")
-        return super()._check_gradient(row) | self._rollout_row
+        return super()._check_gradient(row)
 
     def _gap_metrics(self, logprobs: torch.Tensor, batch: Batch) -> dict[str, Value]:
         """How far the trainer's log-probabilities (B, T) are from the sampler's, before any update of the rollout."""
@@ -315,11 +309,6 @@ class OnlineTrainer(BaseTrainer):
         mean = Mean(gaps.sum().double(), float(mask.sum()))
         return {GAP: mean, "sampling/sampling_logp_difference/max": Max(gaps.max())}
 
-    def _take_completions(self) -> list[dict[str, Any]]:
-        taken = self._rollout_completions
-        self._rollout_row, self._rollout_completions = {}, []
-        return taken
-
     def _get_extra_log_info(self, batch: Batch) -> str:
         row = self.state.pending_row or {}
         return f"reward {row['reward']:.3f}" if "reward" in row else ""
@@ -328,30 +317,11 @@ class OnlineTrainer(BaseTrainer):
         known = self._reward_set is not None and self.reward_model is None
         return self._signals.observe(row, self._reward_set.maximum if self._reward_set and known else None)
 
-    def _get_extra_checkpoint_state(self) -> Mapping[str, Any]:
-        own = {
-            "rollout_row": self._rollout_row,
-            "rollout_completions": self._rollout_completions,
-            "signals": self._signals.state_dict(),
-        }
-        return {**(super()._get_extra_checkpoint_state() or {}), **own}
-
-    def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
-        rest = dict(state)
-        missing = sorted(name for name in STATE if name not in rest)
-        if missing:
-            raise CheckpointError(f"the checkpoint lacks {', '.join(missing)}; it is of another trainer")
-        self._rollout_row, self._rollout_completions = rest.pop("rollout_row"), rest.pop("rollout_completions")
-        self._signals.load_state_dict(rest.pop("signals"))
-        super()._load_extra_checkpoint_state(rest)
+    def parts(self) -> dict[str, Part]:
+        """Those of every trainer, and the watch over the signal."""
+        return {**super().parts(), "signals": self._signals}
 
     # Small parts.
-
-    def _charge_sampling(self, prompts: list[list[int]], lengths: torch.Tensor) -> None:
-        size = self.settings.group_size
-        own = lengths.view(len(prompts), size).tolist()
-        flops = sampling_flops(self.flops, self.policy, prompts, own, self.settings.max_new_tokens)
-        self._charge(Costs(generated_tokens=int(lengths.sum()), flops=flops))
 
     def _eos_ids(self) -> tuple[int, ...]:
         if self.tokenizer is not None:

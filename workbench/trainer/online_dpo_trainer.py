@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,12 +9,14 @@ import torch
 
 from workbench.models.flops import Work
 from workbench.trainer import distributed
+from workbench.trainer.attempt import Attempt
 from workbench.trainer.batches import Batch
 from workbench.trainer.dpo_trainer import DPOTrainer
 from workbench.trainer.online import OnlineTrainer
 from workbench.trainer.online_dpo_settings import OnlineDPOSettings
 from workbench.trainer.rollouts import Rollout
 from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.updates import Updates
 
 
 class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
@@ -23,36 +24,36 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
 
     settings_class: ClassVar[type[TrainerSettings]] = OnlineDPOSettings
 
-    def _make_update_batches(self, batch: Batch) -> list[Batch]:
-        rollout = self._roll_out(batch)
+    def _make_update_batches(self, batch: Batch) -> Updates:
+        attempt = Attempt()
+        rollout = self._roll_out(batch, attempt)
         only_ended = self.settings.overlong == "mask"
         if not distributed.any_process(bool(rollout.ended.any()) or not only_ended):
             raise self._all_cut()
         won, lost = best_and_worst(rollout, only_ended=only_ended)
         ranks = torch.zeros(len(rollout.rewards))
         ranks[won], ranks[lost] = 1.0, -1.0
-        self._report(rollout, ranks, {"pairs": float(sum(distributed.gather_objects(len(won))))})
-        started = time.perf_counter()
-        made = self._pair_batch(rollout, won, lost)
-        self._spend("time/reference_seconds", started)
+        made = self._pair_batch(rollout, won, lost, attempt)
         order, parts = np.random.default_rng([self.settings.seed, self.step, 1]), self.settings.minibatches
-        updates = []
+        batches = []
         for _ in range(self.settings.passes):
             rows = order.permutation(len(won)) if parts > 1 else np.arange(len(won))
             # A process without a pair takes its part in the step all the same: see pair_weights.
             chosen = [part if len(part) else np.array([len(won)]) for part in np.array_split(rows, parts)]
-            updates += [{name: made[name][part] for name in made} for part in chosen]
-        return updates
+            batches += [{name: made[name][part] for name in made} for part in chosen]
+        metrics = {"pairs": float(sum(distributed.gather_objects(len(won))))}
+        return self._updates_of(batches, attempt, rollout, ranks, metrics)
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
-        rollout = self._roll_out(batch)
+        attempt = Attempt(everywhere=False)
+        rollout = self._roll_out(batch, attempt)
         won, lost = best_and_worst(rollout, only_ended=self.settings.overlong == "mask")
         if not won:
             return []
-        made = self._pair_batch(rollout, won, lost)
+        made = self._pair_batch(rollout, won, lost, attempt)
         return [{name: value[: len(won)] for name, value in made.items()}]
 
-    def _pair_batch(self, rollout: Rollout, won: list[int], lost: list[int]) -> Batch:
+    def _pair_batch(self, rollout: Rollout, won: list[int], lost: list[int], attempt: Attempt) -> Batch:
         """As DPOTrainer takes them, with the reference's log-probabilities; and behind them a row of no weight."""
         weights = torch.tensor([1.0] * len(won) + [0.0], device=self.device)
         won, lost = [*won, 0], [*lost, 0]
@@ -69,7 +70,10 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
         known = rollout.ref_logprobs
         if known is not None:
             return batch | {"ref_chosen_logprobs": known[won], "ref_rejected_logprobs": known[lost]}
-        return batch | self._score_reference(batch)
+        with attempt.timed("reference"):
+            scored, costs = self._score_reference(batch)
+        attempt.charge(costs)
+        return batch | scored
 
     @property
     def _needs_ratios(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,16 +16,18 @@ from workbench.objectives.policy_gradient import PER_TOKEN, Clip, SampledTokens,
 from workbench.tracking.values import Mean, Value
 from workbench.trainer import distributed
 from workbench.trainer.actor_critic import ActorCritic
+from workbench.trainer.attempt import Attempt
 from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
 from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.minibatches import PADDED, cut_rollout
 from workbench.trainer.online import OnlineTrainer
 from workbench.trainer.ppo_settings import LARGEST_KL_ERROR, PPOSettings
 from workbench.trainer.precision import resolve_precision
 from workbench.trainer.rollouts import Rollout
 from workbench.trainer.scoring import response_entropies, response_logprobs
 from workbench.trainer.settings import TrainerSettings
-from workbench.trainer.updates import PADDED, cut_rollout
+from workbench.trainer.updates import Updates
 
 APPROXIMATE_KL = "policy/approxkl_avg"
 
@@ -37,7 +39,6 @@ class PPOTrainer(OnlineTrainer):
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._clip = Clip(self.settings.clip, self.settings.clip)
-        self._beta = self._next_beta = float(self.settings.beta)
         trained = ActorCritic(super()._set_up_model(model), self.settings.critic).eval()
         half = resolve_precision(self.settings.precision, self.device, model) != "float32"
         self._critic_flops = None if trained.trunk is None else ModelFlops.counted_of(trained.trunk, half=half)
@@ -53,36 +54,41 @@ class PPOTrainer(OnlineTrainer):
 
     # From prompts to updates.
 
-    def _make_update_batches(self, batch: Batch) -> list[Batch]:
-        rollout = self._judged(self._roll_out(batch))
-        rows, divergence = self._with_advantages(rollout)
-        mask = rollout.response_mask
-        per_completion = (rows["advantages"] * mask).sum(1) / rollout.lengths
-        self._report(rollout, per_completion, self._objective(rollout, divergence))
-        return self._with_units(self._updates(rollout, rows, self.settings.passes, self.settings.minibatches))
+    @property
+    def _beta(self) -> float:
+        """The KL penalty's coefficient for the next rollout."""
+        return float(self.updates.state.get("beta", self.settings.beta))
+
+    def _make_update_batches(self, batch: Batch) -> Updates:
+        attempt = Attempt()
+        rollout, rows, divergence = self._judged(batch, attempt)
+        per_completion = (rows["advantages"] * rollout.response_mask).sum(1) / rollout.lengths
+        metrics, next_beta = self._objective(rollout, divergence)
+        batches = self._with_units(self._cut(rollout, rows, self.settings.passes, self.settings.minibatches))
+        return self._updates_of(batches, attempt, rollout, per_completion, metrics, state={"beta": next_beta})
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
-        rollout = self._judged(self._roll_out(batch))
-        return self._updates(rollout, self._with_advantages(rollout, everywhere=False)[0], 1, 1)
+        rollout, rows, _ = self._judged(batch, Attempt(everywhere=False))
+        return self._cut(rollout, rows, 1, 1)
 
-    def _judged(self, rollout: Rollout) -> Rollout:
-        """With the log-probabilities that the ratio and the KL penalty are taken to."""
+    def _judged(self, batch: Batch, attempt: Attempt) -> tuple[Rollout, Batch, torch.Tensor]:
+        """The batch's rollout with the log-probabilities that ratio and KL penalty are taken to; its rows with
+        advantages, returns and old values (N, T); and its KL to the reference (N, T)."""
+        rollout = self._roll_out(batch, attempt)
         if rollout.old_logprobs is None:
-            rollout = replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout))
-        return self._reference_logprobs(rollout) if self.settings.beta else rollout
+            rollout = replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout, attempt))
+        if self.settings.beta:
+            rollout = self._reference_logprobs(rollout, attempt)
+        return rollout, *self._with_advantages(rollout, attempt)
 
-    def _with_advantages(self, rollout: Rollout, *, everywhere: bool = True) -> tuple[Batch, torch.Tensor]:
-        """The rollout's rows with advantages, returns and old values (N, T); and its KL to the reference (N, T).
-
-        everywhere: whitened over all processes, and every one must call it; else over this one alone.
-        """
+    def _with_advantages(self, rollout: Rollout, attempt: Attempt) -> tuple[Batch, torch.Tensor]:
         settings, mask = self.settings, rollout.response_mask
         old_logprobs = rollout.old_logprobs
         assert old_logprobs is not None, "_judged gives them"
         divergence = torch.zeros_like(old_logprobs)
         if rollout.ref_logprobs is not None:
             divergence = torch.where(mask, kl_k1(old_logprobs, rollout.ref_logprobs), 0.0)
-        values = self._values(rollout)
+        values = self._values(rollout, attempt)
         rewards = (-self._beta * divergence).to(values.dtype)
         last = rollout.lengths - 1
         # On the last real token, never on padding. A cut completion was scored as well: nothing follows it either.
@@ -91,7 +97,7 @@ class PPOTrainer(OnlineTrainer):
         rows = rollout.row_batch() | {"old_logprobs": old_logprobs, "old_values": values}
         rows["returns"] = torch.where(mask, advantages + values, 0.0)  # of the raw advantages
         counted = mask & self._counted(rollout)[:, None]
-        rows["advantages"] = _whitened(advantages, counted, everywhere) if settings.whiten_advantages else advantages
+        rows["advantages"] = _whitened(advantages, counted, attempt) if settings.whiten_advantages else advantages
         return rows, divergence
 
     def _counted(self, rollout: Rollout) -> torch.Tensor:
@@ -99,7 +105,7 @@ class PPOTrainer(OnlineTrainer):
         return rollout.ended | (self.settings.overlong == "keep")
 
     @torch.no_grad()
-    def _values(self, rollout: Rollout) -> torch.Tensor:
+    def _values(self, rollout: Rollout, attempt: Attempt) -> torch.Tensor:
         """(N, T) of the critic as it is now, charged."""
         rows, trained = rollout.row_batch(), self.unwrapped_model
         assert isinstance(trained, ActorCritic)
@@ -110,31 +116,32 @@ class PPOTrainer(OnlineTrainer):
                 for start in range(0, len(rows["responses"]), size)
             ]
         work = OnlineTrainer._work(self, rows).without_head()
-        self._charge(Costs(scored_tokens=int(work.read), flops=(self._critic_flops or self.flops).forward(work)))
+        attempt.charge(Costs(scored_tokens=int(work.read), flops=(self._critic_flops or self.flops).forward(work)))
         return torch.cat(parts)
 
-    def _objective(self, rollout: Rollout, divergence: torch.Tensor) -> dict[str, float]:
+    def _objective(self, rollout: Rollout, divergence: torch.Tensor) -> tuple[dict[str, float], float]:
         """TRL's objective/*, over all processes; and the coefficient that the next rollout will use."""
         entropies = rollout.entropies if rollout.entropies is not None else torch.zeros_like(divergence)
         each = (divergence.sum(1), entropies.sum(1), rollout.rewards, torch.ones_like(rollout.rewards), rollout.ended)
         sums = torch.stack([values.double().sum() for values in each])
         kl, entropy, scores, count, ended = distributed.reduce_tensor(sums).tolist()
         kl, entropy, scores = kl / count, entropy / count, scores / count
-        self._next_beta = self._beta
+        beta = next_beta = self._beta
         if self.settings.kl_target is not None:
             error = max(-LARGEST_KL_ERROR, min(LARGEST_KL_ERROR, kl / self.settings.kl_target - 1))
-            self._next_beta = self._beta * (1 + error * count / self.settings.kl_horizon)
-        return {
+            next_beta = beta * (1 + error * count / self.settings.kl_horizon)
+        metrics = {
             "objective/kl": kl,
             "objective/entropy": entropy,
             "objective/scores": scores,
-            "objective/non_score_reward": -self._beta * kl,
-            "objective/rlhf_reward": scores - self._beta * kl,
-            "objective/kl_coefficient": self._beta,
+            "objective/non_score_reward": -beta * kl,
+            "objective/rlhf_reward": scores - beta * kl,
+            "objective/kl_coefficient": beta,
             "val/num_eos_tokens": ended,
         }
+        return metrics, next_beta
 
-    def _updates(self, rollout: Rollout, rows: Batch, passes: int, minibatches: int) -> list[Batch]:
+    def _cut(self, rollout: Rollout, rows: Batch, passes: int, minibatches: int) -> list[Batch]:
         counted = self._counted(rollout)
         lengths = (rollout.lengths * counted).double()
         rows = rows | {"units": lengths, "tokens": lengths}
@@ -201,36 +208,15 @@ class PPOTrainer(OnlineTrainer):
         }
         return LossResult(terms, metrics | self._gap_metrics(logprobs, batch))
 
-    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
-        """An update that moved too far is the last of its rollout."""
+    def _is_enough(self, row: dict[str, float]) -> bool:
         limit = self.settings.kl_stop
-        if limit is not None and row[APPROXIMATE_KL] > limit:
-            del self.pending_batches[1:]
-        return super()._check_gradient(row)
-
-    # What a resume needs.
-
-    def _take_completions(self) -> list[dict[str, Any]]:
-        self._beta = self._next_beta
-        return super()._take_completions()
-
-    def _get_extra_checkpoint_state(self) -> dict[str, Any]:
-        return {**super()._get_extra_checkpoint_state(), "beta": self._beta, "next_beta": self._next_beta}
-
-    def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
-        rest = dict(state)
-        self._beta, self._next_beta = rest.pop("beta", self._beta), rest.pop("next_beta", self._next_beta)
-        super()._load_extra_checkpoint_state(rest)
+        return limit is not None and row[APPROXIMATE_KL] > limit
 
 
-def _whitened(advantages: torch.Tensor, mask: torch.Tensor, everywhere: bool) -> torch.Tensor:
-    """Mean 0 and standard deviation 1 over the real tokens, everywhere: of all processes; 0 at padding."""
-
-    def total_of(values: torch.Tensor) -> torch.Tensor:
-        return distributed.reduce_tensor(values) if everywhere else values
-
+def _whitened(advantages: torch.Tensor, mask: torch.Tensor, attempt: Attempt) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over the real tokens of the processes that take part; 0 at padding."""
     real = torch.where(mask, advantages, 0.0).double()
-    count, total = total_of(torch.stack((mask.sum().double(), real.sum()))).tolist()
+    count, total = attempt.total(torch.stack((mask.sum().double(), real.sum()))).tolist()
     centred = torch.where(mask, real - total / max(count, 1.0), 0.0)
-    variance = total_of(centred.square().sum()).item() / max(count, 1.0)
+    variance = attempt.total(centred.square().sum()).item() / max(count, 1.0)
     return (centred / (variance + 1e-8) ** 0.5).to(advantages.dtype)

@@ -1,74 +1,48 @@
-"""A rollout cut into the batches of its optimiser steps: passes over it, and minibatches of prompts."""
+"""What one of the loader's batches gives to learn from, as a value: it is taken whole, or not at all."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from workbench.errors import DataError
 from workbench.trainer.batches import Batch
-
-FRESH = "fresh"
-"""1 in the rows of a rollout's first update: no update lies between its sampling and it."""
-COUNTED = ("units", "tokens")
-PADDED = ("responses", "response_mask", "old_logprobs", "sampler_logprobs", "ref_logprobs")
-"""Columns (N, T), cut to the longest response of each update."""
+from workbench.trainer.costs import Costs
 
 
-def cut_rollout(
-    rows: Batch,
-    learned: torch.Tensor,
-    counted: torch.Tensor,
-    passes: int,
-    minibatches: int,
-    order: np.random.Generator,
-    padded: tuple[str, ...] = PADDED,
-    *,
-    fresh: bool = True,
-) -> list[Batch]:
-    """Update batches, `minibatches` a pass, each of whole prompts.
+@dataclass(frozen=True)
+class Updates:
+    """What `_make_update_batches` returns; a bare iterable of batches stands for updates with nothing else to say.
 
-    rows: (N, ...) one a completion, with prompt_index, and with units and tokens (see Reduction). counted: (N,) bool,
-    rows that the divisor counts. learned: (N,) bool, rows that are computed; the others' units are added to a row that
-    is, so that leaving them out moves no number. fresh: whether the policy as it is has sampled them. DataError where
-    there are fewer prompts than minibatches.
+    Making them leaves the trainer as it is. They count from the moment at which the trainer takes them, so that an
+    interrupt before it, or a validation that needs their batches alone, throws all of them away.
     """
-    prompts = rows["prompt_index"].unique().tolist()
-    if len(prompts) < minibatches:
-        raise DataError(f"{len(prompts)} prompts in this process cannot be cut into {minibatches} minibatches")
-    owners = rows["prompt_index"].tolist()
-    updates: list[Batch] = []
-    for _ in range(passes):
-        # In the order of sampling where nothing is cut; else a new order each pass.
-        shuffled = prompts if minibatches == 1 else [prompts[index] for index in order.permutation(len(prompts))]
-        for chosen in np.array_split(np.array(shuffled), minibatches):
-            kept = set(chosen.tolist())
-            places = [row for row, owner in enumerate(owners) if owner in kept]
-            updates.append(_update(rows, places, learned, counted, padded, fresh=fresh and not updates))
-    return updates
 
+    batches: Sequence[Batch] = ()
+    """Those of the optimiser steps to come, in order."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Entries of the first step's row beside the step's own; the same in every process, seconds apart."""
+    completions: Sequence[dict[str, Any]] = ()
+    """Rows of completions.jsonl, without their step; JSON values. Those of the main process are recorded."""
+    costs: Costs = field(default_factory=Costs)
+    """What this process spent on making them."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of the method's own state that change with them, such as a coefficient that is moved once a rollout;
+    JSON values, the same in every process."""
 
-def _update(
-    rows: Batch,
-    places: list[int],
-    learned: torch.Tensor,
-    counted: torch.Tensor,
-    padded: tuple[str, ...],
-    *,
-    fresh: bool,
-) -> Batch:
-    wanted = learned[places].tolist()
-    computed = [place for place, is_learned in zip(places, wanted, strict=True) if is_learned]
-    # Something must be computed: a row that counts, where there is one.
-    computed = computed or [place for place in places if counted[place]][:1] or places[:1]
-    width = max(1, int(rows["response_mask"][computed].sum(1).max()))
-    batch = {name: value[computed] for name, value in rows.items()}
-    batch |= {name: batch[name][:, :width] for name in padded if name in batch}
-    # A row without units (cut, and left out of the loss) may be computed where nothing else is; it must not count.
-    batch["response_mask"] = batch["response_mask"] & counted[computed][:, None]
-    for name in COUNTED:
-        left_out = rows[name][places].sum() - batch[name].sum()
-        batch[name] = batch[name].clone()
-        batch[name][0] += left_out
-    batch[FRESH] = torch.full((len(computed),), float(fresh), device=batch["responses"].device)
-    return batch
+    @classmethod
+    def of(cls, made: Updates | Iterable[Batch]) -> Updates:
+        """What a hook returned, as updates; a generator is run to its end."""
+        return replace(made, batches=list(made.batches)) if isinstance(made, Updates) else cls(list(made))
+
+    def following(self, before: Updates) -> Updates:
+        """These updates as they are taken after others, whose state goes on where these do not change it."""
+        return replace(self, state={**before.state, **self.state})
+
+    def rest(self, *, is_enough: bool = False) -> Updates:
+        """What is left after a step on the first batch: the state, and the other batches unless that is enough."""
+        return Updates([] if is_enough else self.batches[1:], state=self.state)
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint holds of them beside the batches; JSON values."""
+        return {"metrics": dict(self.metrics), "completions": list(self.completions), "state": dict(self.state)}

@@ -1,8 +1,8 @@
-"""What a run learns from: the loader's batches one after another, and the update batches that were made of them."""
+"""What a run learns from: the loader's batches one after another, and the updates that were made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from workbench.errors import CheckpointError
 from workbench.trainer import distributed
 from workbench.trainer.batches import Batch, batches_from
+from workbench.trainer.updates import Updates
 
 
 class Feed:
@@ -20,8 +21,8 @@ class Feed:
         self.loader = loader
         self.taken = 0
         """The loader's batches whose updates are committed."""
-        self.pending: list[Batch] = []
-        """Update batches that are still to be learned from, the next one first."""
+        self.updates = Updates()
+        """What is still to be learned from, and the method's own state."""
         self._device = device
         self._ahead = 0
         self._batches: Iterator[Any] | None = None
@@ -45,19 +46,24 @@ class Feed:
         self._ahead += 1  # before it is asked for: what fails, or is interrupted, is taken again
         return next(self._batches)
 
-    def commit(self, updates: Sequence[Batch]) -> None:
+    def commit(self, updates: Updates) -> None:
         """The updates that were made of all batches taken since `begin`."""
-        self.pending, self.taken, self._ahead = list(updates), self.number, 0
+        self.updates, self.taken, self._ahead = updates.following(self.updates), self.number, 0
+
+    def drop_first(self, *, is_enough: bool = False) -> Updates:
+        """Go on to the next of the updates, or where that is enough past all of them; as they were before."""
+        before, self.updates = self.updates, self.updates.rest(is_enough=is_enough)
+        return before
 
     def rewind(self) -> None:
         """Let go of the loader, and read it from the committed position when the next batch is asked for."""
         self._batches, self._ahead = None, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Position and pending batches, so that a half-used rollout resumes exactly. Rollouts are each process's own,
+        """Position and updates, so that a half-used rollout resumes exactly. Their batches are each process's own,
         and every process must call it; where there are none, there are none anywhere."""
-        everyone = distributed.gather_objects([_on_cpu(batch) for batch in self.pending])
-        state: dict[str, Any] = {"taken": self.taken, "processes": len(everyone)}
+        everyone = distributed.gather_objects([_on_cpu(batch) for batch in self.updates.batches])
+        state: dict[str, Any] = {"taken": self.taken, "processes": len(everyone), "updates": self.updates.record()}
         for rank, batches in enumerate(everyone):
             for place, batch in enumerate(batches):
                 state |= {f"{rank}.{place}.{key}": value for key, value in batch.items()}
@@ -78,7 +84,7 @@ class Feed:
             rank, place, key = name.split(".", 2)
             if int(rank) == distributed.get_rank():
                 own.setdefault(int(place), {})[key] = value.to(self._device)
-        self.pending = [own[place] for place in sorted(own)]
+        self.updates = Updates([own[place] for place in sorted(own)], **state["updates"])
 
 
 def _on_cpu(batch: Batch) -> Batch:
