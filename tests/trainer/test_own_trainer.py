@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-import shutil
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
 
+import workbench.trainer
 from tests.commands import ROOT, Command
 from tests.documents import blocks
 from tests.faults.labs import outcomes
@@ -18,6 +19,7 @@ from workbench.experiment.definition import explain
 from workbench.tracking.reader import read_rows
 from workbench.trainer import registry
 from workbench.trainer.batch_format import PAIRS, PROMPTS, ROWS, BatchField, BatchFormat
+from workbench.trainer.dpo_settings import DPOSettings
 from workbench.trainer.settings import TrainerSettings
 
 PAGE = ROOT / "docs/own_trainer.md"
@@ -42,7 +44,8 @@ SMALL += "data.collect.no_correct=reference"
 COMMANDS = """
 import sys
 from workbench import cli
-for arguments in (["explain", "orpo"], ["plan", *RUN], ["run", *RUN], ["run", *RUN], ["run", "--runs=whole", *RUN]):
+runs = (["run", *RUN], ["run", *RUN], ["run", "--runs=whole", *RUN])
+for arguments in (["schema"], ["explain", "orpo"], ["plan", *RUN], *runs):
     print("code", cli.main(arguments))
 """
 
@@ -61,10 +64,9 @@ def orpo(monkeypatch):
 
 
 def write_files_of_the_page(folder):
-    for package in ("workbench", "analysis"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "workbench/trainer/orpo_settings.py").write_text(SETTINGS)
-    (folder / "workbench/trainer/orpo_trainer.py").write_text(TRAINER + STOP_ONCE)
+    (folder / "methods").mkdir()
+    (folder / "methods/orpo_settings.py").write_text(SETTINGS)
+    (folder / "methods/orpo_trainer.py").write_text(TRAINER + STOP_ONCE)
     (folder / "experiments").mkdir()
     (folder / "experiments/orpo_sort.yaml").write_text(DEFINITION)
     start = yaml.safe_load((ROOT / "experiments/sft_sort.yaml").read_text())
@@ -75,11 +77,13 @@ def write_files_of_the_page(folder):
 
 @pytest.mark.slow
 @pytest.mark.multi
-def test_the_trainer_of_the_page_is_explained_planned_trained_stopped_resumed_and_reported(tmp_path):
+def test_a_method_in_a_folder_of_its_own_is_explained_planned_trained_stopped_resumed_and_reported(tmp_path):
     write_files_of_the_page(tmp_path)
     program = (sys.executable, "-c", COMMANDS.replace("RUN", repr(["orpo_sort", f"--settings={SMALL}"])))
-    said = Command(tmp_path, cold=True, program=program, PYTHONPATH=str(tmp_path)).completed().stdout
-    assert re.findall(r"^code (\d+)$", said, re.MULTILINE) == ["0", "0", "143", "0", "0"], said
+    said = Command(tmp_path, cold=True, program=program, WORKBENCH_TRAINERS="methods").completed().stdout
+    assert re.findall(r"^code (\d+)$", said, re.MULTILINE) == ["0", "0", "0", "143", "0", "0"], said
+    assert "orpo_hyperparameters" in said, "the schema has it"
+    assert re.search(r"learns from +pairs of a better and a worse completion", said)
     assert "Weight of the odds ratio (the paper's lambda)." in said
     assert "16 pairs per step" in said
     assert "scoring" not in said, "no reference is read"
@@ -87,8 +91,9 @@ def test_the_trainer_of_the_page_is_explained_planned_trained_stopped_resumed_an
     assert resumed == whole
     (folder,) = (tmp_path / "runs").glob("orpo_sort+*")
     assert {"loss/nll", "loss/odds_ratio", "log_odds_ratio"} <= set(read_rows(folder / "main/seed0/metrics.jsonl")[-1])
-    assert "<title>" in (folder / "report/index.html").read_text()
-    assert "orpo" in (folder / "report/report.md").read_text()
+    page = (folder / "report/index.html").read_text()
+    assert "−log σ(log odds(chosen) − log odds(rejected))" in page, "the methods side by side have its formula"
+    assert "log odds ratio over steps" in page
 
 
 def test_the_odds_of_four_in_five_are_four(orpo, torch):
@@ -217,3 +222,38 @@ def test_files_without_the_class_they_are_named_for_are_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "workbench.trainer.own_settings", registry)
     with pytest.raises(DefinitionError, match=r"own_settings.py defines no class OwnSettings\(TrainerSettings\)"):
         registry.get_settings_class("own")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"dpo_trainer.py": ""}, r"methods/dpo_trainer.py: the workbench has dpo_trainer.py itself; choose another"),
+        ({"own_trainer.py": ""}, r"trainer own has no .*methods/own_settings.py; it defines a class OwnSettings"),
+        ({"own_trainer.py": "", "own_settings.py": "x ="}, r"own_settings.py cannot be imported: SyntaxError: invalid"),
+        ({"own_trainer.py": "", "own_settings.py": "import nothing_such"}, r"imported: ModuleNotFoundError: No module"),
+        ({}, r"WORKBENCH_TRAINERS: found .*methods, allowed a folder"),
+    ],
+)
+def test_files_that_are_no_method_are_told_in_one_line(files, said, tmp_path, monkeypatch):
+    folder = tmp_path / "methods"
+    for name, text in files.items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.setenv("WORKBENCH_TRAINERS", str(folder))
+    monkeypatch.setattr(workbench.trainer, "__path__", [*workbench.trainer.__path__, str(folder)])
+    importlib.invalidate_caches()
+    with pytest.raises(DefinitionError, match=said) as told:
+        registry.get_settings_class("own")
+    assert "\n" not in str(told.value)
+
+
+def test_a_method_that_says_nothing_of_itself_has_its_docstring_s_first_line():
+    class MarginSettings(DPOSettings):
+        """Pairs with a margin.
+
+        More of it.
+        """
+
+    told = MarginSettings.described()
+    assert (told.name, told.formula, told.learns_from) == ("Margin", "Pairs with a margin.", "pairs")
+    assert (told.reference, told.samples, told.conventions) == ("the start, frozen", False, {})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from workbench.own_code import own_trainers
+
 _PLACES = {
     "BaseTrainer": "base_trainer",
     "SFTTrainer": "sft_trainer",
@@ -18,6 +20,9 @@ _PLACES = {
     "create_trainer": "registry",
 }
 __all__ = sorted(_PLACES)
+if (_outside := own_trainers()) is not None:
+    # Its files are modules of this package, found after the workbench's own.
+    __path__.append(str(_outside))
 
 
 def __getattr__(name: str) -> Any:

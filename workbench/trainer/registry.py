@@ -1,4 +1,5 @@
-"""Trainers by name: `dpo` is DPOTrainer in dpo_trainer.py with DPOSettings in dpo_settings.py. Lookup is by file name.
+"""Trainers by name: `dpo` is DPOTrainer in dpo_trainer.py with DPOSettings in dpo_settings.py. Lookup is by file name,
+in this folder and in the one that WORKBENCH_TRAINERS names.
 
 Settings stand apart from trainers so that a definition is checked, planned and explained without loading torch.
 """
@@ -10,7 +11,9 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import DefinitionError
+import workbench.trainer
+from workbench.errors import DefinitionError, WorkbenchError
+from workbench.own_code import TRAINERS_VARIABLE, own_trainers
 from workbench.trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:
@@ -20,9 +23,18 @@ _SUFFIX = "_trainer"
 
 
 def trainer_names() -> list[str]:
-    """Every trainer there is a file for, sorted."""
-    names = (path.stem.removesuffix(_SUFFIX) for path in Path(__file__).parent.glob(f"*{_SUFFIX}.py"))
-    return sorted(name for name in names if name != "base")
+    """Every trainer there is a file for, sorted. DefinitionError where the folder of own ones is not there, or has a
+    name that is taken."""
+    found = ["base"]
+    for folder in map(Path, workbench.trainer.__path__):
+        if not folder.is_dir():
+            raise DefinitionError(f"{TRAINERS_VARIABLE}: found {folder}, allowed a folder of <name>_trainer.py files")
+        names = [path.stem.removesuffix(_SUFFIX) for path in folder.glob(f"*{_SUFFIX}.py")]
+        if folder == own_trainers() and (taken := sorted(set(names) & set(found))):
+            path = folder / f"{taken[0]}{_SUFFIX}.py"
+            raise DefinitionError(f"{path}: the workbench has {taken[0]}{_SUFFIX}.py itself; choose another name")
+        found += names
+    return sorted(set(found) - {"base"})
 
 
 def get_trainer_class(name: str) -> type[BaseTrainer]:
@@ -52,10 +64,13 @@ def _find(name: str, kind: str) -> Any:
     shown = f"{''.join(part.capitalize() for part in name.split('_'))}{kind.capitalize()}"
     try:
         module = importlib.import_module(f"workbench.trainer.{name}_{kind}")
-    except ModuleNotFoundError as error:
-        if error.name != f"workbench.trainer.{name}_{kind}":
-            raise
-        raise DefinitionError(f"trainer {name} has no {_path(name, kind)}; it defines a class {shown}") from None
+    except WorkbenchError:
+        raise
+    except Exception as error:  # whatever a file of a user's own may raise
+        if isinstance(error, ModuleNotFoundError) and error.name == f"workbench.trainer.{name}_{kind}":
+            raise DefinitionError(f"trainer {name} has no {_path(name, kind)}; it defines a class {shown}") from None
+        told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise DefinitionError(f"{_path(name, kind)} cannot be imported: {told}") from error
     found = [value for key, value in vars(module).items() if key.lower() == wanted]
     base: Any = TrainerSettings
     if kind == "trainer":
@@ -68,4 +83,7 @@ def _find(name: str, kind: str) -> Any:
 
 
 def _path(name: str, kind: str) -> str:
-    return f"workbench/trainer/{name}_{kind}.py"
+    """The file of a trainer or of its settings, as a message names it."""
+    outside = own_trainers()
+    own = outside is not None and (outside / f"{name}{_SUFFIX}.py").exists()
+    return f"{outside if own else 'workbench/trainer'}/{name}_{kind}.py"
