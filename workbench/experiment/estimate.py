@@ -22,7 +22,6 @@ from workbench.models.settings import ModelSettings
 from workbench.models.sizes import read_shapes
 from workbench.models.smollm2 import SMOLLM2_NAME
 from workbench.tracking.reader import read_json
-from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import Budget
 
 OTHER_NAMES = {
@@ -60,7 +59,7 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
     config = model_shape(spec, specs, runs)
     data = training_size(spec, specs, runs)
     rows, lengths = data.rows, data.lengths
-    updates = settings.updates_per_rollout if isinstance(settings, RolloutSettings) else 1
+    updates = settings.updates_per_rollout
     steps_per_epoch = rows / settings.batch_rows_per_step() * updates if rows else None
     steps, full = settings.steps, float(settings.steps or 0)
     if steps is None and rows:

@@ -38,7 +38,6 @@ from workbench.tracking.sinks.follow import Followers
 from workbench.tracking.sinks.replay import needs_replay
 from workbench.tracking.terminal import complain
 from workbench.tracking.words import plural
-from workbench.trainer.rollout_settings import RolloutSettings
 
 FAILED = "failed: "
 POLL_SECONDS = 0.1
@@ -383,7 +382,7 @@ def num_steps(run: PreparedRun) -> int:
     settings = run.spec.hyperparameters
     if settings.steps is not None:
         return settings.steps
-    updates = settings.updates_per_rollout if isinstance(settings, RolloutSettings) else 1
+    updates = settings.updates_per_rollout
     rows = run.data.made["counts"]["rows"]
     return batches_of_epochs(settings.epochs, rows, settings.batch_rows_per_step()) * updates
 

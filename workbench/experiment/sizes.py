@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.experiment.definition.schema import RunSpec, dump
-from workbench.trainer.dpo_settings import PreferenceSettings
-from workbench.trainer.ppo_settings import PPOSettings
+from workbench.experiment.definition.schema import RunSpec
+from workbench.trainer.method import has_reference
 from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import TrainerSettings
 
@@ -48,16 +47,15 @@ class StepWork:
         if not isinstance(settings, RolloutSettings):
             return cls(rows * mean, 0.0, 0.0, rows, longest)
         completion, updates = settings.max_new_tokens / 2, settings.updates_per_rollout
-        paired = isinstance(settings, PreferenceSettings)
-        sampled = rows * settings.group_size
-        learned = 2 * rows if paired else sampled  # of a group the best and the worst alone
-        scorers = bool(dump(settings).get("beta")) + isinstance(settings, PPOSettings)  # reference, critic
+        sampled, learned = rows * settings.group_size, rows * settings.learned_completions
+        method = settings.described()
+        scorers = has_reference(method, settings) + bool(method.critic)
         return cls(
             trained_tokens=(rows * mean + learned * completion) / settings.minibatches,
             generated_tokens=(rows * mean + sampled * completion) / updates,
             scored_tokens=scorers * (rows * mean + learned * completion) / updates,
-            rows=-(-(rows if paired else sampled) // settings.minibatches),
-            longest=(longest + settings.max_new_tokens) * (2 if paired else 1),
+            rows=-(-learned // (settings.num_texts() * settings.minibatches)),
+            longest=(longest + settings.max_new_tokens) * settings.num_texts(),
         )
 
 
@@ -97,8 +95,8 @@ class RunSize:
         settings = spec.hyperparameters
         by_muon = trained if spec.lora is not None else hidden
         frozen = policy - trained if spec.lora is None else policy
-        if isinstance(settings, PPOSettings) and settings.critic == "model":  # a trunk of its own
-            trained, by_muon = trained + policy, by_muon + hidden
+        trained += settings.trained_trunks * policy
+        by_muon += settings.trained_trunks * hidden
         state = 2 * trained - (by_muon if settings.optimizer == "muon" else 0)
         state += trained if settings.ema_decay is not None else 0
         return cls(policy, hidden, trained, frozen, state)
@@ -108,8 +106,7 @@ def memory_bytes(config: Mapping[str, Any], spec: RunSpec, size: RunSize, work: 
     """The largest that a process holds at once while it trains, beside the libraries."""
     settings = spec.hyperparameters
     tokens = min(work.rows, settings.micro_batch_rows or work.rows) * work.longest
-    # A pair is two texts.
-    text = work.longest / 2 if isinstance(settings, PreferenceSettings) else work.longest
+    text = work.longest / settings.num_texts()
     half = settings.precision != "float32"
     layer = _layer_activations(config, text if half else 0.0)
     layers = config["num_hidden_layers"]
@@ -118,7 +115,7 @@ def memory_bytes(config: Mapping[str, Any], spec: RunSpec, size: RunSize, work: 
     logits = PER_LOGIT * min(tokens * config["vocab_size"], LOGITS)
     references = 0
     if spec.lora is None:  # else it is the policy with its adapter off
-        in_training = settings.data_form == "prompts" and bool(dump(settings).get("beta"))
+        in_training = settings.data_form == "prompts" and has_reference(settings.described(), settings)
         references = bool(spec.start and spec.evaluate) + in_training
     held = 2.0 * size.trained + size.state + size.frozen + references * size.policy
     held += size.policy / 2 if half else 0.0  # weights in half precision, made once a forward pass

@@ -80,16 +80,21 @@ def formula(method: Method, settings: Settings) -> str:
     return "; ".join([text, *(extra for name, extra in method.extras.items() if getattr(settings, name))])
 
 
+def has_reference(method: Method, settings: Settings) -> bool:
+    """Whether there is a reference with these settings."""
+    return bool(method.reference) and (not method.tied_by or bool(getattr(settings, method.tied_by)))
+
+
 def describe(method: Method, settings: Settings) -> dict[str, Any]:
     """The method as it runs with these settings, for a run's record."""
-    tied = not method.tied_by or bool(getattr(settings, method.tied_by))
+    untied = method.reference and not has_reference(method, settings)
     return {
         "name": method.name,
         "formula": formula(method, settings),
         "learns_from": method.learns_from,
         "when": method.when,
         "samples": method.samples,
-        "reference": method.reference if tied else f"none ({method.tied_by} is 0)",
+        "reference": f"none ({method.tied_by} is 0)" if untied else method.reference,
         "reward": method.reward,
         "critic": method.critic,
         "measures": [asdict(measure) for measure in method.measures],

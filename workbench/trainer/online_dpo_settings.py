@@ -35,3 +35,11 @@ class OnlineDPOSettings(RolloutSettings, PreferenceSettings):
 
     group_size: Annotated[int, Field(ge=2)] = 4
     """Completions sampled of each prompt, of which the best and the worst become a pair."""
+
+    @classmethod
+    def num_texts(cls) -> int:
+        return 2
+
+    @property
+    def learned_completions(self) -> int:
+        return 2

@@ -73,6 +73,10 @@ class PPOSettings(RolloutSettings):
     entropy_bonus: NonNegativeFloat = 0.0
     """Weight of the mean entropy per token, added to the objective."""
 
+    @property
+    def trained_trunks(self) -> int:
+        return 1 if self.critic == "model" else 0
+
     @model_validator(mode="after")
     def _adaptive_beta_can_adapt(self) -> PPOSettings:
         if self.kl_target is not None and not self.beta:

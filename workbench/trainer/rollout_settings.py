@@ -84,6 +84,11 @@ class RolloutSettings(TrainerSettings):
         return self
 
     @property
+    def learned_completions(self) -> int:
+        """Completions of each prompt that updates learn from."""
+        return self.group_size
+
+    @property
     def updates_per_rollout(self) -> int:
         """Optimiser steps that one rollout gives."""
         return self.passes * self.minibatches

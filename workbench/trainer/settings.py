@@ -149,6 +149,21 @@ class TrainerSettings(Settings):
     seed: Seed = 0
     """Data order and dropout; written in the definition as `sweep.seeds`."""
 
+    @classmethod
+    def num_texts(cls) -> int:
+        """Texts that a row of an update's batch holds: a pair has two."""
+        return len(cls.batch.texts) if cls.batch is not None and cls.batch.texts else 1
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Optimiser steps that one of the loader's batches gives."""
+        return 1
+
+    @property
+    def trained_trunks(self) -> int:
+        """Models of the policy's size that are trained beside it."""
+        return 0
+
     @property
     def rolls_back(self) -> bool:
         """Whether a step in trouble may return to a checkpoint; then the cadence of checkpoints decides numbers."""
