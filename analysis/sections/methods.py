@@ -102,7 +102,7 @@ def table(study: Study, found: Sequence[Method]) -> Table:
     words("needs", lambda m: _data(study, m))
     words("reference model", lambda m: _reference(study, m))
     words("reward", lambda m: _reward(study, m))
-    words("critic", lambda m: m.told.get("critic", ""))
+    words("critic", lambda m: m.told.get("critic") or "–")
     words("samples as it trains", lambda m: _sampling(study, m))
     numbers("trained parameters", "", "count", lambda m: _status(study, m, "trained_parameters"))
     for what, unit, kind, amount, seconds in _SPEEDS:
@@ -120,8 +120,8 @@ def table(study: Study, found: Sequence[Method]) -> Table:
     heads = [("", ""), *((_title(study, method), method.name) for method in found)]
     caption = (
         "One column a method, by the setting with the best mean where it has several. Speeds are of training time, "
-        "evaluation left out; peak memory is that of the process, libraries included. The last row is general advice "
-        "and no result of these runs; “won here” rests on the tests above."
+        "evaluation left out; peak memory is that of the process, libraries included. “In general, when” is advice and "
+        "no result of these runs; “won here” rests on the tests above."
     )
     return Table("methods", heads, rows, flat, label="Methods side by side", caption=caption, broad=True)
 

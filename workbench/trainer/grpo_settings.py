@@ -31,7 +31,10 @@ class GRPOSettings(RolloutSettings):
         reference="the start, frozen",
         tied_by="beta",
         reward="checks or models of reward; A compares completions of one prompt",
-        extras={"beta": "and beta times the KL to the start", "entropy_bonus": "less entropy_bonus times the entropy"},
+        extras={
+            "beta": "and beta times the KL to the start, {kl}",
+            "entropy_bonus": "less entropy_bonus times the entropy",
+        },
         conventions={
             **SAMPLED,
             "loss": "the policy loss, divided once by the units of the whole step; terms of KL and entropy likewise",

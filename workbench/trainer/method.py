@@ -42,7 +42,7 @@ class Method:
     critic: str = ""
     """What values states, where something does."""
     extras: Mapping[str, str] = field(default_factory=dict)
-    """What a setting adds to the formula where it is not 0, by its name."""
+    """What a setting adds to the formula where it is not 0, by its name; options stand in braces likewise."""
     conventions: Mapping[str, str] = field(default_factory=dict)
     """What its numbers mean, in words, by what they are of."""
     measures: tuple[Measure, ...] = ()
@@ -74,10 +74,10 @@ def conventions(method: Method, settings: Settings) -> dict[str, str]:
 
 def formula(method: Method, settings: Settings) -> str:
     """What is minimised with these settings."""
-    text = method.formula
+    text = "; ".join([method.formula, *(extra for name, extra in method.extras.items() if getattr(settings, name))])
     for setting, name, _, option in chosen_options(settings):
         text = text.replace(f"{{{setting}}}", f"{name}: {option.formula}")
-    return "; ".join([text, *(extra for name, extra in method.extras.items() if getattr(settings, name))])
+    return text
 
 
 def has_reference(method: Method, settings: Settings) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from workbench.experiment.definition.explain import conventions, explain, explain_trainer, rows
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.trainer.method import option_tables
+from workbench.trainer.method import formula, option_tables
 from workbench.trainer.registry import get_settings_class, trainer_names
 
 BASE = """question: How well does it sort?
@@ -92,6 +92,13 @@ def test_a_trainer_says_what_it_is_and_every_function_that_may_be_chosen(trainer
     assert told.when in text
     for table in option_tables(get_settings_class(trainer)).values():
         assert [option.formula for option in table.all.values() if option.formula not in text] == []
+
+
+def test_the_formula_is_of_the_options_chosen_and_of_what_is_added() -> None:
+    settings_class = get_settings_class("grpo")
+    plain, tied = (formula(settings_class.described(), settings_class(beta=beta, loss="gspo")) for beta in (0.0, 0.1))
+    assert plain.startswith("gspo: −min(r A, clip(r, 1 − clip_low, 1 + clip_high) A), r = (π/π_old)^(1/length)")
+    assert tied == plain + "; and beta times the KL to the start, k3_ratio: π/π_old (π_ref/π − 1 − log π_ref/π)"
 
 
 @pytest.mark.usefixtures("folder")
