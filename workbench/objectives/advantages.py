@@ -20,7 +20,7 @@ ADVANTAGES: Options[AdvantageFunction] = Options("advantages")
 
 @ADVANTAGES.option(
     "group_std",
-    "(reward − mean of its prompt's completions) / (their standard deviation + 1e-4)",
+    "(reward − mean of its prompt's completions) / (their standard deviation + 0.0001)",
     paper="Shao et al. 2024, arXiv 2402.03300, sec. 4.1.2",
 )
 def group_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,7 @@ def group_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 @ADVANTAGES.option(
     "batch_std",
-    "(reward − mean of its prompt's completions) / (standard deviation of all rewards + 1e-4)",
+    "(reward − mean of its prompt's completions) / (standard deviation of all rewards + 0.0001)",
     paper="Hu et al. 2025, arXiv 2508.08221",
 )
 def batch_std(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ def rloo(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 @ADVANTAGES.option(
     "reinforce_plus_plus",
-    "(reward − mean of all) / (standard deviation of all + 1e-4)",
+    "(reward − mean of all) / (standard deviation of all + 0.0001)",
     paper="Hu 2025, arXiv 2501.03262",
 )
 def reinforce_plus_plus(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
