@@ -55,7 +55,8 @@ def orpo(monkeypatch):
     """The page's trainer class, found by its name as if its files were there."""
     from workbench.trainer.registry import get_trainer_class
 
-    monkeypatch.setattr(registry, "trainer_names", lambda: ["orpo"])
+    names = [*registry.trainer_names(), "orpo"]
+    monkeypatch.setattr(registry, "trainer_names", lambda: names)
     for kind, block in (("settings", SETTINGS), ("trainer", TRAINER)):
         module = ModuleType(f"workbench.trainer.orpo_{kind}")
         monkeypatch.setitem(sys.modules, module.__name__, module)
