@@ -41,7 +41,8 @@ class Change:
 
 
 def changes(study: Study) -> list[Change]:
-    """Of every variant's lowest finished seed: greedy exact match (exact McNemar), held-out loss (paired, by rows)."""
+    """The changes of every variant's lowest finished seed: greedy exact match (exact McNemar), held-out loss (paired,
+    by rows)."""
     found = []
     for variant in study.variants:
         for table, compare in ((study.loaded.completions, _exact_match), (study.loaded.losses, _loss)):

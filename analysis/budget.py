@@ -16,9 +16,9 @@ from workbench.tracking.words import plural
 
 AXES = ("cost/flops", "cost/trained_tokens", "cost/generated_tokens", "time/seconds", "step")
 UNLIKE = 1.1
-"""Between the most and the least FLOPs of the settings, from which on their final values are not at equal cost."""
+"""The ratio of the most to the least FLOPs of the settings, from which on their final values are not at equal cost."""
 ENOUGH = 5
-"""Evaluations of a run, the one before training included, from which on its curve is more than a sketch."""
+"""How many evaluations of a run, the one before training included, make its curve more than a sketch."""
 HELD = 2
 """Evaluations in a row that must be at a threshold before it counts as reached."""
 
@@ -47,7 +47,8 @@ def axes(study: Study, measure: Measure) -> list[Measure]:
 
 
 def curves(study: Study, measure: Measure, cost: Measure) -> list[Curve]:
-    """Of every finished run that spent some of this cost between its evaluations; none where the cost is refused."""
+    """The curves of every finished run that spent some of this cost between its evaluations; none where the cost is
+    refused."""
     table = study.loaded.metrics
     if measure.column not in table or cost.column not in table or cost.column in _refused(study):
         return []

@@ -145,7 +145,7 @@ def answer(study: Study) -> Answer:
 
 
 def _of_group(study: Study, measure: Measure, flags: list[str]) -> Answer:
-    """Of settings that may be compared."""
+    """The answer about settings that may be compared."""
     candidates = study.compared(measure.column)
     if len(candidates) == 1:
         return _single(study, measure, candidates[0], flags)
@@ -189,7 +189,7 @@ def _ranked(study: Study, measure: Measure, flags: list[str]) -> Answer:
 
 
 def _equal(study: Study, measure: Measure, compared: list[Variant], flags: list[str]) -> Answer:
-    """Of settings whose means are all the same: none is highest, at an edge or ahead."""
+    """The answer about settings whose means are all the same: none is highest, at an edge or ahead."""
     mean = measure.text(float(np.mean(study.values(compared[0], measure.column))))
     start = study.start_value(measure.column)
     against = f", against {measure.text(start)} at the start" if not math.isnan(start) else ""
@@ -247,7 +247,8 @@ def _all_or_named(labels: list[str], of: int, every: str = "each of the {} other
 
 
 def _differences(best: Variant, comparisons: list[Comparison], measure: Measure) -> str:
-    """By how much the best is ahead: one difference with its interval, of several the least and the greatest."""
+    """Says by how much the best is ahead: one difference with its interval, or of several the least and the
+    greatest."""
     ahead = []
     for c in comparisons:
         sign = 1.0 if (c.first is best) == bool(measure.higher_is_better) else -1.0

@@ -28,12 +28,12 @@ class Difference:
 
     @property
     def text(self) -> str:
-        """As it follows "differs"."""
+        """The condition in words, as they follow "differs"."""
         return f"{self.what} is {'; '.join(f'{value} for {join_few(labels)}' for value, labels in self.values.items())}"
 
     @property
     def sentences(self) -> str:
-        """The same as a sentence's end, and what to change."""
+        """The condition as the end of a sentence, and what to change."""
         return f"{self.text}." + (f" To compare them: {'; '.join(self.remedies)}." if self.remedies else "")
 
 
@@ -47,7 +47,7 @@ class Group:
 
     @property
     def labels(self) -> list[str]:
-        """Of its settings."""
+        """The labels of its settings."""
         return [variant.label for variant in self.study.variants]
 
 

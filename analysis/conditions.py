@@ -129,7 +129,7 @@ def versions(record: Mapping[str, Any]) -> Conditions:
 
 
 def flops_version(record: Mapping[str, Any]) -> str:
-    """Of older runs, a budget's identity alone names it."""
+    """The version by which a run counted its FLOPs; in older runs only a budget's identity names it."""
     budget = (record["status"].get("identity") or {}).get("budget") or {}
     return versions(record).get("cost/flops") or str(budget.get("costs_version") or UNKNOWN)
 

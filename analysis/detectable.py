@@ -1,4 +1,4 @@
-"""Before a run: how large a difference must be for this many seeds and prompts to find it."""
+"""Says before a run how large a difference must be for this many seeds and prompts to find it."""
 
 from __future__ import annotations
 

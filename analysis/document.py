@@ -59,7 +59,7 @@ class Panel:
     svg: str
     """A whole SVG file on white."""
     inline: str
-    """The same drawing for the page: transparent, colours as CSS variables."""
+    """The drawing again, for the page: transparent, with colours as CSS variables."""
     png: bytes
 
 
@@ -148,7 +148,8 @@ class Section:
         return slug(self.title)
 
     def of_group(self, name: str) -> Section:
-        """The same about one group of settings: named so, its files apart from those of other groups."""
+        """Returns this section as one about a group of settings: it bears the group's name, and its files stand apart
+        from those of other groups."""
         suffix = f"_group_{name.lower()}"
         blocks: list[Block] = []
         for block in self.blocks:

@@ -24,7 +24,7 @@ class Incident:
 
 
 def incidents(study: Study) -> list[Incident]:
-    """Of every run, in the runs' order and in that of time; what is malformed is left out."""
+    """The incidents of every run, in the runs' order and then by time; malformed ones are left out."""
     return [
         Incident(row["run"], str(row["variant"]), row["seed"], **{name: entry[name] for name in FIELDS})
         for row in study.loaded.runs.to_dict("records")

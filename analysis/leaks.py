@@ -11,7 +11,7 @@ from analysis.measures import capital, join_few
 from analysis.study import Study
 
 PAIRS = "held-out pairs"
-"""As runs record them."""
+"""The name that runs record them by."""
 QUALIFIES = 0.01
 """The share of held-out prompts that were trained on above which a claim is qualified by it."""
 

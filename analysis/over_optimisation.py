@@ -1,4 +1,4 @@
-"""Where training won its reward or its preference pairs and lost the task."""
+"""Finds settings whose training won its reward or its preference pairs and lost the task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ LEVEL = 0.05
 
 
 def by_pairs(study: Study) -> list[str]:
-    """Where the preference measures rose while exact match fell: one sentence a variant, with its numbers."""
+    """Names the variants whose preference measures rose while exact match fell, in one sentence each, with its
+    numbers."""
     exact = study.deciding
     if exact is None or "exact_match" not in exact.column or not study.has("eval/pair_accuracy"):
         return []
@@ -92,7 +93,7 @@ def _drifts(study: Study, variant: Variant, measure: Measure) -> list[Drift]:
         changes = [change for run in runs if (change := _change(run, measure, share)) is not None]
         if len(changes) >= 2:
             reward, held_out = ([float(change[i]) for change in changes] for i in (0, 1))
-            # Of the two the larger; without spread in one of them there is none.
+            # The larger of the two is taken; without spread in one of them there is none.
             p = float(np.maximum(stats.one_sample_p(reward), stats.one_sample_p(held_out)))
             found.append(Drift(variant, since, stats.t_interval(reward), stats.t_interval(held_out), p))
     return found

@@ -185,7 +185,7 @@ def _on_white(svg: str) -> str:
 
 
 def _inline(svg: str, alt: str, variables: dict[str, str]) -> str:
-    """For the page: colours by CSS variable, size by the page, a name for those who do not see it."""
+    """Makes a drawing for the page: colours by CSS variable, size by the page, a name for those who do not see it."""
     svg = re.sub(
         r"#[0-9a-f]{6}\b", lambda m: f"var({variables[m.group(0)]})" if m.group(0) in variables else m.group(0), svg
     )

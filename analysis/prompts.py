@@ -76,7 +76,7 @@ def before_and_after(study: Study, split: str) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def flips(study: Study) -> list[Flips]:
-    """Of every setting whose finished runs were evaluated greedily before and after training."""
+    """The flips of every setting whose finished runs were evaluated greedily before and after training."""
     before, after = before_and_after(study, "greedy")
     found = []
     for variant in study.variants:
@@ -122,7 +122,8 @@ def between(first: Flips, second: Flips) -> pd.DataFrame:
 
 
 def drifts(study: Study) -> list[Drift]:
-    """Of every setting: completion length, share cut off, and every reward, as the deciding completions are decoded."""
+    """The drifts of every setting: completion length, share cut off, and every reward, as the deciding completions are
+    decoded."""
     before, after = before_and_after(study, split_of(study))
     rewards = sorted(str(name) for name in after if str(name).startswith("rewards/") and after[name].notna().any())
     wanted = [("num_tokens", "completion length", "tokens"), ("cut", "completions cut off", "share")]

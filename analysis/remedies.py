@@ -52,7 +52,7 @@ def _lines(study: Study, what: str, variant: Variant, aim: Variant) -> Iterator[
 
 
 def _leaves(name: str, own: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Where two values differ, down to single settings."""
+    """Yields the places where two values differ, down to single settings."""
     if isinstance(own, dict) and isinstance(other, dict):
         for key in dict.fromkeys([*other, *own]):
             yield from _leaves(f"{name}.{key}", own.get(key), other.get(key))
@@ -68,7 +68,7 @@ def _at_path(definition: Mapping[str, Any], what: str) -> Any:
 
 
 def _written(value: Any) -> str:
-    """As a definition has it."""
+    """Writes a value as a definition has it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -76,7 +76,7 @@ def write_report(experiment_folder: Path) -> Path:
 
 
 def write_comparison(experiment_folders: Sequence[Path], out: Path) -> tuple[Path, list[str]]:
-    """The same over several experiments of one folder of runs, written to out; returns index.html's path and what is
+    """Writes one report over several experiments of one folder of runs to `out`. Returns index.html's path and what is
     not compared, with the lines to change."""
     folders = [Path(folder) for folder in experiment_folders]
     if not folders:
@@ -113,7 +113,7 @@ def write(study: Study, out: Path) -> Path:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Or not at all."""
+    """Writes a file whole, or not at all."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(data)
@@ -172,7 +172,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
 def answer_of(study: Study) -> claims.Answer:
     """The answer, led by what an online run's reward or a budget makes doubtful."""
     answer = claims.answer(study)
-    # Without a held-out measure, what the reward did; with one, whether it was had at one price.
+    # Without a held-out measure this says what the reward did; with one, whether it was had at one price.
     measure = study.deciding
     if measure is None:
         more = over_optimisation.reward_in_words(study)
@@ -212,7 +212,7 @@ def _written(value: object) -> object:
 def _markdown_text(text: object) -> str:
     """Text that Markdown and a table cell show as it is, its control characters written out."""
     shown = visible(str(text).replace("\n", " ⏎ "))
-    # Of a list, a heading or a table's rule the first character alone makes one.
+    # The first character alone makes a line a list, a heading or a table's rule.
     shown = re.sub(r"^(\s*)([#+-]|\d+(?=[.)]))", _escape_first, shown)
     return re.sub(r"([\\`*_|<>\[\]~$])", r"\\\1", shown).replace("&", "&amp;").replace("\0", "\\")
 

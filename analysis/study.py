@@ -186,7 +186,7 @@ def _of_plans(plans: list[dict[str, Any]], loaded: Loaded) -> Study:
         for name in own:
             label = plan["experiment"] if own == ["main"] else f"{plan['experiment']}: {_spaced(name)}"
             variants.append(Variant(f"{plan['experiment']}/{name}", label, label, None))
-    # Before any table is read: each row leads with its run's keys as they stand here.
+    # This comes before any table is read: each row leads with its run's keys as they stand here.
     experiments = loaded.runs["run"].str.split("/").str[0]
     loaded.runs["variant"] = experiments + "/" + loaded.runs["variant"]
     return _study(" + ".join(names), question, plans, variants, None, loaded)

@@ -25,7 +25,7 @@ def figure(study: Study, canvas: Canvas) -> Figure:
     held_out.sort(key=lambda column: column != deciding)
     held_out = held_out[:3]
     training = [c for c in (*LEARNING, *study.own_measures) if study.has(c)]
-    # Beside what was optimised what was wanted.
+    # What was wanted is drawn beside what was optimised.
     beside = [*held_out[:1], *(["reward"] if study.has("reward") else []), *held_out[1:]]
     columns = [*beside, *training[: 6 - len(beside)]]
     panels = canvas.learning(columns)

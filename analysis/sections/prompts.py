@@ -26,7 +26,7 @@ SHOWN = 6
 MAX_CHARACTERS = 500
 MAX_SETTINGS = 6
 MAX_ROWS = 20_000
-"""Of the CSV file."""
+"""How many rows the CSV file has at most."""
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
@@ -129,7 +129,7 @@ def _side_by_side(study: Study, flipped: list[Flips]) -> list[Block]:
 
 
 def _best_two(study: Study, ordered: list[Flips]) -> list[Block]:
-    """Where the best setting's checkpoint and the next best's differ."""
+    """The prompts on which the best setting's checkpoint and the next best's differ."""
     measure = study.deciding
     assert measure is not None, "the caller asks"
     sign = 1.0 if measure.higher_is_better else -1.0

@@ -68,7 +68,7 @@ def is_range_test(study: Study) -> bool:
 
 
 def read_curves(study: Study) -> list[Curve]:
-    """Of every run with metrics, in the order of the variants and seeds."""
+    """The curves of every run with metrics, in the order of the variants and seeds."""
     found = []
     for row in study.loaded.runs.sort_values("seed", kind="stable").to_dict("records"):
         table = study.loaded.metrics[study.loaded.metrics["run"] == row["run"]].sort_values("step")

@@ -135,7 +135,7 @@ def _start_rows(study: Study, measures: list[Measure]) -> list[list[Cell]]:
 
 
 def _named_or_counted(variants: list[Variant]) -> str:
-    """Up to two settings by their labels; more by their number."""
+    """Names up to two settings by their labels, and says how many there are where there are more."""
     return join([v.label for v in variants]) if len(variants) <= 2 else plural(len(variants), "setting")
 
 

@@ -1,4 +1,4 @@
-"""The same held-out prompts before training and after it, every variant side by side."""
+"""Shows the same held-out prompts before training and after it, every variant side by side."""
 
 from __future__ import annotations
 

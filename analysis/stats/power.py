@@ -1,4 +1,4 @@
-"""Before a run: how large a difference must be to be found, by the very tests that the report decides by."""
+"""Says before a run how large a difference must be to be found, by the very tests that the report decides by."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def minimum_detectable_effect(n: int, power: float = 0.8, alpha: float = 0.05) -
     if n < 2:
         return math.nan
     df = n - 1
-    # Of normal values the share u of one variance in the sum of both is Beta(df/2, df/2), and independent of the sum.
+    # For normal values, one variance's share u of the sum of both is Beta(df/2, df/2), and independent of the sum.
     share = special.betaincinv(df / 2, df / 2, _midpoints(SHARES))
     critical = special.stdtrit(df / (share**2 + (1 - share) ** 2), 1 - alpha / 2)[:, None]
     # The sum over its expectation is a chi-square with 2 df degrees of freedom, over these.

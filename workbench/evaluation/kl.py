@@ -40,7 +40,7 @@ def sequence_kl(
         ends = torch.tensor([len(text) for text in texts], device=device)[:, None]
         places = torch.arange(width, device=device)
         scored = (places >= starts - 1) & (places < ends - 1)  # the position before a token predicts it
-        # Without dropout, which both would have where the reference is the policy with its adapter off.
+        # Dropout is off; both would have it where the reference is the policy with its adapter off.
         with evaluation_mode(policy):
             own = _selected(forward_to_head(policy, input_ids, places < ends), scored)
             with reference(policy) as start:
@@ -69,7 +69,7 @@ def _selected(outputs: HeadInputs, scored: torch.Tensor) -> HeadInputs:
 
 
 def _divergences(own: HeadInputs, other: HeadInputs) -> Iterator[torch.Tensor]:
-    """In chunks: both distributions over the vocabulary are held at once."""
+    """Yields the divergences in chunks, because both distributions over the vocabulary are held at once."""
     vocabulary = own.hidden.shape[-1] if own.weight is None else own.weight.shape[0]
     size = max(1, LOGITS_ELEMENTS // vocabulary)
     for start in range(0, max(len(own.hidden), 1), size):

@@ -65,7 +65,7 @@ class PromptEvaluator:
                 f"eval/exact_match_{split}": statistics.fmean(score == 1.0 for score in found)
                 for split, found in scores.items()
             },
-            # Of the sampled ones, where there are any.
+            # The length is that of the sampled completions, where there are any.
             "eval/completion_tokens": statistics.fmean(len(completion.token_ids) for completion in last),
             "eval/ended": statistics.fmean(completion.ended for completion in last),
             "eval/num_prompts": float(len(self.prompts)),

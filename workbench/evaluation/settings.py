@@ -14,7 +14,7 @@ FILE_NEW_TOKENS = 256
 
 
 KL_VERSION = 1
-"""Of the estimator of eval/kl_start (evaluation/kl.py): values of different versions are not compared."""
+"""Version of the estimator of eval/kl_start (evaluation/kl.py); values of different versions are not compared."""
 
 
 class EvaluateSettings(Settings):
@@ -23,9 +23,9 @@ class EvaluateSettings(Settings):
     task: Literal["sort", "countdown", "reasoning_gym"] | None = None
     """Held-out prompts of a built-in task."""
     digits: Annotated[int, Field(ge=2, le=64)] = 8
-    """sort: digits a prompt."""
+    """sort: digits of a prompt."""
     numbers: Annotated[int, Field(ge=2, le=6)] = 3
-    """countdown: numbers a prompt."""
+    """countdown: numbers of a prompt."""
     gym: str | None = None
     """reasoning_gym: the name of a generator, such as chain_sum. Needs the extra "gym"."""
     gym_config: dict[str, Any] = Field(default_factory=dict)
@@ -40,11 +40,12 @@ class EvaluateSettings(Settings):
     split: str | None = None
     """Another split of the data set that data.dataset names: preference pairs for a trainer of pairs, else as path."""
     prompts: Made = 256
-    """Held-out prompts at most."""
+    """How many held-out prompts there are at most."""
     every: NonNegativeInt = 0
     """Steps between evaluations; 0: only before the first and after the last step."""
     sampling: SamplingSettings | None = SamplingSettings()
-    """Of the sampled exact match, null: greedy alone; eval/kl_start is always measured at temperature 1."""
+    """How completions of the sampled exact match are drawn; null: greedily alone. eval/kl_start is always measured at
+    temperature 1."""
     max_new_tokens: AtOnce = 64
     """Completions end here at the latest; 64, and 256 for a file or reasoning_gym, unless said."""
     kl: bool = True

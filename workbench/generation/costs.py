@@ -20,7 +20,7 @@ def sampling_flops(
     lengths: Sequence[Sequence[int]],
     max_new_tokens: int,
 ) -> float:
-    """Of one call of generate or sample. flops: the model's. lengths: each prompt's completions, in tokens."""
+    """FLOPs of one call of generate or sample. flops: the model's. lengths: each prompt's completions, in tokens."""
     if verdict_of(model).cache:
         return sum(flops.generation(len(ids), own) for ids, own in zip(prompts, lengths, strict=True))
     return flops.forward(Work.total(_recomputed(model, prompts, lengths, max_new_tokens)))

@@ -14,7 +14,8 @@ import torch
 from workbench.models.llama_decoder import LlamaDecoder
 
 WARM_UP_STEPS = 2
-"""Before a recording, on a stream of their own: libraries choose their kernels and allocate what they keep."""
+"""Steps made on a stream of their own before a recording: in them libraries choose their kernels and allocate what they
+keep."""
 
 
 class GraphDecoder:
@@ -43,7 +44,7 @@ class GraphDecoder:
         return self._logits
 
     def select_rows(self, rows: torch.Tensor) -> None:
-        """Not here."""
+        """Raises an error: rows cannot be dropped here."""
         raise AssertionError("the rows of a recorded step cannot be dropped")
 
     def _record(self, tokens: torch.Tensor) -> None:

@@ -23,7 +23,7 @@ class Decoder(Protocol):
     """The state of one batch being generated."""
 
     drops_rows: bool
-    """Whether select_rows is there."""
+    """Whether the decoder has select_rows."""
 
     def prefill(self, prompts: Sequence[Sequence[int]], repeats: int) -> torch.Tensor:
         """Logits after each prompt, (P x repeats, V), a prompt's rows side by side. Called once, first."""
@@ -49,7 +49,7 @@ def decoders(model: torch.nn.Module, num_rows: int) -> Callable[[int], Decoder]:
 
 
 class RecomputingDecoder:
-    """Of a model whose cache is not to be had: every step computes the rows anew."""
+    """The decoder of a model whose cache cannot be used: every step computes the rows anew."""
 
     drops_rows = True
 

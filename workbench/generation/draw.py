@@ -14,16 +14,17 @@ from workbench.errors import NonFiniteError
 from workbench.generation.sampling import SamplingSettings
 
 MIN_TEMPERATURE = 1e-30
-"""Below it, where all but the likeliest token have no probability left, float32 would divide by zero."""
+"""Below this temperature all but the likeliest token have no probability left, and float32 would divide by zero."""
 FRACTION_BITS = 60
-"""Of a probability as a whole number; what a row's rounded ones exceed 1 by fits into the bits above."""
+"""How many bits a probability has as a whole number. By how much a row's rounded ones exceed 1 fits into the bits
+above."""
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit number
 _MIX = (-4658895280553007687, -7723592293110705685)
 
 
 def mix(seeds: torch.Tensor, position: int | torch.Tensor) -> torch.Tensor:
     """Hash of (seed, position), int64 (the finaliser of SplitMix64, Steele et al. 2014). seeds: (R,) int64."""
-    # As a tensor: torch multiplies 64-bit numbers modulo 2^64, Python does not.
+    # The product is made of tensors: torch multiplies 64-bit numbers modulo 2^64, Python does not.
     value = seeds + (torch.as_tensor(position, device=seeds.device) + 1) * _GOLDEN
     value = (value ^ _shift(value, 30)) * _MIX[0]
     value = (value ^ _shift(value, 27)) * _MIX[1]
@@ -38,7 +39,7 @@ def uniforms(seeds: torch.Tensor, position: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Scored:
-    """Of R tokens that were drawn, (R,) float32, nats.
+    """What is known of R tokens that were drawn, (R,) float32, nats.
 
     logprobs: of each token under the distribution it was drawn from. entropies: of the whole distribution at the
     sampling temperature, before top_k and top_p.
@@ -49,7 +50,8 @@ class Scored:
 
 
 def draw(logits: torch.Tensor, settings: SamplingSettings | None, seeds: torch.Tensor, position: int) -> torch.Tensor:
-    """Token ids (R,). logits: (R, V); settings None takes the likeliest token. NonFiniteError where there is none."""
+    """Token ids (R,). logits: (R, V); settings None takes the likeliest token. Raises NonFiniteError where there is
+    none."""
     if settings is None:
         _highest(logits)
         return logits.argmax(-1)
@@ -72,7 +74,7 @@ def draw_scored(
 
 
 def _scaled(logits: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
-    # Less the highest first: divided by a small temperature, it would be infinite.
+    # The highest is taken off first: divided by a small temperature, it would be infinite.
     return (logits.float() - _highest(logits)) / max(settings.temperature, MIN_TEMPERATURE)
 
 
@@ -84,15 +86,15 @@ def _highest(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _inverse(probabilities: torch.Tensor, seeds: torch.Tensor, position: int) -> torch.Tensor:
-    """Where the cumulative distribution (R, V) reaches each row's number."""
+    """The place at which the cumulative distribution (R, V) reaches each row's number."""
     cumulative = _cumulative(probabilities)
     threshold = uniforms(seeds, position)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold).squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
 
 
 def _cumulative(probabilities: torch.Tensor) -> torch.Tensor:
-    """Sums over the vocabulary (R, V) float64, for those of float32 drift. A GPU adds numbers in whatever order its
-    blocks end, which only whole ones do not show."""
+    """Sums over the vocabulary (R, V) in float64, because sums in float32 drift. A GPU adds numbers in whatever order
+    its blocks end; only whole numbers do not show it."""
     if probabilities.is_cuda:
         return (probabilities.double() * 2.0**FRACTION_BITS).long().cumsum(-1).double() * 2.0**-FRACTION_BITS
     return probabilities.double().cumsum(-1)

@@ -41,7 +41,8 @@ def completion_texts(tokenizer: Tokenizer, completions: Sequence[Completion]) ->
 
 
 def row_seed(seed: int, identity: str) -> int:
-    """The seed of one prompt's samples, from its identity alone: wherever it is met, it is answered the same."""
+    """The seed of one prompt's samples. It follows from the prompt's identity alone, so the prompt is answered alike
+    wherever it is met."""
     digest = hashlib.sha256(f"{seed} {identity}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
@@ -128,7 +129,7 @@ def _rollouts(
 
 
 def _check_room(model: Any, longest: int, max_new_tokens: int) -> None:
-    """Where one prompt and what it may be continued by are more than the model has positions, none is sampled."""
+    """Raises ModelError where a prompt and its longest completion have more tokens than the model has positions."""
     config = config_field(model, "config")
     if config is None:
         raise ModelError(

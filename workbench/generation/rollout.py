@@ -39,7 +39,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of every batch. settings None: greedy. scored: with log-probabilities and entropies."""
+    """What is asked of every batch. settings: None decodes greedily. scored: with log-probabilities and entropies."""
 
     settings: SamplingSettings | None
     max_new_tokens: int

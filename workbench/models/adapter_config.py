@@ -55,7 +55,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_adapter_config(folder: Path, name: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Arguments of peft's LoraConfig from the file. shapes: of the adapter's weights by name. ModelError."""
+    """Arguments of peft's LoraConfig from the file. shapes: of the adapter's weights by name. Raises ModelError."""
     raw = read_json(folder / name)
     if raw.get("peft_type") != "LORA" or raw.get("modules_to_save"):
         found = f"modules_to_save {raw['modules_to_save']}" if raw.get("modules_to_save") else f"{raw.get('peft_type')}"

@@ -45,7 +45,7 @@ def add_lora(model: torch.nn.Module, settings: LoraSettings, seed: int) -> None:
 
 
 def _target_layers(model: torch.nn.Module, settings: LoraSettings) -> list[str]:
-    """Full names of the linear layers to adapt. ModelError for a target that names none.
+    """Full names of the linear layers to adapt. Raises ModelError for a target that names none.
 
     The output head is never one: losses multiply with its weight themselves, so an adapter on it would not be seen.
     """
@@ -173,7 +173,8 @@ def lay_over(base: Path, adapter: Path, folder: Path) -> None:
 
 
 def merge_adapter(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
-    """The base model with a peft LoRA folder folded into its weights, in place. ModelError where it does not fit."""
+    """The base model with a peft LoRA folder folded into its weights, in place. Raises ModelError where it does not
+    fit."""
     import peft
     from peft.utils.save_and_load import set_peft_model_state_dict
 

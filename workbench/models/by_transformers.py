@@ -19,8 +19,8 @@ SLACK = 1 << 22
 def load_by_transformers(
     folder: Path, raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
 ) -> torch.nn.Module:
-    """The model that transformers makes of a folder. ModelError where a weight is missing, has no place or another
-    shape: transformers itself would make random ones and go on."""
+    """The model that transformers makes of a folder. Raises ModelError where a weight is missing, has no place or
+    another shape: transformers itself would make random ones and go on."""
     model, info = open_by_transformers(folder, raw, shapes, dtype)
     for key, told in (
         ("missing_keys", "weights are missing"),
@@ -37,7 +37,7 @@ def load_by_transformers(
             check_tied_weights(folder, shapes, one, other)
             raise ModelError(f"{folder}: config.json ties {one} to {other}, and the files hold two that differ")
     for tensor in (*model.parameters(), *model.buffers()):
-        # As loaded they are the files' own pages: whoever wrote to the files would change a model that trains.
+        # The loaded weights are the files' own pages: whoever wrote to the files would change a model that trains.
         tensor.data = tensor.data.clone()
     return model
 
@@ -46,7 +46,7 @@ def open_by_transformers(
     folder: Path, raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
 ) -> tuple[Any, dict[str, Any]]:
     """What transformers makes of a folder, and what it says of the weights; those that the files hold in `dtype` are
-    the files' own pages. ModelError."""
+    the files' own pages. Raises ModelError."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -88,7 +88,8 @@ def _found_by(folder: Path, raw: Mapping[str, Any], call: Any, *arguments: Any, 
 
 
 def _refuse_giant(folder: Path, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """ModelError for a configuration of far more numbers than the files hold, before memory is taken for them."""
+    """Raises ModelError for a configuration of far more numbers than the files hold, before memory is taken for
+    them."""
     import transformers
 
     held = sum(torch.Size(shape).numel() for shape in shapes.values())

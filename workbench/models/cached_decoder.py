@@ -12,7 +12,8 @@ from workbench.models.passes import last_logits, takes
 
 
 class ModelDecoder:
-    """Of any model, by its own forward and cache. Rows are padded on the left, so that all end at the same place."""
+    """The decoder of any model, by the model's own forward and cache. Rows are padded on the left, so that all end at
+    the same place."""
 
     drops_rows = True
 

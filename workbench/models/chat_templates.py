@@ -14,9 +14,9 @@ from workbench.errors import ModelError, WorkbenchError
 from workbench.files import read_file
 
 NO_TEMPLATE = "the model has no chat template: use prompt and completion, a model that has one, or model.chat_template"
-"""Of rows that can be written by one alone."""
+"""The message about rows that only a chat template can write."""
 VERSION = 1
-"""Raised where a folder that is given a template becomes another one."""
+"""Raised by hand where a folder that is given a template becomes another folder."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def template_file(given: str) -> Path | None:
 
 
 def template_text(given: str) -> str:
-    """The template that a definition names. ModelError where there is no such template or file."""
+    """The template that a definition names. Raises ModelError where there is no such template or file."""
     path = template_file(given)
     if path is None:
         return KNOWN[given].text
@@ -88,5 +88,5 @@ def template_text(given: str) -> str:
 
 
 def template_identity(given: str) -> dict[str, object]:
-    """Of the template's text, wherever it stands."""
+    """The identity of the template's text, wherever the file is."""
     return {"text": hashlib.sha256(template_text(given).encode()).hexdigest(), "version": VERSION}

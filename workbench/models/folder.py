@@ -22,16 +22,17 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BASE_FILE = "base.json"
-"""Beside an adapter that is a model of its own: its base's folder, from here and from the root, and fingerprint."""
+"""The file beside an adapter that is a model of its own. It holds the base's folder, as seen from here and from the
+root, and its fingerprint."""
 ADDED_TOKENS_VERSION = 1
-"""Raised where vocabulary.add_tokens makes other weights."""
+"""Raised by hand where vocabulary.add_tokens makes other weights."""
 LOADING_VERSION = 2
 """Raised where a folder that was not made here is read as another model than before."""
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 
 def find_model_folder(settings: ModelSettings) -> Path:
-    """The folder of a model given by path or hub name, checked. ModelError."""
+    """The folder of a model given by path or hub name, checked. Raises ModelError."""
     if settings.path is None:
         assert settings.name is not None, "presets and conversions are made by resolve.resolve_model_folder"
         return _from_hub(settings.name)
@@ -68,7 +69,7 @@ def weights_file(folder: Path) -> Path:
 
 def find_weights(folder: Path) -> dict[str, list[str] | None]:
     """The files of a whole model's weights that transformers would read, and the weights that its index places in each
-    (None without one). ModelError where they are not all there, or where shards lie about that are not read."""
+    (None without one). Raises ModelError where they are not all there, or where shards lie about that are not read."""
     if os.path.exists(folder / WEIGHTS):
         found: dict[str, list[str] | None] = {WEIGHTS: None}
     else:
@@ -104,7 +105,7 @@ def _indexed(folder: Path) -> dict[str, list[str]]:
 
 
 def model_fingerprint(folder: Path) -> str:
-    """Of weights, configuration and tokenizer; an adapter's base counts with it. ModelError."""
+    """The fingerprint of weights, configuration and tokenizer; an adapter's base counts with it. Raises ModelError."""
     check_folder(folder)
     names = [ADAPTER_WEIGHTS] if is_adapter(folder) else sorted(find_weights(folder))
     names += [INDEX] if names != [WEIGHTS] and os.path.exists(folder / INDEX) else []
@@ -116,7 +117,8 @@ def model_fingerprint(folder: Path) -> str:
 
 
 def settings_identity(settings: ModelSettings) -> Any:
-    """Of the model that settings name, before anything is converted; a preset's is name, seed and maker's version."""
+    """The identity of the model that settings name, before anything is converted. That of a preset is its name, its
+    seed and its maker's version."""
     identity = _plain_identity(settings)
     if settings.adapter is not None:
         identity = {"model": identity, "adapter": adapter_fingerprint(Path(settings.adapter).expanduser())}
@@ -143,15 +145,15 @@ def _plain_identity(settings: ModelSettings) -> Any:
 
 
 def adapter_fingerprint(folder: Path) -> str:
-    """Of an adapter's weights and settings, whatever its base. ModelError."""
+    """The fingerprint of an adapter's weights and settings, whatever its base. Raises ModelError."""
     if not (folder / ADAPTER_CONFIG).is_file() or not (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"{folder}: no adapter; a peft folder holds {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}")
     return files_fingerprint(folder, [ADAPTER_CONFIG, ADAPTER_WEIGHTS])
 
 
 def adapter_base(folder: Path) -> Path:
-    """The folder of the model that an adapter stands on: as written beside it, else as peft names it. ModelError where
-    it is not here, or is no longer the one that the adapter was trained on."""
+    """The folder of the model that an adapter stands on: as written beside it, else as peft names it. Raises ModelError
+    where it is not here, or is no longer the one that the adapter was trained on."""
     written = read_json(folder / BASE_FILE)
     bases = _named_bases(folder)
     if not bases:
@@ -179,7 +181,7 @@ def _named_bases(folder: Path) -> list[Path]:
 
 
 def _refuse_circle(folder: Path, above: tuple[Path, ...] = ()) -> None:
-    """ModelError where an adapter's bases lead back to one of themselves."""
+    """Raises ModelError where an adapter's bases lead back to one of themselves."""
     place = folder.resolve()
     if place in above:
         raise ModelError(f"{above[0]}: an adapter whose base leads back to {folder}; name a whole model as its base")
@@ -195,7 +197,8 @@ def write_base(folder: Path, base: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """ModelError when the folder holds no causal language model as safetensors, whole or as an adapter on its base."""
+    """Raises ModelError when the folder holds no causal language model as safetensors, whole or as an adapter on its
+    base."""
     if is_adapter(folder):
         adapter_fingerprint(folder)
         _refuse_circle(folder)

@@ -11,7 +11,7 @@ VERSION = 1
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
-    """Write the dequantised model and its tokenizer to `folder`; 15 seconds for 135M parameters. ModelError."""
+    """Write the dequantised model and its tokenizer to `folder`; 15 seconds for 135M parameters. Raises ModelError."""
     complain(f"Converting {file.name} to safetensors (once) ...")
     import transformers
 

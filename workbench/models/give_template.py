@@ -15,12 +15,12 @@ from workbench.models.tokenizer import Tokenizer, read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
 REPLACED_FILE = "replaced_chat_template.jinja"
-"""In a folder that was given a template: the one that its model had, which nothing reads."""
+"""The file that keeps, in a folder that was given a template, the template that its model had. Nothing reads it."""
 REPLACED = "the model's own chat template is replaced by the one given"
 
 
 def give_template(source: Path, folder: Path, given: str) -> None:
-    """Write source's model to `folder` with the template; the weights are links to source's. ModelError."""
+    """Write source's model to `folder` with the template; the weights are links to source's. Raises ModelError."""
     text = template_text(given)
     tokenizer = Tokenizer.load(source)
     _check_tokens(source, tokenizer, given)
@@ -49,7 +49,8 @@ def replaces_template(folder: Path) -> bool:
 
 
 def _check_tokens(source: Path, tokenizer: Tokenizer, given: str) -> None:
-    """ModelError where turns would be marked by other ids here than there, or by text that is meant to be a token."""
+    """Raises ModelError where turns would be marked by other ids here than there, or by text that is meant to be a
+    token."""
     known = KNOWN.get(given)
     if known is None:
         return

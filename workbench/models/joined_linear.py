@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 PACKED_ROWS = 4
-"""With fewer rows the weights are read too seldom for their reordering to pay."""
+"""The least number of rows for which weights are reordered: with fewer rows they are read too seldom for it to pay."""
 
 
 def is_plain(layer: nn.Module) -> bool:

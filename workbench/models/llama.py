@@ -185,7 +185,7 @@ class LlamaBackbone(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        # No padding_idx: it would drop the gradient of the pad token's input, which is the EOS's where pad == eos.
+        # There is no padding_idx: it would drop the gradient of the pad token's input, the EOS's where pad == eos.
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -38,7 +38,7 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": _QWEN,
     "qwen3": _QWEN | {"head_dim": 128},
 }
-"""Of what config.json leaves out; a test holds them to transformers' classes."""
+"""The values of what config.json leaves out, by family; a test holds them to transformers' classes."""
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "max_position_embeddings")  # fmt: skip
 _MAY_BE_NONE = {"num_key_value_heads": ("llama", "qwen2", "qwen3"), "head_dim": ("llama", "mistral")}

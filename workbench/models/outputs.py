@@ -99,7 +99,7 @@ def forward_to_head(
 def _put(
     found: HeadInputs, hidden: torch.Tensor, places: tuple[torch.Tensor, ...], input_ids: torch.Tensor
 ) -> HeadInputs:
-    """With hidden (M, H) at the places of a batch like input_ids, and 0 elsewhere."""
+    """Replaces `hidden`: (M, H) is put at the places of a batch like input_ids, and 0 elsewhere."""
     return replace(found, hidden=hidden.new_zeros(*input_ids.shape, hidden.shape[-1]).index_put(places, hidden))
 
 

@@ -23,11 +23,11 @@ class Packing:
     """source, positions: (P, C); taken: (B, L). At the end of a bin stand places of no text, which see themselves."""
 
     source: torch.Tensor
-    """Where each packed token stands in the flattened batch."""
+    """The place of each packed token in the flattened batch."""
     positions: torch.Tensor
-    """Restarting at 0 with each text."""
+    """The position of each packed token; it restarts at 0 with each text."""
     taken: torch.Tensor
-    """Where each token of the batch stands in the flattened bins; 0 at padding."""
+    """The place of each token of the batch in the flattened bins; 0 at padding."""
 
 
 def pack_rows(lengths: Sequence[int], width: int) -> Packing:
@@ -60,9 +60,9 @@ class Layout:
 
     texts: list[Text]
     source: torch.Tensor
-    """Where each token laid out stands among all prompts' tokens followed by all completions'."""
+    """The place of each token laid out, among all prompts' tokens followed by all completions'."""
     predictors: torch.Tensor
-    """For each completion token in the order given, where what predicts it is laid out."""
+    """The place where the token is laid out that predicts each completion token, in the order given."""
 
 
 def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]) -> Layout:

@@ -37,7 +37,7 @@ class Positions:
     why: str = "max_position_embeddings"
 
     def check(self, where: str, tokens: int, remedy: str) -> None:
-        """DataError for a text of more tokens. where: the row; remedy: what makes it shorter."""
+        """Raises DataError for a text of more tokens. where: the row; remedy: what makes it shorter."""
         if tokens > self.most:
             raise DataError(
                 f"{where}: {tokens:,} tokens, and the model has positions for {self.most:,} ({self.why}); {remedy}"
@@ -45,12 +45,13 @@ class Positions:
 
 
 def model_positions(folder: Path) -> Positions | None:
-    """Of the model in a folder, None where any length will do. ModelError."""
+    """The positions of the model in a folder; None where any length will do. Raises ModelError."""
     return find_positions(read_json(folder / "config.json"))
 
 
 def find_positions(config: Mapping[str, Any]) -> Positions | None:
-    """Of a model by its config.json, or by what its configuration writes there; None where any length will do."""
+    """The positions of a model by its config.json, or by what its configuration writes there; None where any length
+    will do."""
     if not any(name in config for name in NAMES) and isinstance(config.get("text_config"), Mapping):
         config = config["text_config"]
     kind = config.get("model_type")

@@ -85,7 +85,7 @@ def _character_tokenizer() -> tokenizers.Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     tokens = [*SPECIAL_TOKENS, *CHARACTERS]
-    # No unknown token: a character that has none is an error, not a hole in the data.
+    # There is no unknown token: a character without a token is an error, not a hole in the data.
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<none>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()

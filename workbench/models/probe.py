@@ -62,13 +62,14 @@ class Verdict:
 
 
 OWN = Verdict(states=True, head=True, batch=True, packed=True, cache=True, padded_cache=True)
-"""Of our own Llama, which is held against transformers' class when a folder is loaded (own_check.py)."""
+"""The verdict of our own Llama, which is held against transformers' class when a folder is loaded (own_check.py)."""
 UNKNOWN = Verdict(states=False, head=False, batch=True, packed=False, cache=False, padded_cache=False)
-"""Of a module without a configuration, of which nothing says what tokens it takes."""
+"""The verdict of a module without a configuration: nothing says what tokens it takes."""
 
 
 def verdict_of(model: torch.nn.Module) -> Verdict:
-    """The model's verdict, found when it is first asked for; adapters, copies and wrappers share it. ModelError."""
+    """The model's verdict, found when it is first asked for; adapters, copies and wrappers share it. Raises
+    ModelError."""
     inner = unwrapped(model)
     if isinstance(inner, Llama):
         return OWN
@@ -87,7 +88,7 @@ def remember(model: torch.nn.Module, verdict: Verdict) -> None:
 
 
 def probe(model: torch.nn.Module) -> Verdict:
-    """Try every way. ModelError where the model is not one that can be trained to predict the next token."""
+    """Try every way. Raises ModelError where the model is not one that can be trained to predict the next token."""
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
     versions = [parameter._version for parameter in model.parameters()]
@@ -123,7 +124,7 @@ class _Trials:
         self._spread = float(torch.cat(self._alone).float().std())
 
     def verdict(self) -> Verdict:
-        """Of the model. ModelError where it is refused."""
+        """The verdict of the model. Raises ModelError where the model is refused."""
         self._refuse()
         sees = self._sees_context()
         states = self._works(self._states)

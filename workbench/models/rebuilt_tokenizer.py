@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 VERSION = 2
-"""Of what is kept: raise it where the same files would give another backend."""
+"""Version of what is kept: raise it where the same files would give another backend."""
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _CONFIG_FIELDS = ("model_type", "model_name", "tokenizer_class", "transformers_version")
@@ -63,13 +63,13 @@ class Rebuilt:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Of what the backend's own JSON does not say; empty where that is all."""
+        """The identity of what the backend's own JSON does not say; empty where the JSON says all."""
         told = {"splits_special": self.splits_special, "own_tokens": list(self.own_tokens)}
         return {name: value for name, value in told.items() if value}
 
 
 def rebuild(folder: Path, config: dict[str, Any]) -> Rebuilt:
-    """What AutoTokenizer would run for the folder, from the cache where it was made before. ModelError."""
+    """What AutoTokenizer would run for the folder, from the cache where it was made before. Raises ModelError."""
     import tokenizers
 
     try:
@@ -77,7 +77,7 @@ def rebuild(folder: Path, config: dict[str, Any]) -> Rebuilt:
     except OSError as error:
         raise ModelError(_refusal(folder, False, error)) from error
     names = [name for name in names if name not in _OTHER_FILES and not name.endswith(".index.json")]
-    # Of the model's configuration, only what decides a tokenizer: the rest may be unreadable to this transformers.
+    # Only what decides a tokenizer is kept of the model's configuration: transformers may be unable to read the rest.
     config = {name: config[name] for name in _CONFIG_FIELDS if name in config}
     versions = [importlib.metadata.version(name) for name in ("transformers", "tokenizers")]
     key = fingerprint([VERSION, versions, config, files_fingerprint(folder, names)])
@@ -120,8 +120,8 @@ def _make(folder: Path, names: list[str], config: dict[str, Any]) -> dict[str, A
 
 
 def held_of(theirs: Any) -> dict[str, Any]:
-    """What is kept of a tokenizer of transformers': its backend as JSON, and what its class does around it. ModelError
-    where its class encodes by code of its own."""
+    """What is kept of a tokenizer of transformers': its backend as JSON, and what its class does around it. Raises
+    ModelError where its class encodes by code of its own."""
     import tokenizers
 
     backend = getattr(theirs, "backend_tokenizer", None)

@@ -1,4 +1,4 @@
-"""From what a definition calls a model to a folder that load_model reads; what must be made is made once."""
+"""Makes a folder that load_model reads of what a definition calls a model; what must be made is made once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from workbench.tracking.reader import read_json
 
 
 def resolve_model_folder(settings: ModelSettings, cache: Path) -> Path:
-    """The folder of the model named; presets, conversions and additions are made once under `cache`. ModelError."""
+    """The folder of the model named; presets, conversions and additions are made once under `cache`. Raises
+    ModelError."""
     folder = _without_template(settings, cache)
     return folder if settings.chat_template is None else _with_template(folder, settings.chat_template, cache)
 

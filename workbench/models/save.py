@@ -61,7 +61,7 @@ def _write(model: torch.nn.Module, folder: Path, tokenizer: Any) -> None:
 
 
 def _merged_by_peft(model: torch.nn.Module) -> torch.nn.Module:
-    """Of a model that peft wraps, what it wraps, with the adapter merged in; any other as it is."""
+    """What peft wraps, with the adapter merged in, of a model that it wraps; any other model as it is."""
     merge = getattr(model, "merge_and_unload", None)
     if not callable(merge):
         return model

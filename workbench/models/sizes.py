@@ -18,8 +18,8 @@ WIDTHS = ("vocab_size", "hidden_size", "intermediate_size", "n_embd", "n_inner",
 
 
 def check_config(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """ModelError for whole numbers that the weights rule out: more layers than weights, a width or a count above all of
-    their numbers, or any at which memory or time would end first."""
+    """Raises ModelError for whole numbers that the weights rule out: more layers than weights, a width or a count above
+    all of their numbers, or any at which memory or time would end first."""
     numbers = sum(math.prod(shape) for shape in shapes.values())
     for name, value in _whole_numbers(raw):
         limit = LARGEST
@@ -33,7 +33,7 @@ def check_config(raw: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], 
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight that a safetensors file's header names; nothing is loaded. ModelError."""
+    """The shape of every weight that a safetensors file's header names; nothing is loaded. Raises ModelError."""
     try:
         with open(file, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")

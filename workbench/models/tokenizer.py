@@ -128,7 +128,7 @@ class Tokenizer:
         return len(prefix) if prefix and tuple(ids[: len(prefix)]) == prefix else 0
 
     def with_ends(self, ends: Iterable[int]) -> Tokenizer:
-        """The same tokenizer, with more tokens that end a sequence."""
+        """Returns this tokenizer with more tokens that end a sequence."""
         other = copy.copy(self)
         other.eos_ids = tuple(dict.fromkeys((*self.eos_ids, *ends)))
         return other
@@ -206,7 +206,7 @@ class Tokenizer:
         return self._backend.id_to_token(index)
 
     def with_special_tokens(self, tokens: Sequence[str]) -> Tokenizer:
-        """The same tokenizer and the tokens as special ones; those that it has keep their ids."""
+        """Returns this tokenizer with the tokens as special ones; tokens that it has keep their ids."""
         import tokenizers
 
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
@@ -217,7 +217,7 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that decides ids and rendered chats."""
+        """The fingerprint of everything that decides ids and rendered chats."""
         return fingerprint(
             {
                 "tokenizer": self._backend.to_str(),
@@ -254,13 +254,13 @@ class Tokenizer:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Of tokenizer_config.json; what it does not say may stand in an older file beside it."""
+    """The settings of tokenizer_config.json; what it does not say may stand in an older file beside it."""
     named = {name: value for name, value in read_json(folder / "tokenizer_config.json").items() if value is not None}
     return read_json(folder / "special_tokens_map.json") | named
 
 
 def _refuse_damaged(backend: tokenizers.Tokenizer, path: Path) -> None:
-    """ModelError for what the library reads and then fails of, or takes all memory for."""
+    """Raises ModelError for what the library reads and then fails of, or takes all memory for."""
     vocabulary = backend.get_vocab(with_added_tokens=True)
     highest = max(vocabulary.values(), default=0)
     if highest > 16 * len(vocabulary) + (1 << 20):
@@ -287,7 +287,7 @@ def _prefix_ids(backend: tokenizers.Tokenizer, bos_id: int | None) -> tuple[int,
             return tuple(encoding.ids[: mask.index(0)])
         if not text and not encoding.ids:
             return ()
-    # Of the empty text alone it is not told what stands before it and what behind it.
+    # The empty text alone does not show what is put before a text and what behind it.
     try:
         special = backend.encode("", add_special_tokens=True).ids
     except Exception:

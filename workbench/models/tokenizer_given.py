@@ -43,7 +43,7 @@ class GivenTokenizer(Tokenizer):
 def as_tokenizer(given: Any, model: Any) -> Any:
     """What a trainer uses: a tokenizer of transformers' wrapped, any other that has what is needed as it is.
 
-    model: whose configuration may name further ends of sequence. DefinitionError where it is no tokenizer.
+    model: whose configuration may name further ends of sequence. Raises DefinitionError where it is no tokenizer.
     """
     if given is None or all(hasattr(given, name) for name in NEEDED):
         return given

@@ -19,9 +19,9 @@ from workbench.models.probe import VERSION, Verdict, probe, remember
 
 
 def remember_verdict(model: torch.nn.Module, folder: Path, inputs: Inputs, forward: str = "") -> None:
-    """Probe a model that transformers loaded of a folder, unless that was done before. ModelError where it is refused,
-    DataError where the folder changed since it was loaded. inputs: its files as they stood before. forward: why our own
-    does not run it, where its family is ours."""
+    """Probe a model that transformers loaded of a folder, unless that was done before. Raises ModelError where it is
+    refused, DataError where the folder changed since it was loaded. inputs: its files as they stood before. forward:
+    why our own does not run it, where its family is ours."""
     import transformers
 
     dtype = str(next(model.parameters()).dtype)

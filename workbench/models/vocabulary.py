@@ -21,7 +21,7 @@ def add_tokens(source: Path, folder: Path, tokens: Sequence[str]) -> None:
     """Write source's model to `folder` with the tokens added; tokens that it knows already stay as they are.
 
     Every row without a token before (some models keep spare ones) or without a row becomes the mean of the used rows,
-    in float64: neither likely nor unlikely. ModelError.
+    in float64: neither likely nor unlikely. Raises ModelError.
     """
     model = load_model(source)
     tokenizer = Tokenizer.load(source)

@@ -22,7 +22,8 @@ CONFIG_FILES = ("config.json", "generation_config.json")
 
 
 def load_weights(model: Llama, folder: Path) -> None:
-    """Copy the folder's weights into our own model. ModelError where names or shapes are not its configuration's."""
+    """Copy the folder's weights into our own model. Raises ModelError where names or shapes are not its
+    configuration's."""
     tensors: dict[str, torch.Tensor] = {}
     for name in find_weights(folder):
         tensors |= read_safetensors(folder / name)
@@ -34,8 +35,8 @@ def load_weights(model: Llama, folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights by name, from the files' headers alone. ModelError where a file is torn, holds numbers that
-    are no weights, or not what the index places there."""
+    """Shapes of all weights by name, from the files' headers alone. Raises ModelError where a file is torn, holds
+    numbers that are no weights, or not what the index places there."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, wanted in find_weights(folder).items():
         header = read_header(folder / name)
@@ -50,7 +51,8 @@ def check_weights(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_places(shapes: Mapping[str, tuple[int, ...]], model: Llama, folder: Path) -> None:
-    """ModelError where the files' names or shapes are not those of our own model, which may be on the device meta."""
+    """Raises ModelError where the files' names or shapes are not those of our own model, which may be on the device
+    meta."""
     own = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     missing = sorted(own.keys() - shapes.keys())
     if missing:
@@ -66,7 +68,7 @@ def check_places(shapes: Mapping[str, tuple[int, ...]], model: Llama, folder: Pa
 
 
 def check_tied_weights(folder: Path, names: Iterable[str], head: str, embedding: str) -> None:
-    """ModelError where the files hold both of two weights that config.json ties, and they are not the same."""
+    """Raises ModelError where the files hold both of two weights that config.json ties, and they are not the same."""
     if not {head, embedding} <= set(names):
         return
     first, second = (read_tensor(folder, name) for name in (head, embedding))
@@ -124,7 +126,7 @@ def copy_other_files(source: Path, folder: Path) -> None:
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """One file's tensors. ModelError where it is torn."""
+    """One file's tensors. Raises ModelError where it is torn."""
     from safetensors.torch import load_file
 
     with _reading(path):
@@ -132,7 +134,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of one file's tensors, which are not read. ModelError where it is torn, or holds no weights."""
+    """Shapes of one file's tensors, which are not read. Raises ModelError where it is torn, or holds no weights."""
     from safetensors import safe_open
 
     shapes = {}
@@ -144,7 +146,8 @@ def read_header(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def stored_types(folder: Path) -> dict[str, dict[str, str]]:
-    """By file, the type of each weight of a whole model, as safetensors names it. ModelError where a file is torn."""
+    """The type of each weight of a whole model, as safetensors names it, file by file. Raises ModelError where a file
+    is torn."""
     from safetensors import safe_open
 
     types: dict[str, dict[str, str]] = {}

@@ -1,4 +1,4 @@
-"""From settings to rewards, and to what a fingerprint holds of them."""
+"""Makes rewards of settings, and what a fingerprint holds of them."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def build_rewards(
     """The rewards named; where none is, the task's own check.
 
     task: the built-in task that the prompts are of. device: of a classifier. columns: of the data, which own code may
-    take; None: they show with the samples. DefinitionError where there is neither reward nor task, and for own code
-    that is not permitted.
+    take; None: they show with the samples. Raises DefinitionError where there is neither reward nor task, and for own
+    code that is not permitted.
     """
     around = _Around(device, columns, permissions)
     return RewardSet([_build(entry, around) for entry in named_rewards(settings, task)])
@@ -62,7 +62,8 @@ class _Around:
 
 
 def named_rewards(settings: Sequence[RewardSettings], task: str | None) -> list[RewardSettings]:
-    """The rewards that count for prompts of the task. DefinitionError where none is named and there is no task."""
+    """The rewards that count for prompts of the task. Raises DefinitionError where none is named and there is no
+    task."""
     if settings:
         return list(settings)
     if task is None:
@@ -84,7 +85,7 @@ def reward_files(settings: Sequence[RewardSettings]) -> dict[str, str]:
 
 
 def verifier_function(name: str) -> RewardFunction:
-    """A check by name as a reward. RewardError for a prompt without the answer that it needs."""
+    """A check by name as a reward. Raises RewardError for a prompt without the answer that it needs."""
     verify, whole = get_verifier(name), name in OF_TASKS
 
     def score(samples: Sequence[Sample]) -> list[float]:
@@ -98,7 +99,8 @@ def verifier_function(name: str) -> RewardFunction:
 
 
 def check_answers(name: str, samples: Iterable[Sample]) -> None:
-    """RewardError for the first prompt that a check by name cannot judge, its answer or form being none for it."""
+    """Raises RewardError for the first prompt that a check by name cannot judge, its answer or form being none for
+    it."""
     for sample in samples:
         if (name, sample.prompt, sample.answer) not in _checked:
             _check_answer(name, sample)

@@ -19,7 +19,7 @@ VERSION = 1
 
 
 def find_classifier(path: str) -> Path:
-    """The folder, with a configuration and weights as safetensors. ModelError."""
+    """The folder, with a configuration and weights as safetensors. Raises ModelError."""
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         found = "no config.json" if folder.is_dir() else "no such folder"
@@ -32,7 +32,7 @@ def find_classifier(path: str) -> Path:
 
 
 def classifier_identity(path: str) -> str:
-    """Of weights, configuration and tokenizer, wherever the folder lies."""
+    """The fingerprint of weights, configuration and tokenizer, wherever the folder is."""
     return model_fingerprint(find_classifier(path))
 
 
@@ -40,7 +40,7 @@ class Classifier:
     """A sequence classifier on one device, in float32 and without gradients."""
 
     def __init__(self, settings: RewardSettings, device: str) -> None:
-        """ModelError where the folder is no classifier, or the label is not one of its own."""
+        """Raises ModelError where the folder is no classifier, or the label is not one of its own."""
         from workbench.models.flops import ModelFlops
 
         assert settings.model is not None

@@ -47,7 +47,7 @@ class _Parser:
         self._depth = 0
 
     def parse(self) -> Fraction:
-        """The value of the whole text. ValueError where it is no expression."""
+        """The value of the whole text. Raises ValueError where it is no expression."""
         value = self._sum()
         if self._at < len(self._tokens):
             raise ValueError("text after the expression")

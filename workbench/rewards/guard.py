@@ -23,7 +23,7 @@ _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD)
 @contextlib.contextmanager
 def unchanged(name: str) -> Iterator[None]:
     """Directory, environment, streams, signal handlers, random states and torch's modes are after the block as they
-    were before it. RewardError where it closed a descriptor."""
+    were before it. Raises RewardError where it closed a descriptor."""
     restore = [take() for take in _KEPT]
     opened = _written()
     try:

@@ -58,7 +58,7 @@ class Puzzle:
 
 
 def gym_version() -> str:
-    """Of the package, which decides the puzzles. DefinitionError where it is not installed."""
+    """The version of the package, which decides the puzzles. Raises DefinitionError where it is not installed."""
     try:
         return importlib.metadata.version("reasoning-gym")
     except importlib.metadata.PackageNotFoundError as error:
@@ -66,7 +66,7 @@ def gym_version() -> str:
 
 
 def make_puzzle(generator: str, config: Mapping[str, Any], seed: int, index: int) -> Puzzle:
-    """Puzzle 0 <= index < BLOCK of a seed. DefinitionError where generator or config is not the package's."""
+    """Puzzle 0 <= index < BLOCK of a seed. Raises DefinitionError where generator or config is not the package's."""
     reference = json.dumps({"gym": generator, "config": dict(config), "seed": seed, "index": index}, sort_keys=True)
     entry = _entry(reference)
     return Puzzle(entry["question"], entry["answer"], reference)
@@ -75,7 +75,7 @@ def make_puzzle(generator: str, config: Mapping[str, Any], seed: int, index: int
 def verify_gym(prompt: str, completion: str, answer: str | None) -> float:
     """The generator's own score, 0 to 1, of what the completion has in its last <answer> tags, else of all of it.
 
-    answer: the puzzle's reference. Many generators give part of the 1 where the answer stands beside other text.
+    answer: the puzzle's reference. Many generators give part of the 1 where the answer stands beside other text. Raises
     RewardError where the reference does not make the prompt's puzzle.
     """
     try:

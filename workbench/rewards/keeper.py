@@ -21,7 +21,7 @@ from workbench.rewards.reward import RewardFunction, judge
 _DIE_WITH_PARENT, _ADOPT_ORPHANS = 1, 36  # PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 LOOK_SECONDS = 1.0
-"""Between two looks for orphans that have ended."""
+"""The seconds between two looks for orphans that have ended."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class Service:
 
 
 def fork() -> int:
-    """As os.fork, with no signal of this process's handlers in the child: it hears none until it says what it does."""
+    """Forks as os.fork does, and keeps this process's signal handlers from the child, which starts with signals blocked
+    until it says what it does."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     with warnings.catch_warnings():
-        # Of threads that a fork leaves behind: the process computes on one thread and takes no lock of theirs.
+        # The warning is of threads that a fork leaves behind; the child has one thread and takes no lock of theirs.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid:
@@ -46,7 +47,7 @@ def fork() -> int:
 
 
 def keep(service: Service, pipes: Sequence[Any], control: Any, parent: int) -> NoReturn:
-    """In the child: start a worker for each pipe, tell of each that ends, and end all when the parent does."""
+    """Runs in the child: starts a worker for each pipe, tells of each that ends, and ends all when the parent does."""
     code = 1
     try:
         os.setsid()
@@ -73,7 +74,7 @@ def keep(service: Service, pipes: Sequence[Any], control: Any, parent: int) -> N
 
 
 def _watch(workers: dict[int, int], control: Any) -> None:
-    """Until the parent closes its end."""
+    """Watches the workers until the parent closes its end of the pipe."""
     while True:
         handles = [os.pidfd_open(pid) for pid in workers] if hasattr(os, "pidfd_open") else []
         try:
@@ -183,7 +184,7 @@ def _serve(service: Service, pipe: Any) -> None:
 
 
 def _seed(text: str) -> None:
-    """The same draws for the same task, also after a resume."""
+    """Seeds all generators by the task, so that the same task draws the same numbers, also after a resume."""
     random.seed(text)
     number = random.getrandbits(31)
     if "numpy" in sys.modules:
@@ -193,7 +194,7 @@ def _seed(text: str) -> None:
 
 
 def limit_memory(memory_bytes: int | None) -> None:
-    """Of this process, beyond what it has taken."""
+    """Limits the memory that this process may take beyond what it has taken."""
     if memory_bytes is not None and os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm", encoding="ascii") as file:
             taken = int(file.read().split()[0]) * resource.getpagesize()

@@ -43,7 +43,7 @@ def as_reward_set(reward_fn: RewardSet | Callable[..., Any]) -> RewardSet:
 
 def keyword_function(function: Callable[..., Any], name: str, columns: Collection[str] | None = None) -> RewardFunction:
     """A function of keywords as one of samples; it may be async. columns: the data's, None where they show with the
-    samples. DefinitionError where it is none, and, before it is called, where it needs what there is not."""
+    samples. Raises DefinitionError where it is none, and, before it is called, where it needs what there is not."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
@@ -98,13 +98,13 @@ def _given(samples: Sequence[Sample], log: _Log) -> dict[str, Any]:
 
 
 def _columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
-    """Of the data, without those that TRL leaves out; None where a row lacks one."""
+    """The columns of the data, without those that TRL leaves out; None where a row lacks one."""
     names = dict.fromkeys(name for sample in samples for name in sample.columns)
     return {name: [sample.columns.get(name) for sample in samples] for name in names if name not in LEFT_OUT}
 
 
 class _Log:
-    """What one call logs. RewardError names what cannot be logged."""
+    """What one call logs. Raises RewardError, naming what cannot be logged."""
 
     def __init__(self, reward: str, rows: int) -> None:
         self._reward, self._rows = reward, rows

@@ -11,7 +11,7 @@ VERSION = 1
 
 
 def length_reward(settings: LengthSettings, samples: Sequence[Sample]) -> list[float]:
-    """By the target, 0 to 1; or DAPO's soft overlong punishment, -1 to 0."""
+    """Scores lengths: by the target, 0 to 1; or by DAPO's soft overlong punishment, -1 to 0."""
     if settings.target is not None:
         most = settings.maximum or 2 * settings.target
         return [_near(sample.num_tokens, settings.target, most) for sample in samples]

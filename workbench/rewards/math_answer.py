@@ -17,15 +17,15 @@ from workbench.rewards.reward import RewardFunction, Sample
 
 VERSION = 1
 MAX_SECONDS = 5.0
-"""For one completion with its answer."""
+"""The seconds that one completion and its answer may take."""
 MEMORY_BYTES = 2 << 30
 MAX_CHARACTERS = 20_000
-"""Of a completion, from its end."""
+"""How many characters of a completion are read, counted from its end."""
 MAX_BARE = 200
-"""Characters of an expression without marks."""
+"""How many characters an expression without marks may have."""
 _DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed\s*\{")
 _SIGN = re.compile(r"[\\^_{}()\[\]+*/=<>\d-]|^[A-Za-z]$")
-"""Of an expression, which words have none of."""
+"""The signs of an expression; words have none of them."""
 _COMMAND = re.compile(r"\\[A-Za-z]{2,}|\$[^$\n]*\^[^$\n]*\$")
 _FBOX = re.compile(r"\\fbox\s*\{")
 _SAID = re.compile(r"(?:####|[Aa]nswer(?: is|\s?[:=]))(.*)\s*$")
@@ -99,7 +99,8 @@ def _gold(answer: str) -> str:
 
 
 def _said(completion: str) -> str:
-    """Without marks, the one plain number that the text gives; else its answer's line, or all of it, as LaTeX."""
+    """What a completion says, as LaTeX. Where it has no marks, that is the one plain number that the text gives; else
+    its answer's line, or all of it."""
     text = _GAP.sub("", _FBOX.sub(r"\\boxed{", completion))
     if _DELIMITED.search(text):
         return text

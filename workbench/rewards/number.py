@@ -65,7 +65,7 @@ _UNITS = (
     ("m|met(?:er|re)s?", "cm|centimet(?:er|re)s?|mm"), ("cm", "mm"),
     ("kg|kilograms?", "g|grams?"), ("l|lit(?:er|re)s?", "ml"),
 )  # fmt: skip
-"""Of a quantity in two units, such as 2 hours and 30 minutes."""
+"""The units of a quantity in two units, such as 2 hours and 30 minutes."""
 _IN_TWO_UNITS = [
     (
         re.compile(rf"\d[ \t]*(?:{more})[ \t]*,?(?:[ \t]*(?:and|&))?[ \t]+$", re.ASCII),

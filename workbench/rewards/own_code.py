@@ -19,7 +19,7 @@ VERSION = 3
 
 
 def check_allowed(path: str, permissions: Permissions) -> None:
-    """DefinitionError where own code was not allowed."""
+    """Raises DefinitionError where own code was not allowed."""
     if not permissions.reward_code:
         raise DefinitionError(
             f"rewards: {path} is Python that would be run: read it, and allow it with --allow-reward-code"
@@ -27,7 +27,7 @@ def check_allowed(path: str, permissions: Permissions) -> None:
 
 
 def find_file(path: str) -> Path:
-    """The file, which is there. DefinitionError."""
+    """The file, which is there. Raises DefinitionError."""
     file = Path(path).expanduser()
     if file.suffix != ".py" or not file.is_file():
         found = "no such file" if not file.is_file() else "no .py file"
@@ -36,7 +36,7 @@ def find_file(path: str) -> Path:
 
 
 def load_function(path: str, function: str, code: bytes | None = None) -> Callable[..., Any]:
-    """The function, its file run once, which `check_allowed` let through. DefinitionError where the file fails
+    """The function, its file run once, which `check_allowed` let through. Raises DefinitionError where the file fails
     or has no such function. code: what the file held when it was read before, which is run whatever it holds now."""
     code = read_file(find_file(path)) if code is None else code
     name = f"workbench_reward_{hashlib.sha256(code).hexdigest()[:16]}"

@@ -25,8 +25,8 @@ _REPEAT = re.compile(r"\{\s*\d*\s*,?\s*\d{3,}|\}.*\{", re.DOTALL)
 
 @functools.lru_cache(maxsize=256)
 def compile_pattern(pattern: str) -> Any:
-    """The pattern, its classes ASCII's, so that no digit of another script counts. ValueError where it is none, or one
-    that takes more than COMPILE_SECONDS or COMPILE_BYTES: that is found out in a process that is limited."""
+    """The pattern, its classes ASCII's, so that no digit of another script counts. Raises ValueError where it is none,
+    or one that takes more than COMPILE_SECONDS or COMPILE_BYTES: that is found out in a process that is limited."""
     if _REPEAT.search(pattern):
         _try_elsewhere(pattern)
     try:
@@ -50,7 +50,7 @@ def _compile(pattern: str) -> Any:
 
 
 def _try_elsewhere(pattern: str) -> None:
-    """ValueError where a process with little memory and time does not compile the pattern."""
+    """Raises ValueError where a process with little memory and time does not compile the pattern."""
     import regex  # noqa: F401 - once, before the fork
 
     pid = fork()
@@ -74,7 +74,7 @@ def _try_elsewhere(pattern: str) -> None:
 
 
 def pattern_reward(compiled: Any, match: str, name: str, samples: Sequence[Sample]) -> list[float]:
-    """1 where the completion matches, whole or anywhere, a "<think>" that its prompt opened included.
+    """1 where the completion matches, whole or anywhere, a "<think>" that its prompt opened included. Raises
     RewardError where that takes too long."""
     matches = compiled.fullmatch if match == "whole" else compiled.search
     values = []

@@ -36,7 +36,7 @@ class Sample:
     ended: bool
     token_limit: int
     token_ids: tuple[int, ...] = ()
-    """Of the completion, its end included."""
+    """The ids of the completion, its end included."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The data's own columns of the prompt's row."""
     messages: tuple[tuple[str, str], ...] | None = None
@@ -66,7 +66,7 @@ class Judged:
 
 
 RewardFunction = Callable[[Sequence[Sample]], Any]
-"""To Judged, or the values alone."""
+"""A function from samples to Judged, or to the values alone."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class RewardSet:
     """The rewards of a run."""
 
     def __init__(self, rewards: Sequence[Reward]) -> None:
-        """DefinitionError for no reward, two of one name, or none that counts."""
+        """Raises DefinitionError for no reward, two of one name, or none that counts."""
         names = [reward.name for reward in rewards]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not rewards:
@@ -130,8 +130,9 @@ class RewardSet:
         return [reward.take_costs() for reward in self.rewards if reward.take_costs is not None]
 
     def score(self, samples: Sequence[Sample]) -> Scores:
-        """Every reward of every sample. RewardError where a function raises, or gives anything but one finite number
-        a sample: it is never taken for 0. None is no opinion and left out; of one reward at least there must be one."""
+        """Every reward of every sample. Raises RewardError where a function raises, or gives anything but one finite
+        number a sample: it is never taken for 0. None is no opinion and left out; of one reward at least there must be
+        one."""
         judged = {reward.name: judge(reward.name, reward.function, samples) for reward in self.rewards}
         total = [0.0] * len(samples)
         for index, sample in enumerate(samples):
@@ -166,7 +167,8 @@ def describe_failure(error: BaseException) -> str:
 
 
 def judge(name: str, function: RewardFunction, samples: Sequence[Sample]) -> Judged:
-    """What a function gives the samples, checked: floats, or None. RewardError names it and the sample it fails on."""
+    """What a function gives the samples, checked: floats, or None. Raises RewardError, naming it and the sample it
+    fails on."""
     if not samples:
         return Judged([])
     with unchanged(name):
@@ -193,7 +195,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 def as_numbers(name: str, found: Any, samples: Sequence[Sample]) -> list[float | None]:
-    """What a function gave, as floats. RewardError for anything but one finite number, or None, a sample."""
+    """What a function gave, as floats. Raises RewardError for anything but one finite number, or None, a sample."""
     values = _plain(found)
     if not isinstance(values, list | tuple):
         raise RewardError(f"reward {name}: found {type(found).__name__}, allowed a list of numbers; {_first(samples)}")

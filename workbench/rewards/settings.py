@@ -41,7 +41,7 @@ class LengthSettings(_Sparse):
     """DAPO's soft overlong punishment (Yu et al. 2025, arXiv 2503.14476, eq. 13): 0 up to maximum - buffer tokens,
     declining linearly to -1 at maximum and beyond."""
     maximum: PositiveInt | None = None
-    """Where the decline ends; none: twice the target, and max_new_tokens with a buffer."""
+    """Tokens at which the decline ends; none: twice the target, and max_new_tokens with a buffer."""
 
     @model_validator(mode="after")
     def _one_shape(self) -> LengthSettings:
@@ -70,7 +70,7 @@ class RewardSettings(_Sparse):
     match: Literal["whole", "search"] = "whole"
     """regex: whole: all of the completion; search: anywhere in it."""
     length: LengthSettings | None = None
-    """Of the number of tokens."""
+    """A reward of the number of tokens."""
     model: GivenPath | None = None
     """Folder of a sequence classifier as safetensors; the reward is its logit for prompt and completion."""
     label: str | None = None
@@ -94,7 +94,7 @@ class RewardSettings(_Sparse):
     weight: float = 1.0
     """Factor in the sum; 0: reported only."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    """In metrics, where its kind does not tell it apart."""
+    """Its name in metrics; needed where its kind does not tell it apart."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> RewardSettings:

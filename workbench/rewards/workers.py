@@ -176,7 +176,8 @@ class WorkerPool:
                 column[index] = value
 
     def _lose(self, worker: _Worker, found: Judged, problem: str) -> None:
-        """The sample has the value of lost ones, and new processes go on. RewardError where there is no such value."""
+        """The sample has the value of lost ones, and new processes go on. Raises RewardError where there is no such
+        value."""
         if self._lost is None:
             raise RewardError(problem)
         assert worker.task is not None and self._size == 1, "no other sample is under way"  # noqa: PT018

@@ -17,11 +17,12 @@ from workbench.tracking.words import plural
 HOST = "127.0.0.1"
 FIRST_PORT = 6006
 TEXTS_KEPT = 200
-"""Of each tag, the steps at which completions stay readable: TensorBoard's own is 10."""
+"""How many steps of each tag keep their completions readable; TensorBoard's own number is 10."""
 
 
 def show(runs: Path, port: int | None = None) -> None:
-    """Become TensorBoard, until it is interrupted. WorkbenchError where the port is taken or `runs` is no folder.
+    """Become TensorBoard, until it is interrupted. Raises WorkbenchError where the port is taken or `runs` is no
+    folder.
 
     port: TensorBoard's own, 6006, by default. The first line says the address; TensorBoard repeats it once it answers.
     """
@@ -41,9 +42,10 @@ def tensorboard_command(runs: Path, port: int) -> list[str]:
 
 
 def refuse_busy(port: int) -> None:
-    """WorkbenchError where TensorBoard could not listen: its own word for it comes after seconds, among warnings."""
+    """Raises WorkbenchError where TensorBoard could not listen. TensorBoard itself says so only after seconds, among
+    warnings."""
     with socket.socket() as probe:
-        # As TensorBoard's server does: a port whose last connections are still closing is free.
+        # TensorBoard's server takes a port whose last connections are still closing as free, and so does this.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

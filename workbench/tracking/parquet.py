@@ -146,7 +146,7 @@ def _read_copy(copy: Path, digest: bytes) -> pa.Table | None:
 
 
 def _write_copy(table: pa.Table, copy: Path, digest: bytes) -> None:
-    """In one move, or not at all: a copy is worth no failure."""
+    """Writes the copy in one move, or not at all. A run does not fail for a copy."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

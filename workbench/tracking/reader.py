@@ -24,7 +24,7 @@ WARNINGS = "warnings.jsonl"
 _ROLLOUT_MARK = json.dumps({"split": ROLLOUTS})[1:-1].encode()
 """How the store writes it. Inside a string the quotes would be escaped, so no completion can hold this."""
 SEAL = "sha256"
-"""In a JSON object, of everything else in it."""
+"""The key, in a JSON object, of the hash of everything else in it."""
 _SEAL_LINE = f"# {SEAL}: "
 _HEX = re.compile("[0-9a-f]{64}")
 
@@ -116,7 +116,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     if not value:
         return value
     last, seal = next(reversed(value.items()))
-    # By its name or by its form: damage may have hit either.
+    # It is known by its name or by its form, because damage may have hit either.
     if last != SEAL and not (len(last) == len(SEAL) and _HEX.fullmatch(str(seal))):
         return value
     del value[last]

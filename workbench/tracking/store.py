@@ -14,14 +14,14 @@ from workbench.errors import StorageError
 
 
 class MetricStore:
-    """Rows of one file. StorageError when the disk fails, or the file or its folder is gone: none is made anew, which
-    would hold a part of the record in the place of the whole."""
+    """Rows of one file. Raises StorageError when the disk fails, or the file or its folder is gone: none is made anew,
+    which would hold a part of the record in the place of the whole."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             _drop_torn_tail(path)
-            # Unbuffered: what could not be written must not fail a second time, untold, when the store is closed.
+            # It is unbuffered: what could not be written must not fail a second time, untold, when the store is closed.
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held for the life of the store
         except OSError as error:
             raise _failed(path, error) from error
@@ -42,7 +42,7 @@ class MetricStore:
             raise _failed(self.path, error) from error
 
     def check(self) -> None:
-        """StorageError where the file that was opened is no longer in its place."""
+        """Raises StorageError where the file that was opened is no longer in its place."""
         try:
             self._check_place()
         except OSError as error:

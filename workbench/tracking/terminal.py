@@ -1,4 +1,5 @@
-"""Where text reaches a terminal: without secrets, without characters that act on it, and whether or not it is read."""
+"""Text on its way to a terminal: without secrets, without characters that act on the terminal, and whether or not it is
+read."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from workbench.redaction import redact
 _ACTING = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Categories of characters that move the cursor, colour, erase, reverse the order of others or cannot be written."""
 _JOINING = frozenset("\u200c\u200d\u00ad")
-"""Of those, the ones that scripts and emoji are spelt with, and that do nothing else."""
+"""The characters among those that scripts and emoji are spelt with, and that do nothing else."""
 _KEPT = frozenset("\n\t")
 
 
@@ -37,12 +38,13 @@ def _escaped(character: str) -> str:
 
 
 def say(text: object) -> None:
-    """What a command was asked for, on standard output. StorageError where that does not take it."""
+    """What a command was asked for, on standard output. Raises StorageError where that does not take it."""
     say_marked(visible(redact(str(text))))
 
 
 def say_marked(text: str) -> None:
-    """The same of text whose escape sequences are this program's own, and whose other characters are visible."""
+    """Says text as `say` does, where its escape sequences are this program's own and its other characters are
+    visible."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

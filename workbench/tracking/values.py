@@ -59,7 +59,7 @@ Value = Sum | Mean | Max
 
 
 def pool(first: Value, second: Value) -> Value:
-    """Both as one. TypeError when they reduce differently."""
+    """Returns both as one value. Raises TypeError when they reduce differently."""
     if type(first) is not type(second):
         raise TypeError(f"cannot pool {type(first).__name__} with {type(second).__name__}")
     return first.pool(second)  # type: ignore[arg-type]
@@ -80,5 +80,5 @@ def results(metrics: Mapping[str, Value]) -> dict[str, float]:
 
 
 def settle(metrics: Mapping[str, Value]) -> dict[str, Value]:
-    """The same values with every tensor made a float, ready to leave this process."""
+    """Returns the same values with every tensor made a float, ready to leave this process."""
     return {name: type(value)(*(float(part) for part in vars(value).values())) for name, value in metrics.items()}

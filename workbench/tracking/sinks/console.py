@@ -48,14 +48,14 @@ class _Run:
     tail: Tail | None = None
     step: int = 0
     first_step: int | None = None
-    """Where it stood when this command took it up."""
+    """The step at which the run stood when this command took it up."""
     started_at: float = 0.0
     loss: float | None = None
     rollouts: dict[str, float] = field(default_factory=dict)
     """The latest of _ROLLOUT_NAMES; empty unless the run trains on its own completions."""
     held_out: dict[str, float] = field(default_factory=dict)
     held_out_step: int | None = None
-    """Where it was measured."""
+    """The step at which `held_out` was measured."""
     first_time: tuple[int, float] | None = None
     last_time: tuple[int, float] | None = None
     """Steps and the run's own clock, for its rate."""

@@ -6,9 +6,9 @@ from workbench.tracking.reader import is_held_out
 from workbench.tracking.sinks.sink import Row
 
 PROMPTS, SAMPLES = 4, 4
-"""Prompts of a step, the first recorded; samples of each."""
+"""How many prompts of a step are shown, the first recorded ones; and how many samples of each."""
 CHARACTERS = 2000
-"""Of a text; what is longer loses its middle, for answers stand at the end."""
+"""How many characters of a text are shown. A longer text loses its middle, because answers stand at the end."""
 _DENSE_STEPS = 32
 
 

@@ -27,7 +27,7 @@ class Sink(ABC):
     """One run's rows, from the first one on, written for one tracker. Whatever it raises is caught by its caller."""
 
     folder: Path
-    """Where the tracker's files of this run lie."""
+    """The folder that holds the tracker's files of this run."""
 
     @abstractmethod
     def __init__(self, run: RunRecord) -> None:
@@ -58,7 +58,8 @@ def log_line(run: Path, text: str) -> None:
 
 
 def created_seconds(run: RunRecord) -> float:
-    """When the run was made, seconds since the epoch: from its provenance, so that it outlives a rebuild."""
+    """The time at which the run was made, in seconds since the epoch. It comes from the run's provenance, so that it
+    outlives a rebuild."""
     try:
         return datetime.fromisoformat(str(run.provenance["created"])).timestamp()
     except (KeyError, ValueError):
@@ -71,7 +72,7 @@ def numbers(row: Row) -> dict[str, float]:
 
 
 FINAL = "final/"
-"""Before the names of a run's final values: those that the report compares."""
+"""The prefix of the names of a run's final values, which are those that the report compares."""
 
 
 class FinalValues:

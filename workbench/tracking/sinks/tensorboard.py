@@ -30,7 +30,7 @@ class TensorBoardSink(Sink):
         self._started = self._wall_time = created_seconds(run)
         former = sorted(self.folder.glob("*.tfevents.*"))
         for path in former:
-            # Emptied, not deleted: a TensorBoard that reads it would wait for it for ever instead of going on to the
+            # It is emptied, not deleted: a TensorBoard that reads it would wait for it for ever and never go on to the
             # next file, whose name must sort later and whose first event makes it forget this one's rows.
             os.truncate(path, 0)
         replay = 1 + max((int(path.name.split(".")[-2]) for path in former if path.suffix == ".replay"), default=-1)

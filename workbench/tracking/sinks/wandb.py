@@ -99,7 +99,8 @@ class WandbSink(Sink):
             self._run.finish(exit_code=1)
 
     def _make_place(self) -> None:
-        """An empty <run>/wandb. OSError when it cannot be written: W&B would go to the system's temporary folder."""
+        """An empty <run>/wandb. Raises OSError when it cannot be written: W&B would go to the system's temporary
+        folder."""
         self.folder.mkdir(exist_ok=True)
         probe = self.folder / ".writable"
         probe.touch()
