@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import pytest
+
 from workbench.config import Free, Settings, fingerprint
+from workbench.errors import DefinitionError
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.grpo_settings import GRPOSettings
 from workbench.trainer.settings import Budget, Spikes, TrainerSettings
@@ -19,6 +22,16 @@ class Outer(Settings):
     inner: Inner = Inner()
     several: tuple[Inner, ...] = ()
     every: Annotated[int, Free] = 10
+
+
+def test_settings_with_other_values_are_checked_as_a_whole():
+    settings = TrainerSettings(learning_rate=0.5)
+    revised = settings.revised(seed=3)
+    assert (revised.learning_rate, revised.seed, revised.model_fields_set) == (0.5, 3, {"learning_rate", "seed"})
+    with pytest.raises(DefinitionError, match=r"^seed: .* greater than or equal to 0$"):
+        settings.revised(seed=-1)
+    with pytest.raises(DefinitionError, match="rollback returns to a regular checkpoint; set checkpoint_every"):
+        settings.revised(non_finite="rollback")
 
 
 def test_free_fields_are_left_out_wherever_they_stand():

@@ -9,10 +9,11 @@ import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from workbench.errors import DefinitionError
 from workbench.files import open_file
 
 MAX_COUNT = 10**9
@@ -69,6 +70,15 @@ class Settings(BaseModel):
     description in the schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def revised(self, **changes: Any) -> Self:
+        """These settings with other values, checked as a whole. DefinitionError where they do not go together."""
+        said = {name: value for name, value in self if name in self.model_fields_set}
+        try:
+            return type(self).model_validate(said | changes)
+        except ValidationError as error:
+            told = [": ".join(map(str, (*each["loc"], each["msg"]))) for each in error.errors(include_url=False)]
+            raise DefinitionError(told) from None
 
     def free_fields(self) -> set[str]:
         """The names of the fields that no number depends on, given the values of the others."""

@@ -19,7 +19,7 @@ from workbench.data.settings import CollectData, DatasetData, FileData, ReadData
 from workbench.data.sources import SUFFIXES
 from workbench.errors import DataError, ModelError
 from workbench.evaluation.settings import KL_VERSION
-from workbench.experiment.definition.schema import START, RunSpec, dump, rewards_of
+from workbench.experiment.definition.schema import START, WRITTEN_AS, RunSpec, dump, rewards_of
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages.versions import VERSIONS
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
@@ -35,8 +35,8 @@ from workbench.trainer.settings import COSTS_VERSION
 VERSION = 1
 NOWHERE_ELSE: Mapping[str, RunFolder] = {}
 """Every run that another begins from stands in the place of its key."""
-_ELSEWHERE = {"budget", "seed", "evaluate_every", "precision"}
-"""Settings that stand in the dict beside the hyperparameters."""
+_BESIDE = {*WRITTEN_AS, "precision"}
+"""Facts of a run that stand in the dict beside the hyperparameters."""
 _WHEN_ASKED = ("spikes", "micro_batch_rows")
 """Settings that are left out where they are None: the runs from before they were written here are still valid."""
 
@@ -69,7 +69,7 @@ def identify(
             return Identity(None, key)
     model = model_identity(spec.model, spec.start, runs, coming)
     hyperparameters = dump(spec.hyperparameters)
-    left_out = spec.hyperparameters.free_fields() | _ELSEWHERE
+    left_out = spec.hyperparameters.free_fields() | _BESIDE
     left_out |= {name for name in _WHEN_ASKED if hyperparameters[name] is None}
     if spec.hyperparameters.steps is None:
         hyperparameters["epochs_version"] = EPOCHS_VERSION

@@ -110,7 +110,7 @@ def build_trainer(
     model = load_model(prepared.model_folder, lora=spec.lora)
     if spec.lora is not None:
         add_lora(model, spec.lora, spec.seed)
-    settings = spec.hyperparameters.model_copy(update={"precision": prepared.precision})
+    settings = spec.hyperparameters.revised(precision=prepared.precision)
     rank, world_size = get_rank(), get_world_size()
     dataset = _dataset(prepared)
     loader = BatchLoader(dataset, settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size)

@@ -75,7 +75,43 @@ class Budget(Settings):
         return self
 
 
-class TrainerSettings(Settings):
+class RunSettings(Settings):
+    """The facts of a run, beside its hyperparameters: seed, end, machine, and when it is evaluated and saved."""
+
+    budget: Budget | None = None
+    """Ends the run; written in the definition as `budget`."""
+    seed: Seed = 0
+    """Data order and dropout; written in the definition as `sweep.seeds`."""
+
+    micro_batch_rows: Annotated[AtOnce | None, Free] = None
+    """Rows per forward and backward; about memory only, it never changes a number."""
+    gradient_checkpointing: Annotated[bool, Free] = False
+    """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
+    precision: Literal["float32", "bf16", "fp16", "fastest"] = "fastest"
+    """Autocast dtype; fastest: bf16 on a GPU that has it else fp16, on a CPU what a timed probe finds (printed)."""
+    device: Annotated[Literal["cpu", "cuda"] | None, Free] = None
+    """Where to train; when absent CUDA if there is a GPU, else the CPU. Not part of the fingerprint."""
+    deterministic: Annotated[bool, Free] = True
+    """A GPU adds up in one order, so that a resume is exact; false: in any, which is faster, and a resume is marked."""
+
+    evaluate_every: NonNegativeInt = 0
+    """Steps between evaluations; 0: only before the first and after the last step."""
+    checkpoint_every: Annotated[NonNegativeInt, Free] = 0
+    """Steps between checkpoints; 0: by time alone, when interrupted, and at the end."""
+    checkpoint_seconds: Annotated[NonNegativeFloat, Free] = 120.0
+    """Seconds between checkpoints; 0: never by time."""
+    keep_checkpoints: Annotated[PositiveInt, Free] = 2
+    """The newest checkpoints kept, besides the best."""
+
+    def free_fields(self) -> set[str]:
+        free = super().free_fields()
+        if self.budget is not None and self.budget.flops is not None:
+            # What is computed again is charged, and padding as the rows were asked to be cut: both move the run's end.
+            free -= {"gradient_checkpointing", "micro_batch_rows"}
+        return free
+
+
+class TrainerSettings(RunSettings):
     """The hyperparameters that every trainer shares. A step is an optimiser step; batches are global per step."""
 
     data_form: ClassVar[DataForm] = "rows"
@@ -119,35 +155,12 @@ class TrainerSettings(Settings):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of an exponential moving average of the weights, which is evaluated and saved; null: no average."""
 
-    micro_batch_rows: Annotated[AtOnce | None, Free] = None
-    """Rows per forward and backward; about memory only, it never changes a number."""
-    gradient_checkpointing: Annotated[bool, Free] = False
-    """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
-    precision: Literal["float32", "bf16", "fp16", "fastest"] = "fastest"
-    """Autocast dtype; fastest: bf16 on a GPU that has it else fp16, on a CPU what a timed probe finds (printed)."""
-    device: Annotated[Literal["cpu", "cuda"] | None, Free] = None
-    """Where to train; when absent CUDA if there is a GPU, else the CPU. Not part of the fingerprint."""
-    deterministic: Annotated[bool, Free] = True
-    """A GPU adds up in one order, so that a resume is exact; false: in any, which is faster, and a resume is marked."""
-
-    evaluate_every: NonNegativeInt = 0
-    """Steps between evaluations; 0: only before the first and after the last step."""
-    checkpoint_every: Annotated[NonNegativeInt, Free] = 0
-    """Steps between checkpoints; 0: by time alone, when interrupted, and at the end."""
-    checkpoint_seconds: Annotated[NonNegativeFloat, Free] = 120.0
-    """Seconds between checkpoints; 0: never by time."""
-    keep_checkpoints: Annotated[PositiveInt, Free] = 2
-    """The newest checkpoints kept, besides the best."""
     early_stopping: EarlyStopping | None = None
     """Stop on a held-out metric; absent: never."""
     non_finite: Remedy = "stop"
     """What a NaN or infinity in loss or gradient does: stop the run, skip the step, or return to a checkpoint."""
     spikes: Spikes | None = None
     """What a finite step that stands out does; absent: it is taken like any other."""
-    budget: Budget | None = None
-    """Ends the run; written in the definition as `budget`."""
-    seed: Seed = 0
-    """Data order and dropout; written in the definition as `sweep.seeds`."""
 
     @classmethod
     def num_texts(cls) -> int:
@@ -170,13 +183,8 @@ class TrainerSettings(Settings):
         return self.non_finite == "rollback" or (self.spikes is not None and self.spikes.action == "rollback")
 
     def free_fields(self) -> set[str]:
-        free = super().free_fields()
-        if self.rolls_back:  # to a regular checkpoint
-            free.remove("checkpoint_every")
-        if self.budget is not None and self.budget.flops is not None:
-            # What is computed again is charged, and padding as the rows were asked to be cut: both move the run's end.
-            free -= {"gradient_checkpointing", "micro_batch_rows"}
-        return free
+        """checkpoint_every decides numbers where a step in trouble returns to a regular checkpoint."""
+        return super().free_fields() - ({"checkpoint_every"} if self.rolls_back else set())
 
     @model_validator(mode="after")
     def _rollback_has_a_target(self) -> TrainerSettings:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workbench.experiment.definition.json_schema import definition_schema, schema_text
-from workbench.experiment.definition.sections import hyperparameter_names
+from workbench.experiment.definition.schema import hyperparameter_names
 from workbench.trainer.registry import get_settings_class, trainer_names
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"

@@ -13,7 +13,7 @@ from workbench.experiment.definition.json_schema import definition_schema
 from workbench.experiment.definition.merge import FREE_KEYS
 from workbench.experiment.definition.overrides import SPACES
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.definition.schema import Experiment, RunSpec
+from workbench.experiment.definition.schema import Experiment
 from workbench.trainer.dpo_trainer import DPOSettings
 from workbench.trainer.sft_trainer import SFTSettings
 
@@ -96,6 +96,14 @@ def test_evaluate_every_and_budget_reach_the_trainer_s_settings(folder: Path) ->
     assert run.hyperparameters.evaluate_every == 5
     assert run.budget is not None
     assert run.budget.tokens == 500
+
+
+def test_seed_budget_and_cadence_stand_once_in_a_run_s_record(folder: Path) -> None:
+    (run,) = load(folder, SFT + "budget: {tokens: 500}\nsweep: {seeds: [7]}\n").runs
+    record = run.to_definition()
+    assert (record["seed"], record["budget"]["tokens"], record["evaluate"]["every"]) == (7, 500, 5)
+    assert not {"seed", "budget", "evaluate_every"} & record["hyperparameters"].keys()
+    assert run.hyperparameters.seed == 7
 
 
 def test_an_arm_of_the_same_trainer_is_merged_and_another_trainer_replaces(folder: Path) -> None:
@@ -279,24 +287,6 @@ def test_an_arm_may_have_its_own_start(folder: Path) -> None:
     experiment = load(folder, DPO + "arms: {a: {}, b: {start_from: other}}\n")
     assert [run.start for run in experiment.runs] == ["sft/main/seed0", "other/main/seed0"]
     assert set(experiment.ancestors) == {"sft/main/seed0", "other/main/seed0"}
-
-
-def test_a_run_is_rebuilt_from_its_definition(folder: Path) -> None:
-    for text in (SFT + "budget: {flops: 1e12}\n", SWEEP, DPO + "lora: {rank: 4}\narms: {a: {}}\n"):
-        for run in load(folder, text).runs:
-            again = RunSpec.from_definition(json.loads(json.dumps(run.to_definition())))
-            assert again == run
-            assert again.to_definition() == run.to_definition()
-
-
-def test_a_damaged_definition_of_a_run_is_refused_with_its_file(folder: Path) -> None:
-    definition = load(folder, DPO).runs[0].to_definition()
-    definition["hyperparameters"]["beta"] = -1
-    with pytest.raises(DefinitionError) as caught:
-        RunSpec.from_definition(definition, "runs/x/main/seed0/definition.yaml")
-    assert caught.value.problems == (
-        "runs/x/main/seed0/definition.yaml: hyperparameters.beta: found -1, allowed numbers > 0",
-    )
 
 
 def test_the_definition_of_a_run_names_no_machine(folder: Path) -> None:

@@ -15,7 +15,6 @@ from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import BATCH_UNITS, TrainerSettings
 
 DEFAULT = "default"
-_SHOWN_ELSEWHERE = ("hyperparameters.seed", "hyperparameters.budget", "hyperparameters.evaluate_every")
 _IDENTITY = ("experiment", "question", "arm", "variant", "seed", "point", "start_from", "sources", "track")
 
 _EVERYWHERE = {
@@ -136,7 +135,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _flat(item, f"{path}.{key}" if path else key)
-    elif path not in _SHOWN_ELSEWHERE and not path.startswith("hyperparameters.budget."):
+    else:
         yield path, value
 
 

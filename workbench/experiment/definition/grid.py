@@ -10,8 +10,8 @@ from typing import Any
 from workbench.experiment.definition.files import SECTIONS
 from workbench.experiment.definition.merge import KINDS, empties, merge_sections, nest
 from workbench.experiment.definition.overrides import Override, file_safe, value_text
-from workbench.experiment.definition.schema import Arm
-from workbench.experiment.definition.sections import hyperparameter_names, unknown_hyperparameter
+from workbench.experiment.definition.schema import Arm, hyperparameter_names
+from workbench.experiment.definition.sections import unknown_hyperparameter
 from workbench.experiment.definition.source import Node, describe, show
 from workbench.experiment.definition.validate import Problems, suggest
 from workbench.trainer.registry import get_settings_class, trainer_names

@@ -10,9 +10,7 @@ from pydantic import TypeAdapter
 from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.files import NAME
-from workbench.experiment.definition.places import WRITTEN_AS
-from workbench.experiment.definition.schema import Definition, StartFrom
-from workbench.experiment.definition.sections import hyperparameter_names
+from workbench.experiment.definition.schema import Definition, StartFrom, hyperparameter_names
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import Budget
@@ -60,10 +58,8 @@ def _schema_of(cls: Any, shared: dict[str, Any]) -> dict[str, Any]:
 def _hyperparameters(trainer: str, shared: dict[str, Any]) -> dict[str, Any]:
     cls = get_settings_class(trainer)
     schema = _schema_of(cls, shared)
-    for name in WRITTEN_AS:
-        schema["properties"].pop(name)
-    assert set(schema["properties"]) == set(hyperparameter_names(cls))
-    return schema
+    properties = schema["properties"]
+    return schema | {"properties": {name: properties[name] for name in hyperparameter_names(cls)}}
 
 
 def _fill(schema: dict[str, Any]) -> None:

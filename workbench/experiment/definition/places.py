@@ -8,13 +8,11 @@ from typing import Any, get_args
 
 from workbench.config import Settings
 from workbench.experiment.definition.other_names import OURS, SECTIONS
-from workbench.experiment.definition.schema import SECTION_CLASSES, StartFrom, Sweep
+from workbench.experiment.definition.schema import SECTION_CLASSES, WRITTEN_AS, StartFrom, Sweep
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import Budget
 
 MOST_PLACES = 3
-WRITTEN_AS = {"evaluate_every": "evaluate.every", "seed": "sweep.seeds", "budget": "budget"}
-"""Hyperparameters that are written elsewhere in a definition."""
 
 
 def elsewhere(name: str, here: str = "") -> str:

@@ -10,18 +10,16 @@ from pydantic import Field
 
 from workbench.config import PositiveInt, Seed, Settings
 from workbench.data.settings import DataSettings
-from workbench.errors import DefinitionError
 from workbench.evaluation.settings import EvaluateSettings
-from workbench.experiment.definition.source import as_node
-from workbench.experiment.definition.validate import Problems, validate
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.rewards.settings import RewardSettings
-from workbench.trainer.registry import get_settings_class
 from workbench.trainer.rollout_settings import RolloutSettings
-from workbench.trainer.settings import Budget, TrainerSettings
+from workbench.trainer.settings import Budget, RunSettings, TrainerSettings
 
 START = "start"
 Tracker = Literal["tensorboard", "wandb"]
+WRITTEN_AS = {"evaluate_every": "evaluate.every", "seed": "sweep.seeds", "budget": "budget"}
+"""Facts of a run that a definition, and a run's record, have elsewhere than under `hyperparameters`."""
 
 
 class StartFrom(Settings):
@@ -135,7 +133,7 @@ class RunSpec:
 
     def to_definition(self) -> dict[str, Any]:
         """Plain data for definition.yaml."""
-        budget = self.budget
+        said = dump(self.hyperparameters)
         return {
             "experiment": self.experiment,
             "question": self.question,
@@ -149,38 +147,12 @@ class RunSpec:
             "lora": dump(self.lora),
             "data": dump(self.data),
             "sources": list(self.sources),
-            "hyperparameters": dump(self.hyperparameters),
+            "hyperparameters": {name: said[name] for name in hyperparameter_names(type(self.hyperparameters))},
             "evaluate": dump(self.evaluate),
-            "budget": dump(budget),
+            "budget": said["budget"],
             "threads": self.threads,
             "track": list(self.track),
         }
-
-    @classmethod
-    def from_definition(cls, definition: Mapping[str, Any], where: str = "definition.yaml") -> RunSpec:
-        """The run that a definition.yaml describes. Raises DefinitionError naming where."""
-        problems = Problems()
-        given = dict(definition)
-
-        def section(settings: Any, name: str) -> Any:
-            value = given.get(name)
-            return None if value is None else validate(settings, as_node(value, where, name), problems)
-
-        sections = {name: section(settings, name) for name, settings in SECTION_CLASSES.items()}
-        sections["hyperparameters"] = section(get_settings_class(given["trainer"]), "hyperparameters")
-        if problems.lines:
-            raise DefinitionError(problems.lines)
-        start = given["start_from"]
-        return cls(
-            start=make_key(**start) if start else None,
-            track=tuple(given["track"]),
-            sources=tuple(given["sources"]),
-            **{
-                key: given[key]
-                for key in ("experiment", "question", "arm", "variant", "seed", "point", "trainer", "threads")
-            },
-            **sections,
-        )
 
 
 @dataclass(frozen=True)
@@ -209,6 +181,12 @@ class Experiment:
 def dump(settings: Settings | None) -> Any:
     """Settings as plain data, by the names a definition uses."""
     return settings.model_dump(mode="json", by_alias=True) if settings is not None else None
+
+
+def hyperparameter_names(cls: type[TrainerSettings]) -> list[str]:
+    """What may stand under `hyperparameters` for this trainer; the facts of the run come last."""
+    names = [name for name in cls.model_fields if name not in WRITTEN_AS]
+    return sorted(names, key=lambda name: name in RunSettings.model_fields)
 
 
 def rewards_of(settings: TrainerSettings) -> tuple[RewardSettings, ...]:

@@ -12,9 +12,9 @@ from workbench.data.settings import DatasetData, DataSettings, ReadData
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.merge import KINDS
 from workbench.experiment.definition.other_names import OURS
-from workbench.experiment.definition.places import WRITTEN_AS, elsewhere, members
+from workbench.experiment.definition.places import elsewhere, members
 from workbench.experiment.definition.remedies import remedy
-from workbench.experiment.definition.schema import Arm, StartFrom, rewards_of
+from workbench.experiment.definition.schema import WRITTEN_AS, Arm, StartFrom, hyperparameter_names, rewards_of
 from workbench.experiment.definition.source import Node, describe, show
 from workbench.experiment.definition.validate import (
     SCHEMA,
@@ -56,11 +56,6 @@ def settings_class(trainer: Node, problems: Problems) -> type[TrainerSettings] |
         )
         return get_settings_class(near[0]) if near else None
     return get_settings_class(trainer.value)
-
-
-def hyperparameter_names(cls: type[TrainerSettings]) -> list[str]:
-    """What may stand under `hyperparameters` for this trainer."""
-    return [name for name in cls.model_fields if name not in WRITTEN_AS]
 
 
 def unknown_hyperparameter(name: str, classes: list[type[TrainerSettings]]) -> str:
@@ -180,8 +175,6 @@ def _hyperparameters(
     cls: type[TrainerSettings], tree: Node, evaluate: EvaluateSettings | None, problems: Problems
 ) -> TrainerSettings | None:
     node = _given(tree, "hyperparameters") or Node({}, tree.where, "hyperparameters")
-    budget_node = _given(tree, "budget")
-    budget = _section(Budget, "budget", budget_node, problems)
     kept: dict[str, Node] = {}
     for name, item in node.value.items():
         if name in WRITTEN_AS:
@@ -189,13 +182,17 @@ def _hyperparameters(
         else:
             kept[name] = item
     kept = _steps_or_epochs(kept, problems)
+    budget = _given(tree, "budget")
+    if budget is not None and _section(Budget, "budget", budget, problems) is not None:
+        kept["budget"] = budget
+    if evaluate is not None:
+        kept["evaluate_every"] = Node(evaluate.every, tree.where, "evaluate.every")
     settings = validate(cls, replace(node, value=kept), problems, lambda name: unknown_hyperparameter(name, [cls]))
     if settings is None:
         return None
     if settings.early_stopping is not None and evaluate is None:
         problems.add(node.get("early_stopping") or node, "found without evaluate, allowed with a held-out evaluation")
-    update: dict[str, Any] = {"budget": budget, "evaluate_every": evaluate.every if evaluate else 0}
-    return settings.model_copy(update=update)
+    return settings
 
 
 def _steps_or_epochs(given: dict[str, Node], problems: Problems) -> dict[str, Node]:

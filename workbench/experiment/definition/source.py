@@ -329,12 +329,3 @@ def _advice(error: yaml.MarkedYAMLError) -> str:
     if "'\\t'" in words:
         return "a tab between words; use spaces"
     return words
-
-
-def as_node(value: Any, where: str, field: str = "") -> Node:
-    """A tree of plain values as Nodes that all bear one place."""
-    if isinstance(value, dict):
-        value = {key: as_node(item, where, join_field(field, key)) for key, item in value.items()}
-    elif isinstance(value, list | tuple):
-        value = [as_node(item, where, f"{field}[{index}]") for index, item in enumerate(value)]
-    return Node(value, where, field)
