@@ -69,5 +69,13 @@ def test_every_link_leads_to_a_file_and_a_heading_of_it(path):
     assert broken == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
+def test_every_path_of_the_code_that_a_page_names_is_there(path):
+    text = path.read_text(encoding="utf-8") if path.name != "log.md" else ""  # the log speaks of what was
+    named = re.findall(r"`((?:workbench|analysis|tests|docs)/[\w./]*)`", text)
+    own = {"workbench/verdicts"}  # in the user's cache folder
+    assert [name for name in named if name not in own and not (ROOT / name).exists()] == []
+
+
 def test_the_readme_stays_on_one_screen():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 140
