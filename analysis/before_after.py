@@ -87,7 +87,7 @@ def _loss(variant: Variant, before: pd.DataFrame, after: pd.DataFrame) -> list[C
 
 
 def in_words(found: list[Change]) -> list[str]:
-    """A sentence a change."""
+    """Says each change in one sentence."""
     return [
         f"{change.measure.subject}: {_with_limits(change.before, change)} before, "
         f"{_with_limits(change.after, change)} after, change {change.amount}; {change.how}."

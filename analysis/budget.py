@@ -172,7 +172,7 @@ def flags(study: Study) -> list[str]:
 
 
 def unlike_costs(study: Study) -> list[str]:
-    """That the settings' final values are not at equal FLOPs, where they are not."""
+    """Says that the settings' final values are not at equal FLOPs, where they are not."""
     if not compares_costs(study) or "cost/flops" in _refused(study):
         return []
     runs = study.finals.loc[study.finals["finished"], ["run", "variant"]]

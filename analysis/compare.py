@@ -31,7 +31,7 @@ class ComparisonResult:
     refusals: list[str]
     """What is not compared with what, and why."""
     unfinished: list[str]
-    """What did not finish."""
+    """The runs that did not finish."""
 
     def write(self, folder: Path | str) -> Path:
         """The whole report, written to folder; returns its page."""

@@ -12,7 +12,8 @@ FIELDS = ("step", "what", "action", "at")
 
 @dataclass(frozen=True)
 class Incident:
-    """One of them. action: skip, stop, "rollback to step 40" or "micro_batch_rows 4"; at: UTC, to the second."""
+    """One incident of a run. action: skip, stop, "rollback to step 40" or "micro_batch_rows 4"; at: UTC, to the
+    second."""
 
     run: str
     variant: str

@@ -137,7 +137,7 @@ def format_number(value: float | None, kind: str = "nats") -> str:
 
 
 def power_of_ten(exponent: int) -> str:
-    """10 with its exponent."""
+    """Writes a power of ten with its exponent raised."""
     return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 

@@ -57,8 +57,8 @@ class Study:
     """The swept settings that all variants share, and that no label repeats."""
 
     def values(self, variant: Variant | str, column: str, *, finished: bool = True) -> list[float]:
-        """That column of the variant's runs, by seed; what is not finite is left out (claims.without_value says so).
-        Only finished runs enter a statistic."""
+        """The values of a column in the variant's runs, by seed. Values that are not finite are left out
+        (claims.without_value says so), and only finished runs enter a statistic."""
         name = variant if isinstance(variant, str) else variant.name
         if column not in self.finals:
             return []
@@ -315,7 +315,7 @@ def learn_from_rows(loaded: Loaded) -> bool:
 
 
 def final_values(loaded: Loaded) -> pd.DataFrame:
-    """One row a run with metrics: see Study.finals. The step shown is the one whose weights the run left."""
+    """Makes Study.finals: one row for each run with metrics. The step shown is the one whose weights the run left."""
     import pandas as pd
 
     states = loaded.runs.set_index("run")

@@ -15,7 +15,7 @@ from analysis.study import Study
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """None where some setting has two finished seeds: then methods are compared."""
+    """Compares checkpoints; None where some setting has two finished seeds, because then methods are compared."""
     if not checkpoints.one_seed(study):
         return None
     found = Section("Checkpoints", _before_after(study))

@@ -21,7 +21,7 @@ STAGES = {"collect": "collecting pairs", "ref_logprobs": "reference log-probs"}
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """None of it is summed over unlike tokens; the formula stands below the table."""
+    """Lists what everything cost. Unlike tokens are not summed; the formula stands below the table."""
     text = (
         "What the runs were made from stands first, once; below it each setting's own training, and smaller what that "
         "comes to with its inherited stages charged in full, with the start as well, and with both shared out evenly "

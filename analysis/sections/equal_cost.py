@@ -24,7 +24,7 @@ SHOWN = 12
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """None where cost is no part of the question."""
+    """Compares settings at equal cost; None where cost is no part of the question."""
     measure = study.deciding
     if measure is None or not budget.compares_costs(study):
         return None

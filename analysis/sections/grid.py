@@ -43,7 +43,7 @@ class Grid:
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """None where fewer than two axes are swept, or nothing was measured."""
+    """Shows a sweep of two axes as a grid; None where fewer than two axes are swept, or nothing was measured."""
     found, measure = grid_of(study), study.deciding
     if found is None or measure is None or not study.compared(measure.column):
         return None

@@ -12,7 +12,7 @@ HELD_OUT = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/kl_star
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """None where no run wrote a measure."""
+    """Shows the measures over steps; None where no run wrote a measure."""
     if study.finals.empty:
         return None
     drawn = figure(study, canvas)

@@ -30,7 +30,7 @@ MAX_ROWS = 20_000
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """None without completions from before and after training."""
+    """Compares prompt by prompt; None without completions from before and after training."""
     flipped, drifted = prompts.flips(study), prompts.drifts(study)
     if not flipped and not drifted:
         return None

@@ -61,7 +61,7 @@ def section(study: Study, canvas: Canvas) -> Section | None:
 
 
 def is_range_test(study: Study) -> bool:
-    """Whether every run is one."""
+    """Whether every run is a range test."""
     begun = study.loaded.runs.get("hyperparameters/schedule")
     schedules = [] if begun is None else list(begun.dropna())  # a run that never began has none
     return bool(schedules) and set(schedules) == {"range_test"} and len(study.loaded.metrics) > 0

@@ -26,7 +26,7 @@ MEANS = "Means over finished seeds. They depend on the machine and on what ran b
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """None where nothing was sampled to learn from."""
+    """Shows what was sampled to learn from; None where nothing was."""
     if not study.has("reward"):
         return None
     found = Section("Rollouts", [])

@@ -18,7 +18,7 @@ MAX_CHARACTERS = 700
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
-    """None where no completions were kept."""
+    """Shows completions side by side; None where none were kept."""
     found = side_by_side(study)
     if found is None:
         return None

@@ -18,7 +18,7 @@ class RowEvaluator:
     """Called as evaluator(model, step) -> metrics; appends each row's loss to `records` (losses.jsonl)."""
 
     def __init__(self, rows: RowSet, *, batch_rows: int = 64, records: Path | None = None) -> None:
-        """batch_rows: about memory only."""
+        """batch_rows: it is about memory only, and changes no number."""
         self.rows, self.batch_rows, self.records = rows, batch_rows, records
 
     @torch.no_grad()

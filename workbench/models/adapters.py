@@ -77,7 +77,7 @@ def _is_named(name: str, target: str) -> bool:
 
 
 def has_adapter(model: torch.nn.Module) -> bool:
-    """Whether add_lora was here."""
+    """Whether add_lora has changed the model."""
     return _SETTINGS in vars(model)
 
 

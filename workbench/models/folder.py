@@ -27,7 +27,7 @@ root, and its fingerprint."""
 ADDED_TOKENS_VERSION = 1
 """Raised by hand where vocabulary.add_tokens makes other weights."""
 LOADING_VERSION = 2
-"""Raised where a folder that was not made here is read as another model than before."""
+"""Raised by hand where a folder that was not made here is read as another model than before."""
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 
 

@@ -35,7 +35,7 @@ class KVCache:
 
     @property
     def num_rows(self) -> int:
-        """Rows held."""
+        """How many rows are held."""
         return 0 if self._store is None else self._store.shape[2]
 
     def reserve(self, num_layers: int, keys: Tensor, num_new: int) -> None:
@@ -95,7 +95,7 @@ class AttentionPlan:
     cache: KVCache | None
     num_layers: int
     texts: TextPlan | None = None
-    """Laid end to end in one row; they do not see one another."""
+    """The texts laid end to end in one row; they do not see one another."""
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and afterwards as it was: some may be frozen in a training model."""
+    """Puts every module into evaluation mode, and back afterwards: some may be frozen in a training model."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

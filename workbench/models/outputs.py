@@ -161,7 +161,7 @@ def _packed(
 
 
 def lengths_of(position_ids: torch.Tensor) -> list[int]:
-    """Of packed texts, row after row. position_ids: (B, T), restarting at 0 with each text."""
+    """The lengths of packed texts, row after row. position_ids: (B, T), restarting at 0 with each text."""
     starts = (position_ids.flatten() == 0).nonzero().flatten().tolist()
     return [end - start for start, end in itertools.pairwise([*starts, position_ids.numel()])]
 

@@ -96,8 +96,8 @@ def texts_of(prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequ
 def _texts(
     prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]
 ) -> tuple[dict[int, Text], dict[int, list[int]], list[int]]:
-    """Of each prompt that is continued its text and the completions that have a token laid out; of each completion how
-    many it has."""
+    """The text of each prompt that is continued, its completions that have a token laid out, and how many tokens each
+    completion has."""
     continued = [max(length - 1, 0) for length in completions]
     branches: dict[int, list[int]] = {owner: [] for owner, length in zip(prompt_of, completions, strict=True) if length}
     for row, (length, owner) in enumerate(zip(continued, prompt_of, strict=True)):

@@ -82,7 +82,8 @@ class _LastProjected:
 
 
 def config_field(config: Any, name: str) -> Any:
-    """None where there is none, or another in each layer, which transformers says by an error of its own."""
+    """The field of a configuration. It is None where there is none, or another in each layer, which transformers tells
+    by an error of its own."""
     try:
         return getattr(config, name, None)
     except Exception:  # of a kind that only its newer releases have

@@ -32,7 +32,7 @@ _VERDICT = "probed_verdict"
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which ways are right."""
+    """Which ways to run a model are right."""
 
     states: bool
     """What the output head is given can be read: for a value head."""

@@ -172,7 +172,7 @@ def _refusal(folder: Path, has_file: bool, error: Exception) -> str:
 
 
 def _read(file: Path, key: str) -> dict[str, Any] | None:
-    """None where there is none, or it is damaged."""
+    """Reads what is kept in the file; None where nothing is, or the file is damaged."""
     try:
         held = json.loads(read_file(file))
         return held["made"] if held["check"] == fingerprint([key, held["made"]]) else None

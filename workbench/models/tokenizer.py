@@ -110,7 +110,7 @@ class Tokenizer:
 
     @property
     def name(self) -> str:
-        """What a message calls it."""
+        """What messages call the tokenizer."""
         return str(self._folder)
 
     def begun(self, ids: list[int]) -> list[int]:

@@ -22,7 +22,7 @@ class Listener(Protocol):
     def hear_completions(
         self, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_of: torch.Tensor
     ) -> None:
-        """forward_completions, as Work.of_completions takes it."""
+        """Takes note of a call of forward_completions, as Work.of_completions takes it."""
 
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)

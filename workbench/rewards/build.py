@@ -54,7 +54,7 @@ def build_rewards(
 
 @dataclass(frozen=True)
 class _Around:
-    """What a reward is built beside."""
+    """What the rewards of one run are built with."""
 
     device: str
     columns: Collection[str] | None

@@ -112,7 +112,7 @@ def _leave(code: int = 0) -> NoReturn:
 
 
 def _children() -> list[int]:
-    """Those of this process."""
+    """The child processes of this process."""
     own, found = os.getpid(), []
     for name in os.listdir("/proc"):
         if name.isdigit():

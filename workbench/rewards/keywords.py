@@ -141,7 +141,7 @@ class _Loop:
         self._runner: asyncio.Runner | None = None
 
     def result(self, found: Any) -> Any:
-        """What an awaitable comes to."""
+        """Waits for an awaitable and returns its value."""
 
         async def wait() -> Any:
             return await found

@@ -57,7 +57,7 @@ def _ask(task: str, answer: str, completion: str) -> float:
 
 @functools.lru_cache(maxsize=1)
 def _process(_owner: int) -> RewardFunction:
-    """One for each process that asks."""
+    """The function that scores in a process of its own, one for each process that asks."""
     from workbench.rewards.workers import WorkerPool
 
     return WorkerPool("math", _load, 1, MAX_SECONDS, lost=0.0, memory_bytes=MEMORY_BYTES)

@@ -74,7 +74,7 @@ _IN_TWO_UNITS = [
     for more, less in _UNITS
 ]
 _LETTER = r"(?<![A-Za-z\\'])[A-Za-z]"
-"""One that stands alone: a variable."""
+"""A letter that stands alone: a variable."""
 _OPEN, _CLOSE = r"[(\[{\"'“‘`*_$€£¥₹]", r"(?:[)\]}\"'”’`*_]|\\?[%$€£¥₹¢]|°[CF]?|\\degree|\^\{?\\circ\}?|\\[)\]])"
 
 # One line a kind. Spaces, not line breaks: what stands on another line is another thing.

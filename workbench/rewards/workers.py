@@ -32,7 +32,7 @@ CLOSE_SECONDS = 10.0
 class _Worker:
     pipe: Pipe
     task: list[int] | None = None
-    """Which samples it is at."""
+    """The samples that the worker is at."""
     deadline: float = math.inf
 
 
@@ -138,7 +138,7 @@ class WorkerPool:
         return found
 
     def _ready(self, busy: list[_Worker]) -> list[_Worker]:
-        """Those that have answered, or ended."""
+        """The workers that have answered, or ended."""
         deadline = min(worker.deadline for worker in busy)
         left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         assert self._processes.control is not None

@@ -35,7 +35,7 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def result(self) -> float:
-        """NaN when nothing was counted."""
+        """The mean; NaN when nothing was counted."""
         count = float(self.count)
         return float(self.total) / count if count else math.nan
 

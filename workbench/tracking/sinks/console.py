@@ -61,7 +61,7 @@ class _Run:
     """Steps and the run's own clock, for its rate."""
     ended: bool = False
     harmed: bool = False
-    """Whether it ended badly."""
+    """Whether the run ended badly."""
     warned: Tail | None = None
     told: set[tuple[Any, str]] = field(default_factory=set)
     """Warnings that were shown, or that an earlier command has shown, by step and text."""
@@ -152,7 +152,7 @@ class Console:
             self._runs.setdefault(key, _Run(num_steps))
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Writes a line that stays."""
         self._put(text)
 
     def progress(self, label: str, done: int, total: int) -> None:
@@ -170,7 +170,7 @@ class Console:
         self.refresh()
 
     def started(self, key: str, folder: Path, num_steps: int) -> None:
-        """A run trains now."""
+        """Takes up a run that trains now."""
         now = self._clock()
         run = self._runs[key] = _Run(num_steps, Tail(folder / "metrics.jsonl"), started_at=now)
         run.warned = Tail(folder / WARNINGS)

@@ -106,6 +106,6 @@ def rewards_of(completion: Row) -> dict[str, float]:
 
 
 def verdict(completion: Row) -> str:
-    """Right, wrong or unknown."""
+    """Says whether a completion is right, wrong or unknown."""
     match = completion.get("exact_match")
     return "unknown" if match is None else ("right" if match >= 1 else "wrong")

@@ -82,7 +82,7 @@ class WandbSink(Sink):
         self._run.log(values, step=row["step"])
 
     def flush(self) -> None:
-        """W&B sends by itself."""
+        """Does nothing: W&B sends by itself."""
 
     def finish(self, status: Row) -> None:
         finished = status.get("state") == "finished"
