@@ -115,7 +115,8 @@ def memory_bytes(config: Mapping[str, Any], spec: RunSpec, size: RunSize, work: 
     logits = PER_LOGIT * min(tokens * config["vocab_size"], LOGITS)
     references = 0
     if spec.lora is None:  # else it is the policy with its adapter off
-        in_training = settings.data_form == "prompts" and has_reference(settings.described(), settings)
+        method = settings.described()
+        in_training = method.samples and has_reference(method, settings)
         references = bool(spec.start and spec.evaluate) + in_training
     held = 2.0 * size.trained + size.state + size.frozen + references * size.policy
     held += size.policy / 2 if half else 0.0  # weights in half precision, made once a forward pass
