@@ -13,6 +13,7 @@ from analysis import stats
 from analysis.checkpoints import final_items
 from analysis.measures import BY_COLUMN, Measure, format_p
 from analysis.study import Study, Variant
+from workbench.tracking.names import EXACT_MATCH_GREEDY, HELD_OUT_LOSS
 from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _exact_match(variant: Variant, before: pd.DataFrame, after: pd.DataFrame) ->
     was, became = (stats.wilson(int(right.sum()), n) for right in (first, last))
     change = stats.Interval(became.mean - was.mean, math.nan, math.nan, n)
     how = f"of {plural(n, 'prompt')} {gained} gained, {lost} lost; exact McNemar {format_p(exact.p)}"
-    return [Change(variant, BY_COLUMN["eval/exact_match_greedy"], was, became, change, exact.p, how)]
+    return [Change(variant, BY_COLUMN[EXACT_MATCH_GREEDY], was, became, change, exact.p, how)]
 
 
 def _loss(variant: Variant, before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
@@ -79,7 +80,7 @@ def _loss(variant: Variant, before: pd.DataFrame, after: pd.DataFrame) -> list[C
     first, last = first.align(last, join="inner", axis=0)
     tokens = list(first["num_tokens"])
     difference = last["loss_sum"] - first["loss_sum"]
-    measure = replace(BY_COLUMN["eval/loss"], least=0.0)  # of rows it is a negative log-likelihood
+    measure = replace(BY_COLUMN[HELD_OUT_LOSS], least=0.0)  # of rows it is a negative log-likelihood
     was, became = (measure.within(stats.ratio_interval(list(rows["loss_sum"]), tokens)) for rows in (first, last))
     change = stats.ratio_interval(list(difference), tokens)
     how = f"paired over {plural(len(first), 'row')}, weighed by their tokens"

@@ -14,6 +14,7 @@ from analysis import stats
 from analysis.comparability import groups
 from analysis.measures import Measure
 from analysis.study import Study, Variant
+from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, PAIR_ACCURACY, PAIR_MARGIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,10 +57,10 @@ def _interval_of(study: Study, variant: Variant, measure: Measure) -> stats.Inte
     values = study.values(variant, measure.column)
     if len(values) != 1:
         return stats.t_interval(values)
-    if measure.column == "eval/pair_margin":
+    if measure.column == PAIR_MARGIN:
         rows = final_items(study, study.loaded.pairs).get(variant.name)
         return stats.t_interval(list(rows["h"].astype(float))) if rows is not None else stats.t_interval(values)
-    if measure.column == "eval/exact_match_sampled":
+    if measure.column == EXACT_MATCH_SAMPLED:
         rows = final_items(study, study.loaded.completions).get(variant.name)
         if rows is not None and (rows["split"] == "sampled").any():
             by_prompt = rows[rows["split"] == "sampled"].groupby("prompt_id")["exact_match"].agg(["mean", "size"])
@@ -119,7 +120,7 @@ def paired_tests(study: Study) -> tuple[str, list[PairedTest]]:
     items, outcomes = _right_by_item(study)
     by_name = {variant.name: variant for variant in study.variants}
     found = []
-    column = "eval/pair_accuracy" if "pairs" in items else "eval/exact_match_greedy"
+    column = PAIR_ACCURACY if "pairs" in items else EXACT_MATCH_GREEDY
     alike = [{variant.name for variant in group.study.variants} for group in groups(study, column)]
     for first, second in combinations(outcomes, 2):
         if not any(first in names and second in names for names in alike):

@@ -18,6 +18,7 @@ from analysis.checkpoints import interval_of
 from analysis.left_out import unfinished, without_value
 from analysis.measures import Measure, format_number, format_p, join, join_few, plain
 from analysis.study import Study, Variant, starts_of
+from workbench.tracking.names import NUM_PAIRS
 from workbench.tracking.words import plural
 
 LEVEL = 0.05
@@ -354,7 +355,7 @@ def _single(study: Study, measure: Measure, variant: Variant, flags: list[str]) 
 def _one_seed(study: Study, measure: Measure, candidates: list[Variant], flags: list[str]) -> Answer:
     parts = [f"{_with_interval(interval_of(study, v, measure), measure)} at {v.label}" for v in candidates]
     counts = study.values(candidates[0], measure.counted_by or "")
-    items = "pairs" if measure.counted_by == "eval/num_pairs" else "prompts"
+    items = "pairs" if measure.counted_by == NUM_PAIRS else "prompts"
     on = f" on {int(counts[0])} held-out {items}" if counts else ""
     start = study.start_value(measure.column)
     before = f" (start: {measure.text(start)})" if not math.isnan(start) else ""

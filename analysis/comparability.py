@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from analysis.conditions import COUNTED, KL, REWARD, UNKNOWN, Conditions, conditions_of, flops_version
+from analysis.conditions import COUNTED, REWARD, UNKNOWN, Conditions, conditions_of, flops_version
 from analysis.measures import BY_COLUMN, OUTCOMES, capital, join, join_few
 from analysis.remedies import remedies
 from analysis.study import Study, Variant
+from workbench.tracking.names import KL_START
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def groups(study: Study, *columns: str) -> list[Group]:
 
 def kl_groups(study: Study) -> list[Group]:
     """Settings of which the deciding measure may be compared together with KL."""
-    return groups(study, *_deciding(study), KL)
+    return groups(study, *_deciding(study), KL_START)
 
 
 def group_names(study: Study, column: str) -> dict[str, str]:
@@ -156,7 +157,7 @@ def refusals(study: Study) -> list[str]:
                         column
                     )
     for difference, columns in others.values():
-        labels = ["KL" if column == KL else BY_COLUMN[column].label for column in columns]
+        labels = ["KL" if column == KL_START else BY_COLUMN[column].label for column in columns]
         verb = "is" if len(labels) == 1 else "are"
         found.append(f"{capital(join(labels))} {verb} not compared across: {difference.sentences}")
     return found + flops_refusals(study)

@@ -11,31 +11,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.study import Study, name_of_start
+from workbench.tracking.names import (
+    COMPLETION_TOKENS,
+    EXACT_MATCH_GREEDY,
+    EXACT_MATCH_SAMPLED,
+    HELD_OUT_LOSS,
+    KL_START,
+    PAIR_ACCURACY,
+    PAIR_MARGIN,
+)
 
 UNKNOWN = "not recorded"
 NONE = "none"
 REWARD = "version of reward "
 START = "start"
-KL = "eval/kl_start"
-SAMPLED, GREEDY = "eval/exact_match_sampled", "eval/exact_match_greedy"
-LOSS = "eval/loss"
-PAIRS = ("eval/pair_accuracy", "eval/pair_margin")
+PAIRS = (PAIR_ACCURACY, PAIR_MARGIN)
 PROMPTS = ("task", "digits", "numbers", "gym", "gym_version", "gym_config", "path", "split", "prompts", "seed")
 """Fields of evaluate that say which prompts are held out."""
 FIELDS = {
-    SAMPLED: (*PROMPTS, "verifier", "sampling", "max_new_tokens"),
-    GREEDY: (*PROMPTS, "verifier", "max_new_tokens"),
-    "eval/completion_tokens": (*PROMPTS, "sampling", "max_new_tokens"),
-    KL: (*PROMPTS, "max_new_tokens"),
-    LOSS: PROMPTS,
+    EXACT_MATCH_SAMPLED: (*PROMPTS, "verifier", "sampling", "max_new_tokens"),
+    EXACT_MATCH_GREEDY: (*PROMPTS, "verifier", "max_new_tokens"),
+    COMPLETION_TOKENS: (*PROMPTS, "sampling", "max_new_tokens"),
+    KL_START: (*PROMPTS, "max_new_tokens"),
+    HELD_OUT_LOSS: PROMPTS,
     **dict.fromkeys(PAIRS, ("pairs", "split")),
 }
 VERSIONS = {
-    SAMPLED: ("task", "verifier", "sampling"),
-    GREEDY: ("task", "verifier", "sampling"),
-    "eval/completion_tokens": ("task", "sampling"),
-    KL: ("task", "sampling", KL),
-    LOSS: ("task",),
+    EXACT_MATCH_SAMPLED: ("task", "verifier", "sampling"),
+    EXACT_MATCH_GREEDY: ("task", "verifier", "sampling"),
+    COMPLETION_TOKENS: ("task", "sampling"),
+    KL_START: ("task", "sampling", KL_START),
+    HELD_OUT_LOSS: ("task",),
     **dict.fromkeys(PAIRS, ("task", "verifier", "sampling")),
 }
 """First words of the names of versions; those of rewards count for every measure."""
@@ -62,18 +68,18 @@ def conditions_of(study: Study, run: str, column: str) -> Conditions:
     found = _pairs(record, evaluate) if column in PAIRS else _fields(record, evaluate, column)
     found |= {f"version of {name}": value for name, value in versions(record).items() if _counts(name, column)}
     found |= _counted(study, run, column)
-    if column == KL:
-        found |= {"version of the KL estimator": versions(record).get(KL, UNKNOWN)}
+    if column == KL_START:
+        found |= {"version of the KL estimator": versions(record).get(KL_START, UNKNOWN)}
     # KL and pairs are measured against the start; and a method cannot be told from the start that it had, unless one
     # definition gave its arms different ones.
-    if len(study.plans) > 1 or column in (KL, *PAIRS):
+    if len(study.plans) > 1 or column in (KL_START, *PAIRS):
         found |= _start(study, run)
     return found
 
 
 def _counts(name: str, column: str) -> bool:
     """Whether the version of that name is of something that the measure depends on."""
-    return name != KL and name.split(" ")[0] in (*VERSIONS.get(column, ()), "reward")
+    return name != KL_START and name.split(" ")[0] in (*VERSIONS.get(column, ()), "reward")
 
 
 def _fields(record: Mapping[str, Any], evaluate: Mapping[str, Any], column: str) -> Conditions:
@@ -81,7 +87,7 @@ def _fields(record: Mapping[str, Any], evaluate: Mapping[str, Any], column: str)
     identity = (record["status"].get("identity") or {}).get("evaluate") or {}
     found = {}
     for key in FIELDS.get(column, PROMPTS):
-        drawn = evaluate.get("task") is not None or column in (SAMPLED, KL, "eval/completion_tokens")
+        drawn = evaluate.get("task") is not None or column in (EXACT_MATCH_SAMPLED, KL_START, COMPLETION_TOKENS)
         if evaluate.get("task") != OF_TASK.get(key, evaluate.get("task")) or (key == "seed" and not drawn):
             continue
         found[f"evaluate.{key}"] = _text(identity.get(key, evaluate.get(key)))
@@ -108,7 +114,7 @@ def _text(value: object) -> str:
 
 def _counted(study: Study, run: str, column: str) -> Conditions:
     """How much was read: another tokeniser, cut or form of learning gives another number of tokens."""
-    if column == LOSS and (rows := study.loaded.held_out_rows.get(run)) is not None:
+    if column == HELD_OUT_LOSS and (rows := study.loaded.held_out_rows.get(run)) is not None:
         return {COUNTED[0]: f"{rows[0]:,} of {rows[1]:,} learned tokens"}
     counts = (study.loaded.records[run]["provenance"].get("counts") or {}).get("held_out_pairs") or {}
     if column in PAIRS and counts.get("learned"):

@@ -7,6 +7,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from workbench.tracking.names import (
+    COMPLETION_TOKENS,
+    EXACT_MATCH_GREEDY,
+    EXACT_MATCH_SAMPLED,
+    HELD_OUT_LOSS,
+    KL_START,
+    NUM_PAIRS,
+    NUM_PROMPTS,
+    PAIR_ACCURACY,
+    PAIR_MARGIN,
+)
+
 if TYPE_CHECKING:
     from analysis.stats.intervals import Interval
 
@@ -65,13 +77,13 @@ class Measure:
 
 
 OUTCOMES = (
-    Measure("eval/exact_match_sampled", "sampled exact match", "share", "rate", True, "eval/num_prompts"),
-    Measure("eval/exact_match_greedy", "greedy exact match", "share", "rate", True, "eval/num_prompts"),
-    Measure("eval/pair_accuracy", "pair accuracy", "share", "rate", True, "eval/num_pairs"),
-    Measure("eval/pair_margin", "pair margin", "nats", "nats", None),
-    Measure("eval/kl_start", "KL from the start", "nats per sequence", "nats", None, least=0.0),
-    Measure("eval/loss", "held-out loss", "nats per token", "nats", False),
-    Measure("eval/completion_tokens", "completion length", "tokens", "nats", None, least=0.0),
+    Measure(EXACT_MATCH_SAMPLED, "sampled exact match", "share", "rate", True, NUM_PROMPTS),
+    Measure(EXACT_MATCH_GREEDY, "greedy exact match", "share", "rate", True, NUM_PROMPTS),
+    Measure(PAIR_ACCURACY, "pair accuracy", "share", "rate", True, NUM_PAIRS),
+    Measure(PAIR_MARGIN, "pair margin", "nats", "nats", None),
+    Measure(KL_START, "KL from the start", "nats per sequence", "nats", None, least=0.0),
+    Measure(HELD_OUT_LOSS, "held-out loss", "nats per token", "nats", False),
+    Measure(COMPLETION_TOKENS, "completion length", "tokens", "nats", None, least=0.0),
 )
 TRAINING = (
     Measure("rewards/margins", "reward margin in training", "nats", "nats", None),
@@ -103,7 +115,7 @@ COSTS = (
 )
 STEPS = Measure("step", "optimiser steps", "", "count")
 BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *ROLLOUTS, *COSTS)}
-DECIDING = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/pair_accuracy", "eval/loss")
+DECIDING = (EXACT_MATCH_SAMPLED, EXACT_MATCH_GREEDY, PAIR_ACCURACY, HELD_OUT_LOSS)
 """Which measure decides, first one that the runs have: fixed here, before any result is seen."""
 
 

@@ -12,6 +12,7 @@ from analysis import before_after, stats
 from analysis.claims import best_of, compare_all
 from analysis.measures import Measure, format_number, format_p
 from analysis.study import Study, Variant
+from workbench.tracking.names import PAIR_ACCURACY, PAIR_MARGIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ def by_pairs(study: Study) -> list[str]:
     """Names the variants whose preference measures rose while exact match fell, in one sentence each, with its
     numbers."""
     exact = study.deciding
-    if exact is None or "exact_match" not in exact.column or not study.has("eval/pair_accuracy"):
+    if exact is None or "exact_match" not in exact.column or not study.has(PAIR_ACCURACY):
         return []
     best = best_of(study, exact)
     if best is None:
@@ -31,15 +32,14 @@ def by_pairs(study: Study) -> list[str]:
     separated = {frozenset((c.first.name, c.second.name)) for c in compare_all(study, exact) if c.separated}
     start = study.start_value(exact.column)
     found = []
-    for variant in study.compared("eval/pair_accuracy"):
+    for variant in study.compared(PAIR_ACCURACY):
         if frozenset((variant.name, best.name)) not in separated:
             continue
         pair, margin, score = (
-            float(np.mean(study.values(variant, c) or [math.nan]))
-            for c in ("eval/pair_accuracy", "eval/pair_margin", exact.column)
+            float(np.mean(study.values(variant, c) or [math.nan])) for c in (PAIR_ACCURACY, PAIR_MARGIN, exact.column)
         )
-        best_pair = float(np.mean(study.values(best, "eval/pair_accuracy") or [math.nan]))
-        best_margin = float(np.mean(study.values(best, "eval/pair_margin") or [math.nan]))
+        best_pair = float(np.mean(study.values(best, PAIR_ACCURACY) or [math.nan]))
+        best_margin = float(np.mean(study.values(best, PAIR_MARGIN) or [math.nan]))
         if pair >= best_pair or margin > best_margin:
             below = ", below the start" if score < start else ""
             found.append(

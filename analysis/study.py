@@ -14,6 +14,7 @@ from analysis.load import Loaded, load_folders
 from analysis.measures import BY_COLUMN, DECIDING, Measure, join, measure_of, plain
 from workbench.errors import DefinitionError
 from workbench.tracking import reader
+from workbench.tracking.names import HELD_OUT_LOSS
 from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Study:
     def measured(self, measure: Measure) -> Measure:
         """The measure with what these runs' values of it cannot be below: a held-out loss of rows is a negative
         log-likelihood; that of other trainers can be less than 0."""
-        likelihood = measure.column == "eval/loss" and learn_from_rows(self.loaded)
+        likelihood = measure.column == HELD_OUT_LOSS and learn_from_rows(self.loaded)
         return replace(measure, least=0.0) if likelihood else measure
 
     @cached_property
@@ -301,7 +302,7 @@ def _study(
     starts = [start for plan in plans for start in plan.get("starts") or [] if start["folder"] not in own]
     starts = list({start["folder"]: start for start in starts}.values())
     # A preference loss depends on beta and on the kind of loss, so it ranks nothing; that of rows does.
-    columns = [column for column in DECIDING if column != "eval/loss" or learn_from_rows(loaded)]
+    columns = [column for column in DECIDING if column != HELD_OUT_LOSS or learn_from_rows(loaded)]
     deciding = next((BY_COLUMN[c] for c in columns if c in finals and finals[c].notna().any()), None)
     notes = [note for plan in plans for note in plan.get("notes") or []]
     start = load_folders(loaded.root, starts) if starts else None

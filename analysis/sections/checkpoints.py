@@ -12,6 +12,7 @@ from analysis.measures import BY_COLUMN, format_p
 from analysis.plots import Canvas
 from analysis.sections.cells import setting, with_interval
 from analysis.study import Study
+from workbench.tracking.names import PAIR_MARGIN
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:
@@ -55,7 +56,7 @@ def pair_scores(scores: Sequence[PairScore]) -> Table:
                 setting(s.variant, (f"seed {s.seed}",)),
                 Cell(f"{s.accuracy.mean:.3f}", s.accuracy.mean, (f"{s.accuracy.low:.3f} to {s.accuracy.high:.3f}",)),
                 Cell(format_p(s.against_even.p), s.against_even.p),
-                with_interval(s.margin, BY_COLUMN["eval/pair_margin"]),
+                with_interval(s.margin, BY_COLUMN[PAIR_MARGIN]),
                 Cell(str(s.accuracy.n), float(s.accuracy.n), (f"{s.ties} tied",)),
             ]
         )

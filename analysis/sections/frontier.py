@@ -15,11 +15,11 @@ from analysis.measures import BY_COLUMN, Measure, capital, join_few
 from analysis.plots import INK, MUTED, Canvas, hold, slug
 from analysis.sections.cells import setting, with_interval
 from analysis.study import Study, Variant
+from workbench.tracking.names import KL_START
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KL = "eval/kl_start"
 DRAWS = 10_000
 SHOWN = 12
 """Settings up to which the table is not folded."""
@@ -28,7 +28,7 @@ SHOWN = 12
 def section(study: Study, canvas: Canvas) -> Section | None:
     """The frontier of final values and the way there, of settings whose KL has one reference (comparability)."""
     measure = study.deciding
-    if measure is None or not measure.higher_is_better or not study.has("eval/kl_start"):
+    if measure is None or not measure.higher_is_better or not study.has(KL_START):
         return None
     points = _points(study, measure)
     if not points:
@@ -51,7 +51,7 @@ class Point:
 def _points(study: Study, measure: Measure) -> list[Point]:
     found = []
     for variant in study.compared(measure.column):
-        kl, values = study.values(variant, KL), study.values(variant, measure.column)
+        kl, values = study.values(variant, KL_START), study.values(variant, measure.column)
         if len(kl) == len(values) > 0:
             found.append(Point(variant, kl, values))
     start = study.start_value(measure.column)
@@ -96,12 +96,15 @@ def table(measure: Measure, points: Sequence[Point]) -> Table:
     """Every setting's place, and how sure it is."""
     rows, flat = [], []
     for point in points:
-        kl, value = BY_COLUMN[KL].within(stats.t_interval(point.kl)), measure.within(stats.t_interval(point.values))
+        kl, value = (
+            BY_COLUMN[KL_START].within(stats.t_interval(point.kl)),
+            measure.within(stats.t_interval(point.values)),
+        )
         chance = "one seed" if math.isnan(point.probability) else f"{point.probability:.2f}"
         rows.append(
             [
                 setting(point.variant, (f"{len(point.kl)} seed{'s' if len(point.kl) > 1 else ''}",)),
-                with_interval(kl, BY_COLUMN[KL]),
+                with_interval(kl, BY_COLUMN[KL_START]),
                 with_interval(value, measure),
                 Cell("yes" if point.on_frontier else "no", float(point.on_frontier)),
                 Cell(chance, point.probability),
@@ -141,7 +144,7 @@ def _panels(canvas: Canvas, measure: Measure) -> list[Panel]:
 
 
 def _draw_final(axes: Axes, canvas: Canvas, measure: Measure) -> None:
-    study, kl = canvas.study, "eval/kl_start"
+    study, kl = canvas.study, KL_START
     start = study.start_value(measure.column)
     points = [(0.0, start)] if not math.isnan(start) else []
     for variant in study.compared(measure.column):
@@ -179,7 +182,7 @@ def _draw_final(axes: Axes, canvas: Canvas, measure: Measure) -> None:
 
 
 def _draw_paths(axes: Axes, canvas: Canvas, measure: Measure) -> None:
-    columns = ["eval/kl_start", measure.column]
+    columns = [KL_START, measure.column]
     for variant, table in finished_metrics(canvas.study):
         means = table.groupby("step")[columns].mean().dropna()
         style = canvas.styles[variant.name]
@@ -197,7 +200,7 @@ def _draw_paths(axes: Axes, canvas: Canvas, measure: Measure) -> None:
     axes.set_xlabel("KL from the start (nats per sequence)")
     axes.set_title(f"{measure.label} during training", loc="left", fontsize=9)
     hold(axes, measure)
-    hold(axes, BY_COLUMN[KL], "x")
+    hold(axes, BY_COLUMN[KL_START], "x")
 
 
 def finished_metrics(study: Study) -> list[tuple[Variant, Any]]:

@@ -6,9 +6,10 @@ from analysis.document import Figure, Section
 from analysis.measures import capital, join
 from analysis.plots import Canvas
 from analysis.study import Study
+from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, KL_START, PAIR_ACCURACY
 
 LEARNING = ("loss", "rewards/margins", "grad_norm")
-HELD_OUT = ("eval/exact_match_sampled", "eval/exact_match_greedy", "eval/kl_start", "eval/pair_accuracy", "eval/loss")
+HELD_OUT = (EXACT_MATCH_SAMPLED, EXACT_MATCH_GREEDY, KL_START, PAIR_ACCURACY, HELD_OUT_LOSS)
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:

@@ -17,6 +17,7 @@ from analysis.plots import Canvas
 from analysis.sections.cells import with_interval
 from analysis.sections.rollouts import num_completions
 from analysis.study import Study, Variant
+from workbench.tracking.names import KL_START
 from workbench.tracking.words import plural
 
 NOT_TOLD = "not recorded when this was run"
@@ -113,7 +114,7 @@ def table(study: Study, found: Sequence[Method]) -> Table:
         add(
             measure.label, measure.unit, [with_interval(interval_of(study, m.variant, measure), measure) for m in found]
         )
-        numbers("KL from the start", "nats per sequence", "nats", lambda m: _mean(study, m, "eval/kl_start"))
+        numbers("KL from the start", "nats per sequence", "nats", lambda m: _mean(study, m, KL_START))
         _add_levels(study, measure, found, add)
         words("won here", lambda m: _won(study, measure, m))
     words("in general, when", lambda m: m.told.get("when", ""))

@@ -19,6 +19,7 @@ from analysis.over_optimisation import by_pairs
 from analysis.plots import FIRST, MARKERS, MUTED, SECOND, Canvas, hold, slug
 from analysis.sections.cells import limits_text, setting
 from analysis.study import Study, Variant, begun_from, short
+from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, PAIR_ACCURACY, PAIR_MARGIN
 from workbench.tracking.words import plural
 
 MAX_LINE = 24
@@ -158,8 +159,8 @@ def _mean_cell(study: Study, variant: Variant, measure: Measure, group: str = ""
 def figure(study: Study, canvas: Canvas) -> Figure:
     panels = panels_by_setting(study, canvas)
     along = study.axis or "setting"
-    exact = study.has("eval/exact_match_sampled") or study.has("eval/exact_match_greedy")
-    pairs = study.has("eval/pair_accuracy")
+    exact = study.has(EXACT_MATCH_SAMPLED) or study.has(EXACT_MATCH_GREEDY)
+    pairs = study.has(PAIR_ACCURACY)
     remarks = by_pairs(study)
     if remarks:
         see = (
@@ -191,12 +192,12 @@ def figure(study: Study, canvas: Canvas) -> Figure:
 
 def panels_by_setting(study: Study, canvas: Canvas) -> list[Panel]:
     """Outcome measures against the numeric axis, or by variant where there is none."""
-    exact = [BY_COLUMN[c] for c in ("eval/exact_match_sampled", "eval/exact_match_greedy") if study.has(c)]
+    exact = [BY_COLUMN[c] for c in (EXACT_MATCH_SAMPLED, EXACT_MATCH_GREEDY) if study.has(c)]
     together = len({v.group for v in study.variants}) == 1 and study.axis is not None and len(exact) == 2
     lists = [exact] if together else [[measure] for measure in exact]
-    lists += [[BY_COLUMN[c]] for c in ("eval/pair_accuracy", "eval/pair_margin") if study.has(c)]
-    if not exact and study.has("eval/loss"):
-        lists.append([BY_COLUMN["eval/loss"]])
+    lists += [[BY_COLUMN[c]] for c in (PAIR_ACCURACY, PAIR_MARGIN) if study.has(c)]
+    if not exact and study.has(HELD_OUT_LOSS):
+        lists.append([BY_COLUMN[HELD_OUT_LOSS]])
     panels = []
     for measures in lists:
         label = "exact match" if len(measures) == 2 else measures[0].label

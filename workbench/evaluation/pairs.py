@@ -10,6 +10,7 @@ import torch
 
 from workbench.data.sets import PairSet
 from workbench.models.mode import evaluation_mode
+from workbench.tracking.names import NUM_PAIRS, PAIR_ACCURACY, PAIR_MARGIN
 from workbench.tracking.store import MetricStore
 
 TIE_DECIMALS = 5
@@ -52,7 +53,7 @@ class PairEvaluator:
             finally:
                 store.close()
         return {
-            "eval/pair_accuracy": float((0.5 + 0.5 * np.sign(h)).mean()),
-            "eval/pair_margin": float(h.mean()),
-            "eval/num_pairs": float(len(h)),
+            PAIR_ACCURACY: float((0.5 + 0.5 * np.sign(h)).mean()),
+            PAIR_MARGIN: float(h.mean()),
+            NUM_PAIRS: float(len(h)),
         }

@@ -17,6 +17,7 @@ from workbench.generation.generate import Completion, completion_texts, generate
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.tokenizer import Tokenizer
 from workbench.rewards import get_verifier
+from workbench.tracking.names import COMPLETION_TOKENS, ENDED, KL_START, NUM_PROMPTS
 from workbench.tracking.store import MetricStore
 
 WHOLE = SamplingSettings()
@@ -66,15 +67,15 @@ class PromptEvaluator:
                 for split, found in scores.items()
             },
             # The length is that of the sampled completions, where there are any.
-            "eval/completion_tokens": statistics.fmean(len(completion.token_ids) for completion in last),
-            "eval/ended": statistics.fmean(completion.ended for completion in last),
-            "eval/num_prompts": float(len(self.prompts)),
+            COMPLETION_TOKENS: statistics.fmean(len(completion.token_ids) for completion in last),
+            ENDED: statistics.fmean(completion.ended for completion in last),
+            NUM_PROMPTS: float(len(self.prompts)),
         }
         if self.reference is not None:
             whole = completions["sampled"] if sampling == WHOLE else self._complete(model, WHOLE)
             prompt_ids = [prompt.token_ids for prompt in self.prompts]
             divergences = sequence_kl(model, self.reference, prompt_ids, [c.token_ids for c in whole])
-            metrics["eval/kl_start"] = statistics.fmean(divergences)
+            metrics[KL_START] = statistics.fmean(divergences)
         if self.records is not None:
             self._record(step, completions, scores)
         return metrics

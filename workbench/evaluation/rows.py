@@ -11,6 +11,7 @@ from workbench.data.sets import IGNORED, RowSet
 from workbench.models.mode import evaluation_mode
 from workbench.models.outputs import forward_to_head
 from workbench.objectives.logprobs import projected_logprobs
+from workbench.tracking.names import HELD_OUT_LOSS
 from workbench.tracking.store import MetricStore
 
 
@@ -39,7 +40,7 @@ class RowEvaluator:
                 )
             finally:
                 store.close()
-        return {"eval/loss": float(nats.sum() / tokens.sum())}
+        return {HELD_OUT_LOSS: float(nats.sum() / tokens.sum())}
 
     def _score(self, model: torch.nn.Module, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(loss summed over each row's learned tokens, their number)."""

@@ -9,6 +9,7 @@ from workbench.experiment.plan_file import failures_of
 from workbench.experiment.run_folder import FINISHED, RunFolder
 from workbench.locks import is_held
 from workbench.tracking.durations import format_duration
+from workbench.tracking.names import EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, KL_START, PAIR_ACCURACY
 from workbench.tracking.reader import WARNINGS, read_rows
 
 MAX_WARNINGS = 3
@@ -35,7 +36,7 @@ def status_text(experiment: Experiment, runs: Path) -> str:
             held_out |= {name: value for name, value in row.items() if name.startswith("eval/") and value is not None}
         shown = [
             f"{name.removeprefix('eval/')} {held_out[name]:.3g}"
-            for name in ("eval/exact_match_sampled", "eval/pair_accuracy", "eval/kl_start", "eval/loss")
+            for name in (EXACT_MATCH_SAMPLED, PAIR_ACCURACY, KL_START, HELD_OUT_LOSS)
             if name in held_out
         ]
         rewards = [row["reward"] for row in rows if row.get("reward") is not None]

@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import Experiment, RunSpec
+from workbench.tracking.names import KL_START, PAIR_ACCURACY, PAIR_MARGIN
 from workbench.tracking.words import plural
 from workbench.trainer import method
 from workbench.trainer.registry import get_settings_class
@@ -26,10 +27,10 @@ _EVERYWHERE = {
 }
 _EVALUATION = {
     "eval/exact_match_*": "share of held-out prompts whose completion the verifier accepts; greedy and sampled apart",
-    "eval/kl_start": "KL(policy || start) over the full vocabulary at each position of samples drawn at temperature 1, "
+    KL_START: "KL(policy || start) over the full vocabulary at each position of samples drawn at temperature 1, "
     "top_p 1, end included; summed over positions, mean over prompts: nats per sequence",
-    "eval/pair_accuracy": "share of held-out pairs with h > 0; a tie counts one half",
-    "eval/pair_margin": "mean h over held-out pairs, nats",
+    PAIR_ACCURACY: "share of held-out pairs with h > 0; a tie counts one half",
+    PAIR_MARGIN: "mean h over held-out pairs, nats",
 }
 
 

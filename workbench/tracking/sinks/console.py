@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from workbench.tracking.durations import format_duration
+from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, KL_START, PAIR_ACCURACY
 from workbench.tracking.reader import WARNINGS, Tail
 from workbench.tracking.sinks.sink import Row, numbers
 from workbench.tracking.terminal import visible
@@ -22,11 +23,11 @@ from workbench.tracking.words import plural
 REDRAW_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
 _SHORT_NAMES = {
-    "eval/exact_match_sampled": "match",
-    "eval/exact_match_greedy": "greedy",
-    "eval/pair_accuracy": "pairs",
-    "eval/kl_start": "KL",
-    "eval/loss": "loss",
+    EXACT_MATCH_SAMPLED: "match",
+    EXACT_MATCH_GREEDY: "greedy",
+    PAIR_ACCURACY: "pairs",
+    KL_START: "KL",
+    HELD_OUT_LOSS: "loss",
 }
 """The held-out metrics that matter, in this order, as they fit a terminal."""
 _METRICS_SHOWN = 2

@@ -1,0 +1,12 @@
+"""Names of held-out metrics: who measures them, who judges by them and who shows them take each from here."""
+
+EXACT_MATCH_SAMPLED = "eval/exact_match_sampled"
+EXACT_MATCH_GREEDY = "eval/exact_match_greedy"
+PAIR_ACCURACY = "eval/pair_accuracy"
+PAIR_MARGIN = "eval/pair_margin"
+KL_START = "eval/kl_start"
+HELD_OUT_LOSS = "eval/loss"
+COMPLETION_TOKENS = "eval/completion_tokens"
+ENDED = "eval/ended"
+NUM_PROMPTS = "eval/num_prompts"
+NUM_PAIRS = "eval/num_pairs"
