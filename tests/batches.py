@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from workbench.data.forms import DataForm
+
 VOCABULARY = 17
 
 Row = tuple[list[int], list[int], list[int]]
@@ -39,10 +41,10 @@ def make_rows(num_rows: int, seed: int = 0) -> list[Row]:
     return [(draw(2, 5), draw(1, 6), draw(1, 6)) for _ in range(num_rows)]
 
 
-def collate(form: str, rows: list[Row], *, left: bool = False, extra: int = 0) -> dict[str, Any]:
+def collate(form: DataForm, rows: list[Row], *, left: bool = False, extra: int = 0) -> dict[str, Any]:
     """The rows as one batch of a data form, padded on the left or the right, `extra` tokens wider than need be. A batch
     of prompts holds completions that were sampled and scored elsewhere, padded as the trainers say."""
-    return _COLLATE[form](rows, left, extra)
+    return _COLLATE[form.name](rows, left, extra)
 
 
 def prompt_batch(number: int, seed: int = 0, extra: int = 0) -> dict[str, Any]:

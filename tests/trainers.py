@@ -39,7 +39,7 @@ TRAINERS = {name: Entry() for name in trainer_names()} | {
     "ppo": Entry({"passes": 2, "kl_target": 0.01, "kl_horizon": 50.0, "kl_stop": 1e-4}, TOKEN_TERMS),
     "online_dpo": Entry({"passes": 2}, PAIR_TERMS),
 }
-ONLINE = [name for name in TRAINERS if get_settings_class(name).data_form == "prompts"]
+ONLINE = [name for name in TRAINERS if get_settings_class(name).data_form.is_sampled]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from tests.data.rows import WANTED, read_examples
 from workbench.data.bad_rows import BadRows
 from workbench.data.formats import Chat
-from workbench.data.reading import Examples, read_examples
+from workbench.data.reading import Examples
 from workbench.data.sources import Record
 from workbench.data.tokenise import tokenise_rows
 from workbench.errors import DataError
@@ -48,5 +49,5 @@ def test_held_out_rows_are_never_left_out_and_say_so():
     bad = BadRows(remedy="mend the rows: none of a held-out set is left out")
     records = [Record("a:1", {"text": "t"}), Record("a:2", {"text": ""})]
     with pytest.raises(DataError) as error:
-        list(Examples(records, "rows", bad))
+        list(Examples(records, WANTED["rows"], bad))
     assert str(error.value) == "a:2: text is empty, allowed text\nmend the rows: none of a held-out set is left out"

@@ -9,7 +9,7 @@ import pytest
 from tests.data.families import TEMPLATES, write_tokenizer
 from workbench.data import sandbox
 from workbench.data.chat import exchange_of, exchanges, opened_thought, render_chat
-from workbench.data.formats import Chat, Preference, Prompt, PromptCompletion, parse_example
+from workbench.data.formats import COMPLETION_FORMATS, Chat, Preference, Prompt, PromptCompletion, parse_example
 from workbench.data.tokenise import encode_prompts, tokenise_pairs, tokenise_prompts, tokenise_rows
 from workbench.errors import DataError, ModelError
 from workbench.models.tokenizer import Tokenizer
@@ -53,6 +53,7 @@ def test_templates_are_rendered_as_transformers_does(make_tokenizer, chatml, nam
 
 
 CALL = [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]
+MESSAGES = COMPLETION_FORMATS[0]
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "<d>", "parameters": {}}}]
 WRITES_ALL = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}:{{ m.content }}"
@@ -70,7 +71,7 @@ def test_tools_calls_names_and_thoughts_are_written_as_transformers_writes_them(
         {"role": "tool", "content": "1", "name": "f"},
         {"role": "assistant", "content": "a"},
     ]
-    chat = parse_example("messages", {"messages": messages, "tools": TOOLS})
+    chat = parse_example(MESSAGES, {"messages": messages, "tools": TOOLS})
     [expected], _ = render_jinja_template([messages], tools=TOOLS, chat_template=WRITES_ALL)
     assert render_chat(make_tokenizer(WRITES_ALL), chat.messages) == expected
 
@@ -80,7 +81,7 @@ def test_what_the_template_does_not_write_is_refused_by_name(make_tokenizer, cha
     turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     row = {"messages": turns}
     (row if name == "tools" else turns[1])[name] = {"tools": TOOLS, "tool_calls": CALL, "thinking": "t"}[name]
-    chat = parse_example("messages", row)
+    chat = parse_example(MESSAGES, row)
     with pytest.raises(ValueError, match=f"^has {name}, which the model's chat template does not write; "):
         render_chat(make_tokenizer(chatml), chat.messages)
 

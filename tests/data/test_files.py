@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.data.rows import read_examples
 from workbench.data.bad_rows import BadRows
 from workbench.data.formats import PromptCompletion, Text
-from workbench.data.reading import read_examples
 from workbench.data.sources import read_records
 from workbench.errors import DataError
 
@@ -102,9 +102,8 @@ def test_a_bad_csv_row_spoils_no_other(tmp_path):
 
 
 NO_FORMAT = (
-    "{{path}}:1: columns: found {}, which is no format; name them as data.columns={{{}}}; the formats have chosen, "
-    "prompt, rejected; chosen, rejected; completion, label, prompt; messages; completion, prompt; answer, question; "
-    "instruction, output; conversations; text"
+    "{{path}}:1: columns: found {}, which is no format; name them as data.columns={{{}}}; the formats have "
+    "messages; completion, prompt; answer, question; instruction, output; conversations; text"
 )
 JSON_FILES = [
     ("a.json", b"", "{path}: is not JSON (Expecting value at column 1); a file of one row a line ends in .jsonl"),
@@ -345,8 +344,6 @@ def test_random_csv_gives_nothing_but_data_errors(tmp_path, text):
 def test_a_call_read_from_typed_columns_has_its_own_arguments_alone(tmp_path):
     import pyarrow
     import pyarrow.parquet
-
-    from workbench.data.reading import read_examples
 
     def row(name, argument):
         tool = {"type": "function", "function": {"name": name, "parameters": {"properties": {argument: {"type": "t"}}}}}

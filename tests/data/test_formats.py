@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.data.rows import WANTED
 from workbench.data.bad_rows import BadRows
 from workbench.data.conversations import split_prompt
 from workbench.data.formats import (
@@ -13,12 +14,12 @@ from workbench.data.formats import (
     PromptCompletion,
     Text,
     Unpaired,
-    kind_of,
     parse_example,
 )
 from workbench.data.reading import Examples
 from workbench.data.sources import Record
 from workbench.data.tokenise import tokenise_pairs, tokenise_rows
+from workbench.data.wanted import format_of
 from workbench.errors import DataError
 
 USER, ANSWER, WORSE = ("user", "u"), ("assistant", "a"), ("assistant", "b")
@@ -29,7 +30,7 @@ def _turns(*turns: tuple[str, str]) -> list[dict]:
 
 
 def _parsed(fields: dict, form: str = "rows", **kwargs):
-    return parse_example(kind_of(fields, form), fields, **kwargs)
+    return parse_example(format_of(fields, WANTED[form]), fields, **kwargs)
 
 
 FORMATS = [
@@ -159,28 +160,28 @@ def test_tools_and_a_system_message_lead_a_rendered_prompt():
     assert _parsed(pair, "pairs", as_chat=True) == expected
 
 
-def test_unpaired_rows_are_refused_where_they_would_train():
+def test_unpaired_rows_are_refused_by_what_learns_every_completion():
     records = [Record("a:1", {"prompt": "p", "completion": "c", "label": False})]
-    with pytest.raises(DataError, match="a:1: found unpaired rows, no trainer here takes unpaired rows yet"):
-        list(Examples(records, "rows", BadRows()))
-    assert len(list(Examples(records, "unpaired", BadRows()))) == 1
+    with pytest.raises(DataError, match=r"a:1: found unpaired rows, .* remove the column label"):
+        list(Examples(records, WANTED["rows"], BadRows()))
+    assert len(list(Examples(records, WANTED["unpaired"], BadRows()))) == 1
 
 
 @pytest.mark.parametrize(("label", "wanted"), [(1, True), (0, False), ("True", True), ("false", False)])
 def test_a_label_may_be_written_as_csv_and_numbers_write_it(label, wanted):
     records = [Record("a:1", {"prompt": "p", "completion": "c", "label": label})]
-    assert [example.label for example in Examples(records, "unpaired", BadRows())] == [wanted]
+    assert [example.label for example in Examples(records, WANTED["unpaired"], BadRows())] == [wanted]
 
 
 def test_a_label_of_another_sort_leaves_rows_plain():
     records = [Record("a:1", {"prompt": "p", "completion": "c", "label": "algebra"})]
-    assert list(Examples(records, "rows", BadRows())) == [PromptCompletion("p", "c")]
+    assert list(Examples(records, WANTED["rows"], BadRows())) == [PromptCompletion("p", "c")]
 
 
 def test_columns_are_read_under_the_names_they_are_given():
     records = [Record("a:1", {"problem": "p", "prompt": "not this", "solution": "s"})]
     columns = {"prompt": "problem", "completion": "solution"}
-    assert list(Examples(records, "rows", BadRows(), columns=columns)) == [PromptCompletion("p", "s")]
+    assert list(Examples(records, WANTED["rows"], BadRows(), columns=columns)) == [PromptCompletion("p", "s")]
 
 
 def test_a_named_column_that_a_row_lacks_is_a_bad_row():
@@ -188,13 +189,13 @@ def test_a_named_column_that_a_row_lacks_is_a_bad_row():
     fields = {"prompt": "p", "completion": "not this"}
     records = [Record("a:1", fields | {"solution": "s"}), Record("a:2", fields)]
     with pytest.raises(DataError, match=r"^a:2: has no column solution, which data.columns names"):
-        list(Examples(records, "rows", BadRows(), columns={"completion": "solution"}))
+        list(Examples(records, WANTED["rows"], BadRows(), columns={"completion": "solution"}))
 
 
 def _error(rows: list[dict], form: str = "rows", **settings) -> str:
     records = [Record(f"a:{number}", row) for number, row in enumerate(rows, start=1)]
     with pytest.raises(DataError) as error:
-        list(Examples(records, form, BadRows(skip=settings.pop("skip", False)), name="a", **settings))
+        list(Examples(records, WANTED[form], BadRows(skip=settings.pop("skip", False)), name="a", **settings))
     return str(error.value)
 
 
@@ -222,11 +223,13 @@ def test_nested_columns_are_named_by_a_dotted_path():
         "extra.x": 1,
         "n": [{"a": "z"}],
     }
-    found = Examples([Record("a:1", row)], "prompts", BadRows(), columns={"answer": "reward_model.ground_truth"})
+    found = Examples(
+        [Record("a:1", row)], WANTED["prompts"], BadRows(), columns={"answer": "reward_model.ground_truth"}
+    )
     assert list(found) == [Prompt((USER,), "42")]
     assert found.unread == {"reward_model.style": 1, "extra.x": 1, "n": 1}
     for column, answer in (("extra.x", "1"), ("n.0.a", "z")):
-        assert list(Examples([Record("a:1", row)], "prompts", BadRows(), columns={"answer": column})) == [
+        assert list(Examples([Record("a:1", row)], WANTED["prompts"], BadRows(), columns={"answer": column})) == [
             Prompt((USER,), answer)
         ]
 
@@ -250,7 +253,7 @@ SIDES = [
 @pytest.mark.parametrize(("row", "columns", "expected"), SIDES, ids=range(len(SIDES)))
 @pytest.mark.parametrize("form", ["rows", "prompts"])
 def test_a_trainer_of_rows_takes_a_side_of_pairs(row, columns, expected, form):
-    assert list(Examples([Record("a:1", row)] * 2, form, BadRows(), columns=columns)) == [expected] * 2
+    assert list(Examples([Record("a:1", row)] * 2, WANTED[form], BadRows(), columns=columns)) == [expected] * 2
 
 
 REFUSED = [
@@ -270,13 +273,13 @@ def test_a_column_that_would_change_what_is_learned_stops_the_run_in_one_line(mo
     assert message.startswith(f"a:2: has {names}, without which other things would be learned")
     assert message.endswith(f"or leave it out by data.ignore_columns=[{names}]")
     records = [Record("a:1", row) for row in rows]
-    found = Examples(records, "rows", BadRows(), ignored=names.split(", "))
+    found = Examples(records, WANTED["rows"], BadRows(), ignored=names.split(", "))
     assert (len(list(found)), found.unread) == (4, {})
 
 
 def test_an_ignored_column_is_as_if_it_were_not_there():
     row = {"messages": _turns(USER, ANSWER), "system": "s", "answer": {"a": 1}, "prompt": "p"}
-    found = Examples([Record("a:1", row)], "rows", BadRows(), ignored=["system", "answer"])
+    found = Examples([Record("a:1", row)], WANTED["rows"], BadRows(), ignored=["system", "answer"])
     assert list(found) == [Chat((USER, ANSWER))]
     assert found.unread == {"prompt": 1}
 
@@ -284,7 +287,7 @@ def test_an_ignored_column_is_as_if_it_were_not_there():
 def test_a_side_of_pairs_is_led_by_its_system_message():
     lead = ("system", "s")
     for row, as_chat in ((HH | {"prompt": "p", "system": "s"}, True), (CHATS | {"system": "s"}, False)):
-        [found] = Examples([Record("a:1", row)], "rows", BadRows(), as_chat, {"completion": "chosen"})
+        [found] = Examples([Record("a:1", row)], WANTED["rows"], BadRows(), as_chat, {"completion": "chosen"})
         assert found.messages[0] == lead
         assert found.learn_from == len(found.messages) - 1
 
@@ -295,7 +298,7 @@ NEUTRAL = {"weight": 1.0, "train": True, "context": "", "images": [], "mask": No
 def test_columns_that_change_nothing_are_named_and_counted():
     turns = [{**_turns(USER)[0], "timestamp": 5}, *_turns(ANSWER)]
     rows = [{"messages": turns, "id": 7, "chosen": "c", **NEUTRAL}, {"messages": _turns(USER, ANSWER), "id": 8}]
-    found = Examples([Record("a:1", row) for row in rows], "rows", BadRows())
+    found = Examples([Record("a:1", row) for row in rows], WANTED["rows"], BadRows())
     assert list(found) == [Chat((USER, ANSWER))] * 2
     assert found.unread == {"messages[].timestamp": 1, "id": 2, "chosen": 1, "weight": 1, "train": 1, "label": 1,
                             "source": 1}  # fmt: skip
@@ -304,7 +307,7 @@ def test_columns_that_change_nothing_are_named_and_counted():
 def test_the_same_row_said_twice_is_no_context():
     """A row that is of several formats says in each what the others say."""
     row = {"instruction": "i", "input": "x", "output": "o", "text": "i x o", "messages": _turns(USER, ANSWER)}
-    assert list(Examples([Record("a:1", row)], "rows", BadRows())) == [Chat((USER, ANSWER))]
+    assert list(Examples([Record("a:1", row)], WANTED["rows"], BadRows())) == [Chat((USER, ANSWER))]
 
 
 def test_only_the_completion_of_a_chat_is_learned(make_tokenizer, chatml):
@@ -356,11 +359,11 @@ def test_what_is_cut_is_counted_by_side(tokenizer):
 def test_a_prompt_that_began_the_answer_is_refused_wherever_it_stands():
     prompt = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "Sure"}]
     answer = [{"role": "assistant", "content": "a"}]
-    for kind, fields in (
-        ("prompt-completion", {"completion": answer}),
+    for form, fields in (
+        ("rows", {"completion": answer}),
         ("unpaired", {"completion": answer, "label": True}),
-        ("preference", {"chosen": answer, "rejected": [{"role": "assistant", "content": "b"}]}),
-        ("prompt-only", {}),
+        ("pairs", {"chosen": answer, "rejected": [{"role": "assistant", "content": "b"}]}),
+        ("prompts", {}),
     ):
         with pytest.raises(ValueError, match=r"^the prompt ends with an assistant turn, allowed"):
-            parse_example(kind, {"prompt": prompt, **fields})
+            _parsed({"prompt": prompt, **fields}, form)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workbench.data.reading import read_examples
+from tests.data.rows import read_examples
 from workbench.errors import WorkbenchError
 
 EXAMPLES = int(os.environ.get("FAULT_EXAMPLES", "150"))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from workbench.data.reading import read_examples
+from tests.data.rows import read_examples
 from workbench.errors import DataError
 
 REMEDY = "\nmend the rows, or set data.bad_rows=skip to leave them out, counted"

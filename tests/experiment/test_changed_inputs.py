@@ -16,10 +16,11 @@ from workbench.errors import DataError, WorkbenchError
 from workbench.experiment import held_out, run
 from workbench.experiment import prepare as prepare_module
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.prepare import Preparer, Reading
+from workbench.experiment.prepare import Preparer
 from workbench.experiment.run import execute
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
+from workbench.experiment.stages.data import Reading
 from workbench.inputs import Inputs
 from workbench.models.presets import make_preset
 from workbench.permissions import Permissions

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from workbench.data import forms
 from workbench.data.formats import parse_example
+from workbench.data.wanted import format_of
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.held_out_files import asks
 
@@ -69,7 +71,7 @@ def test_a_conversation_is_asked_where_its_answer_can_be_checked(lab, define, de
     _write(lab / "test.jsonl", row)
     define("own", definitions["start"] | {"evaluate": {"path": "test.jsonl", "verifier": verifier}})
     [spec] = load_experiment("own", folder=lab / "experiments").runs
-    assert asks(spec, parse_example("messages" if "messages" in row else "prompt-completion", row)) is asked
+    assert asks(spec, parse_example(format_of(row, forms.ROWS.wanted), row)) is asked
 
 
 def test_a_plan_promises_exact_match_only_where_it_is_measured(lab, plan):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from workbench.data.counts import Counts
+from workbench.data.forms import ROWS
 from workbench.experiment.look.text import OPEN, section_lines
 from workbench.experiment.look.view import Section, Token, _tokens
 
 
 def _section(lengths: list[int], **counts) -> Section:
     return Section(
-        "training data", "a.jsonl", "rows", "text", 10, Counts(**counts), np.array(lengths), (), None, ["main"]
+        "training data", "a.jsonl", ROWS, "text", 10, Counts(**counts), np.array(lengths), (), None, ["main"]
     )
 
 
@@ -79,12 +80,13 @@ def test_a_file_is_shown_with_its_bad_and_truncated_rows(lab, command, define, d
 
 
 @pytest.mark.slow
-def test_unpaired_rows_can_be_looked_at_and_not_trained_on(lab, command, define, definitions):
+def test_unpaired_rows_can_be_looked_at_and_not_trained_on_as_plain_ones(lab, command, define, definitions):
     (lab / "kto.jsonl").write_text('{"prompt": "a", "completion": "b", "label": false}\n')
     define("kto", definitions["start"] | {"data": {"path": "kto.jsonl"}})
-    assert "  format      unpaired" in _lines(command("data", "kto"))
+    shown = _lines(command("data", "kto"))
+    assert {"  format      unpaired", "    label: false|"} <= set(shown)
     done = command("run", "kto")
-    assert (done.returncode, "no trainer here takes unpaired rows yet" in done.stderr) == (2, True)
+    assert (done.returncode, "found unpaired rows" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["sweep"])

@@ -165,7 +165,7 @@ def test_settings_that_name_their_batch_have_its_form_and_its_size(own_batch, fi
     class Own(TrainerSettings):
         batch = own_batch
 
-    assert Own.data_form == form
+    assert Own.data_form.name == form
     assert Own().batch_rows_per_step() == 32
     assert Own.model_validate({field: 5}).batch_rows_per_step() == 5
 

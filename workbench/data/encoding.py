@@ -30,6 +30,8 @@ class EncodedRow:
     learned: list[bool]
     prompt: int | None = None
     is_chat: bool = False
+    desirable: bool = True
+    """Whether the completion is wanted, as an unpaired example says."""
 
     @property
     def side(self) -> str:
@@ -54,25 +56,29 @@ def encode_rows(
 ) -> Iterator[EncodedRow]:
     """Rows to learn from, in the examples' order; a conversation gives one, or several where the template writes
     earlier turns otherwise before later ones. What a chat template refuses goes to bad."""
-    asked: list[tuple[str, Example, list[Exchange] | list[tuple[str, str]]]] = []
-    for where, example in places:
-        example = example.example if isinstance(example, Unpaired) else example
+    asked: list[tuple[str, Example, list[Exchange] | list[tuple[str, str]], bool]] = []
+    for where, given in places:
+        example: Example = given.example if isinstance(given, Unpaired) else given
+        desirable = given.label if isinstance(given, Unpaired) else True
         try:
-            asked.append((where, example, _parts(tokenizer, example, as_chat, every_token)))
+            asked.append((where, example, _parts(tokenizer, example, as_chat, every_token), desirable))
         except ValueError as error:
             bad.add(where, error)
-    parts = [_texts(part) for _, _, found in asked for part in found]
+    parts = [_texts(part) for _, _, found, _ in asked for part in found]
     cuts = iter(cut_whole(tokenizer, parts))
-    for where, example, found in asked:
+    for where, example, found, desirable in asked:
         own = [next(cuts) for _ in found]
         if isinstance(example, Text | PromptCompletion) and not (as_chat and isinstance(example, PromptCompletion)):
-            yield _plain_row(where, example, own[0], tokenizer, counts)
+            rows = [_plain_row(where, example, own[0], tokenizer, counts)]
         elif every_token:
             counts.chats += 1
-            yield EncodedRow(where, own[0].after, [True] * len(own[0].after), is_chat=True)
+            rows = [EncodedRow(where, own[0].after, [True] * len(own[0].after), is_chat=True)]
         else:
             told = [part for part in found if isinstance(part, Exchange)]
-            yield from _conversation(where, told, own, tokenizer, counts, bad)
+            rows = _conversation(where, told, own, tokenizer, counts, bad)
+        for row in rows:
+            row.desirable = desirable
+            yield row
 
 
 def encode_pairs(
@@ -151,7 +157,7 @@ def _plain_row(
 
 def _conversation(
     where: str, told: list[Exchange], cuts: list[Cut], tokenizer: Tokenizer, counts: Counts, bad: BadRows
-) -> Iterator[EncodedRow]:
+) -> list[EncodedRow]:
     """One row while each prompt goes on from the row so far, token by token; else one more."""
     rows: list[EncodedRow] = []
     for exchange, cut in zip(told, cuts, strict=True):
@@ -167,10 +173,10 @@ def _conversation(
         row.ids = cut.before + cut.after
     if not rows:
         bad.add(where, "nothing is learned: no assistant turn of it is")
-        return
+        return []
     counts.chats += 1
     counts.divided += len(rows) > 1
-    yield from rows
+    return rows
 
 
 def _marked(tokenizer: Tokenizer, exchange: Exchange, cut: Cut) -> list[bool]:

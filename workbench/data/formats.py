@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from workbench.data.checks import answer_of, flag_of, is_not_finite, text_of
 from workbench.data.conversations import (
@@ -21,13 +21,9 @@ from workbench.data.conversations import (
     split_prompt,
     unlearned_turns,
 )
-from workbench.data.fields import listed, renamed
 from workbench.data.sources import shown
 
 SIDES = ("chosen", "rejected")
-PROMPT_ANSWER = "prompt-answer"
-Form = Literal["rows", "pairs", "unpaired", "prompts", "held_out"]
-"""What is wanted; held_out: rows, and prompts with their answers, which are completed and checked alone."""
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -105,63 +101,26 @@ Example = Text | PromptCompletion | Preference | Chat | Prompt | Unpaired
 class Format:
     """A way to write rows. parse_as_chat: where plain rows read otherwise when they go through the chat template."""
 
+    name: str
     needed: frozenset[str]
-    form: Form
     parse: Callable[[Mapping[str, Any]], Example]
     parse_as_chat: Callable[[Mapping[str, Any]], Example] | None = None
     also: frozenset[str] = frozenset()
     """Fields that are read where they are there."""
+    is_meant: Callable[[Mapping[str, Any]], bool] | None = None
+    """Whether the values are such as the format has, where other rows have fields of these names too."""
+    alone: bool = False
+    """Whether a row of it is of no other format, though it has their fields: what it has besides decides how they are
+    learned."""
 
     @property
     def read(self) -> frozenset[str]:
         """Every field that is read."""
         return self.needed | self.also
 
-
-class NoFormatError(ValueError):
-    """Fields that are of no format."""
-
-    def __init__(self, names: list[str], allowed: str) -> None:
-        super().__init__(f"has the fields {listed(names)}, allowed {allowed}")
-        self.names, self.allowed = names, allowed
-
-
-def kind_of(fields: Mapping[str, Any], form: Form = "rows") -> str:
-    """The name of the format that these fields are, one of that form where they are several. ValueError says what was
-    found and what is allowed."""
-    kinds = [kind for kind, known in FORMATS.items() if known.needed <= fields.keys()]
-    if "unpaired" in kinds and _wanted(fields["label"]) is None:
-        kinds.remove("unpaired")  # a label of another sort, such as a topic
-    if not kinds:
-        useful = [
-            k for kind, k in FORMATS.items() if (serves(kind, form) if form == "prompts" else k.form != "prompts")
-        ]
-        raise NoFormatError(list(fields), "; ".join(", ".join(sorted(known.needed)) for known in useful))
-    if "unpaired" in kinds:  # its completions are not all to be learned from
-        return "unpaired"
-    served = [kind for kind in kinds if serves(kind, form)]
-    rows_first = sorted(served, key=lambda kind: form == "held_out" and FORMATS[kind].form != "rows")
-    return rows_first[0] if rows_first else kinds[0]
-
-
-def serves(kind: str, form: Form) -> bool:
-    """Whether rows of a format give what is wanted: prompts stand in all rows but plain text."""
-    if form == "held_out":
-        return FORMATS[kind].form == "rows" or kind == PROMPT_ANSWER
-    return FORMATS[kind].form == form or (form == "prompts" and FORMATS[kind].form == "rows" and kind != "text")
-
-
-def side_of(columns: Mapping[str, str], fields: Mapping[str, Any], form: Form) -> str | None:
-    """chosen or rejected, where the columns take that side of a pair as the completion and the pair must be read to
-    tell its prompt; None where every field can be read under its name."""
-    taken = columns.get("completion")
-    if form == "pairs" or taken is None:
-        return None
-    pair = renamed(fields, {name: column for name, column in columns.items() if name != "completion"})
-    side = next((side for side in SIDES if taken in (side, columns.get(side))), None)
-    if side is None or not set(SIDES) <= pair.keys():
-        return None
-    return side if "prompt" not in pair or isinstance(pair["prompt"], list) != isinstance(pair[side], list) else None
+    def holds(self, fields: Mapping[str, Any]) -> bool:
+        """Whether a row with these fields is of this format."""
+        return self.needed <= fields.keys() and (self.is_meant is None or self.is_meant(fields))
 
 
 def parse_side(
@@ -178,12 +137,11 @@ def parse_side(
     return PromptCompletion(prompt, text_of(taken, side), reference=_answer(fields), where=where)
 
 
-def parse_example(kind: str, fields: Mapping[str, Any], *, as_chat: bool = False, where: str = "") -> Example:
-    """The example that a row holds. ValueError says which field is wrong and why."""
-    known = FORMATS[kind]
+def parse_example(known: Format, fields: Mapping[str, Any], *, as_chat: bool = False, where: str = "") -> Example:
+    """The example that a row of this format holds. ValueError says which field is wrong and why."""
     missing = sorted(known.needed - fields.keys())
     if missing:
-        raise ValueError(f"has no {missing[0]}, though earlier rows are of the format {kind}")
+        raise ValueError(f"has no {missing[0]}, though earlier rows are of the format {known.name}")
     for name, value in fields.items():
         if "score" in name and is_not_finite(value):
             raise ValueError(f"{shown(name)[1:-1]} is {shown(value)}, allowed a finite number")
@@ -309,6 +267,7 @@ def _preference_of_turns(fields: Mapping[str, Any]) -> Preference:
 
 
 def _unpaired(fields: Mapping[str, Any]) -> Unpaired:
+    """Later rows of a file may have another label than the first, which told the format."""
     label = _wanted(fields["label"])
     return Unpaired(_prompt_completion(fields), flag_of(fields["label"] if label is None else label, "label"))
 
@@ -316,6 +275,11 @@ def _unpaired(fields: Mapping[str, Any]) -> Unpaired:
 def _wanted(label: Any) -> bool | None:
     """A label as true or false, also where a file writes it as 0 and 1 or as text; None where it is neither."""
     return {"0": False, "false": False, "1": True, "true": True}.get(str(label).strip().lower())
+
+
+def _labelled(fields: Mapping[str, Any]) -> bool:
+    """Whether the label is no topic or the like."""
+    return _wanted(fields["label"]) is not None
 
 
 def _messages(fields: Mapping[str, Any]) -> Chat:
@@ -372,22 +336,28 @@ def _text(fields: Mapping[str, Any]) -> Text:
 LEAD = frozenset({"system", "tools"})
 CHECKED = LEAD | {"answer"}
 ENDED = LEAD | {"chosen_ended", "rejected_ended"}
-FORMATS: dict[str, Format] = {
-    PROMPT_ANSWER: Format(frozenset({"prompt", "answer"}), "prompts", _prompt, also=LEAD),
-    "preference": Format(frozenset({"prompt", "chosen", "rejected"}), "pairs", _preference, also=ENDED),
-    "preference with implicit prompt": Format(frozenset({"chosen", "rejected"}), "pairs", _preference, also=ENDED),
-    "unpaired": Format(frozenset({"prompt", "completion", "label"}), "unpaired", _unpaired, also=CHECKED),
-    "messages": Format(frozenset({"messages"}), "rows", _messages, also=CHECKED),
-    "prompt-completion": Format(frozenset({"prompt", "completion"}), "rows", _prompt_completion, also=CHECKED),
-    "question-answer": Format(frozenset({"question", "answer"}), "rows", _question_answer, also=LEAD),
-    "alpaca": Format(frozenset({"instruction", "output"}), "rows", _alpaca, _alpaca_as_chat, LEAD | {"input"}),
-    "sharegpt": Format(frozenset({"conversations"}), "rows", _sharegpt, also=CHECKED),
-    "text": Format(frozenset({"text"}), "rows", _text),
-    "prompt-only": Format(frozenset({"prompt"}), "prompts", _prompt, also=CHECKED),
-}
-"""Formats by name, the first whose fields are all there."""
+PROMPT_ANSWER = Format("prompt-answer", frozenset({"prompt", "answer"}), _prompt, also=LEAD)
+PROMPT_ONLY = Format("prompt-only", frozenset({"prompt"}), _prompt, also=CHECKED)
+PREFERENCES = (
+    Format("preference", frozenset({"prompt", "chosen", "rejected"}), _preference, also=ENDED),
+    Format("preference with implicit prompt", frozenset({"chosen", "rejected"}), _preference, also=ENDED),
+)
+UNPAIRED = Format(
+    *("unpaired", frozenset({"prompt", "completion", "label"}), _unpaired), also=CHECKED, is_meant=_labelled, alone=True
+)
+TEXT = Format("text", frozenset({"text"}), _text)
+COMPLETION_FORMATS = (
+    Format("messages", frozenset({"messages"}), _messages, also=CHECKED),
+    Format("prompt-completion", frozenset({"prompt", "completion"}), _prompt_completion, also=CHECKED),
+    Format("question-answer", frozenset({"question", "answer"}), _question_answer, also=LEAD),
+    Format("alpaca", frozenset({"instruction", "output"}), _alpaca, _alpaca_as_chat, LEAD | {"input"}),
+    Format("sharegpt", frozenset({"conversations"}), _sharegpt, also=CHECKED),
+)
+ROW_FORMATS = (*COMPLETION_FORMATS, TEXT)
+FORMATS = (PROMPT_ANSWER, *PREFERENCES, UNPAIRED, *ROW_FORMATS, PROMPT_ONLY)
+"""The formats that are known; a row that is of several is of the first, where none of them is asked for."""
 
 
 def fields_of_formats(fields: Mapping[str, Any]) -> frozenset[str]:
     """The fields that some format would read of such a row: of one that a row also is, they say the same again."""
-    return frozenset().union(*(known.read for known in FORMATS.values() if known.needed <= fields.keys()))
+    return frozenset().union(*(known.read for known in FORMATS if known.needed <= fields.keys()))

@@ -21,35 +21,14 @@ from workbench.data.fields import (
     unread_fields,
     without_absent,
 )
-from workbench.data.formats import (
-    FORMATS,
-    PROMPT_ANSWER,
-    Example,
-    Form,
-    NoFormatError,
-    fields_of_formats,
-    kind_of,
-    parse_example,
-    parse_side,
-    serves,
-    side_of,
-)
+from workbench.data.formats import TEXT, Example, Format, fields_of_formats, parse_example, parse_side
 from workbench.data.hub import dataset_files, dataset_records
 from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.sources import Record, read_records
+from workbench.data.wanted import PAIRS, NoFormatError, Wanted, format_of, side_of
 from workbench.errors import DataError
 
-WANTED: dict[Form, str] = {
-    "rows": "text; prompt, completion; messages",
-    "pairs": "prompt, chosen, rejected",
-    "unpaired": "prompt, completion, label",
-    "prompts": "prompt; prompt, answer; prompt, completion; messages",
-    "held_out": "text; prompt, completion; prompt, answer; messages",
-}
 MAX_NAMES = 40
-ONE_ANSWER = "; columns: {completion: answer} learns the answer as the completion, where it is text"
-ONE_SIDE = "; columns: {completion: chosen} takes one side of pairs"
-NO_TRAINER = "no trainer here takes unpaired rows yet; to learn from every completion, remove the column label"
 
 
 def open_records(settings: ReadData) -> Iterator[Record]:
@@ -68,45 +47,45 @@ def local_files(settings: ReadData) -> list[Path]:
     return dataset_files(settings)
 
 
-def find_form(settings: ReadData, form: Form) -> Form:
-    """The form of the first row that has one, that which is wanted where it has several; the wanted where none has."""
+def find_format(settings: ReadData, wanted: Wanted) -> Format | None:
+    """The format of the first row that is of one, a wanted one where it is of several; None where none is."""
     for record in open_records(settings):
         try:
-            if side_of(settings.columns, record.fields, form):
-                return form
-            return FORMATS[kind_of(renamed(record.fields, settings.columns), form)].form
+            if side_of(settings.columns, record.fields, wanted):
+                return wanted.formats[0]
+            return format_of(renamed(record.fields, settings.columns), wanted)
         except ValueError:
             continue
-    return form
+    return None
 
 
 @dataclass
 class Examples:
     """The records as examples, one at a time, so that the text of all is never held at once.
 
-    form: what is wanted; a file of another kind is a DataError. columns: the file's column by the format's name.
+    A file of a format that is not wanted is a DataError. columns: the file's column by the format's name.
     ignored: columns that may be left out though what is learned would be another with them.
     """
 
     records: Iterable[Record]
-    form: Form
+    wanted: Wanted
     bad: BadRows
     as_chat: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     name: str = "the data"
     """What is read, for a message about all of it."""
     ignored: Collection[str] = ()
-    kind: str | None = None
+    format: Format | None = None
     """The format, known once a row was read."""
     unread: dict[str, int] = field(default_factory=dict)
     """Rows by each field that has a value there and that nothing reads."""
 
     @classmethod
-    def of(cls, settings: ReadData, form: Form, bad: BadRows) -> Examples:
+    def of(cls, settings: ReadData, wanted: Wanted, bad: BadRows) -> Examples:
         """Of the records that the settings name."""
         return cls(
             open_records(settings),
-            form,
+            wanted,
             bad,
             settings.chat_template,
             settings.columns,
@@ -131,7 +110,7 @@ class Examples:
                 self.bad.add(record.where, error)
             except ValueError as error:
                 self.bad.add(record.where, error)
-        seen.check(self.name, self.kind)
+        seen.check(self.name, self.format)
         self.bad.check()
         if not found:
             first = f"; the first: {self.bad.first[0]}" if self.bad.first else ""
@@ -139,7 +118,7 @@ class Examples:
 
     def _with_columns(self, example: Example, fields: Mapping[str, Any]) -> Example:
         """Under their own names and those of the format; turns that were the prompt are handed on as such."""
-        if self.form != "prompts":
+        if not self.wanted.keeps_columns:
             return example
         return replace(example, columns={**renamed(dict(fields), self.columns), **fields})
 
@@ -147,36 +126,36 @@ class Examples:
         own = record.fields
         if self.ignored:
             own = {name: value for name, value in own.items() if name not in self.ignored}
-        side = side_of(self.columns, own, self.form)
+        side = side_of(self.columns, own, self.wanted)
         columns = {name: column for name, column in self.columns.items() if not side or name != "completion"}
         fields = renamed(own, columns)
         if record.typed:
             fields = without_absent(fields)
-        if self.kind is None:
-            kind = kind_of(fields, "pairs" if side else self.form)
-            if not side and not serves(kind, self.form):
-                needed = NO_TRAINER if kind == "unpaired" else f"this needs rows of {WANTED[self.form]}"
-                hint = ONE_SIDE if FORMATS[kind].form == "pairs" else ""
-                hint = ONE_ANSWER if kind == PROMPT_ANSWER and self.form == "rows" else hint
-                raise DataError(f"{record.where}: found {kind} rows, {needed}{hint}")
-            self.kind = kind
-        self._account(record, fields)
+        if self.format is None:
+            found = format_of(fields, PAIRS if side else self.wanted)
+            if not side and found not in self.wanted.formats:
+                hint = self.wanted.hints.get(found, "")
+                raise DataError(
+                    f"{record.where}: found {found.name} rows, this needs rows of {self.wanted.fields}{hint}"
+                )
+            self.format = found
+        self._account(self.format, record, fields)
         if side:
             return parse_side(fields, side, as_chat=self.as_chat, where=record.where)
-        return parse_example(self.kind, fields, as_chat=self.as_chat, where=record.where)
+        return parse_example(self.format, fields, as_chat=self.as_chat, where=record.where)
 
-    def _account(self, record: Record, fields: Mapping[str, Any]) -> None:
+    def _account(self, known: Format, record: Record, fields: Mapping[str, Any]) -> None:
         """Count what nothing reads. DataError where what is learned would be another with it."""
-        assert self.kind is not None, "the first row tells the format"
-        read = FORMATS[self.kind].read
+        read = known.read
         if fields.keys() <= read and not any(name in fields for name in TURN_LISTS):
             return
-        refused = refused_fields(fields, read | fields_of_formats(fields), text=self.kind == "text")
+        refused = refused_fields(fields, read | fields_of_formats(fields), text=known is TEXT)
         if refused:
             names = listed(refused)
             raise DataError(
-                f"{record.where}: has {names}, without which other things would be learned, and which {self.kind} rows "
-                f"are not read with: name a column in data.columns, or leave it out by data.ignore_columns=[{names}]"
+                f"{record.where}: has {names}, without which other things would be learned, and which {known.name} "
+                f"rows are not read with: name a column in data.columns, or leave it out by "
+                f"data.ignore_columns=[{names}]"
             )
         for name in unread_fields(fields, read, self.columns.values()):
             self.unread[name] = self.unread.get(name, 0) + 1
@@ -207,20 +186,11 @@ class _Seen:
             self.names |= dict.fromkeys(fields)
         return absent
 
-    def check(self, source: str, kind: str | None) -> None:
+    def check(self, source: str, found: Format | None) -> None:
         """DataError, one line, where no row has a column that is named, or none is of a format."""
         missing = [name for name in self.columns if name not in self.found]
         if missing and self.rows:
             raise DataError(no_such_column(self.columns, missing[0], source, list(self.names), self.rows))
-        if self.formless is not None and kind is None:
+        if self.formless is not None and found is None:
             where, error = self.formless
             raise DataError(no_format(where, error.names, self.rows, error.allowed))
-
-
-def read_examples(path: Path, *, form: Form, skip_bad: bool = False) -> tuple[list[Example], list[str]]:
-    """All examples of a file, and a line for each of the first bad rows that were left out ("file:line: reason").
-
-    DataError, a line a bad row, unless skip_bad.
-    """
-    bad = BadRows(skip_bad)
-    return list(Examples(read_records(path), form, bad, name=str(path))), bad.first

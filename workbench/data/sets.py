@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -34,7 +35,72 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
-class RowSet:
+class Part:
+    """A part of a row as it is shown: token ids, of which some may be learned, or text that no model reads."""
+
+    name: str
+    ids: np.ndarray
+    learned: np.ndarray
+    """(T,) bool."""
+    text: str | None = None
+
+    @classmethod
+    def of(cls, name: str, ids: np.ndarray, *, learned: bool) -> Part:
+        """Of ids that are all learned, or none."""
+        return cls(name, ids, np.full(len(ids), learned))
+
+    @classmethod
+    def of_text(cls, name: str, text: str) -> Part:
+        """Of what is no token."""
+        return cls(name, np.zeros(0, np.int32), np.zeros(0, bool), text)
+
+
+class TokenSet(ABC):
+    """Rows of one data form as token ids, as they are stored and as batches are made of them."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def lengths(self) -> np.ndarray:
+        """Tokens that a step computes for each row."""
+
+    @property
+    def read_lengths(self) -> np.ndarray:
+        """Tokens of each row, a prompt that several completions follow counted once."""
+        return self.lengths
+
+    @property
+    def text_lengths(self) -> np.ndarray:
+        """Tokens of each row's longest text, which max_tokens bounds and the model needs positions for."""
+        return self.lengths
+
+    @property
+    def num_answered(self) -> int | None:
+        """Prompts that have an answer; None where rows are no prompts."""
+        return None
+
+    @abstractmethod
+    def batch(self, rows: np.ndarray) -> dict[str, Any]:
+        """The rows named, padded."""
+
+    @abstractmethod
+    def parts(self, row: int) -> list[Part]:
+        """A row as it is shown."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """One safetensors file."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path) -> Self:
+        """The mirror of save."""
+
+
+@dataclass(frozen=True)
+class RowSet(TokenSet):
     """ids of every row; labelled: (all tokens,) bool, true at tokens that are learned."""
 
     ids: Ragged
@@ -45,7 +111,6 @@ class RowSet:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row."""
         return self.ids.lengths
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
@@ -54,19 +119,21 @@ class RowSet:
         learned, _ = Ragged(self.labelled, self.ids.offsets).padded(rows, False)
         return _tensors(input_ids=ids, labels=np.where(learned, ids, IGNORED), attention_mask=mask)
 
+    def parts(self, row: int) -> list[Part]:
+        learned = self.labelled[self.ids.offsets[row] : self.ids.offsets[row + 1]]
+        return [Part("", self.ids[row], learned)]
+
     def save(self, path: Path) -> None:
-        """One safetensors file."""
         save_arrays(path, ids=self.ids.values, offsets=self.ids.offsets, labelled=self.labelled)
 
     @classmethod
     def load(cls, path: Path) -> RowSet:
-        """The mirror of save."""
         arrays = load_arrays(path)
         return cls(Ragged(arrays["ids"], arrays["offsets"]), arrays["labelled"])
 
 
 @dataclass(frozen=True)
-class PairSet:
+class PairSet(TokenSet):
     """Prompts and both completions (without the prompt); with the reference's log-probabilities once they are known."""
 
     prompts: Ragged
@@ -81,8 +148,16 @@ class PairSet:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens that a step computes for each pair: the prompt twice."""
+        """Tokens that a step computes for each pair, the prompt twice."""
         return 2 * self.prompts.lengths + self.chosen.lengths + self.rejected.lengths
+
+    @property
+    def read_lengths(self) -> np.ndarray:
+        return self.prompts.lengths + self.chosen.lengths + self.rejected.lengths
+
+    @property
+    def text_lengths(self) -> np.ndarray:
+        return self.prompts.lengths + np.maximum(self.chosen.lengths, self.rejected.lengths)
 
     def with_reference(self, path: Path) -> PairSet:
         """The same pairs with the log-probabilities that save_reference wrote."""
@@ -106,15 +181,18 @@ class PairSet:
                 batch[f"ref_{name}_logprobs"] = Ragged(known, ragged.offsets).padded(rows, 0.0)[0]
         return _tensors(**batch)
 
+    def parts(self, row: int) -> list[Part]:
+        completions = {"chosen": self.chosen, "rejected": self.rejected}
+        shown = [Part.of(name, ids[row], learned=True) for name, ids in completions.items()]
+        return [Part.of("prompt", self.prompts[row], learned=False), *shown]
+
     def save(self, path: Path) -> None:
-        """One safetensors file."""
         parts = {"prompts": self.prompts, "chosen": self.chosen, "rejected": self.rejected}
         arrays = {name: part.values for name, part in parts.items()}
         save_arrays(path, **arrays, **{f"{name}_offsets": part.offsets for name, part in parts.items()})
 
     @classmethod
     def load(cls, path: Path) -> PairSet:
-        """The mirror of save."""
         arrays = load_arrays(path)
         prompts, chosen, rejected = (
             Ragged(arrays[name], arrays[f"{name}_offsets"]) for name in ("prompts", "chosen", "rejected")
@@ -143,7 +221,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class PromptSet:
+class PromptSet(TokenSet):
     """Prompts that are completed while training, as token ids and as verifiers see them."""
 
     prompts: Ragged
@@ -160,8 +238,11 @@ class PromptSet:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each prompt."""
         return self.prompts.lengths
+
+    @property
+    def num_answered(self) -> int:
+        return int(self.answers.present.sum())
 
     def batch(self, rows: np.ndarray) -> dict[str, Any]:
         """{prompts (B, L) padded on the left, prompt_mask (B, L), texts, answers (None: the row has none), prompt_ids,
@@ -188,8 +269,11 @@ class PromptSet:
         text = self.rows[row] if self.rows is not None else None
         return json.loads(text) if text else {}
 
+    def parts(self, row: int) -> list[Part]:
+        found, answer = [Part.of("prompt", self.prompts[row], learned=False)], self.answers[row]
+        return found if answer is None else [*found, Part.of_text("answer", answer)]
+
     def save(self, path: Path) -> None:
-        """One safetensors file."""
         arrays = {"prompts": self.prompts.values, "prompts_offsets": self.prompts.offsets}
         rows = self.rows if self.rows is not None else Texts.of([None] * len(self))
         parts = {"texts": self.texts, "answers": self.answers, "prompt_ids": self.prompt_ids, "rows": rows}
@@ -199,7 +283,6 @@ class PromptSet:
 
     @classmethod
     def load(cls, path: Path) -> PromptSet:
-        """The mirror of save."""
         arrays = load_arrays(path)
         texts, answers, prompt_ids, rows = (
             Texts(Ragged(arrays[name], arrays[f"{name}_offsets"]), arrays[f"{name}_present"])

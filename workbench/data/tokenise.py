@@ -10,7 +10,7 @@ Examples come and go a chunk at a time: only token ids are held of all.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,11 +121,13 @@ def tokenise_rows(
     as_chat: bool,
     every_token: bool,
     bad: BadRows | None = None,
+    on_kept: Callable[[EncodedRow], None] | None = None,
 ) -> tuple[RowSet, Counts]:
     """Rows for SFT; for pretraining with every_token: all is learned, and what is longer than max_tokens is split into
     several rows instead of cut, each beginning with the token that the one before ended with: it is predicted there,
     and predicts here. Rows that a chat template refuses, and conversations of which nothing is learned, go to bad;
-    without one, or where it does not skip, they are a DataError that names them."""
+    without one, or where it does not skip, they are a DataError that names them. on_kept is called with what each row
+    of the set was cut from."""
     counts = Counts()
     ids: list[np.ndarray] = []
     labelled: list[np.ndarray] = []
@@ -140,6 +142,8 @@ def tokenise_rows(
                 counts.keep(row.where)
                 ids.append(np.asarray(kept, np.int32))
                 labelled.append(np.asarray(flags, bool))
+                if on_kept is not None:
+                    on_kept(row)
     bad.check()
     rows = RowSet(Ragged.from_rows(ids), Ragged.from_rows(labelled, bool).values)
     counts.tokens, counts.learned = len(rows.ids.values), int(rows.labelled.sum())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from workbench.data import forms
 from workbench.data.settings import CollectData, ReadData, TaskSettings
 from workbench.errors import WorkbenchError
-from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.definition.schema import RunSpec, scores_reference
 from workbench.experiment.estimate import Estimate, run_size, tokens_of, training_size
-from workbench.experiment.held_out_files import held_out_source
+from workbench.experiment.held_out_files import held_out_pairs_source, held_out_prompts_source
 from workbench.experiment.lengths import CHARACTERS_PER_TOKEN, read_size, task_texts
 from workbench.experiment.sizes import RunSize
 from workbench.experiment.speed import SAMPLING_SHARE, Speed
@@ -65,19 +66,20 @@ class Durations:
         data = training_size(spec, self.specs, self.runs)
         if size is None or not data.lengths or not data.rows:
             return 0.0
-        pairs, work = float(data.rows), 0.0
+        pairs, held_out, work = float(data.rows), 0, 0.0
         if isinstance(spec.data, CollectData):
             settings = spec.data.collect
-            pairs += settings.held_out_pairs
+            held_out = settings.held_out_pairs
             prompt, completion = self._task_lengths(spec, settings)
             sampled = prompt + settings.samples_per_prompt * completion
-            work += pairs * PROMPTS_PER_PAIR * sampled / SAMPLING_SHARE
-        work += pairs * statistics.fmean(data.lengths)
+            work += (pairs + held_out) * PROMPTS_PER_PAIR * sampled / SAMPLING_SHARE
+        scored = held_out + (pairs if scores_reference(spec) else 0.0)
+        work += scored * statistics.fmean(data.lengths)
         return 2 * size.policy * work / self.speeds[spec.key].flops_per_second
 
     def _stage(self, spec: RunSpec) -> tuple[str, str] | None:
         """What tells the shared stages of a run on pairs; None of others."""
-        if spec.hyperparameters.data_form != "pairs":
+        if not isinstance(spec.data, CollectData) and not scores_reference(spec):
             return None
         return str(spec.data), str(spec.start or spec.model)
 
@@ -94,7 +96,7 @@ class Durations:
             whole = evaluate.sampling is not None and evaluate.sampling == type(evaluate.sampling)()
             completions += not whole
         forward += completions * prompts * (prompt + completion) / SAMPLING_SHARE
-        if spec.hyperparameters.data_form in ("rows", "text"):
+        if spec.form.has_row_loss:
             forward += prompts * (prompt + completion)
         return 2 * size.policy * (forward + pairs)
 
@@ -105,11 +107,11 @@ class Durations:
         if (task := evaluate.task_settings) is not None:
             prompt, completion = self._task_lengths(spec, task)
             return float(evaluate.prompts), prompt, min(completion, float(evaluate.max_new_tokens))
-        source = self._held_out(spec, "rows")
+        source = self._held_out(spec, held_out_prompts_source)
         if source is None:
             return 0.0, 0.0, 0.0
         folder, by_character = tokens_of(spec, self.specs, self.runs)
-        data = read_size(source, "prompts", folder, characters=by_character)
+        data = read_size(source, forms.PROMPTS, folder, characters=by_character)
         if not data.lengths:
             return 0.0, 0.0, 0.0
         number = min(evaluate.prompts, data.rows or evaluate.prompts)
@@ -120,16 +122,16 @@ class Durations:
         if isinstance(spec.data, CollectData):
             data = training_size(spec, self.specs, self.runs)
             return spec.data.collect.held_out_pairs * statistics.fmean(data.lengths or [0.0])
-        source = self._held_out(spec, "pairs")
+        source = self._held_out(spec, held_out_pairs_source)
         if source is None:
             return 0.0
         folder, by_character = tokens_of(spec, self.specs, self.runs)
-        data = read_size(source, "pairs", folder, characters=by_character)
+        data = read_size(source, forms.PAIRS, folder, characters=by_character)
         return (data.rows or 0) * statistics.fmean(data.lengths or [0.0])
 
-    def _held_out(self, spec: RunSpec, form: str) -> ReadData | None:
+    def _held_out(self, spec: RunSpec, source_of: Callable[[RunSpec], ReadData | None]) -> ReadData | None:
         try:
-            return held_out_source(spec, "pairs" if form == "pairs" else "rows")
+            return source_of(spec)
         except WorkbenchError:  # the run will say so
             return None
 

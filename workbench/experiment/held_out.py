@@ -9,23 +9,24 @@ from pathlib import Path
 from workbench.data.asked import AskedPrompt, asked_prompt
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.formats import Example, Form, Prompt
+from workbench.data.formats import Example, Prompt
+from workbench.data.forms import PAIRS, DataForm
 from workbench.data.reading import Examples
-from workbench.data.sets import PairSet, PromptSet, RowSet
+from workbench.data.sets import RowSet, TokenSet
 from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.tasks import make_rows, prompt_id
-from workbench.data.tokenise import encode_prompts, tokenise_prompts, tokenise_rows
+from workbench.data.tokenise import encode_prompts
 from workbench.errors import DataError
 from workbench.evaluation.pairs import PairEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.held_out_files import asks, held_out_source, task_example
+from workbench.experiment.held_out_files import asks, held_out_prompts_source, task_example
 from workbench.experiment.positions import check_lengths
-from workbench.experiment.prepare import ROWS_FILE
 from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.stages.cache import StageResult
+from workbench.experiment.stages.data import ROWS_FILE
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.positions import Positions, model_positions
@@ -61,8 +62,8 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
             )
         )
     if prepared.held_out_pairs is not None and prepared.held_out_reference is not None:
-        pairs = PairSet.load(prepared.held_out_pairs.folder / ROWS_FILE)
-        pairs = pairs.with_reference(prepared.held_out_reference.folder / REFERENCE_FILE)
+        reference = prepared.held_out_reference.folder / REFERENCE_FILE
+        pairs = PAIRS.load(prepared.held_out_pairs.folder / ROWS_FILE, reference)
         evaluators.append(
             PairEvaluator(
                 pairs, lambda model, batch: completion_logprobs(model, batch)[0], records=output_dir / "pairs.jsonl"
@@ -70,21 +71,17 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
         )
     learned = _with_loss(spec, examples)
     if learned:
-        rows, counts = held_out_rows(spec, learned, tokenizer, as_chat)
+        rows, counts = held_out_set(spec, learned, tokenizer, as_chat)
+        assert isinstance(rows, RowSet), "forms with a loss of rows have sets of rows"
         if positions is not None:
             check_lengths(rows.lengths, counts.places, positions, new=0)
         evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
     return evaluators
 
 
-def has_row_loss(spec: RunSpec) -> bool:
-    """Whether the trainer learns from rows, so that the loss of held-out ones is measured."""
-    return spec.hyperparameters.data_form in ("rows", "text")
-
-
 def _with_loss(spec: RunSpec, examples: Iterable[Example]) -> list[Example]:
     """The held-out examples whose loss is measured: a prompt with an answer is completed and checked alone."""
-    return [example for example in examples if not isinstance(example, Prompt)] if has_row_loss(spec) else []
+    return [example for example in examples if not isinstance(example, Prompt)] if spec.form.has_row_loss else []
 
 
 def trained_as_chat(data: StageResult) -> bool:
@@ -92,35 +89,28 @@ def trained_as_chat(data: StageResult) -> bool:
     return data.made["counts"]["chats"] > 0
 
 
-def held_out_rows(
-    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool
-) -> tuple[RowSet, Counts]:
-    """The held-out examples as the trainer takes its own rows."""
-    text = spec.hyperparameters.data_form == "text"
-    bad = BadRows(remedy=REMEDY)
-    return tokenise_rows(examples, tokenizer, _reading(spec).max_tokens, as_chat=as_chat, every_token=text, bad=bad)
-
-
-def held_out_prompts(
-    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool
-) -> tuple[PromptSet, Counts]:
-    """The held-out examples of a trainer of prompts, whole, as they are completed."""
+def held_out_set(
+    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, form: DataForm | None = None
+) -> tuple[TokenSet, Counts]:
+    """The held-out examples in a form, by default that which the trainer's own would have: prompts whole, as they are
+    completed, rows cut as its rows are."""
     assert spec.evaluate is not None, "held-out examples are evaluate's"
-    bad = BadRows(remedy=REMEDY)
-    return tokenise_prompts(examples, tokenizer, UNCUT, as_chat=as_chat, task=spec.evaluate.task, bad=bad)
+    form, bad = form or spec.form.held_out_form, BadRows(remedy=REMEDY)
+    most = UNCUT if form.is_sampled else _reading(spec).max_tokens
+    return form.tokenise(examples, tokenizer, most, as_chat=as_chat, task=spec.evaluate.task, bad=bad)
 
 
 def held_out_notes(prepared: PreparedRun) -> list[str]:
     """What was cut of the rows whose held-out loss is measured."""
     spec = prepared.spec
-    if not has_row_loss(spec) or held_out_source(spec, "rows") is None:
+    if not spec.form.has_row_loss or held_out_prompts_source(spec) is None:
         return []
     as_chat = trained_as_chat(prepared.data)
     tokenizer = Tokenizer.load(prepared.model_folder)
     learned = _with_loss(spec, held_out_examples(spec, as_chat))
     if not learned:
         return []
-    _, counts = held_out_rows(spec, learned, tokenizer, as_chat)
+    _, counts = held_out_set(spec, learned, tokenizer, as_chat)
     return [f"held-out rows: {note}" for note in [counts.note()] if note]
 
 
@@ -139,7 +129,7 @@ def held_out_examples(spec: RunSpec, as_chat: bool) -> list[Example]:
 
 def held_out_reading(spec: RunSpec, as_chat: bool) -> Examples | None:
     """The held-out rows of a file or split, to be read; None where they are of a task, or there are none."""
-    source = held_out_source(spec, "rows")
+    source = held_out_prompts_source(spec)
     if source is None or spec.evaluate is None:
         return None
     if isinstance(source, DatasetData):  # which may be large: no more is read than is asked for
@@ -147,8 +137,7 @@ def held_out_reading(spec: RunSpec, as_chat: bool) -> Examples | None:
     if as_chat:
         source = source.model_copy(update={"chat_template": True})
     bad = BadRows(remedy=REMEDY)
-    form: Form = "prompts" if spec.hyperparameters.data_form == "prompts" else "held_out"
-    return Examples.of(source, form, bad)
+    return Examples.of(source, spec.form.held_out, bad)
 
 
 def _reading(spec: RunSpec) -> ReadData:

@@ -73,7 +73,7 @@ def identify(
     left_out |= {name for name in _WHEN_ASKED if hyperparameters[name] is None}
     if spec.hyperparameters.steps is None:
         hyperparameters["epochs_version"] = EPOCHS_VERSION
-    if spec.hyperparameters.data_form == "prompts":
+    if spec.form.is_sampled:
         hyperparameters["rewards"] = rewards_identity(rewards_of(spec.hyperparameters), task_of(spec))
         hyperparameters["sampling_version"] = SAMPLING_VERSION
         if getattr(spec.hyperparameters, "dynamic_sampling", 0):
@@ -98,7 +98,7 @@ def identify(
 
 def _stages_identity(spec: RunSpec) -> dict[str, int]:
     """Versions of the stages that a run of its kind rests on."""
-    with_pairs = spec.hyperparameters.data_form == "pairs" or (spec.evaluate is not None and spec.evaluate.pairs)
+    with_pairs = spec.form.takes_reference or (spec.evaluate is not None and spec.evaluate.pairs)
     return {name: version for name, version in VERSIONS.items() if with_pairs or name == "data"}
 
 
@@ -242,7 +242,7 @@ def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
         elif evaluate.path is not None or evaluate.split is not None:
             for check in [evaluate.verifier] if evaluate.verifier else BY_ANSWERS:
                 found[f"verifier {check}"] = verifier_version(check)
-    if spec.hyperparameters.data_form == "prompts":
+    if spec.form.is_sampled:
         for reward in rewards_identity(rewards_of(spec.hyperparameters), task_of(spec)):
             version = reward.get("version") or reward.get("file")
             if version is not None:

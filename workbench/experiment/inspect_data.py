@@ -8,16 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.data import forms
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.formats import Chat, Example, Form, Preference, Text, Unpaired
+from workbench.data.formats import Chat, Example, Preference, Text, Unpaired
 from workbench.data.overlap import PromptHashes, hashes_of
 from workbench.data.reading import Examples, local_files
 from workbench.data.settings import ReadData, TaskData, TaskSettings
 from workbench.data.tasks import Split, make_rows
+from workbench.data.wanted import Wanted
 from workbench.errors import DataError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.held_out_files import asks, held_out_source, task_example
+from workbench.experiment.held_out_files import asks, held_out_pairs_source, held_out_prompts_source, task_example
 from workbench.experiment.leaks import PAIRS, PROMPTS, TRAINING, overlaps, trained_before
 from workbench.experiment.lengths import LARGEST_READ
 from workbench.experiment.run_folder import RunFolder
@@ -33,7 +35,7 @@ class Inspected:
     """Of one source as it would be read."""
 
     source: str
-    form: Form
+    wanted: Wanted
     rows: int
     asked: int
     """Rows that are completed and checked, where they are held out."""
@@ -49,7 +51,7 @@ class Inspected:
         """In words."""
         repeated, folded = self.hashes.repeated
         note = Counts(repeated=repeated, repeated_folded=folded).repeated_note()
-        untouched = "read by own rewards alone" if self.form == "prompts" else "not read"
+        untouched = "read by own rewards alone" if self.wanted.keeps_columns else "not read"
         unread = ", ".join(f"{_plain(name)} ({rows:,} row{'s' * (rows != 1)})" for name, rows in self.unread.items())
         parts = [f"{self.rows:,} row{'s' * (self.rows != 1)}", note, f"{untouched}: {unread}" if unread else None]
         return f"{_plain(self.source)}: {'; '.join(part for part in parts if part)}"
@@ -61,29 +63,25 @@ class Inspector:
     def __init__(self, specs: Mapping[str, RunSpec], runs: Path) -> None:
         """specs: every run of an experiment by key, those that they begin from among them."""
         self.specs, self.runs = specs, runs
-        self._known: dict[tuple[str, Form, int | None], Inspected | None] = {}
+        self._known: dict[tuple[str, Wanted, int | None], Inspected | None] = {}
 
     def training(self, spec: RunSpec) -> Inspected | None:
         """The training data where it is files of this machine that are not too large; else None."""
-        form = spec.hyperparameters.data_form
-        wanted: Form = "rows" if form == "text" else form
-        return self._read(spec, spec.data, wanted, None) if isinstance(spec.data, ReadData) else None
+        return self._read(spec, spec.data, spec.form.wanted, None) if isinstance(spec.data, ReadData) else None
 
     def held_out(self, spec: RunSpec) -> Iterator[tuple[str, Inspected]]:
         """The held-out files, by whether their prompts or their pairs are measured."""
-        forms: tuple[tuple[str, Form], ...] = (
-            (PROMPTS, "prompts" if spec.hyperparameters.data_form == "prompts" else "held_out"),
-            (PAIRS, "pairs"),
-        )
-        for what, form in forms:
+        most = spec.evaluate.prompts if spec.evaluate is not None else None
+        for what, source_of, wanted, rows in (
+            (PROMPTS, held_out_prompts_source, spec.form.held_out, most),
+            (PAIRS, held_out_pairs_source, forms.PAIRS.wanted, None),
+        ):
             try:
-                settings = held_out_source(spec, "pairs" if form == "pairs" else "rows")
+                settings = source_of(spec)
             except WorkbenchError:
                 continue  # of a file that is not there the plan says so
             if settings is not None:
-                whole = settings.model_copy(update={"bad_rows": "error"})
-                most = spec.evaluate.prompts if spec.evaluate is not None and form != "pairs" else None
-                found = self._read(spec, whole, form, most)
+                found = self._read(spec, settings.model_copy(update={"bad_rows": "error"}), wanted, rows)
                 if found is not None:
                     yield what, found
 
@@ -141,14 +139,14 @@ class Inspector:
             if hashes is not None:
                 yield PROMPTS, hashes
 
-    def _read(self, spec: RunSpec, settings: ReadData, form: Form, most: int | None) -> Inspected | None:
-        key = (f"{type(settings).__name__} {settings.model_dump_json()} {spec.evaluate}", form, most)
+    def _read(self, spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None) -> Inspected | None:
+        key = (f"{type(settings).__name__} {settings.model_dump_json()} {spec.evaluate}", wanted, most)
         if key not in self._known:
-            self._known[key] = _inspect(spec, settings, form, most)
+            self._known[key] = _inspect(spec, settings, wanted, most)
         return self._known[key]
 
 
-def _inspect(spec: RunSpec, settings: ReadData, form: Form, most: int | None) -> Inspected | None:
+def _inspect(spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None) -> Inspected | None:
     try:
         files = local_files(settings)
         if not files or not all(path.is_file() for path in files):
@@ -158,7 +156,7 @@ def _inspect(spec: RunSpec, settings: ReadData, form: Form, most: int | None) ->
     except (WorkbenchError, OSError):
         return None
     bad = BadRows(skip=True)
-    examples = Examples.of(settings, form, bad)
+    examples = Examples.of(settings, wanted, bad)
     kept: list[Example] = []
     problem = None
     try:
@@ -171,7 +169,7 @@ def _inspect(spec: RunSpec, settings: ReadData, form: Form, most: int | None) ->
     kept = kept[:most]
     asked = sum(not isinstance(example, Preference) and asks(spec, example) for example in kept)
     rendered = any(_is_rendered(example, as_chat=settings.chat_template) for example in kept)
-    return Inspected(settings.source, form, len(kept), asked, hashes_of(kept), examples.unread, problem, rendered)
+    return Inspected(settings.source, wanted, len(kept), asked, hashes_of(kept), examples.unread, problem, rendered)
 
 
 def _of_task(task: TaskSettings, split: Split, rows: int, seed: int) -> PromptHashes | None:

@@ -12,16 +12,15 @@ from pathlib import Path
 
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.formats import Example, Form, Preference
+from workbench.data.formats import Example
+from workbench.data.forms import DataForm
 from workbench.data.reading import Examples, local_files
-from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData, TaskSettings
+from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskSettings
 from workbench.data.tasks import iterate_rows
-from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
 from workbench.errors import WorkbenchError
 from workbench.experiment.data_warnings import NO_END, data_warnings, guessed_cut_warning
 from workbench.experiment.definition.schema import RunSpec
 from workbench.models.tokenizer import Tokenizer
-from workbench.trainer.settings import DataForm
 
 SAMPLE = 200
 """Rows of a task that are made, and rows of a file that are tokenised, to see how long they are."""
@@ -62,15 +61,11 @@ class DataSize:
 def data_size(spec: RunSpec, tokenizer_folder: Path | None, *, characters: bool) -> DataSize:
     """Of a run's training data. tokenizer_folder: the model's, where it is here. characters: a token is a character."""
     data = spec.data
-    form = spec.hyperparameters.data_form
     if isinstance(data, ReadData):
-        return read_size(data, form, tokenizer_folder, characters=characters)
+        return read_size(data, spec.form, tokenizer_folder, characters=characters)
     settings = data.collect if isinstance(data, CollectData) else data
     rows = data.collect.pairs if isinstance(data, CollectData) else data.rows
-    if form == "prompts":
-        assert isinstance(data, TaskData), "collected pairs are for trainers of pairs"
-    prompt_and_completion = task_texts(settings)
-    texts = {"prompts": 0, "pairs": 2}.get(form, 1)
+    prompt_and_completion, texts = task_texts(settings), spec.form.num_completions
     per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
     if tokenizer_folder is not None and (tokenizer := _tokenizer(tokenizer_folder)):
         encoded = [
@@ -105,19 +100,18 @@ def _read_size(
 ) -> DataSize:
     """Read once for all runs that share it."""
     data: ReadData = (FileData if kind == "FileData" else DatasetData).model_validate_json(text)
-    wanted: Form = "rows" if form == "text" else form
-    found = Examples.of(data, wanted, BadRows(skip=True))
-    examples = list(found)
+    examples = list(Examples.of(data, form.wanted, BadRows(skip=True)))
     chosen = _spread(examples)
     tokenizer = _tokenizer(folder) if folder is not None else None
     counts, longer = None, 0
     if tokenizer is not None:
-        lengths, counts = _token_lengths(chosen, tokenizer, data, form)
+        bad = BadRows(skip=True)
+        found, counts = form.tokenise(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
+        lengths = [float(length) for length in found.read_lengths]
     else:
         per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
-        lengths = [min(n / per_token, 2.0 * data.max_tokens) for example in chosen for n in _characters(example, form)]
-        if form != "text":  # which is divided, not cut
-            longer = sum(_longest(example, form) / per_token > data.max_tokens for example in chosen)
+        lengths = [min(form.num_characters(example) / per_token, 2.0 * data.max_tokens) for example in chosen]
+        longer = sum(form.longest_text(example) / per_token > data.max_tokens for example in chosen)
     rows = round(len(examples) * len(lengths) / len(chosen)) if chosen else 0
     guessed = tokenizer is None and not characters
     sampled = len(chosen) < len(examples)
@@ -128,50 +122,6 @@ def _spread(examples: Sequence[Example]) -> list[Example]:
     """At most SAMPLE of them, from the first to the last."""
     step = max(1.0, len(examples) / SAMPLE)
     return [examples[math.floor(index * step)] for index in range(min(SAMPLE, len(examples)))]
-
-
-def _token_lengths(
-    chosen: list[Example], tokenizer: Tokenizer, data: ReadData, form: DataForm
-) -> tuple[list[float], Counts]:
-    """Tokens of every row that the examples become, cut as the run will cut them, and what became of them."""
-    bad = BadRows(skip=True)
-    if form == "pairs":
-        pairs, counts = tokenise_pairs(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
-        parts = (pairs.prompts.lengths, pairs.chosen.lengths, pairs.rejected.lengths)
-        return [float(sum(each)) for each in zip(*parts, strict=True)], counts
-    if form == "prompts":
-        prompts, counts = tokenise_prompts(chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, bad=bad)
-        return [float(length) for length in prompts.prompts.lengths], counts
-    rows, counts = tokenise_rows(
-        chosen, tokenizer, data.max_tokens, as_chat=data.chat_template, every_token=form == "text", bad=bad
-    )
-    return [float(length) for length in rows.lengths], counts
-
-
-def _characters(example: Example, form: DataForm) -> list[int]:
-    """Of one example as one row, with an end for each answer; of prompts the prompt's alone."""
-    from workbench.data.asked import asked_prompt
-
-    if isinstance(example, Preference):
-        return [_text_length(example.prompt) + _text_length(example.chosen) + _text_length(example.rejected) + 2]
-    if form == "prompts":
-        return [len(asked_prompt(example).text)]
-    parts = [getattr(example, name, "") for name in ("text", "prompt", "completion", "messages")]
-    return [sum(map(_text_length, parts)) + 1]
-
-
-def _longest(example: Example, form: DataForm) -> int:
-    """Characters of what max_tokens limits: of a pair its prompt with the longer completion."""
-    if isinstance(example, Preference):
-        return _text_length(example.prompt) + max(_text_length(example.chosen), _text_length(example.rejected)) + 1
-    return max(_characters(example, form))
-
-
-def _text_length(value: object) -> int:
-    """Characters of a text, or of the contents of turns."""
-    if isinstance(value, str):
-        return len(value)
-    return sum(len(str(turn[1])) for turn in value) if isinstance(value, tuple | list) else 0
 
 
 @functools.lru_cache(maxsize=8)

@@ -146,8 +146,6 @@ def _work(planned: list[PlannedRun], estimates: dict[str, Estimate], notes: dict
 
 
 def _work_line(spec: RunSpec, found: Estimate) -> str:
-    form = spec.hyperparameters.data_form
-    unit = form.removesuffix("s") if form in ("pairs", "prompts") else "row"
     parts = [spec.trainer, batch_units(spec.hyperparameters)]
     if found.steps is not None:
         ended = found.budget_steps
@@ -157,7 +155,8 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
     if found.rows is not None and found.steps_per_epoch:
         steps = found.full_steps if found.budget_steps is None else found.budget_steps
         epochs = f", {plural(steps / found.steps_per_epoch, 'epoch', '.3g')}" if steps else ""
-        parts.append(f"{plural(found.rows, unit)} = {plural(found.steps_per_epoch, 'step', '.4g')} an epoch{epochs}")
+        rows = plural(found.rows, spec.form.unit)
+        parts.append(f"{rows} = {plural(found.steps_per_epoch, 'step', '.4g')} an epoch{epochs}")
     if found.tokens_per_step:
         parts.append(f"about {found.tokens_per_step:,.0f} tokens a step{_how_counted(found)}")
     if found.flops:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.data.sets import load_arrays
+from workbench.data.forms import DataForm
 from workbench.data.settings import ReadData
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.stages.cache import StageResult
@@ -20,19 +20,14 @@ FEWER_TOKENS = "cut rows by a smaller max_tokens, leave the row out, or take a m
 FEWER_NEW = "cut prompts by a smaller max_tokens, ask for fewer new tokens (max_new_tokens), or leave the row out"
 
 
-def check_rows(spec: RunSpec, rows: StageResult, path: Path, model: Path) -> None:
+def check_rows(spec: RunSpec, form: DataForm, rows: StageResult, path: Path, model: Path) -> None:
     """DataError for the first row, pair or prompt that the model has no positions for. path: of the rows' arrays."""
-    new, positions = _new_tokens(spec), model_positions(model)
+    new, positions = _new_tokens(spec) if form.is_sampled else 0, model_positions(model)
     longest = spec.data.max_tokens + new if isinstance(spec.data, ReadData) else math.inf
     if positions is None or longest <= positions.most:
         return
-    arrays = load_arrays(path)
-    parts = {name: np.diff(array) for name, array in arrays.items() if name.endswith("offsets")}
-    if "chosen_offsets" in parts:
-        lengths = parts["prompts_offsets"] + np.maximum(parts["chosen_offsets"], parts["rejected_offsets"])
-    else:
-        lengths = parts["offsets"] if "offsets" in parts else parts["prompts_offsets"] + new
-    check_lengths(lengths, rows.made["counts"]["places"], positions, new=new)
+    lengths = form.load(path).text_lengths
+    check_lengths(lengths + new, rows.made["counts"]["places"], positions, new=new)
 
 
 def check_lengths(

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from workbench.data import overlap, tasks
-from workbench.data.bad_rows import BadRows
+from workbench.data import tasks
 from workbench.data.counts import Counts
-from workbench.data.formats import Example, Form
-from workbench.data.overlap import PromptHasher, PromptHashes
-from workbench.data.reading import Examples
-from workbench.data.sets import PairSet, PromptSet, RowSet
+from workbench.data.forms import PAIRS, DataForm
 from workbench.data.settings import CollectData, ReadData, TaskData
-from workbench.data.tasks import Split, make_rows
-from workbench.data.tokenise import tokenise_pairs, tokenise_prompts, tokenise_rows
+from workbench.data.tasks import Split
 from workbench.disk import make_folder
-from workbench.errors import DataError, ModelError
+from workbench.errors import ModelError
 from workbench.experiment.data_warnings import cut_warnings, data_warnings, end_warnings
-from workbench.experiment.definition.schema import START, RunSpec, dump
+from workbench.experiment.definition.schema import START, RunSpec, dump, scores_reference
 from workbench.experiment.files_read import model_files, opened_by_run, prepared_from, source_files
-from workbench.experiment.held_out_files import held_out_source, task_example
+from workbench.experiment.held_out_files import held_out_pairs_source
 from workbench.experiment.identity import (
     collect_identity,
     data_files,
@@ -43,6 +38,7 @@ from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
 from workbench.experiment.stages.cache import FOLDER, Stage, StageCache, StageResult
+from workbench.experiment.stages.data import ROWS_FILE, Reading, write_rows
 from workbench.experiment.stages.versions import VERSIONS
 from workbench.experiment.stages.worker import Worker
 from workbench.inputs import REMEDY, Inputs
@@ -55,10 +51,7 @@ from workbench.tracking.words import plural
 from workbench.trainer.device import training_device
 from workbench.trainer.precision import resolve_precision
 from workbench.trainer.settings import COSTS_VERSION
-from workbench.trainer.settings import DataForm as TrainedForm
 
-ROWS_FILE = "rows.safetensors"
-MAX_TASK_TOKENS = 2048
 COSTS = {"costs_version": COSTS_VERSION}
 """Part of the key of every stage that charges: a run adds up no costs that were counted in two ways."""
 
@@ -72,61 +65,6 @@ class Reporter(Protocol):
 
 
 Progress = Callable[[int, int], None]
-DataForm = Literal[TrainedForm, "unpaired"]
-"""What a trainer takes, as TrainerSettings.data_form; unpaired rows can be looked at."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How examples are found and become token ids."""
-
-    read: Callable[[BadRows], Iterable[Any]]
-    """The examples, or pairs of token ids; what cannot be used is added to the bad rows."""
-    form: DataForm = "rows"
-    max_tokens: int = MAX_TASK_TOKENS
-    as_chat: bool = False
-    skip_bad: bool = False
-    task: str | None = None
-    """The built-in task that the examples are of."""
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """What it adds to the identity of the result."""
-        return {name: getattr(self, name) for name in ("form", "max_tokens", "as_chat", "skip_bad")}
-
-    def tokenise(self, tokenizer: Tokenizer) -> tuple[RowSet | PairSet | PromptSet, Counts, str, PromptHashes]:
-        """Rows, pairs or prompts, what became of them, the format that was found, and the prompts' hashes."""
-        bad, hasher = BadRows(self.skip_bad), PromptHasher()
-        source = self.read(bad)
-        examples = hasher.seen(source)
-        rows: RowSet | PairSet | PromptSet
-        found = "preference" if self.form == "pairs" else "prompt-completion"
-        if self.form == "pairs":
-            rows, counts = tokenise_pairs(examples, tokenizer, self.max_tokens, as_chat=self.as_chat, bad=bad)
-        elif self.form == "prompts":
-            rows, counts = tokenise_prompts(
-                examples, tokenizer, self.max_tokens, as_chat=self.as_chat, task=self.task, bad=bad
-            )
-        else:
-            rows, counts = tokenise_rows(
-                examples, tokenizer, self.max_tokens, as_chat=self.as_chat, every_token=self.form == "text", bad=bad
-            )
-        if isinstance(source, Examples):
-            found, counts.unread = source.kind or found, source.unread
-        hashes = hasher.result()
-        counts.repeated, counts.repeated_folded = hashes.repeated
-        return rows, counts, found, hashes
-
-    @classmethod
-    def of(cls, settings: ReadData, form: DataForm) -> Reading:
-        """Of the records that the settings name."""
-        wanted: Form = "rows" if form == "text" else form
-
-        def read(bad: BadRows) -> Examples:
-            return Examples.of(settings, wanted, bad)
-
-        skip = settings.bad_rows == "skip"
-        return cls(read, form, settings.max_tokens, settings.chat_template, skip_bad=skip)
 
 
 class Preparer:
@@ -164,19 +102,19 @@ class Preparer:
         elif isinstance(data, ReadData):
             files |= data_files(data)
         rows = self._tokenised(spec, tokenizer, source)
-        check_rows(spec, rows, rows.folder / ROWS_FILE, folder)
+        check_rows(spec, spec.form, rows, rows.folder / ROWS_FILE, folder)
         found = Counts(**rows.made["counts"])
         told = (found.note(), found.repeated_note(), *found.remarks(), *end_warnings(found, tokenizer))
         notes += [f"training data: {note}" for note in told if note]
         self._warn(data_warnings(spec, found, tokenizer))
         reference = None
-        if spec.hyperparameters.data_form == "pairs" and spec.hyperparameters.needs_reference:
+        if scores_reference(spec):
             reference = self._scored(spec, rows, folder, worker, inputs)
             inherited["ref_logprobs"] = reference.made["costs"]
         held_out = self._held_out_pairs(spec, tokenizer, worker)
         held_out_reference = None
         if held_out is not None:
-            check_rows(spec, held_out, held_out.folder / ROWS_FILE, folder)
+            check_rows(spec, PAIRS, held_out, held_out.folder / ROWS_FILE, folder)
             held_out_reference = self._scored(spec, held_out, folder, worker, inputs)
         if spec.evaluate is not None:
             files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
@@ -303,17 +241,14 @@ class Preparer:
         """The training data as token ids; source: the collected pairs it comes from, if any."""
         data = spec.data
         if isinstance(data, ReadData):
-            return self._read(data, spec.hyperparameters.data_form, tokenizer)
+            return self._read(data, spec.form, tokenizer)
         if source is not None:
-            path = source.folder / collect.PAIRS_FILE
-            reading = Reading(lambda _: collect.read_pairs(path), "pairs")
+            reading = Reading.of_collected(source.folder / collect.PAIRS_FILE)
             inputs = Inputs.verified(source.hashes)
             return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading, inputs)
-        assert isinstance(data, TaskData)
-        reading = Reading(lambda _: _task_examples(data), spec.hyperparameters.data_form, task=data.task)
-        return self._token_stage(
-            tokenizer, {"task": task_fields(dump(data)), "version": tasks.VERSION}, reading, Inputs(())
-        )
+        assert isinstance(data, TaskData), "pairs are collected before they are tokenised"
+        made = {"task": task_fields(dump(data)), "version": tasks.VERSION}
+        return self._token_stage(tokenizer, made, Reading.of_task(data, spec.form), Inputs(()))
 
     def _read(self, settings: ReadData, form: DataForm, tokenizer: Tokenizer) -> StageResult:
         """Rows from where the settings say, in the form that is needed."""
@@ -324,21 +259,15 @@ class Preparer:
     def _token_stage(
         self, tokenizer: Tokenizer, source: dict[str, Any], reading: Reading, inputs: Inputs
     ) -> StageResult:
-        def make(folder: Path, _progress: Progress) -> dict[str, Any]:
-            rows, counts, found, hashes = reading.tokenise(tokenizer)
-            if not len(rows):
-                raise DataError("no row is left to train on: nothing to learn from was left after truncation")
-            rows.save(folder / ROWS_FILE)
-            hashes.save(folder / overlap.FILE)
-            return {"counts": vars(counts), "format": found}
-
         key = {**source, **reading.key, "tokenizer": tokenizer.fingerprint}
-        return self._get(Stage("data", VERSIONS["data"], key), make, "", inputs)
+        return self._get(
+            Stage("data", VERSIONS["data"], key), lambda out, _: write_rows(out, reading, tokenizer), "", inputs
+        )
 
     def _held_out_pairs(self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker) -> StageResult | None:
-        held_out = held_out_source(spec, "pairs")
+        held_out = held_out_pairs_source(spec)
         if held_out is not None:
-            return self._read(held_out, "pairs", tokenizer)
+            return self._read(held_out, PAIRS, tokenizer)
         if isinstance(spec.data, CollectData) and spec.data.collect.held_out_pairs and spec.evaluate is not None:
             source = self._collected(spec, "held_out", spec.data.collect.held_out_pairs, worker)
             return self._tokenised(spec, tokenizer, source)
@@ -357,7 +286,7 @@ class Preparer:
         scorer = replace(worker, lora=spec.lora)
         read = Inputs.verified(pairs.hashes)
         with read.unchanged():
-            rows = PairSet.load(pairs.folder / ROWS_FILE)
+            rows = PAIRS.load(pairs.folder / ROWS_FILE)
         return self._get(
             Stage("ref_logprobs", VERSIONS["ref_logprobs"], key | COSTS),
             lambda out, progress: reference_logprobs.score_reference(
@@ -385,8 +314,3 @@ class Preparer:
             return made
 
         return self.cache.get(stage, timed, self.reporter.say)
-
-
-def _task_examples(settings: TaskData) -> Iterator[Example]:
-    for row in make_rows(settings, "train", settings.rows, settings.seed):
-        yield task_example(row)

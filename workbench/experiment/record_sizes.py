@@ -10,10 +10,7 @@ from collections.abc import Sequence
 
 from workbench.experiment.definition.schema import RunSpec
 from workbench.trainer.rollout_settings import RolloutSettings
-from workbench.trainer.settings import DataForm
 
-METRICS_ROW: dict[DataForm, int] = {"rows": 350, "text": 350, "pairs": 650, "prompts": 1300}
-"""Of metrics.jsonl; a tracker holds about as much of each."""
 COMPLETION_ROW = 180
 LOSS_ROW = 85
 
@@ -21,7 +18,7 @@ LOSS_ROW = 85
 def record_bytes(spec: RunSpec, steps: float, lengths: Sequence[float], characters_per_token: float) -> float:
     """Of every file of rows. lengths: tokens of training rows, of prompts alone where those are what is trained on."""
     settings = spec.hyperparameters
-    written = steps * METRICS_ROW[settings.data_form] * (1 + len(spec.track))
+    written = steps * spec.form.record_bytes * (1 + len(spec.track))  # a tracker holds about as much
     text = statistics.fmean(lengths) * characters_per_token
     if isinstance(settings, RolloutSettings):
         completion = settings.max_new_tokens / 2 * characters_per_token
@@ -33,6 +30,6 @@ def record_bytes(spec: RunSpec, steps: float, lengths: Sequence[float], characte
     row = 0.0
     if spec.evaluate.task is not None or spec.evaluate.path is not None:
         row += (1 + (spec.evaluate.sampling is not None)) * (COMPLETION_ROW + text)
-    if settings.data_form in ("rows", "text"):
+    if spec.form.has_row_loss:
         row += LOSS_ROW
     return written + evaluations * spec.evaluate.prompts * row

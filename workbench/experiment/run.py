@@ -12,15 +12,15 @@ from typing import Any
 
 from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
-from workbench.data.sets import Dataset, PairSet, PromptSet, RowSet
+from workbench.data.sets import PromptSet, TokenSet
 from workbench.errors import Interrupted, WorkbenchError
 from workbench.experiment import leaks
 from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
 from workbench.experiment.identity import counted_before, measuring_versions, task_of
-from workbench.experiment.prepare import ROWS_FILE
 from workbench.experiment.prepared import PreparedRun
 from workbench.experiment.run_folder import FINISHED, RunFolder
+from workbench.experiment.stages.data import ROWS_FILE
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.inputs import Inputs
 from workbench.interrupts import interrupt_behind
@@ -115,9 +115,9 @@ def build_trainer(
     dataset = _dataset(prepared)
     loader = BatchLoader(dataset, settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size)
     rewards = {}
-    if settings.data_form == "prompts" and rewarded:
+    if spec.form.is_sampled and rewarded:
         device = str(training_device(settings.device, settings.deterministic))
-        assert isinstance(dataset, PromptSet)
+        assert isinstance(dataset, PromptSet), "what is sampled is a set of prompts"
         check_rewarded(rewards_of(settings), task_of(spec), dataset.asked())
         rewards["reward_fn"] = build_rewards(
             rewards_of(settings),
@@ -157,15 +157,9 @@ def _ends(prepared: PreparedRun) -> list[int]:
     return list(prepared.data.made["counts"]["ends"].values())
 
 
-def _dataset(prepared: PreparedRun) -> Dataset:
-    path = prepared.data.folder / ROWS_FILE
-    if prepared.spec.hyperparameters.data_form == "prompts":
-        return PromptSet.load(path)
-    if prepared.spec.hyperparameters.data_form == "pairs":
-        pairs = PairSet.load(path)
-        known = prepared.reference
-        return pairs if known is None else pairs.with_reference(known.folder / REFERENCE_FILE)
-    return RowSet.load(path)
+def _dataset(prepared: PreparedRun) -> TokenSet:
+    scored = prepared.reference.folder / REFERENCE_FILE if prepared.reference is not None else None
+    return prepared.spec.form.load(prepared.data.folder / ROWS_FILE, scored)
 
 
 def made_of(prepared: PreparedRun, runs: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _training(fields: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
     """The part of an identity that weights depend on, where no measure decides when training ends. spec: of the same
     trainer."""
     kept = {name: value for name, value in fields.items() if name != "evaluate"}
-    if spec.hyperparameters.data_form != "pairs":  # the stages of pairs are then of held-out ones
+    if not spec.form.takes_reference:  # the stages of pairs are then of held-out ones
         kept["stages"] = {name: version for name, version in fields["stages"].items() if name == "data"}
     kept["data"] = {name: value for name, value in fields["data"].items() if name != HELD_OUT_DATA}
     return kept

@@ -111,7 +111,7 @@ class BaseTrainer(TrainerHooks):
             note=self._note,
         )
         self.guard = Guard(self.settings, self.num_steps)
-        self.health = Health(judges=self.guard.range_test is None, judges_loss=self.settings.data_form != "prompts")
+        self.health = Health(judges=self.guard.range_test is None, judges_loss=not self.settings.data_form.is_sampled)
         self.state = RunState()
         self.records = OutputFolder(output_dir, self.settings, writes=self.is_main)
         stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None

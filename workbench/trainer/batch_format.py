@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from workbench.data import forms
+from workbench.data.forms import DataForm
+
 Kind = Literal["ids", "labels", "mask", "positions", "numbers", "logprobs", "groups", "list"]
 KINDS: dict[Kind, str] = {
     "ids": "int64",
@@ -69,7 +72,7 @@ class BatchFormat:
     fields: tuple[BatchField, ...]
     texts: tuple[tuple[str, ...], ...] = ()
     """Which keys' tokens stand behind one another in a text, for its length."""
-    data_form: Literal["rows", "pairs", "prompts"] | None = None
+    data_form: DataForm | None = None
     """What a row of it is, where settings do not say; None: they must."""
 
     def __getitem__(self, name: str) -> BatchField:
@@ -142,7 +145,7 @@ ROWS = BatchFormat(
         BatchField("position_ids", "B L", "positions", "of packed rows: 0 where a text begins", optional=True),
     ),
     texts=(("input_ids",),),
-    data_form="rows",
+    data_form=forms.ROWS,
 )
 PAIRS = BatchFormat(
     (
@@ -173,7 +176,7 @@ PAIRS = BatchFormat(
         BatchField("pair_weights", "B", "numbers", "how much a pair counts; 1 where absent", optional=True),
     ),
     texts=(("prompt_input_ids", "chosen_input_ids"), ("prompt_input_ids", "rejected_input_ids")),
-    data_form="pairs",
+    data_form=forms.PAIRS,
 )
 PROMPTS = BatchFormat(
     (
@@ -212,5 +215,5 @@ PROMPTS = BatchFormat(
         ),
     ),
     texts=(("prompts", "responses"),),
-    data_form="prompts",
+    data_form=forms.PROMPTS,
 )

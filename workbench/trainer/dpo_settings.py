@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from workbench.config import AtOnce
+from workbench.data import forms
 from workbench.objectives.preference import PREFERENCE_LOSSES
 from workbench.trainer.batch_format import PAIRS, BatchFormat
 from workbench.trainer.method import Method
-from workbench.trainer.settings import DataForm, TrainerSettings
+from workbench.trainer.settings import TrainerSettings
 
 H = "h = log π(chosen)/π_ref(chosen) − log π(rejected)/π_ref(rejected)"
 PAIRWISE = {
@@ -49,7 +50,7 @@ class PreferenceSettings(TrainerSettings):
 class DPOSettings(PreferenceSettings):
     """Preference optimisation on pairs of completions against a frozen reference."""
 
-    data_form: ClassVar[DataForm] = "pairs"
+    data_form = forms.PAIRS
     batch: ClassVar[BatchFormat | None] = PAIRS
     method: ClassVar[Method] = Method(
         name="DPO",

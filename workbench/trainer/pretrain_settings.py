@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
+from workbench.data import forms
 from workbench.trainer.method import Method
-from workbench.trainer.settings import DataForm
 from workbench.trainer.sft_settings import SFTSettings
 
 
 class PretrainSettings(SFTSettings):
     """Next-token prediction on blocks of plain text."""
 
-    data_form: ClassVar[DataForm] = "text"
+    data_form = forms.TEXT
     method: ClassVar[Method] = replace(
         SFTSettings.method,
         name="pretraining",

@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from workbench.config import AtOnce, Free, NonNegativeInt, check_product
+from workbench.data import forms
 from workbench.generation.sampling import SamplingSettings
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.batch_format import PROMPTS, BatchFormat
-from workbench.trainer.settings import DataForm, TrainerSettings
+from workbench.trainer.settings import TrainerSettings
 
 SAMPLED = {
     "completions": "sampled by the policy as it is then, one seed a prompt and step; a prompt's share its prefill",
@@ -26,7 +27,7 @@ SAMPLED = {
 class RolloutSettings(TrainerSettings):
     """Sample completions of prompts, score them, learn from them."""
 
-    data_form: ClassVar[DataForm] = "prompts"
+    data_form = forms.PROMPTS
     batch: ClassVar[BatchFormat | None] = PROMPTS
 
     learning_rate: NonNegativeFloat = 1.0e-5

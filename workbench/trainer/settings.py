@@ -8,19 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from workbench.config import AtOnce, Free, NonNegativeInt, PositiveInt, Seconds, Seed, Settings
+from workbench.data import forms
+from workbench.data.forms import DataForm
 from workbench.trainer.batch_format import BatchFormat
 from workbench.trainer.method import Method
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
-DataForm = Literal["rows", "text", "pairs", "prompts"]
-"""What a trainer learns from: rows with a prompt masked, text learned token by token, preference pairs, or prompts that
-it completes itself."""
-
-
-BATCH_UNITS: dict[DataForm, str] = {"rows": "row", "text": "row", "pairs": "pair", "prompts": "prompt"}
-"""What a batch is counted in; the setting of its size is named by it: batch_rows, batch_pairs or batch_prompts."""
-
 Remedy = Literal["stop", "skip", "rollback"]
 
 
@@ -114,8 +108,8 @@ class RunSettings(Settings):
 class TrainerSettings(RunSettings):
     """The hyperparameters that every trainer shares. A step is an optimiser step; batches are global per step."""
 
-    data_form: ClassVar[DataForm] = "rows"
-    """What the trainer learns from."""
+    data_form: ClassVar[DataForm] = forms.ROWS
+    """What the trainer learns from; an own trainer's settings may say it by its name."""
     needs_reference: ClassVar[bool] = False
     """Whether its pairs come with a reference's log-probabilities, which are computed before the run and charged."""
     method: ClassVar[Method | None] = None
@@ -207,16 +201,18 @@ class TrainerSettings(RunSettings):
     def __init_subclass__(cls, **options: Any) -> None:
         """Own settings that name their batch get what they do not say themselves: its data form and its size."""
         super().__init_subclass__(**options)
+        if isinstance(cls.data_form, str):
+            cls.data_form = forms.form_named(cls.data_form, f"{cls.__module__}.{cls.__name__}")
         if cls.batch is None:
             return
         if cls.batch.data_form is not None and not any("data_form" in vars(base) for base in _below(cls)):
             cls.data_form = cls.batch.data_form
-        unit = BATCH_UNITS[cls.data_form]
+        size = cls.data_form.batch_setting
         counted = any("batch_rows_per_step" in vars(base) for base in _below(cls))
-        if not counted and not any(f"batch_{unit}s" in inspect.get_annotations(base) for base in _below(cls)):
-            about = f"{unit.capitalize()}s per optimiser step, over all processes."
-            cls.__annotations__ = inspect.get_annotations(cls) | {f"batch_{unit}s": AtOnce}
-            setattr(cls, f"batch_{unit}s", Field(default=32, description=about))
+        if not counted and not any(size in inspect.get_annotations(base) for base in _below(cls)):
+            about = f"{cls.data_form.units.capitalize()} per optimiser step, over all processes."
+            cls.__annotations__ = inspect.get_annotations(cls) | {size: AtOnce}
+            setattr(cls, size, Field(default=32, description=about))
 
     @classmethod
     def about(cls) -> str:
@@ -229,33 +225,31 @@ class TrainerSettings(RunSettings):
         if "method" in vars(cls):
             assert cls.method is not None, "the base alone describes no method"
             return cls.method
-        unit = BATCH_UNITS[cls.data_form]
         return Method(
             name=cls.__name__.removesuffix("Settings"),
             formula=cls.about(),
-            learns_from=f"{unit}s",
-            samples=unit == "prompt",
+            learns_from=cls.data_form.units,
+            samples=cls.data_form.is_sampled,
             reference="the start, frozen" if cls.needs_reference else "",
         )
 
     @classmethod
     def batch_problem(cls) -> str | None:
         """What own settings must say that they do not, and how; None where nothing is missing."""
-        unit = BATCH_UNITS.get(cls.data_form)
-        if unit is None:
-            return f"data_form is {cls.data_form!r}; allowed {', '.join(BATCH_UNITS)}"
-        if cls.batch is not None and cls.batch.data_form not in (None, f"{unit}s"):
-            return f"data_form is {cls.data_form!r}, but the batch is of {cls.batch.data_form}; leave data_form out"
-        if cls.batch_rows_per_step is TrainerSettings.batch_rows_per_step and f"batch_{unit}s" not in cls.model_fields:
+        form, size = cls.data_form, cls.data_form.batch_setting
+        of_batch = cls.batch.data_form if cls.batch is not None else None
+        if of_batch is not None and of_batch.unit != form.unit:
+            return f"data_form is {form.name!r}, but the batch is of {of_batch.name}; leave data_form out"
+        if cls.batch_rows_per_step is TrainerSettings.batch_rows_per_step and size not in cls.model_fields:
             return (
                 "nothing tells the size of a batch; write `batch = ROWS` in the class (or PAIRS or PROMPTS, of "
-                f"workbench.trainer.batch_format), or a field `batch_{unit}s: int = 32`"
+                f"workbench.trainer.batch_format), or a field `{size}: int = 32`"
             )
         return None
 
     def batch_rows_per_step(self) -> int:
         """Rows (or pairs, or prompts) that one optimiser step takes over all processes."""
-        return int(getattr(self, f"batch_{BATCH_UNITS[self.data_form]}s"))
+        return int(getattr(self, self.data_form.batch_setting))
 
 
 def _below(cls: type) -> list[type]:

@@ -117,7 +117,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     # trainers, and data that does not fit them
     (SFT, "trainer: sft", "trainer: stf", [f"2: trainer: found 'stf', allowed {TRAINERS}, did you mean sft?"]),
     (SFT, "trainer: sft", "trainer: 5", ["2: trainer: found 5, allowed text"]),
-    (SFT, "{task: sort, rows: 128}", "{collect: {task: sort, pairs: 10}}", ["4: data.collect: found preference pairs for trainer sft, allowed task or path"]),
+    (SFT, "{task: sort, rows: 128}", "{collect: {task: sort, pairs: 10}}", ["4: data.collect: found preference pairs for trainer sft, allowed task, path or dataset"]),
     (DPO, "{collect: {task: sort, pairs: 10}}", "{task: sort, rows: 9}", ["4: data.task: found rows of a task for trainer dpo, allowed path to a preference file, or collect: {task: ...} to make pairs"]),
     (DPO, "beta: 0.1", "loss: sigmod", [f"6: hyperparameters.loss: found 'sigmod', allowed {DPO_NAMES}, did you mean sigmoid?"]),
     (DPO, "beta: 0.1", "label_smoothing: 0.7", ["6: hyperparameters.label_smoothing: found 0.7, allowed numbers < 0.5"]),

@@ -100,4 +100,4 @@ def test_an_arm_that_is_online_keeps_no_pairs_of_the_one_that_is_not(folder):
         "  online: {trainer: online_dpo, data: {task: sort}, hyperparameters: {steps: 1, group_size: 2}}\n"
     )
     (folder / "case.yaml").write_text(text)
-    assert [run.hyperparameters.data_form for run in load_experiment("case").runs] == ["pairs", "prompts"]
+    assert [run.form.name for run in load_experiment("case").runs] == ["pairs", "prompts"]

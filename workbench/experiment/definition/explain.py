@@ -13,7 +13,7 @@ from workbench.tracking.words import plural
 from workbench.trainer import method
 from workbench.trainer.registry import get_settings_class
 from workbench.trainer.rollout_settings import RolloutSettings
-from workbench.trainer.settings import BATCH_UNITS, TrainerSettings
+from workbench.trainer.settings import TrainerSettings
 
 DEFAULT = "default"
 _IDENTITY = ("experiment", "question", "arm", "variant", "seed", "point", "start_from", "sources", "track")
@@ -118,9 +118,8 @@ def conventions(run: RunSpec) -> dict[str, str]:
 
 def batch_units(settings: TrainerSettings) -> str:
     """The batch in its units, such as "128 pairs per step" or "8 prompts x 4 completions per step"."""
-    unit = BATCH_UNITS[settings.data_form]
     micro = f", {plural(settings.micro_batch_rows, 'row')} at a time" if settings.micro_batch_rows else ""
-    batch = plural(settings.batch_rows_per_step(), unit, "")
+    batch = plural(settings.batch_rows_per_step(), settings.data_form.unit, "")
     if not isinstance(settings, RolloutSettings):
         return f"{batch} per step{micro}"
     updates = settings.updates_per_rollout

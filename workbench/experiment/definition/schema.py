@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from workbench.config import PositiveInt, Seed, Settings
+from workbench.data.forms import DataForm
 from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.models.settings import LoraSettings, ModelSettings
@@ -127,6 +128,11 @@ class RunSpec:
         return self.key
 
     @property
+    def form(self) -> DataForm:
+        """What a row of its training data is."""
+        return self.hyperparameters.data_form
+
+    @property
     def budget(self) -> Budget | None:
         """What ends the run early."""
         return self.hyperparameters.budget
@@ -192,6 +198,11 @@ def hyperparameter_names(cls: type[TrainerSettings]) -> list[str]:
 def rewards_of(settings: TrainerSettings) -> tuple[RewardSettings, ...]:
     """What a trainer of prompts judges completions by; empty for others, and where the task's own check does."""
     return settings.rewards if isinstance(settings, RolloutSettings) else ()
+
+
+def scores_reference(spec: RunSpec) -> bool:
+    """Whether its training data is scored under a reference before the run, which is charged for it."""
+    return spec.form.takes_reference and spec.hyperparameters.needs_reference
 
 
 def make_key(experiment: str, variant: str, seed: int) -> str:

@@ -157,7 +157,7 @@ def _missing_data(tree: Node, cls: type[TrainerSettings] | None, problems: Probl
     if cls is None or dropped is None or dropped.field != "trainer":
         _missing(tree, "data", "one of task, path, dataset, collect", problems, sound)
     elif sound:
-        example = {"pairs": "pairs.jsonl", "prompts": "prompts.jsonl"}.get(cls.data_form, "train.jsonl")
+        example = cls.data_form.example_file
         trainer = tree.value["trainer"]
         data = f"data.path={example}" if trainer.is_override else f"data: {{path: {example}}}"
         problem = f"trainer {trainer.value} drops the file's data and hyperparameters; give them, e.g. {data}"
@@ -234,19 +234,16 @@ def _data(node: Node, problems: Problems) -> DataSettings | None:
 
 
 def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:
-    """Pairs for trainers of pairs, rows or prompts for the others, as far as the definition can tell."""
-    pairs = cls.data_form == "pairs"
-    if pairs and "task" in data.value:
-        allowed = "path to a preference file, or collect: {task: ...} to make pairs"
-        problems.add(data.value["task"], f"found rows of a task for trainer {trainer}, allowed {allowed}")
-    if not pairs and "collect" in data.value:
-        allowed = "task, path or dataset" if cls.data_form == "prompts" else "task or path"
-        problems.add(data.value["collect"], f"found preference pairs for trainer {trainer}, allowed {allowed}")
+    """Data that has rows of the trainer's form, as far as the definition can tell."""
+    for kind, what in (("task", "rows of a task"), ("collect", "preference pairs")):
+        if kind in data.value and kind not in cls.data_form.sources:
+            problem = f"found {what} for trainer {trainer}, allowed {cls.data_form.sources_text}"
+            problems.add(data.value[kind], problem)
 
 
 def _check_rewards(settings: TrainerSettings, data: DataSettings, tree: Node, problems: Problems) -> None:
     """Names that differ; and one reward at least where the prompts' task brings none."""
-    if settings.data_form != "prompts":
+    if not settings.data_form.is_sampled:
         return
     section = _given(tree, "hyperparameters") or Node({}, tree.where, "hyperparameters")
     node, rewards = section.get("rewards"), rewards_of(settings)

@@ -32,8 +32,8 @@ def section_lines(section: Section, *, colour: bool) -> Iterator[str]:
         yield f"  {name}"
         yield from (f"    {_plain(line)}" for line in lines)
     yield ""
-    of_pairs = ", a prompt with its longer completion" if section.form == "pairs" else ""
-    yield f"  tokens a {section.unit[:-1]}{of_pairs}"
+    note = f", {section.form.length_note}" if section.form.length_note else ""
+    yield f"  tokens a {section.form.unit}{note}"
     yield from _histogram(section)
     yield ""
     key = f"{LEARNED}learned{END}" if colour else f"{OPEN}learned{CLOSE}"
@@ -50,7 +50,7 @@ def facts(section: Section) -> Iterator[tuple[str, str]]:
     yield "format", section.format
     yield "used by", ", ".join(section.variants)
     yield section.unit, f"{counts.rows:,}"
-    yield "tokens", f"{counts.tokens:,}{' (prompts twice)' if section.form == 'pairs' else ''}"
+    yield "tokens", f"{counts.tokens:,}{f' ({section.form.tokens_note})' if section.form.tokens_note else ''}"
     if section.answered is None:
         yield "learned", f"{counts.learned:,} ({counts.learned / max(counts.tokens, 1):.0%})"
     else:
@@ -69,7 +69,7 @@ def facts(section: Section) -> Iterator[tuple[str, str]]:
         yield "repeated", counts.repeated_note() or ""
     yield from (("shared", text) for text in section.shared)
     if counts.unread:
-        yield "unread", unread_in_words(counts) + ("; own rewards are given them" if section.form == "prompts" else "")
+        yield "unread", unread_in_words(counts) + ("; own rewards are given them" if section.form.is_sampled else "")
 
 
 def unread_in_words(counts: Counts) -> str:
@@ -80,7 +80,7 @@ def unread_in_words(counts: Counts) -> str:
 def first_rows(section: Section) -> str:
     """What heads the rows that are shown."""
     number = len(section.rows)
-    return f"the first {section.unit[:-1]}" if number == 1 else f"the first {number} {section.unit}"
+    return f"the first {section.form.unit}" if number == 1 else f"the first {number} {section.unit}"
 
 
 def listed(counts: Counts) -> Iterator[tuple[str, list[str]]]:

@@ -11,9 +11,10 @@ import numpy as np
 
 from workbench.data.counts import Counts
 from workbench.data.formats import Prompt
+from workbench.data.forms import PAIRS, PROMPTS, DataForm, form_of
 from workbench.data.overlap import PromptHashes, hashes_of
-from workbench.data.reading import find_form
-from workbench.data.sets import PairSet, PromptSet, RowSet
+from workbench.data.reading import find_format
+from workbench.data.sets import Part, TokenSet
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
@@ -22,16 +23,16 @@ from workbench.experiment.data_warnings import end_warnings
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
 from workbench.experiment.held_out import (
     held_out_examples,
-    held_out_prompts,
     held_out_reading,
-    held_out_rows,
+    held_out_set,
     trained_as_chat,
 )
-from workbench.experiment.held_out_files import held_out_source
-from workbench.experiment.prepare import MAX_TASK_TOKENS, ROWS_FILE, DataForm, Preparer, Reporter
+from workbench.experiment.held_out_files import held_out_pairs_source, held_out_prompts_source
+from workbench.experiment.prepare import Preparer, Reporter
 from workbench.experiment.provenance import num_cores
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages.cache import StageResult
+from workbench.experiment.stages.data import MAX_TASK_TOKENS, ROWS_FILE
 from workbench.models.tokenizer import Tokenizer
 
 MAX_BINS = 24
@@ -70,7 +71,7 @@ class Section:
 
     title: str
     source: str
-    form: str
+    form: DataForm
     format: str
     max_tokens: int
     counts: Counts
@@ -89,8 +90,8 @@ class Section:
 
     @property
     def unit(self) -> str:
-        """What a row is called."""
-        return self.form if self.form in ("pairs", "prompts") else "rows"
+        """What its rows are called."""
+        return self.form.units
 
     @property
     def histogram(self) -> Histogram:
@@ -128,13 +129,13 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
     tokenizer = Tokenizer.load(preparer.model_folder(spec))
     read = spec.data if isinstance(spec.data, ReadData) else None
     if split == "train":
-        form: DataForm = spec.hyperparameters.data_form
-        if read is not None and find_form(read, "pairs" if form == "pairs" else "rows") == "unpaired":
-            form = "unpaired"
+        found = find_format(read, spec.form.wanted) if read is not None else None
+        # Rows that no other form may learn from can be looked at under any trainer.
+        form = form_of(found) if found is not None and found.alone else spec.form
         stage = preparer.training_data(spec, form)
         yield stage.stage.fingerprint, _of_stage(stage, tokenizer, spec, form, _source(spec.data), num_rows)
         return
-    as_chat = trained_as_chat(preparer.training_data(spec, spec.hyperparameters.data_form))
+    as_chat = trained_as_chat(preparer.training_data(spec, spec.form))
     pairs, reading = preparer.held_out_pairs(spec), held_out_reading(spec, as_chat)
     examples = (
         held_out_examples(spec, as_chat)
@@ -143,19 +144,19 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
     )
     trained = [*_trained(preparer, spec)] if pairs is not None or examples else []
     if pairs is not None:
-        held_out = held_out_source(spec, "pairs")
+        held_out = held_out_pairs_source(spec)
         source = _source(held_out) if held_out is not None else f"held out: {_source(spec.data)}"
-        section = _of_stage(pairs, tokenizer, spec, "pairs", source, num_rows)
+        section = _of_stage(pairs, tokenizer, spec, PAIRS, source, num_rows)
         hashes = leaks.load_hashes(pairs.folder)
         section.shared = _shared(trained, leaks.PAIRS, hashes) if hashes is not None else ()
         yield pairs.stage.fingerprint, section
     if examples and spec.evaluate is not None:
-        held_out = held_out_source(spec, "rows")
+        held_out = held_out_prompts_source(spec)
         source = _source(held_out) if held_out is not None else f"the task {spec.evaluate.task}, held out"
         asked_alone = any(isinstance(example, Prompt) for example in examples)
-        of_prompts = asked_alone or spec.hyperparameters.data_form == "prompts"
-        found = (held_out_prompts if of_prompts else held_out_rows)(spec, examples, tokenizer, as_chat)
-        section = _held_out_section(spec, source, found, tokenizer, num_rows)
+        form = PROMPTS if asked_alone else spec.form.held_out_form
+        rows, counts = held_out_set(spec, examples, tokenizer, as_chat, form)
+        section = _held_out_section(spec, form, source, (rows, counts), tokenizer, num_rows)
         hashes = hashes_of(examples)
         section.counts.unread = reading.unread if reading is not None else {}
         section.counts.repeated, section.counts.repeated_folded = hashes.repeated
@@ -165,7 +166,7 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
 
 def _trained(preparer: Preparer, spec: RunSpec) -> Iterator[tuple[str, PromptHashes | None]]:
     """What the run and those before it learn from."""
-    stage = preparer.training_data(spec, spec.hyperparameters.data_form)
+    stage = preparer.training_data(spec, spec.form)
     yield leaks.TRAINING, leaks.load_hashes(stage.folder)
     yield from leaks.trained_before(spec.start, preparer.runs)
 
@@ -175,15 +176,19 @@ def _shared(trained: list[tuple[str, PromptHashes | None]], what: str, hashes: P
 
 
 def _held_out_section(
-    spec: RunSpec, source: str, found: tuple[RowSet | PromptSet, Counts], tokenizer: Tokenizer, num_rows: int
+    spec: RunSpec,
+    form: DataForm,
+    source: str,
+    found: tuple[TokenSet, Counts],
+    tokenizer: Tokenizer,
+    num_rows: int,
 ) -> Section:
     rows, counts = found
     shown = tuple(_rows(rows, counts, tokenizer, num_rows))
-    asked = isinstance(rows, PromptSet)
-    form, kind = ("prompts", "prompts with answers") if asked else ("rows", _kind(counts))
-    limit = max(_max_tokens(spec), int(rows.lengths.max(initial=0))) if asked else _max_tokens(spec)
+    kind = "prompts with answers" if form.is_sampled else _kind(counts)
+    limit = max(_max_tokens(spec), int(rows.lengths.max(initial=0))) if form.is_sampled else _max_tokens(spec)
     section = Section("held-out prompts", source, form, kind, limit, counts, rows.lengths, shown, None)
-    section.answered = int(rows.answers.present.sum()) if isinstance(rows, PromptSet) else None
+    section.answered = rows.num_answered
     section.warnings = tuple(end_warnings(counts, tokenizer))
     return section
 
@@ -192,24 +197,13 @@ def _of_stage(
     stage: StageResult, tokenizer: Tokenizer, spec: RunSpec, form: DataForm, source: str, num_rows: int
 ) -> Section:
     counts = Counts(**stage.made["counts"])
-    path = stage.folder / ROWS_FILE
-    rows: RowSet | PairSet | PromptSet
-    answered = None
-    if form == "prompts":
-        rows = prompts = PromptSet.load(path)
-        lengths, answered = rows.lengths, int(prompts.answers.present.sum())
-    elif form == "pairs":
-        rows = pairs = PairSet.load(path)
-        lengths = pairs.prompts.lengths + np.maximum(pairs.chosen.lengths, pairs.rejected.lengths)
-    else:
-        rows = RowSet.load(path)
-        lengths = rows.lengths
+    rows = form.load(stage.folder / ROWS_FILE)
     shown = tuple(_rows(rows, counts, tokenizer, num_rows))
     title = "held-out pairs" if source != _source(spec.data) else "training data"
     max_tokens = _max_tokens(spec)
     found = stage.made["format"]
-    section = Section(title, source, form, found, max_tokens, counts, lengths, shown, stage.folder.name)
-    section.answered, section.warnings = answered, tuple(end_warnings(counts, tokenizer))
+    section = Section(title, source, form, found, max_tokens, counts, rows.text_lengths, shown, stage.folder.name)
+    section.answered, section.warnings = rows.num_answered, tuple(end_warnings(counts, tokenizer))
     return section
 
 
@@ -234,26 +228,17 @@ def _source(data: Any) -> str:
     return f"the task {data.task}"
 
 
-def _rows(
-    rows: RowSet | PairSet | PromptSet, counts: Counts, tokenizer: Tokenizer, num_rows: int
-) -> Iterator[ShownRow]:
+def _rows(rows: TokenSet, counts: Counts, tokenizer: Tokenizer, num_rows: int) -> Iterator[ShownRow]:
     """The first rows of a set, decoded."""
     for row in range(min(len(rows), num_rows)):
         where = counts.places[row] if row < len(counts.places) else f"row {row + 1}"
-        if isinstance(rows, PromptSet):
-            ids, answer = rows.prompts[row], rows.answers[row]
-            shown = [("prompt", tuple(_tokens(tokenizer, ids, np.zeros(len(ids), bool))))]
-            shown += [("answer", (Token(answer, learned=False, special=False),))] if answer is not None else []
-        elif isinstance(rows, PairSet):
-            parts = {"prompt": rows.prompts, "chosen": rows.chosen, "rejected": rows.rejected}
-            shown = [
-                (name, tuple(_tokens(tokenizer, part[row], np.full(len(part[row]), name != "prompt"))))
-                for name, part in parts.items()
-            ]
-        else:
-            flags = rows.labelled[rows.ids.offsets[row] : rows.ids.offsets[row + 1]]
-            shown = [("", tuple(_tokens(tokenizer, rows.ids[row], flags)))]
-        yield ShownRow(where, tuple(shown))
+        yield ShownRow(where, tuple((part.name, _shown(part, tokenizer)) for part in rows.parts(row)))
+
+
+def _shown(part: Part, tokenizer: Tokenizer) -> tuple[Token, ...]:
+    if part.text is not None:
+        return (Token(part.text, learned=False, special=False),)
+    return tuple(_tokens(tokenizer, part.ids, part.learned))
 
 
 def _tokens(tokenizer: Tokenizer, row: np.ndarray, learned: np.ndarray) -> Iterator[Token]:
