@@ -35,7 +35,7 @@ OTHER_NAMES = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one run; None where the data has not been seen yet."""
+    """What one run is estimated to take; None where the data has not been seen yet."""
 
     rows: int | None
     steps: int | None
@@ -54,7 +54,7 @@ class Estimate:
 
 
 def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Speed) -> Estimate:
-    """Of one run. specs: every run of the experiment by key, for the models they begin from."""
+    """What one run takes. specs: every run of the experiment by key, for the models they begin from."""
     settings = spec.hyperparameters
     config = model_shape(spec, specs, runs)
     data = training_size(spec, specs, runs)
@@ -93,7 +93,7 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
 
 
 def model_bytes(spec: RunSpec, runs: Path) -> float:
-    """Of the model that a run begins with, where it is made under the runs folder and is not there yet."""
+    """The shape of the model that a run begins with, where it is made under the runs folder and is not there yet."""
     assert spec.model is not None, "a run that begins from another makes no model"
     if spec.model.preset is None or any((runs / FOLDER).glob(f"model-v1-{spec.model.preset}-seed{spec.model.seed}")):
         return 0.0

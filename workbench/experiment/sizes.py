@@ -72,7 +72,7 @@ class RunSize:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], spec: RunSpec) -> RunSize:
-        """From config.json, in a Llama's shape."""
+        """The size of a model with this config.json, in a Llama's shape."""
         hidden = config["num_hidden_layers"] * sum(i * o for i, o in _projections(config))
         embeddings = config["vocab_size"] * config["hidden_size"] * (1 if config.get("tie_word_embeddings") else 2)
         policy = trained = embeddings + hidden
@@ -82,7 +82,7 @@ class RunSize:
 
     @classmethod
     def of_weights(cls, shapes: Iterable[Sequence[int]], vocabulary: int, spec: RunSpec) -> RunSize:
-        """From the shapes of a folder's weights, whatever its family; the vocabulary's matrices are not hidden."""
+        """The size of a model with weights of these shapes, of any family; the vocabulary's matrices are not hidden."""
         known = list(shapes)
         matrices = [shape for shape in known if len(shape) >= 2 and vocabulary not in shape]
         policy = trained = sum(map(math.prod, known))

@@ -13,7 +13,7 @@ from workbench.tracking.names import EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, KL_STAR
 from workbench.tracking.reader import WARNINGS, read_rows
 
 MAX_WARNINGS = 3
-"""Of a run, told with it."""
+"""Notes of a run that are told with it."""
 
 
 def status_text(experiment: Experiment, runs: Path) -> str:

@@ -70,7 +70,7 @@ def reinforce_plus_plus(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Te
 
 
 def group_spread(rewards: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each group: the Bessel-corrected standard deviation (0 for a group of one), and whether all are equal."""
+    """Each group's Bessel-corrected standard deviation (0 for a group of one), and whether its rewards are equal."""
     centred, index, sizes = _centred(rewards, groups)
     squares = torch.zeros_like(sizes).index_add_(0, index, centred.square())
     return (squares / (sizes - 1).clamp(min=1)).sqrt(), ~_differs(rewards, index, len(sizes))

@@ -42,13 +42,13 @@ KL_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.
     "k3": lambda logprobs, ref_logprobs, ratio: kl_k3(logprobs, ref_logprobs),
     "k3_ratio": kl_k3_ratio,
 }
-"""As a term of the loss. Not k1, whose expected gradient is zero; plain k3 has the forward KL's gradient."""
+"""Estimators that may be a term of the loss: not k1, whose expected gradient is zero. Plain k3 has the forward KL's."""
 KL_PENALTIES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "k1": kl_k1,
     "k2": kl_k2,
     "k3": kl_k3,
 }
-"""As a penalty within the reward, where only values count."""
+"""Estimators that may be a penalty within the reward, where only values count."""
 
 
 def full_kl(logits: torch.Tensor, ref_logits: torch.Tensor) -> torch.Tensor:

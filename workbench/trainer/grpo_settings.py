@@ -15,7 +15,7 @@ from workbench.trainer.rollout_settings import SAMPLED, RolloutSettings
 
 GSPO_LARGEST_CLIP = 0.05
 DYNAMIC_SAMPLING_VERSION = 2
-"""Of which groups it keeps."""
+"""It changes when another choice of groups is kept."""
 
 
 class GRPOSettings(RolloutSettings):

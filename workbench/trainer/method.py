@@ -56,7 +56,7 @@ def option_tables(settings_class: type[Settings]) -> dict[str, Options[Any]]:
 
 
 def chosen_options(settings: Settings) -> Iterator[tuple[str, str, Options[Any], Option[Any]]]:
-    """Of each such setting that has an effect its name, its value, the table and the option chosen."""
+    """The name of each such setting that has an effect, its value, its table and the option chosen."""
     for setting, table in option_tables(type(settings)).items():
         name = getattr(settings, setting)
         option = table.about(name)

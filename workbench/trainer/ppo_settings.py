@@ -12,7 +12,7 @@ from workbench.trainer.rollout_settings import SAMPLED, RolloutSettings
 from workbench.trainer.settings import Fraction
 
 LARGEST_KL_ERROR = 0.2
-"""Of the adaptive coefficient: a rollout's relative error counts up to here (Ziegler et al. 2019, arXiv 1909.08593)."""
+"""A rollout's relative error moves the adaptive coefficient up to here (Ziegler et al. 2019, arXiv 1909.08593)."""
 
 
 class PPOSettings(RolloutSettings):
@@ -59,7 +59,7 @@ class PPOSettings(RolloutSettings):
     gamma: Fraction = 1.0
     """Discount per token."""
     gae_lambda: Fraction = 0.95
-    """Of generalised advantage estimation: 0 trusts the critic, 1 the sampled return."""
+    """Lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled return."""
     whiten_advantages: bool = True
     """Mean 0 and standard deviation 1 over all tokens of the step."""
     beta: NonNegativeFloat = 0.05

@@ -39,7 +39,7 @@ class RolloutSettings(TrainerSettings):
     max_new_tokens: AtOnce = 64
     """Completions are cut here."""
     temperature: PositiveFloat = 1.0
-    """Of sampling; the logits are divided by it wherever sampled tokens are scored."""
+    """Temperature of sampling; the logits are divided by it wherever sampled tokens are scored."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Below 1 truncates the sampled distribution, which is then not the one that is trained (see sampling/*)."""
     top_k: NonNegativeInt = 0

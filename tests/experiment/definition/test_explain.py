@@ -8,7 +8,7 @@ import pytest
 
 from workbench.experiment.definition.explain import conventions, explain, explain_trainer, rows
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.trainer.method import formula, option_tables
+from workbench.trainer.method import describe, formula, option_tables
 from workbench.trainer.registry import get_settings_class, trainer_names
 
 BASE = """question: How well does it sort?
@@ -83,6 +83,16 @@ def test_the_conventions_say_reduction_sum_or_mean_kl_estimator_and_batch_unit()
 @pytest.mark.parametrize("trainer", trainer_names())
 def test_every_trainer_states_its_conventions(trainer: str) -> None:
     assert "loss" in get_settings_class(trainer).described().conventions
+
+
+@pytest.mark.parametrize("trainer", trainer_names())
+def test_what_a_method_says_is_of_settings_that_there_are_and_agrees_with_them(trainer: str) -> None:
+    settings_class = get_settings_class(trainer)
+    told, fields = settings_class.described(), set(settings_class.model_fields)
+    assert {*told.extras, *([told.tied_by] if told.tied_by else [])} <= fields
+    assert "{" not in describe(told, settings_class())["formula"]
+    assert told.samples == hasattr(settings_class, "sampling")
+    assert told.reference or not settings_class.needs_reference
 
 
 @pytest.mark.parametrize("trainer", trainer_names())
