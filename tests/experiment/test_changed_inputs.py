@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from workbench.errors import DataError, WorkbenchError
-from workbench.experiment import held_out, run
-from workbench.experiment import prepare as prepare_module
+from workbench.experiment import held_out, run, start_models
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.prepare import Preparer
 from workbench.experiment.run import execute
@@ -153,7 +152,7 @@ def test_a_chat_template_that_changes_while_a_run_is_prepared_is_refused_by_name
     path = Path("turns.jinja")
     path.write_text("{% for m in messages %}{{ m.content }}<eos>{% endfor %}<1>")
     define("sft", SFT | {"model": {"path": "base", "chat_template": str(path)}})
-    at(monkeypatch, prepare_module, "resolve_model_folder", lambda: change(path) if path.exists() else None)
+    at(monkeypatch, start_models, "resolve_model_folder", lambda: change(path) if path.exists() else None)
     with pytest.raises(WorkbenchError, match=r"turns\.jinja"):
         prepare(load_experiment("sft").runs[0])
     assert not Path("runs/sft").exists()

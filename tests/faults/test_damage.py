@@ -141,9 +141,9 @@ def test_no_damage_of_a_stage_is_a_hit(lab, record_property, torch):
     for result in (prepared.data, prepared.collected, prepared.reference):
         for damage in damages(files_of(result.folder), random.Random(result.stage.name)):
             with damage as what:
-                assert Preparer(lab / "runs", Silent(), jobs=1).cache.find(result.stage) is None, what
+                assert Preparer(lab / "runs", Silent(), jobs=1).stages.cache.find(result.stage) is None, what
             tries += 1
-        assert Preparer(lab / "runs", Silent(), jobs=1).cache.find(result.stage) == result
+        assert Preparer(lab / "runs", Silent(), jobs=1).stages.cache.find(result.stage) == result
     record_property("tries", tries)
 
 
@@ -180,13 +180,13 @@ def test_no_damage_of_a_run_s_model_is_begun_from(lab, record_property):
     for path in paths:
         for damage in damages([path], rng, FLIPS // 2, CUTS // 2):
             with damage, pytest.raises(ModelError, match="is damaged"):
-                Preparer(lab / "runs", Silent(), jobs=1).model_folder(on)
+                Preparer(lab / "runs", Silent(), jobs=1).models.folder(on)
             with damage, pytest.raises(ModelError, match="is damaged"):
                 find_model(lab / "runs", "start/main/seed0")
             tries += 2
         path.rename(path.with_name("away"))
         with pytest.raises(ModelError):
-            Preparer(lab / "runs", Silent(), jobs=1).model_folder(on)
+            Preparer(lab / "runs", Silent(), jobs=1).models.folder(on)
         path.with_name("away").rename(path)
     folder.verify_model()
     assert find_model(lab / "runs", "start/main/seed0")[0] == folder.model

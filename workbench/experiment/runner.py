@@ -152,7 +152,7 @@ class Sweep:
         for spec in specs:
             if not self._start_failed(spec):
                 with self._failing(spec.key):
-                    precisions[spec.key] = preparer.precision(spec)
+                    precisions[spec.key] = preparer.models.precision(spec)
         able = [spec for spec in specs if spec.key in precisions]
         options: dict[str, Any] = {"fresh": self.fresh, "commit": current_commit(self.root)}
         planned = plan_runs(able, self.runs, precisions, **options)

@@ -83,11 +83,12 @@ class BatchFormat:
         """Every key, the optional ones too."""
         return tuple(field.name for field in self.fields)
 
-    def and_also(self, *fields: BatchField) -> BatchFormat:
-        """This format with further keys, or with some said anew: for a trainer that builds on another."""
+    def and_also(self, *fields: BatchField, data_form: DataForm | None = None) -> BatchFormat:
+        """This format with further keys, or with some said anew: for a trainer that builds on another. data_form: of
+        rows that have these keys, where it is another."""
         new = {field.name for field in fields}
         kept = (field for field in self.fields if field.name not in new)
-        return replace(self, fields=(*kept, *fields))
+        return replace(self, fields=(*kept, *fields), data_form=data_form or self.data_form)
 
     @property
     def text(self) -> str:
@@ -146,6 +147,10 @@ ROWS = BatchFormat(
     ),
     texts=(("input_ids",),),
     data_form=forms.ROWS,
+)
+UNPAIRED = ROWS.and_also(
+    BatchField("desirable", "B", "mask", "1 where the completion is wanted, 0 where it is not"),
+    data_form=forms.UNPAIRED,
 )
 PAIRS = BatchFormat(
     (

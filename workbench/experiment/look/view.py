@@ -28,11 +28,12 @@ from workbench.experiment.held_out import (
     trained_as_chat,
 )
 from workbench.experiment.held_out_files import held_out_pairs_source, held_out_prompts_source
-from workbench.experiment.prepare import Preparer, Reporter
 from workbench.experiment.provenance import num_cores
 from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.run_stages import RunStages
 from workbench.experiment.stages.cache import StageResult
 from workbench.experiment.stages.data import MAX_TASK_TOKENS, ROWS_FILE
+from workbench.experiment.start_models import Reporter, StartModels
 from workbench.models.tokenizer import Tokenizer
 
 MAX_BINS = 24
@@ -109,10 +110,10 @@ def look_at_data(experiment: Experiment, runs: Path, split: Split, num_rows: int
 
     DataError, DefinitionError: the data cannot be read, or rests on a run that is not finished.
     """
-    preparer = Preparer(runs, reporter, num_cores())
+    stages = RunStages(StartModels(runs, reporter), num_cores())
     sections: dict[str, Section] = {}
     for spec in experiment.runs:
-        for key, section in _sections(preparer, spec, split, num_rows):
+        for key, section in _sections(stages, spec, split, num_rows):
             found = sections.setdefault(key, section)
             if spec.variant not in found.variants:
                 found.variants.append(spec.variant)
@@ -121,28 +122,28 @@ def look_at_data(experiment: Experiment, runs: Path, split: Split, num_rows: int
     return list(sections.values())
 
 
-def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) -> Iterator[tuple[str, Section]]:
+def _sections(stages: RunStages, spec: RunSpec, split: Split, num_rows: int) -> Iterator[tuple[str, Section]]:
     for key in (spec.start, *spec.sources):
-        if key not in (None, START) and not RunFolder(preparer.runs, key).is_finished():
+        if key not in (None, START) and not RunFolder(stages.models.runs, key).is_finished():
             name = key.split("/")[0]
             raise DefinitionError(f"{spec.key}: its data rests on {key}, which is not finished; make exp NAME={name}")
-    tokenizer = Tokenizer.load(preparer.model_folder(spec))
+    tokenizer = Tokenizer.load(stages.models.folder(spec))
     read = spec.data if isinstance(spec.data, ReadData) else None
     if split == "train":
         found = find_format(read, spec.form.wanted) if read is not None else None
         # Rows that no other form may learn from can be looked at under any trainer.
         form = form_of(found) if found is not None and found.alone else spec.form
-        stage = preparer.training_data(spec, form)
+        stage = stages.training_data(spec, form)
         yield stage.stage.fingerprint, _of_stage(stage, tokenizer, spec, form, _source(spec.data), num_rows)
         return
-    as_chat = trained_as_chat(preparer.training_data(spec, spec.form))
-    pairs, reading = preparer.held_out_pairs(spec), held_out_reading(spec, as_chat)
+    as_chat = trained_as_chat(stages.training_data(spec, spec.form))
+    pairs, reading = stages.held_out_pairs(spec, tokenizer, stages.models.worker(spec)), held_out_reading(spec, as_chat)
     examples = (
         held_out_examples(spec, as_chat)
         if reading is None or spec.evaluate is None
         else [*reading][: spec.evaluate.prompts]
     )
-    trained = [*_trained(preparer, spec)] if pairs is not None or examples else []
+    trained = [*_trained(stages, spec)] if pairs is not None or examples else []
     if pairs is not None:
         held_out = held_out_pairs_source(spec)
         source = _source(held_out) if held_out is not None else f"held out: {_source(spec.data)}"
@@ -164,11 +165,11 @@ def _sections(preparer: Preparer, spec: RunSpec, split: Split, num_rows: int) ->
         yield f"{spec.evaluate}{_max_tokens(spec)}{tokenizer.fingerprint}", section
 
 
-def _trained(preparer: Preparer, spec: RunSpec) -> Iterator[tuple[str, PromptHashes | None]]:
+def _trained(stages: RunStages, spec: RunSpec) -> Iterator[tuple[str, PromptHashes | None]]:
     """What the run and those before it learn from."""
-    stage = preparer.training_data(spec, spec.form)
+    stage = stages.training_data(spec, spec.form)
     yield leaks.TRAINING, leaks.load_hashes(stage.folder)
-    yield from leaks.trained_before(spec.start, preparer.runs)
+    yield from leaks.trained_before(spec.start, stages.models.runs)
 
 
 def _shared(trained: list[tuple[str, PromptHashes | None]], what: str, hashes: PromptHashes) -> tuple[str, ...]:
