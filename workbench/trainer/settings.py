@@ -159,7 +159,7 @@ class TrainerSettings(RunSettings):
     @classmethod
     def num_texts(cls) -> int:
         """Texts that a row of an update's batch holds: a pair has two."""
-        return len(cls.batch.texts) if cls.batch is not None and cls.batch.texts else 1
+        return max(1, cls.data_form.num_completions)
 
     @property
     def updates_per_rollout(self) -> int:
