@@ -133,11 +133,12 @@ def rollout_arguments() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def make_trainer(small_llama) -> Callable[..., Any]:
+def make_trainer(small_llama) -> Iterator[Callable[..., Any]]:
     """make(variant, folder=None, ...) -> a trainer of the table, as tests.trainers.make_trainer says."""
     from tests import trainers
 
-    return functools.partial(trainers.make_trainer, make_model=small_llama)
+    with trainers.counted_once():
+        yield functools.partial(trainers.make_trainer, make_model=small_llama)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ adds settings that leave more to lose where a run is killed, and settings under 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,13 @@ def make_trainer(
     model: Any = None,
     make_optimizer: Callable[[Any], Any] | None = None,
     lora_dropout: float = 0.25,
+    mixin: type | None = None,
     arguments: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Any:
     """The trainer of a variant, small and deterministic, on four batches of so many rows; it writes to the folder.
 
+    mixin: a class whose methods stand over the trainer's own, as those of a class derived from it do.
     settings: over those of the variant; `lora` adds an adapter. arguments: the constructor's, over the factory's.
     """
     from workbench.models.adapters import add_lora
@@ -128,6 +131,8 @@ def make_trainer(
     if variant.samples:
         given |= {"tokenizer": Letters(), "reward_fn": share_of_late_letters}
     trainer_class = get_trainer_class(variant.trainer)
+    if mixin is not None:
+        trainer_class = type(trainer_class.__name__, (mixin, trainer_class), {})
     return trainer_class(
         model,
         make_optimizer and make_optimizer(model),
@@ -135,6 +140,31 @@ def make_trainer(
         settings=trainer_class.settings_class(**chosen),
         **given | (arguments or {}),
     )
+
+
+@contextlib.contextmanager
+def counted_once() -> Iterator[None]:
+    """While open, models that are built alike are counted once: the passes that count a small model's FLOPs take longer
+    than its training. Models that are not our own Llama, or whose forward is not their class's, are counted each time.
+    """
+    from workbench.models import flops
+    from workbench.models.llama import Llama
+
+    count, counts = flops.count_layers, {}
+
+    def count_once(model: Any, recomputing: Any = None, **how: Any) -> Any:
+        if type(model) is not Llama or any("forward" in vars(module) for module in model.modules()):
+            return count(model, recomputing, **how)
+        weights = tuple((name, p.shape, p.dtype, p.requires_grad) for name, p in model.named_parameters())
+        recomputes = recomputing not in (None, contextlib.nullcontext)
+        key = (str(model), str(model.config), weights, recomputes, *sorted(how.items()))
+        if key not in counts:
+            counts[key] = count(model, recomputing, **how)
+        return counts[key]
+
+    flops.count_layers = count_once
+    yield
+    flops.count_layers = count
 
 
 def outcome(trainer: Any, folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def build(make_trainer, rollout_arguments):
     """build(variant, folder, points=None) -> a trainer whose loader, forward, gradient, update, evaluator and reward
     visit points."""
 
-    def build(name, folder, points=None, **settings):
+    def build(name, folder, points=None, mixin=None, **settings):
         variant = VARIANTS[name]
         loader = Loader([batch_of(variant, 3, seed) for seed in range(4)])
 
@@ -34,7 +34,8 @@ def build(make_trainer, rollout_arguments):
             return rollout_arguments["reward_fn"](completions)
 
         arguments = {"evaluators": [evaluator]} | ({"reward_fn": judge} if variant.samples else {})
-        trainer = make_trainer(name, folder, batches=loader, arguments=arguments, **EVERY | variant.settings | settings)
+        chosen = EVERY | variant.settings | settings
+        trainer = make_trainer(name, folder, batches=loader, mixin=mixin, arguments=arguments, **chosen)
         loader.at_batch = lambda position: visit("loader")
         trainer.model.register_forward_hook(lambda *_: visit("forward"))
         trainer.parameters[0].register_post_accumulate_grad_hook(lambda _: visit("gradient"))

@@ -102,21 +102,26 @@ def test_long_rows_give_the_same_bits_again(
     assert first == second
 
 
-def make_hungry(torch, trainer, rows):
-    """Its forward allocates as much as a larger model's would, and the GPU has room for so many rows; the rows of
-    every attempt."""
-    forward, seen = trainer._forward, []
+class Hungry:
+    """A trainer whose forward allocates as much as a larger model's would, and keeps the rows of every attempt."""
 
-    def hungry(micro_batch):
-        seen.append(num_rows(micro_batch))
-        torch.empty(seen[-1], MEGABYTES, 2**20, dtype=torch.uint8, device="cuda")
-        return forward(micro_batch)
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.seen = []
 
-    trainer._forward = hungry
+    def _forward(self, batch):
+        import torch
+
+        self.seen.append(num_rows(batch))
+        torch.empty(self.seen[-1], MEGABYTES, 2**20, dtype=torch.uint8, device="cuda")
+        return super()._forward(batch)
+
+
+def limit_memory(torch, rows):
+    """From now on the GPU has room for the forward of so many rows."""
     torch.cuda.empty_cache()
     room = torch.cuda.memory_reserved() + (rows * MEGABYTES + MEGABYTES * 15 // 16) * 2**20
     torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
-    return seen
 
 
 @pytest.mark.parametrize("variant", TRAINERS)
@@ -127,6 +132,7 @@ def test_memory_that_is_full_halves_the_micro_batch_and_the_gradient_agrees(
         trainer = build(
             variant,
             tmp_path / folder,
+            mixin=Hungry,
             dtype="float64",
             rows=7,
             make_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.0),
@@ -138,9 +144,9 @@ def test_memory_that_is_full_halves_the_micro_batch_and_the_gradient_agrees(
         trainer.optimizer.register_step_pre_hook(
             lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters]))
         )
-        seen = make_hungry(torch, trainer, fits)
+        limit_memory(torch, fits)
         trainer.train()
-        return gradients[0].cpu().numpy(), seen, trainer.micro_batch_rows
+        return gradients[0].cpu().numpy(), trainer.seen, trainer.micro_batch_rows
 
     [(whole, rows, unchanged)] = in_processes(1, lambda _: first_gradient("whole", 100))
     fits = rows[-1] // 3
@@ -156,8 +162,8 @@ def test_memory_that_is_full_halves_the_micro_batch_and_the_gradient_agrees(
 @pytest.mark.parametrize("name", TRAINERS)
 def test_one_row_that_does_not_fit_ends_with_a_remedy(name, build, torch, in_processes, tmp_path):
     def run(_):
-        trainer = build(name, tmp_path)
-        make_hungry(torch, trainer, 0)
+        trainer = build(name, tmp_path, mixin=Hungry)
+        limit_memory(torch, 0)
         with pytest.raises(DivergenceError) as caught:
             trainer.train()
         return str(caught.value), caught.value.exit_code

@@ -29,12 +29,12 @@ VARIANTS = {
 
 @pytest.fixture
 def gradient(torch, make_trainer, small_llama):
-    """(trainer, dtype, batches, micro_batch_rows) -> the first step's whole gradient and its metrics row."""
+    """(trainer, dtype, batch, micro_batch_rows) -> the first step's whole gradient and its metrics row."""
 
-    def compute(name, dtype, batches, micro_batch_rows=None, **settings):
+    def compute(name, dtype, batch, micro_batch_rows=None, **settings):
         trainer = make_trainer(
             Variant(name),
-            batches=batches,
+            batches=[batch],
             model=small_llama(dtype),
             make_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.0),
             steps=1,
@@ -57,18 +57,23 @@ def relative(first, second):
     return ((first - second).norm() / second.norm()).item()
 
 
+def assert_equal(found, whole, dtype):
+    """Both the gradient and every metric of the step."""
+    assert whole[0].norm() > 1e-2
+    assert relative(found[0], whole[0]) <= ALLOWED[dtype]
+    assert found[1] == pytest.approx(whole[1], rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])
+
+
 @pytest.mark.parametrize("dtype", ALLOWED)
 @pytest.mark.parametrize("name", TRAINERS)
-@pytest.mark.parametrize(
-    "rows", [1, pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
-)
-def test_gradient_is_the_same_in_micro_batches(name, dtype, rows, gradient, collate, make_rows):
+def test_gradient_is_the_same_in_micro_batches_and_when_activations_are_computed_again(
+    name, dtype, gradient, collate, make_rows
+):
     batch = collate(name, make_rows(7))
-    whole, whole_row = gradient(name, dtype, [batch])
-    cut, cut_row = gradient(name, dtype, [batch], rows)
-    assert whole.norm() > 1e-2
-    assert relative(cut, whole) <= ALLOWED[dtype]
-    assert cut_row == pytest.approx(whole_row, rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])
+    whole = gradient(name, dtype, batch)
+    for rows in (1, 2, 4, 8):
+        assert_equal(gradient(name, dtype, batch, rows), whole, dtype)
+    assert_equal(gradient(name, dtype, batch, 2, gradient_checkpointing=True), whole, dtype)
 
 
 @pytest.mark.parametrize("dtype", ALLOWED)
@@ -81,40 +86,24 @@ def test_gradient_of_every_online_loss_is_the_same_in_micro_batches(
     batch = collate(name, make_rows(7)) | {"ended": torch.tensor([1, 0, 1, 1, 0, 1, 1]).bool()}
     if variant == "grpo-sums":
         batch["old_logprobs"] = batch["old_logprobs"].sum(1)
-    whole, whole_row = gradient(name, dtype, [batch], **settings)
-    cut, cut_row = gradient(name, dtype, [batch], 2, **settings)
-    assert whole.norm() > 1e-2
-    assert relative(cut, whole) <= ALLOWED[dtype]
-    assert cut_row == pytest.approx(whole_row, rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])
+    assert_equal(gradient(name, dtype, batch, 2, **settings), gradient(name, dtype, batch, **settings), dtype)
 
 
 @pytest.mark.parametrize("dtype", ALLOWED)
 @pytest.mark.parametrize("name", TRAINERS)
-@pytest.mark.parametrize("padding", [{"extra": 3}, {"left": True}, {"left": True, "extra": 3}])
-def test_gradient_is_the_same_under_any_padding(name, dtype, padding, gradient, collate, make_rows):
+def test_gradient_is_the_same_under_any_padding(name, dtype, gradient, collate, make_rows):
     rows = make_rows(5)
-    plain, plain_row = gradient(name, dtype, [collate(name, rows)])
-    padded, padded_row = gradient(name, dtype, [collate(name, rows, **padding)])
-    assert relative(padded, plain) <= ALLOWED[dtype]
-    assert padded_row == pytest.approx(plain_row, rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])
+    plain = gradient(name, dtype, collate(name, rows))
+    for padding in ({"extra": 3}, {"left": True}, {"left": True, "extra": 3}):
+        assert_equal(gradient(name, dtype, collate(name, rows, **padding)), plain, dtype)
 
 
 @pytest.mark.parametrize("dtype", ALLOWED)
 @pytest.mark.parametrize("name", ["sft", "pretrain"])
 def test_gradient_is_the_same_in_packed_rows(torch, name, dtype, gradient, collate, make_rows):
     rows = make_rows(4)
-    plain, _ = gradient(name, dtype, [collate(name, rows)])
+    plain, _ = gradient(name, dtype, collate(name, rows))
     parts = [collate(name, [row]) for row in rows]
     packed = {key: torch.cat([part[key] for part in parts], 1) for key in ("input_ids", "labels")}
     packed["position_ids"] = torch.cat([torch.arange(p["input_ids"].shape[1]) for p in parts])[None]
-    assert relative(gradient(name, dtype, [packed])[0], plain) <= ALLOWED[dtype]
-
-
-@pytest.mark.parametrize("dtype", ALLOWED)
-@pytest.mark.parametrize("name", TRAINERS)
-def test_gradient_is_the_same_when_activations_are_computed_again(name, dtype, gradient, collate, make_rows):
-    batch = collate(name, make_rows(5))
-    plain, plain_row = gradient(name, dtype, [batch])
-    again, row = gradient(name, dtype, [batch], 2, gradient_checkpointing=True)
-    assert relative(again, plain) <= ALLOWED[dtype]
-    assert row == pytest.approx(plain_row, rel=1e-4 if dtype == "float32" else 1e-9, abs=ALLOWED[dtype])
+    assert relative(gradient(name, dtype, packed)[0], plain) <= ALLOWED[dtype]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 FLOORS = {
     "workbench.errors": 0,
@@ -32,6 +30,17 @@ FLOORS = {
     "workbench.cli": 9,
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+# Take a circle off when it is broken; add none.
+CIRCLES_TO_BREAK = [
+    {
+        "workbench.trainer.arguments",
+        "workbench.trainer.base_trainer",
+        "workbench.trainer.face",
+        "workbench.trainer.hooks",
+        "workbench.trainer.loop.examination",
+        "workbench.trainer.registry",
+    },
+]
 
 
 def name_of(path: Path) -> str:
@@ -55,15 +64,32 @@ def imports(name: str, tree: ast.AST) -> set[str]:
     return {module for module in found if module.split(".")[0] in ("workbench", "analysis")}
 
 
-def imports_at_start(tree: ast.Module, name: str) -> set[str]:
-    """What importing the module imports: neither inside functions nor under TYPE_CHECKING."""
-    body: list[ast.stmt] = []
-    for node in tree.body:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body.append(node)
-    return imports(name, ast.Module(body, []))
+def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The largest sets of modules that all reach one another (Tarjan 1972)."""
+    found: set[frozenset[str]] = set()
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        number[name] = lowest[name] = len(number)
+        path.append(name)
+        for target in graph[name] & graph.keys():
+            if target not in number:
+                visit(target)
+                lowest[name] = min(lowest[name], lowest[target])
+            elif target in path:
+                lowest[name] = min(lowest[name], number[target])
+        if lowest[name] == number[name]:
+            members = path[path.index(name) :]
+            del path[path.index(name) :]
+            if len(members) > 1:
+                found.add(frozenset(members))
+
+    for name in graph:
+        if name not in number:
+            visit(name)
+    return found
 
 
 def floor_of(module: str) -> float | None:
@@ -83,10 +109,18 @@ def allowed(name: str, target: str) -> bool:
     return own is not None and other is not None and other < own
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_module_imports_its_own_folder_and_lower_floors(name):
-    assert name in ("workbench", "analysis") or name.startswith("analysis") or floor_of(name) is not None, name
-    assert [t for t in sorted(imports(name, TREES[name])) if not allowed(name, t)] == []
+def test_every_module_stands_on_a_floor():
+    assert [
+        name for name in FILES if name.split(".")[0] != "analysis" and name != "workbench" and floor_of(name) is None
+    ] == []
+
+
+def test_a_module_imports_its_own_folder_and_lower_floors():
+    wrong = {
+        name: [target for target in sorted(imports(name, tree)) if not allowed(name, target)]
+        for name, tree in TREES.items()
+    }
+    assert {name: targets for name, targets in wrong.items() if targets} == {}
 
 
 def test_sideways_and_upward_imports_are_seen():
@@ -98,19 +132,18 @@ def test_sideways_and_upward_imports_are_seen():
     assert allowed("workbench.trainer.loss", "workbench.models.load")
 
 
-def test_no_import_cycle():
-    graph = {name: imports_at_start(tree, name) & FILES.keys() for name, tree in TREES.items()}
-    done: set[str] = set()
+def test_no_modules_import_one_another_in_a_circle():
+    """Wherever an import stands: at the start, in a function, or for the types alone."""
+    graph = {name: imports(name, tree) - {name} for name, tree in TREES.items()}
+    assert circles(graph) == {frozenset(circle) for circle in CIRCLES_TO_BREAK}
 
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join((*path[path.index(name) :], name))
-        if name not in done:
-            for target in sorted(graph[name]):
-                visit(target, (*path, name))
-            done.add(name)
 
-    for name in graph:
-        visit(name, ())
+def test_a_circle_is_seen_however_long():
+    ring = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}
+    assert circles(ring) == {frozenset("abc")}
+    assert circles(ring | {"e": {"d"}}) == {frozenset("abc"), frozenset("de")}
+    assert circles(ring | {"e": {"b"}}) == {frozenset("abcde")}
+    assert circles(ring | {"c": {"d"}}) == set()
 
 
 def test_no_file_over_400_lines():

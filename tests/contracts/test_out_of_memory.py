@@ -30,17 +30,19 @@ def limit_memory(torch, rows):
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def make_hungry(torch, trainer):
-    """Its forward allocates as much as a larger model's would; the rows of every attempt."""
-    forward, seen = trainer._forward, []
+class Hungry:
+    """A trainer whose forward allocates as much as a larger model's would, and keeps the rows of every attempt."""
 
-    def hungry(micro_batch):
-        seen.append(num_rows(micro_batch))
-        torch.empty(seen[-1], MEGABYTES, 2**20, dtype=torch.uint8)
-        return forward(micro_batch)
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.seen = []
 
-    trainer._forward = hungry
-    return seen
+    def _forward(self, batch):
+        import torch
+
+        self.seen.append(num_rows(batch))
+        torch.empty(self.seen[-1], MEGABYTES, 2**20, dtype=torch.uint8)
+        return super()._forward(batch)
 
 
 @pytest.fixture
@@ -52,6 +54,7 @@ def first_gradient(torch, small_llama, make_trainer):
         trainer = make_trainer(
             variant,
             folder,
+            mixin=Hungry,
             rows=7,
             model=small_llama(dtype),
             make_optimizer=lambda model: torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0),
@@ -64,18 +67,16 @@ def first_gradient(torch, small_llama, make_trainer):
         trainer.optimizer.register_step_pre_hook(
             lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters]))
         )
-        seen = make_hungry(torch, trainer)
         if fits:
             limit_memory(torch, fits)
         trainer.train()
         account = [(entry["step"], entry["what"], entry["action"]) for entry in trainer.incidents]
-        return gradients[0].numpy(), seen, trainer.micro_batch_rows, account
+        return gradients[0].numpy(), trainer.seen, trainer.micro_batch_rows, account
 
     return compute
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("variant", EVERY_TRAINER)
+@pytest.mark.parametrize(("dtype", "variant"), [("float32", "sft"), *(("float64", name) for name in EVERY_TRAINER)])
 def test_the_micro_batch_halves_and_the_gradient_agrees(variant, dtype, first_gradient, torch, in_processes, tmp_path):
     whole, rows, _, _ = first_gradient(variant, dtype, tmp_path / "whole")
     fits = rows[-1] // 3
@@ -91,14 +92,13 @@ def test_the_micro_batch_halves_and_the_gradient_agrees(variant, dtype, first_gr
 @pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_the_new_size_is_kept_in_the_checkpoint(variant, make_trainer, torch, in_processes, tmp_path):
     def run(steps, fits):
-        trainer = make_trainer(variant, tmp_path, steps=4, checkpoint_every=2)
-        seen = make_hungry(torch, trainer)
+        trainer = make_trainer(variant, tmp_path, mixin=Hungry, steps=4, checkpoint_every=2)
         if fits:
             limit_memory(torch, fits)
         trainer.resume()
         trainer.num_steps = steps
         trainer.train()
-        return trainer.micro_batch_rows, set(seen), len(trainer.incidents)
+        return trainer.micro_batch_rows, set(trainer.seen), len(trainer.incidents)
 
     [(kept, _, told)] = in_processes(1, lambda _: run(2, 1))
     assert (kept, told >= 1) == (1, True)
@@ -109,8 +109,7 @@ def test_the_new_size_is_kept_in_the_checkpoint(variant, make_trainer, torch, in
 @pytest.mark.parametrize("variant", EVERY_TRAINER)
 def test_one_row_that_does_not_fit_ends_with_a_remedy(variant, make_trainer, torch, in_processes, tmp_path):
     def run(_):
-        trainer = make_trainer(variant, tmp_path, steps=4)
-        make_hungry(torch, trainer)
+        trainer = make_trainer(variant, tmp_path, mixin=Hungry, steps=4)
         limit_memory(torch, 0)
         try:
             trainer.train()
@@ -143,17 +142,16 @@ def test_another_error_of_the_forward_is_not_taken_for_it(make_trainer):
     ],
 )
 def test_a_gpus_error_is_taken_for_it_too(kind, words, make_trainer, torch):
-    trainer = make_trainer("sft", steps=2)
-    forward, calls = trainer._forward, []
+    calls = []
 
-    def fail_once(micro_batch):
-        calls.append(num_rows(micro_batch))
-        if len(calls) == 1:
-            raise getattr(torch, kind, RuntimeError)(words)
-        return forward(micro_batch)
+    class FailsOnce:
+        def _forward(self, batch):
+            calls.append(num_rows(batch))
+            if len(calls) == 1:
+                raise getattr(torch, kind, RuntimeError)(words)
+            return super()._forward(batch)
 
-    trainer._forward = fail_once
-    trainer.train()
+    make_trainer("sft", mixin=FailsOnce, steps=2).train()
     assert calls[:3] == [3, 2, 1]
 
 

@@ -16,7 +16,40 @@ from workbench.errors import Interrupted
 from workbench.tracking.store import MetricStore
 
 SAMPLED = [name for name, variant in VARIANTS.items() if variant.samples]
-GIVEN = [name for name in VARIANTS if name not in SAMPLED]
+# The point of a run, and at which visit to it since the last start.
+TERMS = [
+    ("evaluator", 1),
+    ("loader", 1),
+    ("forward", 1),
+    ("gradient", 1),
+    ("update", 1),
+    ("loader", 2),
+    ("gradient", 2),
+    ("forward", 3),
+    ("evaluator", 1),
+]
+TERMS_OF_ROLLOUTS = [
+    ("reward", 1),
+    ("evaluator", 1),
+    ("loader", 1),
+    ("reward", 2),
+    ("forward", 1),
+    ("gradient", 1),
+    ("update", 1),
+    ("gradient", 2),
+    ("forward", 3),
+    ("evaluator", 1),
+]
+KILLS = [("evaluator", 1), ("loader", 3), ("forward", 3), ("update", 2), ("gradient", 2), ("evaluator", 2)]
+KILLS_OF_ROLLOUTS = [
+    ("reward", 1),
+    ("evaluator", 1),
+    ("reward", 2),
+    ("update", 3),
+    ("gradient", 2),
+    ("update", 2),
+    ("evaluator", 2),
+]
 
 
 def test_a_run_has_a_row_for_every_step_and_learns(whole):
@@ -30,34 +63,35 @@ def test_a_run_has_a_row_for_every_step_and_learns(whole):
             assert rows[-1]["eval/loss"] < rows[0]["eval/loss"]
 
 
-@pytest.mark.parametrize("variant", GIVEN)
-@pytest.mark.parametrize(
-    ("point", "visit"),
-    [
-        ("loader", 1),
-        ("loader", 4),
-        ("forward", 1),
-        ("forward", 6),
-        ("gradient", 4),
-        ("update", 3),
-        ("evaluator", 1),
-        ("evaluator", 2),
-    ],
-)
-def test_sigterm_at_any_point_then_resume_changes_nothing(variant, point, visit, build, whole, tmp_path):
-    points = Points(point, visit, lambda: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(Interrupted) as stopped:
-        build(variant, tmp_path / "run", points).train()
-    assert stopped.value.exit_code == 143
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sigterm_at_every_point_in_turn_then_resume_changes_nothing(variant, build, whole, tmp_path, record_property):
+    """Each resume is stopped at the next point; those of a rollout come where completions are sampled."""
+    stops = TERMS_OF_ROLLOUTS if variant in SAMPLED else TERMS
+    for point, visit in stops:
+        trainer = build(variant, tmp_path / "run", Points(point, visit, lambda: signal.raise_signal(signal.SIGTERM)))
+        trainer.resume()
+        with pytest.raises(Interrupted) as stopped:
+            trainer.train()
+        assert stopped.value.exit_code == 143, point
     assert go_on(build, variant, tmp_path / "run") == whole(variant)
+    record_property("tries", len(stops))
 
 
-@pytest.mark.parametrize("variant", GIVEN)
-@pytest.mark.parametrize(("point", "visit"), [("loader", 3), ("forward", 5), ("update", 5), ("evaluator", 3)])
-def test_sigkill_at_any_point_then_resume_changes_nothing(variant, point, visit, build, whole, tmp_path, in_processes):
-    points = Points(point, visit, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    assert in_processes(1, lambda _: build(variant, tmp_path / "run", points).train()) == [-signal.SIGKILL]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sigkill_at_every_point_in_turn_then_resume_changes_nothing(
+    variant, build, whole, tmp_path, in_processes, record_property
+):
+    def run(points):
+        trainer = build(variant, tmp_path / "run", points)
+        trainer.resume()
+        trainer.train()
+
+    stops = KILLS_OF_ROLLOUTS if variant in SAMPLED else KILLS
+    for point, visit in stops:
+        points = Points(point, visit, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        assert in_processes(1, lambda _, points=points: run(points)) == [-signal.SIGKILL], point
     assert go_on(build, variant, tmp_path / "run") == whole(variant)
+    record_property("tries", len(stops))
 
 
 @pytest.mark.parametrize("variant", ["dpo", "grpo"])
@@ -84,33 +118,13 @@ def test_what_is_sampled_differs_and_is_recorded(whole):
     assert len(set(betas)) == len(betas) > 2
 
 
-@pytest.mark.parametrize("variant", SAMPLED)
-@pytest.mark.parametrize(
-    ("point", "visit"),
-    [("reward", 1), ("reward", 2), ("reward", 4), ("loader", 2), ("forward", 5), ("gradient", 3), ("update", 3),
-     ("evaluator", 2)],
-)  # fmt: skip
-def test_sigterm_around_a_rollout_then_resume_changes_nothing(variant, point, visit, build, whole, tmp_path):
-    points = Points(point, visit, lambda: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(Interrupted):
-        build(variant, tmp_path / "run", points).train()
-    assert go_on(build, variant, tmp_path / "run") == whole(variant)
-
-
-@pytest.mark.parametrize("variant", SAMPLED)
-@pytest.mark.parametrize(("point", "visit"), [("reward", 3), ("gradient", 4), ("update", 5)])
-def test_sigkill_around_a_rollout_then_resume_changes_nothing(
-    variant, point, visit, build, whole, tmp_path, in_processes
-):
-    points = Points(point, visit, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    assert in_processes(1, lambda _: build(variant, tmp_path / "run", points).train()) == [-signal.SIGKILL]
-    assert go_on(build, variant, tmp_path / "run") == whole(variant)
-
-
 @pytest.mark.parametrize("name", ["fsync", "truncate", "rename", "rmtree", "mkdir", "append"])
-@pytest.mark.parametrize("visit", [1, 2, 4, 7])
-def test_sigkill_at_every_kind_of_write_then_resume_changes_nothing(name, visit, build, whole, tmp_path, in_processes):
-    def run(_):
+def test_sigkill_at_every_kind_of_write_then_resume_changes_nothing(
+    name, build, whole, tmp_path, in_processes, record_property
+):
+    """Before the first, the second, ... in one folder, each time in a run that goes on from what the last one left."""
+
+    def run(visit):
         owner = {"fsync": os, "truncate": os, "rename": Path, "rmtree": shutil, "mkdir": Path, "append": MetricStore}
         call = getattr(owner[name], name)
         points = Points(name, visit, lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -120,10 +134,15 @@ def test_sigkill_at_every_kind_of_write_then_resume_changes_nothing(name, visit,
             return call(*arguments, **keywords)
 
         setattr(owner[name], name, hit)
-        return build("dpo", tmp_path / "run", keep_checkpoints=1).train() and 0
+        trainer = build("dpo", tmp_path / "run", keep_checkpoints=1)
+        trainer.resume()
+        return trainer.train() and 0
 
-    assert in_processes(1, run)[0] in (-signal.SIGKILL, 0)
+    ends = [in_processes(1, lambda _, visit=visit: run(visit))[0] for visit in (1, 2, 4, 7)]
+    assert -signal.SIGKILL in ends
+    assert set(ends) <= {-signal.SIGKILL, 0}
     assert go_on(build, "dpo", tmp_path / "run", keep_checkpoints=1) == whole("dpo")
+    record_property("tries", ends.count(-signal.SIGKILL))
 
 
 @pytest.mark.parametrize("variant", ["dpo", "sft-early-stopping", "sft-fp16", "grpo", "ppo"])
@@ -166,10 +185,17 @@ def test_early_stopping_restores_weights_that_are_not_the_last(whole):
 def test_a_rollback_is_exact_under_interrupts(build, torch, tmp_path):
     """An interrupt leaves a newer checkpoint than the regular one that a rollback returns to."""
 
+    class BadLoss:
+        def _compute_loss(self, outputs, batch):
+            result = super()._compute_loss(outputs, batch)
+            for term in result.terms.values() if "bad" in batch else ():
+                term.loss_sum.data.fill_(float("nan"))
+            return result
+
     def run(folder, stop_at):
         points = Points("forward", stop_at, lambda: signal.raise_signal(signal.SIGTERM))
         for attempt in range(2):
-            trainer = build("sft", folder, points if attempt == 0 else None, non_finite="rollback")
+            trainer = build("sft", folder, points if attempt == 0 else None, mixin=BadLoss, non_finite="rollback")
             loader = trainer.train_loader
             clean = loader.batches
 
@@ -181,15 +207,6 @@ def test_a_rollback_is_exact_under_interrupts(build, torch, tmp_path):
 
             loader.at_batch = poison
             poison(0)
-            compute = trainer._compute_loss
-
-            def bad_loss(outputs, batch, compute=compute):
-                result = compute(outputs, batch)
-                for term in result.terms.values() if "bad" in batch else ():
-                    term.loss_sum.data.fill_(float("nan"))
-                return result
-
-            trainer._compute_loss = bad_loss
             trainer.resume()
             try:
                 trainer.train()

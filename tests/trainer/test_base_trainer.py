@@ -16,19 +16,18 @@ def poisoned(torch, sft, tmp_path):
     """poisoned(steps that are not finite, **settings) -> a trainer whose gradient is NaN in those attempts."""
 
     def make(bad, **settings):
-        trainer = sft(steps=4, arguments={"output_dir": tmp_path}, **settings)
-        compute, attempts = trainer._compute_loss, []
+        attempts = []
 
-        def loss(outputs, batch):
-            result = compute(outputs, batch)
-            attempts.append(0)
-            if len(attempts) in bad:
-                term = result.terms["cross_entropy"]
-                result.terms["cross_entropy"] = type(term)(term.loss_sum * math.nan, term.num_units)
-            return result
+        class BadLoss:
+            def _compute_loss(self, outputs, batch):
+                result = super()._compute_loss(outputs, batch)
+                attempts.append(0)
+                if len(attempts) in bad:
+                    term = result.terms["cross_entropy"]
+                    result.terms["cross_entropy"] = type(term)(term.loss_sum * math.nan, term.num_units)
+                return result
 
-        trainer._compute_loss = loss
-        return trainer
+        return sft(folder=tmp_path, mixin=BadLoss, steps=4, **settings)
 
     return make
 
@@ -52,10 +51,17 @@ def test_a_rollback_without_regular_checkpoints_is_refused(sft):
 
 def test_a_bare_scalar_is_the_mean_over_rows(torch, sft, collate, make_rows):
     gradients = []
+
+    class Bare:
+        def _count_units(self, batch):
+            return None
+
+        def _compute_loss(self, outputs, batch):
+            return outputs.hidden.square().mean((1, 2)).mean()
+
     for rows in (None, 2):
-        trainer = sft(steps=1, batches=[collate("sft", make_rows(5))], micro_batch_rows=rows, max_grad_norm=None)
-        trainer._count_units = lambda batch: None
-        trainer._compute_loss = lambda outputs, batch: outputs.hidden.square().mean((1, 2)).mean()
+        batches = [collate("sft", make_rows(5))]
+        trainer = sft(mixin=Bare, steps=1, batches=batches, micro_batch_rows=rows, max_grad_norm=None)
         trainer.optimizer.register_step_pre_hook(
             lambda *_, t=trainer: gradients.append(torch.cat([p.grad.flatten() for p in t.parameters]))
         )
@@ -67,13 +73,16 @@ def test_a_bare_scalar_is_the_mean_over_rows(torch, sft, collate, make_rows):
 def test_terms_are_divided_each_by_its_own_units(sft, torch):
     from workbench.trainer.loss import LossResult, LossTerm
 
-    trainer = sft(steps=1)
+    class TwoTerms:
+        def _count_units(self, batch):
+            return {"a": 4.0, "b": 2.0}
+
+        def _compute_loss(self, outputs, batch):
+            a = LossTerm(weight[0] * 8 + outputs.hidden.sum() * 0, 4.0)
+            return LossResult({"a": a, "b": LossTerm(weight[1] * 6, 2.0, 0.5)})
+
+    trainer = sft(mixin=TwoTerms, steps=1)
     weight = trainer.model.model.norm.weight
-    trainer._count_units = lambda batch: {"a": 4.0, "b": 2.0}
-    terms = {"a": LossTerm(weight[0] * 8, 4.0), "b": LossTerm(weight[1] * 6, 2.0, 0.5)}
-    trainer._compute_loss = lambda outputs, batch: LossResult(
-        {**terms, "a": LossTerm(weight[0] * 8 + outputs.hidden.sum() * 0, 4.0)}
-    )
     value = [weight[0].item(), weight[1].item()]
     seen = []
     trainer.optimizer.register_step_pre_hook(lambda *_: seen.append(weight.grad[:2].tolist()))
@@ -139,9 +148,11 @@ def test_the_choices_are_printed_before_the_first_step(sft, capsys):
 
 
 def test_extra_state_that_a_trainer_does_not_know_is_refused(sft, tmp_path):
-    trainer = sft()
-    trainer._get_extra_checkpoint_state = lambda: {"critic": 1}
-    trainer.save_checkpoint(tmp_path / "c")
+    class WithCritic:
+        def _get_extra_checkpoint_state(self):
+            return {"critic": 1}
+
+    sft(mixin=WithCritic).save_checkpoint(tmp_path / "c")
     with pytest.raises(CheckpointError, match="does not know: critic"):
         sft().load_checkpoint(tmp_path / "c")
 
@@ -161,10 +172,12 @@ def test_a_checkpoint_of_another_model_or_optimizer_is_refused(torch, sft, small
 def test_half_used_batches_resume_where_they_were(sft, collate, make_rows, tmp_path):
     """Two updates from one loader batch: the second is in the checkpoint between them."""
 
+    class TwoUpdates:
+        def _make_update_batches(self, batch):
+            return [batch, {k: v[:2] for k, v in batch.items()}]
+
     def trainer():
-        made = sft(steps=4, checkpoint_every=1, arguments={"output_dir": tmp_path})
-        made._make_update_batches = lambda batch: [batch, {k: v[:2] for k, v in batch.items()}]
-        return made
+        return sft(folder=tmp_path, mixin=TwoUpdates, steps=4, checkpoint_every=1)
 
     whole = trainer()
     expected = whole.train()
@@ -190,9 +203,12 @@ def test_cuda_that_is_not_there_is_refused(torch, sft):
 def test_throughput_is_of_the_tokens_that_a_trainer_counts(sft):
     rates = []
     for number in (1, 10**12):
-        trainer = sft(steps=1)
-        trainer._count_tokens = lambda batch, number=number: number
-        row = trainer.train()
+
+        class Counts:
+            def _count_tokens(self, batch, number=number):
+                return number
+
+        row = sft(mixin=Counts, steps=1).train()
         rates.append(row["time/tokens_per_second"] * row["time/step_seconds"])
     assert rates == pytest.approx([1, 10**12])
     plain = sft(steps=1).train()

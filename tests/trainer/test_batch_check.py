@@ -142,9 +142,13 @@ def test_an_own_trainer_adds_keys_to_the_format(torch, small_llama, collate, mak
     class WeightedTrainer(SFTTrainer):
         settings_class = WeightedSettings
 
+        def _forward(self, batch):
+            seen.append(batch["weights"].tolist())
+            return super()._forward(batch)
+
+    seen = []
     batch = collate("sft", make_rows(3))
     with pytest.raises(DataError, match="missing: weights; WeightedTrainer takes"):
         WeightedTrainer(small_llama(), None, [batch], settings=SETTINGS).train()
-    trainer = WeightedTrainer(small_llama(), None, [batch | {"weights": [1, 2, 3]}], settings=SETTINGS)
-    trainer.train()
-    assert trainer._prepare_batch(batch | {"weights": [1, 2, 3]})["weights"].tolist() == [1.0, 2.0, 3.0]
+    WeightedTrainer(small_llama(), None, [batch | {"weights": [1, 2, 3]}], settings=SETTINGS).train()
+    assert seen[0] == [1.0, 2.0, 3.0]

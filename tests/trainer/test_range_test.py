@@ -74,15 +74,13 @@ def test_a_run_ends_where_its_loss_leaves_and_keeps_its_model(torch, sft, tmp_pa
 
 
 def test_an_overflow_is_an_end_and_not_an_error(sft, tmp_path):
-    trainer = sft(steps=3, arguments={"output_dir": tmp_path}, **RISING)
-    compute = trainer._compute_loss
+    class BadInTheSecond:
+        def _compute_loss(self, outputs, batch):
+            result = super()._compute_loss(outputs, batch)
+            if self.step == 1:
+                result.terms["cross_entropy"].loss_sum.data.fill_(float("inf"))
+            return result
 
-    def bad_in_the_second(outputs, batch):
-        result = compute(outputs, batch)
-        if trainer.step == 1:
-            result.terms["cross_entropy"].loss_sum.data.fill_(float("inf"))
-        return result
-
-    trainer._compute_loss = bad_in_the_second
+    trainer = sft(folder=tmp_path, mixin=BadInTheSecond, steps=3, **RISING)
     trainer.train()
     assert (trainer.step, trainer.stopped_by[:35]) == (2, "range_test: the loss is not finite ")

@@ -5,6 +5,7 @@ A checkpoint holds them, so that a resume which could not be exact is refused, o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
@@ -46,6 +47,7 @@ def _name_of(device: torch.device) -> str:
     return f"{device.type} with {torch.backends.cpu.get_cpu_capability()}"
 
 
+@functools.cache
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
