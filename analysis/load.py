@@ -28,6 +28,8 @@ STATUS_FIELDS = (
     *("model_sha256", "fingerprint"),
 )
 COST_FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops")
+SECTIONS = ("model", "lora", "data", "evaluate", "budget", "start_from", "threads")
+"""Of a definition, what the grid may sweep besides hyperparameters."""
 KEYS = ("run", "experiment", "variant", "seed")
 FORMS = ("csv", "parquet")
 RUN_FILES = ("definition.yaml", "status.json", "metrics.jsonl")
@@ -201,12 +203,18 @@ def _run_row(root: Path, plan: dict[str, Any]) -> tuple[dict[str, Any], dict[str
         row |= {"state": str(plan["state"]), "message": str(plan.get("message"))}
     costs = _mapping(status.get("costs"))
     row.update({f"cost/{key}": costs.get(key) for key in COST_FIELDS})
-    for axis, value in _mapping(definition.get("point") or plan.get("point")).items():
-        row[f"point/{axis}"] = value
-    for key, value in _mapping(definition.get("hyperparameters")).items():
-        plain = isinstance(value, str | int | float | None)
-        row[f"hyperparameters/{key}"] = value if plain else json.dumps(value, default=str)
+    settings = {f"hyperparameters/{key}": value for key, value in _mapping(definition.get("hyperparameters")).items()}
+    swept = reader.swept_values(definition) or _mapping(plan.get("point"))
+    settings = {_column_of(axis): value for axis, value in swept.items()} | settings
+    for column, value in settings.items():
+        if row.get(column) is None:
+            row[column] = value if isinstance(value, str | int | float | None) else json.dumps(value, default=str)
     return row, record
+
+
+def _column_of(axis: str) -> str:
+    """The column of a swept setting: hyperparameters/beta, data/collect/pairs."""
+    return axis.replace(".", "/") if axis.split(".")[0] in SECTIONS else f"hyperparameters/{axis}"
 
 
 def _state(folder: Path, definition: Mapping[str, Any], status: Mapping[str, Any]) -> str:

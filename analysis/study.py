@@ -257,7 +257,8 @@ def _variants(plan: dict[str, Any], loaded: Loaded) -> tuple[list[Variant], str 
     axis = numeric[0] if len(numeric) == 1 else None
     points: dict[str, tuple[str, dict[str, Any]]] = {}
     for run, row in zip(plan["runs"], loaded.runs.to_dict("records"), strict=True):
-        points.setdefault(row["variant"], (str(run.get("arm") or ""), _point_of(run, row)))
+        swept = run.get("point") or reader.swept_values(loaded.records[row["run"]]["definition"])
+        points.setdefault(row["variant"], (str(run.get("arm") or ""), swept))
     said = {name: {f"{key} = {plain(value)}" for key, value in point.items()} for name, (_, point) in points.items()}
     shared = set.intersection(*said.values()) if len(said) > 1 else set()
     variants = []
@@ -273,16 +274,6 @@ def _variants(plan: dict[str, Any], loaded: Loaded) -> tuple[list[Variant], str 
         groups = list(dict.fromkeys(variant.group for variant in variants))
         variants.sort(key=lambda v: (groups.index(v.group), v.position if v.position is not None else math.inf))
     return variants, axis, sorted(shared)
-
-
-def _point_of(run: Mapping[str, Any], row: Mapping[Any, Any]) -> dict[str, Any]:
-    """The swept settings of a run, as planned or else as its definition has them."""
-    point: dict[str, Any] = run.get("point") or {
-        str(key).removeprefix("point/"): value
-        for key, value in row.items()
-        if str(key).startswith("point/") and not (isinstance(value, float) and math.isnan(value))
-    }
-    return point
 
 
 def _is_number(value: object) -> bool:

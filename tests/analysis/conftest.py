@@ -174,12 +174,13 @@ def _provenance(definition: Row) -> Row:
 
 
 def _definition(name: str, question: str, planned: Row) -> Row:
-    keys = ("arm", "variant", "seed", "point", "trainer")
+    keys = ("arm", "variant", "seed", "trainer")
     beta = planned["point"].get("beta", 0.5)
     return {
         "experiment": name,
         "question": question,
         **{key: planned[key] for key in keys},
+        "axes": list(planned["point"]),
         "start_from": {"experiment": "sft_sort", "variant": "main", "seed": 0},
         "model": {"preset": "tiny"},
         "hyperparameters": {"beta": beta, "loss": "sigmoid", "learning_rate": 3e-4, "steps": 60},

@@ -20,7 +20,9 @@ def test_tables_join_on_run_and_hold_every_row(make_experiment: Make) -> None:
     folder = make_experiment(betas=(0.1, 1.0), seeds=2, prompts=4, steps=6, every=3)
     loaded = load_runs(folder.parent)
     assert len(loaded.runs) == 5
-    assert list(loaded.runs.loc[loaded.runs["experiment"] == "dpo_beta_sweep", "point/beta"]) == [0.1, 0.1, 1.0, 1.0]
+    swept = loaded.runs[loaded.runs["experiment"] == "dpo_beta_sweep"]
+    assert list(swept["hyperparameters/beta"]) == [0.1, 0.1, 1.0, 1.0]
+    assert not [name for name in loaded.runs if "beta" in name and name != "hyperparameters/beta"]
     own = loaded.metrics[loaded.metrics["experiment"] == "dpo_beta_sweep"]
     assert set(own.groupby("run").size()) == {7}
     assert set(loaded.completions["run"]) == set(loaded.runs["run"])
@@ -46,8 +48,9 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 def test_a_planned_run_that_nobody_made_is_a_row(tmp_path: Path) -> None:
     loaded = load_folders(
-        tmp_path, [{"folder": "a/beta=3/seed1", "variant": "beta=3", "seed": 1, "point": {"beta": 3}}]
+        tmp_path, [{"folder": "a/beta=3/seed1", "variant": "beta=3", "seed": 1, "point": {"beta": 3, "data.rows": 9}}]
     )
+    assert loaded.runs.loc[0, ["hyperparameters/beta", "data/rows"]].tolist() == [3, 9]
     assert loaded.runs.loc[0, ["run", "state", "variant", "seed"]].tolist() == [
         "a/beta=3/seed1",
         "missing",

@@ -13,7 +13,7 @@ import pytest
 
 from tests.commands import ROOT, Command
 from tests.faults.labs import START, define, outcomes
-from workbench.experiment.stages.versions import VERSIONS
+from workbench.experiment.stages.cache import VERSIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 ROWS = [{"prompt": f"say {n}: ", "completion": str(n % 7)} for n in range(64)]

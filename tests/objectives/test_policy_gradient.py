@@ -119,7 +119,7 @@ def test_reductions_by_hand():
 
 
 def test_at_ratio_one_the_grpo_loss_is_zero_and_that_of_dapo_is_not():
-    """Advantages that sum to zero over completions of other lengths: neither is a fault (MATHS.md)."""
+    """Advantages that sum to zero over completions of other lengths: neither is a fault."""
     mask = torch.tensor([[1, 0, 0], [1, 1, 1]]).bool()
     tokens = tokens_of([[1.0] * 3] * 2, [[1.0], [-1.0]], mask.tolist())
     for name, expected in {"grpo": 0.0, "dapo": 2 / 4, "dr_grpo": 2 / 20}.items():

@@ -1,4 +1,4 @@
-"""DPO and its relatives by hand (MATHS.md, "Known values")."""
+"""DPO and its relatives, each by numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ from workbench.tracking.reader import (
     read_completions,
     read_held_out,
     read_json,
-    read_metrics,
     read_rows,
     read_run,
     sealed,
     sealed_text,
+    swept_values,
 )
 from workbench.tracking.store import MetricStore
 
@@ -44,14 +44,6 @@ def test_a_torn_line_in_the_middle_costs_only_itself(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_bytes(lines({"step": 0}) + b'{"step": 1, "lo\n[1]\n' + lines({"step": 2}))
     assert read_rows(path) == [{"step": 0}, {"step": 2}]
-    assert read_metrics(tmp_path).empty
-
-
-def test_metrics_are_a_table_with_a_row_for_each_step(tmp_path):
-    (tmp_path / "metrics.jsonl").write_bytes(lines({"step": 0, "eval/loss": 2.0}, {"step": 1, "loss": None}))
-    table = read_metrics(tmp_path)
-    assert table["step"].tolist() == [0, 1]
-    assert table["eval/loss"][0] == 2.0
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"null"])
@@ -176,3 +168,13 @@ def test_records_that_bear_no_checksum_are_taken_as_they_are(tmp_path):
     (tmp_path / "status.json").write_text('{"state": "finished"}')
     found = read_run(tmp_path)
     assert (found.definition, found.status) == ({"experiment": "x"}, {"state": "finished"})
+
+
+def test_swept_values_stand_where_every_run_has_them_and_in_older_records_beside():
+    start = {"experiment": "sft", "variant": "main", "seed": 3}
+    record = {"start_from": start, "data": {"collect": {"pairs": 8}}, "hyperparameters": {"beta": 0.1, "spikes": None}}
+    axes = ["beta", "data.collect.pairs", "spikes.sigmas", "start_from"]
+    found = {"beta": 0.1, "data.collect.pairs": 8, "spikes.sigmas": None, "start_from": "sft/main"}
+    assert swept_values(record | {"axes": axes}) == found
+    assert swept_values(record | {"point": {"beta": 0.1}}) == {"beta": 0.1}
+    assert swept_values({}) == swept_values({"point": 3, "axes": None}) == {}

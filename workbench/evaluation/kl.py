@@ -12,7 +12,6 @@ from workbench.models.mode import evaluation_mode
 from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.kl import full_kl
 
-VERSION = 1
 LOGITS_ELEMENTS = 1 << 23
 TOKENS_AT_ONCE = 1 << 13
 

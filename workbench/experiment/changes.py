@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from workbench.experiment.definition.overrides import value_text
-from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.definition.schema import NAMES_ONLY, RunSpec
 from workbench.experiment.identity import differences
 from workbench.experiment.run_folder import RunFolder
 from workbench.redaction import redact
@@ -15,8 +15,6 @@ from workbench.tracking.reader import read_run
 
 MOST_SHOWN = 3
 OLDER = "made by an older version of the workbench"
-_NAMES_ONLY = ("experiment", "question", "arm", "variant", "seed", "point", "sources", "track")
-"""Of a definition's record: what no number depends on, or what is written elsewhere in it."""
 _CONTENTS = {
     "data.file": "what the file at data.path holds",
     "evaluate.path": "what the file at evaluate.path holds",
@@ -57,7 +55,7 @@ def _fields(
     found = [
         (name, before, after)
         for name, before, after in differences(old, new)
-        if name.split(".")[0] not in _NAMES_ONLY
+        if name.split(".")[0] not in (*NAMES_ONLY, "point")  # which older records have
         and (not name.startswith("hyperparameters.") or any(_below(other, name) for other in decisive))
         and (name in spec.origins or _has(old, name))  # a setting that did not exist then is no change of the user's
     ]

@@ -25,9 +25,8 @@ from workbench.experiment.identity import (
 )
 from workbench.experiment.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
-from workbench.experiment.stages.cache import Stage, StageCache, StageResult
+from workbench.experiment.stages.cache import VERSIONS, Stage, StageCache, StageResult
 from workbench.experiment.stages.data import ROWS_FILE, Reading, write_rows
-from workbench.experiment.stages.versions import VERSIONS
 from workbench.experiment.stages.worker import Worker
 from workbench.experiment.start_models import StartModels
 from workbench.inputs import Inputs

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+IGNORED = -100
+"""The label of a token that counts for nothing."""
+
 
 def length_mask(lengths: torch.Tensor, width: int) -> torch.Tensor:
     """(B, width) bool, true at the first lengths[b] positions. lengths: (B,)."""

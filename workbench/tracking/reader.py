@@ -139,11 +139,23 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_metrics(run: Path) -> pd.DataFrame:
-    """metrics.jsonl, one row a step."""
-    import pandas as pd
+def swept_values(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run's record that its experiment's grid sweeps, by axis: a hyperparameter's name, else a dotted
+    path. They stand where every other run has them; records from before axes were named had them beside, as point."""
+    axes, point = definition.get("axes"), definition.get("point")
+    if isinstance(axes, list):
+        return {str(axis): _value_at(definition, str(axis)) for axis in axes}
+    return dict(point) if isinstance(point, Mapping) else {}
 
-    return pd.DataFrame(read_rows(run / "metrics.jsonl"))
+
+def _value_at(definition: Mapping[str, Any], axis: str) -> Any:
+    first, *rest = axis.split(".")
+    at: Any = definition if first in definition else definition.get("hyperparameters")
+    for name in (first, *rest):
+        at = at.get(name) if isinstance(at, Mapping) else None
+    if axis == "start_from" and isinstance(at, Mapping):  # which is written by name, and recorded whole
+        return f"{at.get('experiment')}/{at.get('variant')}"
+    return at
 
 
 def read_completions(run: Path, *, rollouts: bool = False) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import torch
 from workbench.errors import DataError
 from workbench.models.passes import config_field, input_embedding, unwrapped
 from workbench.models.positions import Positions, find_positions
-from workbench.objectives.cross_entropy import IGNORED
+from workbench.objectives.masking import IGNORED
 from workbench.trainer.batch_format import MEANINGFUL, BatchField, BatchFormat
 from workbench.trainer.batches import Batch
 

@@ -115,7 +115,7 @@ class DPOTrainer(BaseTrainer):
         return LossResult(terms, metrics)
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
-        """MATHS.md's step-1 check: policy and reference are still the same model, so h is 0 up to rounding."""
+        """Checks that h is 0 up to rounding at the first step, where policy and reference are still the same model."""
         gap = row.pop(START_GAP, 0.0)
         allowed = START_TOLERANCE[self.precision.name]
         if not gap <= allowed:

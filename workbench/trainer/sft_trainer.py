@@ -9,8 +9,8 @@ import torch
 from workbench.errors import DataError
 from workbench.models.flops import Work
 from workbench.models.outputs import HeadInputs, forward_to_head
-from workbench.objectives.cross_entropy import IGNORED
 from workbench.objectives.logprobs import projected_logprobs
+from workbench.objectives.masking import IGNORED
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm

@@ -36,7 +36,7 @@ class GrowingRun:
             "arm": "dpo",
             "variant": f"beta={beta:g}",
             "seed": seed,
-            "point": {"beta": beta},
+            "axes": ["beta"],
             "trainer": "dpo",
             "hyperparameters": {"beta": beta, "learning_rate": 3e-4, "loss": "sigmoid", "betas": [0.9, 0.95]},
             "track": ["tensorboard", "wandb"],

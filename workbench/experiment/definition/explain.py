@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.experiment.definition.overrides import value_text
-from workbench.experiment.definition.schema import Experiment, RunSpec
+from workbench.experiment.definition.schema import NAMES_ONLY, Experiment, RunSpec
 from workbench.tracking.names import KL_START, PAIR_ACCURACY, PAIR_MARGIN
 from workbench.tracking.words import plural
 from workbench.trainer import method
@@ -16,7 +16,6 @@ from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import TrainerSettings
 
 DEFAULT = "default"
-_IDENTITY = ("experiment", "question", "arm", "variant", "seed", "point", "start_from", "sources", "track")
 
 _EVERYWHERE = {
     "step": "one optimiser step; batches are global per step, over all processes and micro-batches",
@@ -128,7 +127,7 @@ def batch_units(settings: TrainerSettings) -> str:
 
 
 def _settings(run: RunSpec) -> dict[str, Any]:
-    return {key: value for key, value in run.to_definition().items() if key not in _IDENTITY}
+    return {key: value for key, value in run.to_definition().items() if key not in (*NAMES_ONLY, "start_from")}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,8 @@ from workbench.trainer.settings import Budget, RunSettings, TrainerSettings
 
 START = "start"
 Tracker = Literal["tensorboard", "wandb"]
+NAMES_ONLY = ("experiment", "question", "arm", "variant", "seed", "axes", "sources", "track")
+"""Of a run's record: what no number depends on, or what is written elsewhere in it."""
 WRITTEN_AS = {"evaluate_every": "evaluate.every", "seed": "sweep.seeds", "budget": "budget"}
 """Facts of a run that a definition, and a run's record, have elsewhere than under `hyperparameters`."""
 
@@ -146,7 +148,7 @@ class RunSpec:
             "arm": self.arm,
             "variant": self.variant,
             "seed": self.seed,
-            "point": dict(self.point),
+            "axes": list(self.point),
             "trainer": self.trainer,
             "start_from": split_key(self.start) if self.start else None,
             "model": dump(self.model),

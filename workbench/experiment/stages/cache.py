@@ -23,6 +23,9 @@ from workbench.tracking.reader import read_json
 
 FOLDER = "stages"
 MANIFEST = "stage.json"
+VERSIONS = {"data": 8, "collect": 2, "ref_logprobs": 3}
+"""Of what each stage makes: raised where the same key would give another result, which makes the stages anew, and the
+runs that rest on them."""
 
 
 @dataclass(frozen=True)

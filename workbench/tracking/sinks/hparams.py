@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.redaction import redact
-from workbench.tracking.reader import RunRecord, read_run
+from workbench.tracking.reader import RunRecord, read_run, swept_values
 from workbench.tracking.sinks.sink import FINAL, Row
 
 FIRST_METRICS = tuple(
@@ -21,7 +21,7 @@ Scalar = bool | int | float | str
 def hyperparameter_values(definition: Row) -> dict[str, Scalar]:
     """Scalars that a variant's seeds share: swept axes, hyperparameters, trainer, arm, experiment."""
     named = {name: definition.get(name) for name in ("experiment", "trainer", "arm")}
-    values = redact({**(definition.get("point") or {}), **named, **(definition.get("hyperparameters") or {})})
+    values = redact({**swept_values(definition), **named, **(definition.get("hyperparameters") or {})})
     values.pop("seed", None)  # a group shows the values of its first session
     return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
