@@ -51,7 +51,7 @@ def test_the_constructor_takes_the_same_arguments(name):
 def test_settings_are_frozen_closed_and_described(name):
     settings_class = get_settings_class(name)
     with pytest.raises(ValidationError, match="learning_rat"):
-        settings_class(learning_rat=1.0)
+        settings_class.model_validate({"learning_rat": 1.0})
     with pytest.raises(ValidationError, match="frozen"):
         settings_class().learning_rate = 1.0
     assert [field for field, info in settings_class.model_fields.items() if not info.description] == []

@@ -203,7 +203,7 @@ READ = [
 @pytest.mark.parametrize(("name", "what", "change", "place"), READ)
 def test_no_stage_is_kept_of_what_changed_while_it_was_made(made, name, what, change, place, monkeypatch):
     path, before = Path(what), {"held_pairs.jsonl": 1}
-    at(monkeypatch, *place, lambda: change(path) if path.exists() else None)
+    at(monkeypatch, place[0], place[1], lambda: change(path) if path.exists() else None)
     with pytest.raises(DataError, match=f"{path.name} was (changed|replaced|taken away)"):
         prepare(made(name))
     stem = {"tokenise": "data", "score_reference": "ref_logprobs", "collect_pairs": "collect"}[place[1]]

@@ -26,8 +26,8 @@ def cut(rows, learned, counted, passes=1, minibatches=1):
 
     from workbench.trainer.minibatches import cut_rollout
 
-    flags = [torch.tensor(part).bool() for part in (learned, counted)]
-    return cut_rollout(rows, *flags, passes, minibatches, np.random.default_rng(0))
+    first, second = (torch.tensor(part).bool() for part in (learned, counted))
+    return cut_rollout(rows, first, second, passes, minibatches, np.random.default_rng(0))
 
 
 def test_rows_that_are_not_computed_leave_their_units_to_one_that_is(rows):

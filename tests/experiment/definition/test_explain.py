@@ -106,7 +106,10 @@ def test_a_trainer_says_what_it_is_and_every_function_that_may_be_chosen(trainer
 
 def test_the_formula_is_of_the_options_chosen_and_of_what_is_added() -> None:
     settings_class = get_settings_class("grpo")
-    plain, tied = (formula(settings_class.described(), settings_class(beta=beta, loss="cispo")) for beta in (0.0, 0.1))
+    plain, tied = (
+        formula(settings_class.described(), settings_class.model_validate({"beta": beta, "loss": "cispo"}))
+        for beta in (0.0, 0.1)
+    )
     assert plain.startswith("cispo: −min(r, ratio_ceiling) A log π a token")
     assert tied == plain + "; and beta times the KL to the start, k3_ratio: π/π_old (π_ref/π − 1 − log π_ref/π)"
 
