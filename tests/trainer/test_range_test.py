@@ -75,6 +75,8 @@ def test_a_run_ends_where_its_loss_leaves_and_keeps_its_model(torch, sft, tmp_pa
 
 def test_an_overflow_is_an_end_and_not_an_error(sft, tmp_path):
     class BadInTheSecond:
+        step: int
+
         def _compute_loss(self, outputs, batch):
             result = super()._compute_loss(outputs, batch)
             if self.step == 1:
