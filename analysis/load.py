@@ -29,7 +29,7 @@ STATUS_FIELDS = (
 )
 COST_FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops")
 SECTIONS = ("model", "lora", "data", "evaluate", "budget", "start_from", "threads")
-"""Of a definition, what the grid may sweep besides hyperparameters."""
+"""The sections of a definition that the grid may sweep besides hyperparameters."""
 KEYS = ("run", "experiment", "variant", "seed")
 FORMS = ("csv", "parquet")
 RUN_FILES = ("definition.yaml", "status.json", "metrics.jsonl")

@@ -72,7 +72,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     def revised(self, **changes: Any) -> Self:
-        """These settings with other values, checked as a whole. DefinitionError where they do not go together."""
+        """These settings with other values, checked as a whole. Raises DefinitionError where they do not go
+        together."""
         said = {name: value for name, value in self if name in self.model_fields_set}
         try:
             return type(self).model_validate(said | changes)
@@ -85,7 +86,7 @@ class Settings(BaseModel):
         return {name for name, field in type(self).model_fields.items() if Free in field.metadata}
 
     def decisive(self) -> dict[str, Any]:
-        """As JSON values, the fields that numbers depend on, of these settings and of those within them."""
+        """The fields that numbers depend on, of these settings and of those within them, as JSON values."""
         return self.model_dump(mode="json", exclude=_free_within(self))
 
 

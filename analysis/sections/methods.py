@@ -251,7 +251,7 @@ def _add_levels(
 
 
 def _won(study: Study, measure: Measure, method: Method) -> str:
-    """Against which methods its final value is better, by the tests of the report."""
+    """Names the methods against which its final value is better, by the tests of the report."""
     better: list[str] = []
     for comparison in claims.compare_all(study, measure):
         names = (comparison.first.name, comparison.second.name)

@@ -22,7 +22,7 @@ class AskedPrompt:
 
     @property
     def text(self) -> str:
-        """As one text."""
+        """The prompt as one text."""
         return self.prompt if isinstance(self.prompt, str) else "\n".join(turn[1] for turn in self.prompt)
 
     def row_json(self) -> str | None:

@@ -42,7 +42,7 @@ def check_characters(text: str, name: str) -> None:
 
 
 def is_not_finite(value: Any) -> bool:
-    """Of a number, or of one as CSV writes it."""
+    """Whether a number, or a number as CSV writes it, is NaN or infinite."""
     if isinstance(value, str):
         return value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
     return isinstance(value, float) and not math.isfinite(value)

@@ -15,14 +15,14 @@ MAX_PLACES = 200
 
 @dataclass
 class Counts:
-    """Of one tokenised set; plain values, stored beside it."""
+    """What is counted of one tokenised set: plain values, stored beside it."""
 
     rows: int = 0
     """Rows kept."""
     tokens: int = 0
     """Tokens of the rows kept."""
     learned: int = 0
-    """Of these, the tokens that are learned; of pairs, those of both completions."""
+    """Tokens that are learned, among those; in pairs, the tokens of both completions."""
     truncated: int = 0
     """Rows kept that lost tokens."""
     tokens_lost: int = 0
@@ -44,9 +44,9 @@ class Counts:
     repeated: int = 0
     """Rows whose prompt is that of a row before."""
     repeated_folded: int = 0
-    """The same after case and white space."""
+    """Rows whose prompt is that of a row before, after case and white space are folded."""
     places: list[str] = field(default_factory=list)
-    """Where the first rows kept come from."""
+    """The places that the first rows kept come from."""
     spanned: int = 0
     """Prompts and answers between which a token of the whole text would lie: it is divided there."""
     chats: int = 0

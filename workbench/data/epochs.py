@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 VERSION = 2
-"""Of this rule: from 2 on the last batch is no longer filled up with rows of a further epoch."""
+"""Version of this rule: from 2 on the last batch is no longer filled up with rows of a further epoch."""
 
 
 def rows_of_epochs(epochs: float, rows: int) -> int:
@@ -21,5 +21,5 @@ def batches_of_epochs(epochs: float, rows: int, batch_rows: int) -> int:
 
 
 def rows_of_last_batch(epochs: float, rows: int, batch_rows: int) -> int:
-    """From 1 to batch_rows."""
+    """The rows of the last batch, 1 to batch_rows."""
     return (rows_of_epochs(epochs, rows) - 1) % batch_rows + 1

@@ -28,7 +28,8 @@ OFFLINE = (
 
 
 def dataset_records(settings: DatasetData) -> Iterator[Record]:
-    """Its rows in order; of a folder of files as file:line, else as name:row N. DataError where it cannot be read."""
+    """Its rows in order; of a folder of files as file:line, else as name:row N. Raises DataError where it cannot be
+    read."""
     folder = _local_folder(settings)
     if folder is not None and not _is_saved(folder):
         for path in split_files(folder, settings.split, settings.config):
@@ -77,7 +78,7 @@ def dataset_identity(settings: DatasetData) -> dict[str, Any]:
 
 
 def _local_folder(settings: DatasetData) -> Path | None:
-    """The folder, None for a name on the hub. DataError where the settings ask of a folder what it has not."""
+    """The folder, None for a name on the hub. Raises DataError where the settings ask of a folder what it has not."""
     folder = find_folder(settings.dataset)
     if folder is not None and settings.revision is not None:
         raise DataError(f"data.revision: found {settings.revision}, but {folder} is a folder; leave it out")
@@ -87,7 +88,7 @@ def _local_folder(settings: DatasetData) -> Path | None:
 
 
 def find_folder(name: str) -> Path | None:
-    """The local folder of that name, None for a name on the hub. DataError where it is neither."""
+    """The local folder of that name, None for a name on the hub. Raises DataError where it is neither."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -99,7 +100,8 @@ def find_folder(name: str) -> Path | None:
 
 
 def split_files(folder: Path, split: str, config: str | None = None) -> list[Path]:
-    """The data files of a folder that belong to a split, and to a configuration, by name. DataError where none do.
+    """The data files of a folder that belong to a split, and to a configuration, by name. Raises DataError where none
+    do.
 
     A file belongs to it when its name or a folder on the way bears the split as a word (data/test-00000.parquet);
     where no file bears any split, all are the split train. To a configuration belong those that bear all its words.
@@ -174,7 +176,8 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _saved_split(folder: Path, split: str) -> Path:
-    """Where save_to_disk put the split: its folder within a dictionary of splits, else the folder itself."""
+    """The folder that save_to_disk put the split in: the split's own within a dictionary of splits, else the folder
+    itself."""
     if not (folder / SAVED_SPLITS).is_file():
         return folder
     if (folder / split / SAVED).is_file():

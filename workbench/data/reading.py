@@ -32,7 +32,8 @@ MAX_NAMES = 40
 
 
 def open_records(settings: ReadData) -> Iterator[Record]:
-    """The records that the settings name, at most settings.rows of them. DataError where there are none to read."""
+    """The records that the settings name, at most settings.rows of them. Raises DataError where there are none to
+    read."""
     if isinstance(settings, FileData):
         return itertools.islice(read_records(Path(settings.path).expanduser()), settings.rows)
     assert isinstance(settings, DatasetData), "rows are read from a file or a data set"
@@ -82,7 +83,7 @@ class Examples:
 
     @classmethod
     def of(cls, settings: ReadData, wanted: Wanted, bad: BadRows) -> Examples:
-        """Of the records that the settings name."""
+        """Makes the examples of the records that the settings name."""
         return cls(
             open_records(settings),
             wanted,
@@ -117,7 +118,8 @@ class Examples:
             raise DataError(f"{self.name}: no row in it can be used{first}")
 
     def _with_columns(self, example: Example, fields: Mapping[str, Any]) -> Example:
-        """Under their own names and those of the format; turns that were the prompt are handed on as such."""
+        """Adds the columns to an example, under their own names and those of the format; turns that were the prompt are
+        handed on as such."""
         if not self.wanted.keeps_columns:
             return example
         return replace(example, columns={**renamed(dict(fields), self.columns), **fields})
@@ -145,7 +147,7 @@ class Examples:
         return parse_example(self.format, fields, as_chat=self.as_chat, where=record.where)
 
     def _account(self, known: Format, record: Record, fields: Mapping[str, Any]) -> None:
-        """Count what nothing reads. DataError where what is learned would be another with it."""
+        """Count what nothing reads. Raises DataError where what is learned would be another with it."""
         read = known.read
         if fields.keys() <= read and not any(name in fields for name in TURN_LISTS):
             return

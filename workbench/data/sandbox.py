@@ -73,7 +73,7 @@ def names_in(template: str) -> frozenset[str]:
 
 
 def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    """As transformers' apply_chat_template has it."""
+    """The environment that transformers' apply_chat_template renders in."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
     )
@@ -111,7 +111,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers has it: jinja's own would escape < and >."""
+    """Writes JSON as transformers does; jinja's own filter would escape < and >."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

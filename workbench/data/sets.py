@@ -46,12 +46,12 @@ class Part:
 
     @classmethod
     def of(cls, name: str, ids: np.ndarray, *, learned: bool) -> Part:
-        """Of ids that are all learned, or none."""
+        """A part whose ids are all learned, or none of them."""
         return cls(name, ids, np.full(len(ids), learned))
 
     @classmethod
     def of_text(cls, name: str, text: str) -> Part:
-        """Of what is no token."""
+        """A part that is text and holds no token."""
         return cls(name, np.zeros(0, np.int32), np.zeros(0, bool), text)
 
 
@@ -160,7 +160,7 @@ class PairSet(TokenSet):
         return self.prompts.lengths + np.maximum(self.chosen.lengths, self.rejected.lengths)
 
     def with_reference(self, path: Path) -> PairSet:
-        """The same pairs with the log-probabilities that save_reference wrote."""
+        """Returns these pairs with the log-probabilities that save_reference wrote."""
         arrays = load_arrays(path)
         return PairSet(self.prompts, self.chosen, self.rejected, arrays["chosen"], arrays["rejected"])
 

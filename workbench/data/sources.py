@@ -35,7 +35,7 @@ class Record:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Every row of a data file in order. DataError when the file itself cannot be read."""
+    """Every row of a data file in order. Raises DataError when the file itself cannot be read."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{path}: found {suffix or 'no ending'}, allowed {', '.join(SUFFIXES)}")
@@ -102,7 +102,8 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 def _parquet_rows(rows: Any) -> Iterator[Record]:
-    """Of a batch of rows at once, or of each alone where one of them cannot be read. Their places are not known yet."""
+    """Yields the records of a batch of rows, read at once, or each alone where one of them cannot be read. Their places
+    are not known yet."""
     try:
         values = rows.to_pylist()
     except UnicodeDecodeError:

@@ -17,9 +17,9 @@ from typing import Any
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
 MAX_SECONDS = 5.0
-"""Of one rendering."""
+"""Seconds that one rendering may take."""
 MAX_MEGABYTES = 512
-"""Of the whole process, which takes 50 itself."""
+"""Megabytes that the whole process may take, which takes 50 itself."""
 
 
 class TemplateRefusal(ValueError):

@@ -28,7 +28,7 @@ class Cut:
 
 
 def cut_whole(tokenizer: Tokenizer, parts: Sequence[tuple[str, str]]) -> list[Cut]:
-    """Of (before, after), each pair one text."""
+    """Cuts texts that were encoded whole. parts: pairs (before, after), each pair one text."""
     texts = dict.fromkeys(text for before, after in parts for text in (before, before + after))
     ids = dict(zip(texts, tokenizer.encode_batch(list(texts)), strict=True))
     return [_cut(tokenizer, before, after, ids[before], ids[before + after]) for before, after in parts]

@@ -27,7 +27,8 @@ def with_problems(planned: Iterable[PlannedRun], inspector: Inspector | None) ->
 
 
 def exit_code(planned: Iterable[PlannedRun]) -> int:
-    """Of a command that tells what would happen: that of the runs that cannot run, 0 where all can."""
+    """The exit code of a command that tells what would happen: that of the runs that cannot run, and 0 where all
+    can."""
     return WorkbenchError.exit_code if any(run.state == "broken" for run in planned) else 0
 
 

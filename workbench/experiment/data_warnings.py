@@ -22,7 +22,7 @@ SOME_WITHOUT_END = (
 
 
 def data_warnings(spec: RunSpec, counts: Counts, tokenizer: Tokenizer, *, rows: int | None = None) -> Iterator[str]:
-    """Of the training data. rows: how many there are, where the counts are of some of them."""
+    """Warnings about the training data. rows: how many there are, where the counts are of some of them."""
     yield from end_warnings(counts, tokenizer)
     if isinstance(spec.data, ReadData):
         yield from cut_warnings("training data", spec.data.max_tokens, counts, rows=rows)
@@ -56,7 +56,7 @@ def cut_warnings(what: str, max_tokens: int, counts: Counts, *, rows: int | None
 
 
 def guessed_cut_warning(max_tokens: int, longer: int, seen: int, rows: int) -> str:
-    """The same where tokens are guessed from characters."""
+    """Warns of rows that are cut, where their tokens are guessed from characters."""
     of = f"{seen:,} rows" if rows <= seen else f"{seen:,} rows looked at, of {rows:,},"
     longer_ones = f"about {longer:,} of {of} {'is' if longer == 1 else 'are'} longer, and will be cut or left out"
     return f"training data: data.max_tokens is {max_tokens:,}: {longer_ones}; raise data.max_tokens to keep them whole"

@@ -18,9 +18,9 @@ from workbench.experiment.sizes import RunSize
 from workbench.experiment.speed import SAMPLING_SHARE, Speed
 
 COMMAND_SECONDS = 5.0
-"""Of a command: its libraries, its plan, its report."""
+"""Seconds that a command takes beside its runs: its libraries, its plan, its report."""
 RUN_SECONDS = 0.6
-"""Of a run: its process, its model loaded and saved, its records."""
+"""Seconds that a run takes beside its steps: its process, its model loaded and saved, its records."""
 PROMPTS_PER_PAIR = 1.6
 """Prompts that are sampled for a pair, for of some all samples are right, or none."""
 
@@ -34,7 +34,8 @@ class Durations:
     def total(
         self, levels: Sequence[Sequence[RunSpec]], todo: Collection[str], found: Mapping[str, Estimate], jobs: int
     ) -> float | None:
-        """Of the command: each wave's shared stages, then its runs, `jobs` at a time. None where one's is not known."""
+        """Seconds of the command: each wave's shared stages, then its runs, `jobs` at a time. None where those of one
+        are not known."""
         seconds = COMMAND_SECONDS
         made = {self._stage(spec) for level in levels for spec in level if spec.key not in todo}
         for level in levels:
@@ -50,7 +51,7 @@ class Durations:
         return seconds
 
     def run(self, spec: RunSpec, found: Estimate) -> float | None:
-        """Of one run alone: start, training, evaluations."""
+        """Seconds of one run alone: start, training, evaluations."""
         size = run_size(spec, self.specs, self.runs)
         if found.seconds is None or size is None:
             return None
@@ -61,7 +62,8 @@ class Durations:
         return RUN_SECONDS + found.seconds + times * self._evaluation_flops(spec, size) / rate
 
     def shared(self, spec: RunSpec) -> float:
-        """Of what runs on the same pairs share: pairs collected, their log-probabilities under the start."""
+        """Seconds of what runs on the same pairs share: collecting the pairs, and their log-probabilities under the
+        start."""
         size = run_size(spec, self.specs, self.runs)
         data = training_size(spec, self.specs, self.runs)
         if size is None or not data.lengths or not data.rows:
@@ -84,7 +86,7 @@ class Durations:
         return str(spec.data), str(spec.start or spec.model)
 
     def _evaluation_flops(self, spec: RunSpec, size: RunSize) -> float:
-        """Of one evaluation, a FLOP of sampling as often as it takes longer than one of training."""
+        """FLOPs of one evaluation. A FLOP of sampling counts as often as it takes longer than one of training."""
         evaluate = spec.evaluate
         if evaluate is None:
             return 0.0
@@ -145,7 +147,8 @@ class Durations:
 
 
 def side_by_side(seconds: Sequence[float], jobs: int) -> float:
-    """When the last of these ends, each begun as soon as one of `jobs` places is free, in their order."""
+    """Seconds until the last of these ends, when each begins as soon as one of `jobs` places is free, in their
+    order."""
     free = [0.0] * jobs
     for each in seconds:
         heapq.heappush(free, heapq.heappop(free) + each)

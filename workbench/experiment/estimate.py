@@ -164,7 +164,8 @@ def start_config(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> dic
 
 
 def model_shape(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> dict[str, Any] | None:
-    """The same with a Llama's names for the fields that tell its shape; None where they do not."""
+    """The configuration that start_config gives, with a Llama's names for the fields that tell its shape; None where
+    they do not."""
     config = start_config(spec, specs, runs)
     if config is None:
         return None

@@ -1,4 +1,4 @@
-"""Where held-out rows are read from, and how. No torch."""
+"""Finds the files that held-out rows are read from, and says how they are read. Nothing here loads torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from workbench.experiment.identity import held_out_split
 
 
 def held_out_prompts_source(spec: RunSpec) -> ReadData | None:
-    """Where the rows are that are completed and checked: a file, or another split of the training data's set; None for
+    """The source of rows that are completed and checked: a file, or another split of the training data's set; None for
     neither."""
     path = spec.evaluate.path if spec.evaluate is not None else None
     return _source(spec, path, as_trained=not spec.form.has_pair_accuracy)
 
 
 def held_out_pairs_source(spec: RunSpec) -> ReadData | None:
-    """The same of the pairs that pair accuracy is measured on."""
+    """The source of the pairs that pair accuracy is measured on; None where there is none."""
     path = spec.evaluate.pairs if spec.evaluate is not None else None
     return _source(spec, path, as_trained=spec.form.has_pair_accuracy)
 

@@ -50,7 +50,7 @@ class Identity:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the fields."""
+        """The fingerprint of the fields."""
         return None if self.fields is None else fingerprint(self.fields)
 
 
@@ -156,7 +156,7 @@ def source_identity(data: ReadData) -> dict[str, Any]:
 
 
 def data_files(data: ReadData) -> dict[str, str]:
-    """For the record: what was read, and the hash or commit of its contents."""
+    """What was read, and the hash or commit of its contents, for the record."""
     identity = source_identity(data)
     if isinstance(data, FileData):
         return {data.path: identity["file"]}
@@ -165,7 +165,7 @@ def data_files(data: ReadData) -> dict[str, str]:
 
 
 def own_code(spec: RunSpec) -> dict[str, str]:
-    """For the record: the files of own code that rewards are, and the hashes of their contents."""
+    """The files of own code that rewards are, and the hashes of their contents, for the record."""
     return reward_files(rewards_of(spec.hyperparameters))
 
 
@@ -200,7 +200,7 @@ def samplers_of(spec: RunSpec) -> tuple[str, ...]:
 
 
 def file_identity(path: str) -> str:
-    """SHA-256 of a data file. DataError when it is not there."""
+    """SHA-256 of a data file. Raises DataError when it is not there."""
     file = Path(path).expanduser()
     if file.is_dir():
         raise DataError(f"{path}: found a folder, allowed a data file; data.dataset names a folder of them")
@@ -251,7 +251,7 @@ def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
 
 
 def counted_before(folder: RunFolder, status: Mapping[str, Any]) -> dict[str, str]:
-    """By which versions the FLOPs were counted of a run that goes on from a checkpoint of another version."""
+    """The versions by which the FLOPs were counted of a run that goes on from a checkpoint of another version."""
     before = read_json(folder.path / "provenance.json") if status else None
     if before is None or not any((folder.path / "checkpoints").glob("*")):
         return {}

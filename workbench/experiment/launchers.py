@@ -197,7 +197,8 @@ def _write_to(reader: int, writer: int) -> None:
 
 
 class _Printed(io.FileIO):
-    """Without secrets of this process, whose environment may have changed; no run ends for a line of its log."""
+    """A run's output without the secrets of this process, whose environment may have changed. A run does not end for a
+    line of its log."""
 
     def write(self, data: Any, /) -> int:
         told = redact(bytes(data).decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")

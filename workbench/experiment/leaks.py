@@ -21,8 +21,8 @@ TRAINING, PROMPTS, PAIRS = "the training data", "held-out prompts", "held-out pa
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of the held-out prompts or pairs, those whose prompt is one that was learned from: to the letter, and after case
-    and white space are folded. None: the training data is no longer here to be asked."""
+    """The held-out prompts or pairs whose prompt was learned from: to the letter, and after case and white space are
+    folded. None: the training data is no longer here to be asked."""
 
     held_out: str
     trained: str
@@ -32,12 +32,12 @@ class Overlap:
 
     @property
     def share(self) -> float:
-        """Of the items, after folding."""
+        """The share of the items, after folding."""
         return (self.folded or 0) / max(self.items, 1)
 
     @property
     def text(self) -> str:
-        """In words."""
+        """The overlap in words."""
         if self.folded is None:
             return f"whether the {self.held_out} stand in {self.trained} is not known: what it held is gone"
         exactly = (
@@ -69,8 +69,8 @@ def overlaps(
 def overlaps_of_stages(
     held_out: Iterable[Example], pairs: Path | None, data: Path, start: str | None, runs: Path
 ) -> list[Overlap]:
-    """Of a run that is ready to train, against its own training data and that of every run before it. pairs, data: the
-    stages of its held-out pairs and of its training data."""
+    """The overlaps of a run that is ready to train with its own training data and that of every run before it. pairs,
+    data: the stages of its held-out pairs and of its training data."""
     sets = [(PROMPTS, hashes_of(held_out))]
     if pairs is not None:
         sets.append((PAIRS, PromptHashes.load(pairs / overlap.FILE)))
@@ -88,13 +88,13 @@ def trained_before(start: str | None, runs: Path) -> Iterator[tuple[str, PromptH
 
 
 def load_hashes(stage: Path) -> PromptHashes | None:
-    """Of a stage of token ids; None where it has none, being from before they were kept."""
+    """The hashes of a stage of token ids; None where it was made before they were kept."""
     path = stage / overlap.FILE
     return PromptHashes.load(path) if path.is_file() else None
 
 
 def record(found: Iterable[Overlap]) -> list[dict[str, Any]]:
-    """For status.json: the numbers, and the words that a report says them in."""
+    """What status.json holds: the numbers, and the words that a report says them in."""
     return [{**asdict(each), "share": each.share, "text": each.text} for each in found]
 
 

@@ -25,14 +25,14 @@ from workbench.models.tokenizer import Tokenizer
 SAMPLE = 200
 """Rows of a task that are made, and rows of a file that are tokenised, to see how long they are."""
 CHARACTERS_PER_TOKEN = 3.6
-"""Of English text under a vocabulary of tens of thousands, where the tokenizer is not here."""
+"""Characters of a token of English text, under a vocabulary of tens of thousands, where the tokenizer is not here."""
 LARGEST_READ = 64 << 20
 """Bytes of a data file beyond which its rows are not counted before the run."""
 
 
 @dataclass(frozen=True)
 class DataSize:
-    """Of one source of rows; nothing is known of one that cannot be read yet."""
+    """The size of one source of rows; nothing is known of a source that cannot be read yet."""
 
     rows: int | None = None
     """Rows, pairs or prompts to learn from; an estimate where some were tokenised for all (`of` is larger)."""
@@ -45,7 +45,7 @@ class DataSize:
     counts: Counts | None = None
     """What became of the rows whose lengths are known, where they were tokenised."""
     longer: int = 0
-    """Of those whose tokens were guessed, the rows longer than max_tokens."""
+    """Rows longer than max_tokens, among those whose tokens were guessed."""
 
     def warnings(self, spec: RunSpec, tokenizer_folder: Path | None) -> Iterator[str]:
         """What the run would say of its training data, as far as it is known now. tokenizer_folder: data_size's."""
@@ -59,7 +59,8 @@ class DataSize:
 
 
 def data_size(spec: RunSpec, tokenizer_folder: Path | None, *, characters: bool) -> DataSize:
-    """Of a run's training data. tokenizer_folder: the model's, where it is here. characters: a token is a character."""
+    """The size of a run's training data. tokenizer_folder: the model's, where it is here. characters: a token is a
+    character."""
     data = spec.data
     if isinstance(data, ReadData):
         return read_size(data, spec.form, tokenizer_folder, characters=characters)
@@ -83,7 +84,7 @@ def task_texts(settings: TaskSettings) -> list[tuple[str, str]]:
 
 
 def read_size(data: ReadData, form: DataForm, tokenizer_folder: Path | None, *, characters: bool = False) -> DataSize:
-    """Of rows that are read: files of this machine that are not too large; else nothing is known."""
+    """The size of rows that are read: from files of this machine that are not too large; else nothing is known."""
     try:
         files = local_files(data)
         if not files or not all(path.is_file() for path in files) or sum(map(_size, files)) > LARGEST_READ:
@@ -119,7 +120,7 @@ def _read_size(
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
-    """At most SAMPLE of them, from the first to the last."""
+    """Returns at most SAMPLE of the examples, from the first to the last."""
     step = max(1.0, len(examples) / SAMPLE)
     return [examples[math.floor(index * step)] for index in range(min(SAMPLE, len(examples)))]
 

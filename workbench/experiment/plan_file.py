@@ -22,7 +22,7 @@ def write_plan(
     experiment: Experiment, runs: Path, notes: list[str], failures: Mapping[str, tuple[str, str]] | None = None
 ) -> None:
     """Write runs/<experiment>/plan.json. failures: state and message by key of runs that have no folder to say so.
-    StorageError when the disk fails."""
+    Raises StorageError when the disk fails."""
     starts = dict.fromkeys(
         key for run in experiment.runs for key in (run.start, *run.sources) if key not in (None, START)
     )
@@ -60,13 +60,13 @@ def failures_of(experiment: Experiment, runs: Path) -> dict[str, tuple[str, str]
 
 
 def plan_path(experiment: Experiment, runs: Path) -> Path:
-    """Where it is."""
+    """The path of the plan's file."""
     return runs / experiment.name / "plan.json"
 
 
 def as_planned(name: str, runs: Path) -> tuple[str, list[str]]:
     """The definition and the overrides that a name stands for: NAME+overrides is the folder of an experiment that was
-    run with them, and its plan holds what they were. DefinitionError where no such plan is there."""
+    run with them, and its plan holds what they were. Raises DefinitionError where no such plan is there."""
     if "+" not in name or "/" in name:
         return name, []
     plan = read_sealed(runs / name / "plan.json") or {}
@@ -87,7 +87,7 @@ def command_of(experiment: Experiment) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As one word of a shell, on one line and without a character that acts on a terminal."""
+    """Writes a text as one word of a shell, on one line and without a character that acts on a terminal."""
     if visible(text) == text and text.isprintable():
         return shlex.quote(text)
     shown = "".join(c if c.isprintable() and c not in "\\'" else _as_escape(c) for c in text)

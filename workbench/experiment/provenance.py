@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: commit, uncommitted changes, versions, machine, command. Never a secret."""
+"""Records where a run's numbers come from: commit, uncommitted changes, versions, machine, command; never a secret."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _cpu_name() -> str:
 
 
 def _gpu_name() -> str | None:
-    """From the driver's own files: asking torch would start CUDA, which no fork survives."""
+    """The GPU's name, from the driver's own files: asking torch would start CUDA, which no fork survives."""
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         for line in path.read_text(errors="replace").splitlines():
             if line.startswith("Model:"):

@@ -16,7 +16,8 @@ LOSS_ROW = 85
 
 
 def record_bytes(spec: RunSpec, steps: float, lengths: Sequence[float], characters_per_token: float) -> float:
-    """Of every file of rows. lengths: tokens of training rows, of prompts alone where those are what is trained on."""
+    """Bytes of every file of rows. lengths: tokens of training rows, of prompts alone where those are what is trained
+    on."""
     settings = spec.hyperparameters
     written = steps * spec.form.record_bytes * (1 + len(spec.track))  # a tracker holds about as much
     text = statistics.fmean(lengths) * characters_per_token

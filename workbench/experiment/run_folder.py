@@ -55,7 +55,7 @@ class RunFolder:
         return {str(path.relative_to(self.model)): file_sha256(path) for path in paths}
 
     def verify_model(self) -> None:
-        """ModelError when a file of the model is not as the run wrote it."""
+        """Raises ModelError when a file of the model is not as the run wrote it."""
         status = self.status()
         # Of runs that were made before every file had a checksum, the weights alone.
         expected = status.get("model_files") or {weights_file(self.model).name: status.get("model_sha256")}
@@ -94,7 +94,8 @@ class RunFolder:
         return next(found, None)
 
     def workshop(self) -> RunFolder:
-        """Where another run of its name is made before it can take the place of this one; empty, left of no other."""
+        """The folder where another run of its name is made before it can take the place of this one. It is made
+        empty."""
         above = (self.runs / SUPERSEDED / self.key).parent
         made = RunFolder(above, f"{self.path.name}.partial")
         try:
@@ -106,7 +107,8 @@ class RunFolder:
         return made
 
     def take_back(self, superseded: Path) -> None:
-        """Put what was moved out of the way here again, verified; what stands here goes out of the way. ModelError."""
+        """Put what was moved out of the way here again, verified; what stands here goes out of the way. Raises
+        ModelError."""
         RunFolder(superseded.parent, superseded.name).verify_model()
         self.supersede()
         try:
@@ -141,7 +143,7 @@ class RunFolder:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A JSON file, whole or not at all. StorageError when the disk fails or the folder is gone."""
+    """A JSON file, whole or not at all. Raises StorageError when the disk fails or the folder is gone."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -47,7 +47,7 @@ def write_log(log: Path, reader: int, writer: int, pid: int) -> None:
 
 
 def _has_ended(pid: int) -> bool:
-    """Also where nobody has asked for its exit code yet."""
+    """Whether the process has ended, even if nobody has asked for its exit code yet."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             text = file.read()
@@ -76,7 +76,7 @@ def _write(descriptor: int, data: bytes, *, all_of_it: bool = False) -> bytes:
 
 
 def _open_log(log: Path) -> int:
-    """Where the disk takes no log the run shall say so itself, in its status and exit code."""
+    """Opens the log. Where the disk takes none, the run itself says so, in its status and exit code."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -38,7 +38,7 @@ from workbench.trainer.training_state import load_model_tensors, model_tensors
 
 METRICS = RECORDS[0]
 COSTS = "cost/"
-"""Of a row, what stands after its held-out measures."""
+"""The prefix of a row's entries that stand after its held-out measures."""
 
 
 def score_again(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any]) -> None:
@@ -173,8 +173,8 @@ def _load_left(trainer: BaseTrainer, trained: RunFolder) -> None:
 
 
 def _write_metrics(old: Path, new: Path, measured: Mapping[int, Mapping[str, float]], taken: tuple[int, ...]) -> None:
-    """Every row as it was trained, with what is measured now in the place of what was. ModelError where the old record
-    lacks a row that is needed."""
+    """Every row as it was trained, with what is measured now in the place of what was. Raises ModelError where the old
+    record lacks a row that is needed."""
     rows = read_rows(old)
     lost = (measured.keys() | set(taken)) - {row.get("step") for row in rows}
     if lost:
@@ -193,7 +193,7 @@ def _scored_row(row: Mapping[str, Any], measured: Mapping[str, float] | None, ta
 
 
 def _merge(old: Path, new: Path, taken: tuple[int, ...]) -> None:
-    """To what was measured now of one record, what stays of the old one: training's own rows, and steps that were
+    """Adds to what was measured now of one record what stays of the old one: training's own rows, and steps that were
     taken; in the order that training writes them in."""
     lines = [*_lines(old, lambda row: not is_held_out(row) or row["step"] in taken), *_lines(new, lambda _: True)]
     lines.sort(key=lambda line: line[0])

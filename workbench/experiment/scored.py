@@ -34,7 +34,7 @@ class Points:
 
     @property
     def text(self) -> str:
-        """In words."""
+        """The points in words."""
         if not self.taken + self.measured:
             return "with nothing measured"
         text = f"at {_steps(sorted(self.taken + self.measured))}"
@@ -109,18 +109,18 @@ def _points(spec: RunSpec, folder: RunFolder, old: Mapping[str, Any], new: Mappi
 
 
 def checkpoint_path(folder: RunFolder, step: int) -> Path:
-    """Where a run keeps the checkpoint of a step."""
+    """The folder in which a run keeps the checkpoint of a step."""
     return folder.path / "checkpoints" / f"step_{step:08d}"
 
 
 def _measure(fields: Mapping[str, Any]) -> str:
-    """Of what is measured, without when."""
+    """The hash of what is measured, without when."""
     evaluate = {name: value for name, value in (fields["evaluate"] or {}).items() if name != "every"}
     return fingerprint([evaluate, fields["data"].get(HELD_OUT_DATA), fields["stages"], fields["precision"]])
 
 
 def _seconds(status: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], measured: int) -> float:
-    """By what the run took beside its steps and checkpoints, by the number of prompts."""
+    """Seconds by what the run took beside its steps and checkpoints, in proportion to the number of prompts."""
     scored = status.get("scored") or {}
     costs, checkpoints = status.get("costs") or {}, status.get("checkpoints") or {}
     beside = float(status.get("seconds") or 0.0) - (costs.get("seconds") or 0.0) - (checkpoints.get("seconds") or 0.0)
@@ -134,7 +134,7 @@ def _seconds(status: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str
 
 
 def scored_note(points: Points, under: Iterable[str]) -> str:
-    """For the record of a run that was scored again. under: what was another when it was trained."""
+    """The note in the record of a run that was scored again. under: what was another when it was trained."""
     surroundings = "; ".join(under)
     more = f"; it was trained under {surroundings}" if surroundings else ""
     return f"scored again on {time.strftime('%Y-%m-%d')} {points.text}{more}"

@@ -18,7 +18,7 @@ REPORT_BYTES = 3_000_000
 
 
 def refuse_without_space(experiment: Experiment, runs: Path, fresh: bool) -> None:
-    """StorageError where less is free than the runs that must be trained will write, by the estimate."""
+    """Raises StorageError where less is free than the runs that must be trained will write, by the estimate."""
     specs = {spec.key: spec for level in waves(experiment) for spec in level}
     remade = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
     planned = plan_runs(specs.values(), runs, recorded_precisions(specs.values(), runs), fresh=remade)
@@ -46,7 +46,7 @@ def needed_bytes(todo: Iterable[RunSpec], specs: Mapping[str, RunSpec], runs: Pa
 
 
 def free_bytes(runs: Path) -> int:
-    """On the disk that the runs folder is on, or will be."""
+    """Free bytes on the disk that the runs folder is on, or will be."""
     return shutil.disk_usage(next(path for path in (runs, *runs.resolve().parents) if path.exists())).free
 
 

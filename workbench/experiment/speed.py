@@ -14,11 +14,12 @@ from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.run_folder import RunFolder
 
 TRAINING_SHARE = 0.5
-"""Of a core's matrix product, what training reaches beside runs on the others: 0.45 to 0.8, by the model's width."""
+"""The share of a core's matrix product that training reaches beside runs on the others: 0.45 to 0.8, by the model's
+width."""
 SAMPLING_SHARE = 0.5
-"""Of the speed of training, what sampling token by token reaches."""
+"""The share of the speed of training that sampling token by token reaches."""
 PROBE_SIZE = 64
-"""So small that no library divides the product over threads: it is one core's speed, also beside other work."""
+"""A size so small that no library divides the product over threads: it is one core's speed, also beside other work."""
 PROBE_SECONDS = 0.05
 MOST_READ = 200
 
@@ -43,8 +44,8 @@ class _Finished:
 
 
 def measured_speed(runs: Path, spec: RunSpec, parameters: int | None = None) -> Speed:
-    """From finished runs in this folder, of the same trainer where there are any, and of a model about as large;
-    else from a matrix product timed now."""
+    """The speed of finished runs in this folder, of the same trainer where there are any, and of a model about as
+    large; else that of a matrix product timed now."""
     wanted = spec.hyperparameters.precision
     found = [run for run in _finished(runs) if run.threads == spec.threads]
     found = [run for run in found if wanted in ("fastest", run.precision)]
@@ -95,7 +96,8 @@ def _near(found: list[_Finished], parameters: int | None) -> list[_Finished]:
 
 
 def _core_flops_per_second() -> float:
-    """Of a float32 matrix product on one core: the best of many short turns, which other work beside hardly slows."""
+    """The speed of a float32 matrix product on one core: the best of many short turns, which other work beside hardly
+    slows."""
     import numpy as np
 
     a = np.full((PROBE_SIZE, PROBE_SIZE), 0.5, np.float32)

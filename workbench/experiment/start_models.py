@@ -20,7 +20,7 @@ from workbench.trainer.precision import resolve_precision
 
 
 class Reporter(Protocol):
-    """Where preparing says what it does."""
+    """What is told of the work that preparing does."""
 
     def say(self, text: str) -> None: ...
 
@@ -50,7 +50,7 @@ class StartModels:
         return folder
 
     def unverified(self, spec: RunSpec) -> Path:
-        """The same, not yet verified."""
+        """The folder of the start's model, not yet verified."""
         return RunFolder(self.runs, spec.start).model if spec.start is not None else self.folder(spec)
 
     def made_by(self, key: str) -> Path:

@@ -62,7 +62,7 @@ def rloo(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
     paper="Hu 2025, arXiv 2501.03262",
 )
 def reinforce_plus_plus(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-    """Over the whole batch, without a baseline of the group."""
+    """Normalises over the whole batch, without a baseline of the group."""
     values = rewards.double()
     if bool(values.max() == values.min()):
         return torch.zeros_like(values)

@@ -70,13 +70,14 @@ def clipped_tokens(tokens: SampledTokens, clip: Clip) -> Surrogate:
 
 
 def clipped_sequences(tokens: SampledTokens, clip: Clip) -> Surrogate:
-    """The same with one ratio a completion, exp(mean log ratio) (GSPO, Zheng 2025, arXiv 2507.18071, eq. 5-7)."""
+    """The clipped surrogate with one ratio a completion, exp(mean log ratio) (GSPO, Zheng 2025, arXiv 2507.18071, eq.
+    5-7)."""
     return _clipped(tokens.mean_log_ratio.exp().expand(tokens.mask.shape), tokens.advantages, clip)
 
 
 def clipped_completions(tokens: SampledTokens, clip: Clip) -> Surrogate:
-    """The same with the ratio of the whole completion, exp(sum of log ratios), at each of its tokens: for old
-    log-probabilities that are known as a sum alone."""
+    """The clipped surrogate with the ratio of the whole completion, exp(sum of log ratios), at each of its tokens: for
+    old log-probabilities that are known as a sum alone."""
     return _clipped(tokens.whole_log_ratio.exp().expand(tokens.mask.shape), tokens.advantages, clip)
 
 

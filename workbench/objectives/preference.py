@@ -82,7 +82,7 @@ def ipo(pairs: PairLogratios, beta: float, label_smoothing: float) -> torch.Tens
     "ipo_sum", "(h − 1/(2β))², the paper's form", paper="Azar et al. 2023, arXiv 2310.12036, eq. 17"
 )
 def ipo_sum(pairs: PairLogratios, beta: float, label_smoothing: float) -> torch.Tensor:
-    """The same without averaging."""
+    """The squared distance from that margin, each side summed over its completion."""
     return (pairs.h - 1 / (2 * beta)).square()
 
 

@@ -18,7 +18,7 @@ from workbench.trainer.batch_format import MEANINGFUL, BatchField, BatchFormat
 from workbench.trainer.batches import Batch
 
 FIRST_BATCHES = 8
-"""On a GPU, where reading a number waits for all that was asked before, values are looked at in so many batches."""
+"""How many batches have their values looked at on a GPU, where reading a number waits for all that was asked before."""
 LARGEST_LOGPROB = 1e-3
 """A log-probability is never above 0, but for rounding."""
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -41,7 +41,7 @@ class BatchCheck:
 
     @classmethod
     def of(cls, trainer: str, batch_format: BatchFormat, *models: torch.nn.Module | None) -> BatchCheck:
-        """For the models that read the batches."""
+        """Makes the check for the models that read the batches."""
         inner = [unwrapped(model) for model in models if model is not None]
         embeddings = [found for model in inner if (found := input_embedding(model)) is not None]
         config = config_field(inner[0], "config")
@@ -54,7 +54,8 @@ class BatchCheck:
         )
 
     def __call__(self, batch: Any, where: str, device: torch.device) -> Batch:
-        """The batch with every field a tensor of its dtype on the device (or a list, where it is one). DataError.
+        """The batch with every field a tensor of its dtype on the device (or a list, where it is one). Raises
+        DataError.
 
         where: which batch it is. Further keys that nothing reads are passed on where they are tensors of as many rows.
         """
@@ -306,5 +307,5 @@ def _problem_of_list(value: list[Any] | tuple[Any, ...]) -> str | None:
 
 
 def _shown(shape: tuple[int, ...]) -> str:
-    """Such as "(4, 9)"."""
+    """Writes a shape, such as "(4, 9)"."""
     return f"({', '.join(map(str, shape))})"

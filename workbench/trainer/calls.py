@@ -101,18 +101,18 @@ class CallMeter:
     # What is heard.
 
     def hear_rows(self, model: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
-        """Of forward_to_head."""
+        """Adds a call of forward_to_head on rows."""
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self._add(model, Work.of_rows(real.sum(1), 0.0, model, input_ids.shape[1]))
 
     def hear_packed(self, model: torch.nn.Module, positions: torch.Tensor) -> None:
-        """Of forward_to_head."""
+        """Adds a call of forward_to_head on packed texts."""
         self._add(model, Work.of_packed(positions, 0.0, model))
 
     def hear_completions(
         self, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_of: torch.Tensor
     ) -> None:
-        """Of forward_completions."""
+        """Adds a call of forward_completions."""
         self._add(model, Work.of_completions(model, prompts, lengths, prompt_of).without_head())
 
     def _add(self, model: torch.nn.Module, work: Work) -> None:
@@ -208,7 +208,7 @@ def _size(module: torch.nn.Module) -> int:
 
 
 def _work_of_call(model: torch.nn.Module, ids: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
-    """Of a call of the model itself, which computes every place; a mask says which are tokens."""
+    """The work of a call of the model itself, which computes every place; a mask says which are tokens."""
     rows, width = ids.shape
     held: Any = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
     end = max(width, int(held())) if held else width  # after the call, its own tokens are among them

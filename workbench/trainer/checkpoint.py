@@ -25,15 +25,15 @@ Tensors = dict[str, dict[str, torch.Tensor]]
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
+    """The folder of the checkpoint of a step."""
     return checkpoints / f"step_{step:08d}"
 
 
 def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
     """Write a checkpoint at `folder`: one safetensors file for each entry of `tensors`, and `state` as JSON.
 
-    On any failure the previous checkpoint stands untouched. StorageError when the disk fails. checkpoints/ is made
-    where it is missing, the run folder above it never: one that vanished would come back without its records.
+    On any failure the previous checkpoint stands untouched. Raises StorageError when the disk fails. checkpoints/ is
+    made where it is missing, the run folder above it never: one that vanished would come back without its records.
     """
     from safetensors.torch import save
 
@@ -56,7 +56,7 @@ def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors and state of a checkpoint, verified before use. CheckpointError names what does not hold."""
+    """The tensors and state of a checkpoint, verified before use. Raises CheckpointError, naming what does not hold."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -79,7 +79,7 @@ def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _read_verified(path: Path, digest: str) -> bytes:
-    """What is used is what was hashed. CheckpointError where it changed since the whole was found valid."""
+    """What is used is what was hashed. Raises CheckpointError where it changed since the whole was found valid."""
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
         raise CheckpointError(f"{path.parent} is not a valid checkpoint: {path.name} was changed while it was read")
@@ -112,7 +112,7 @@ def steps_newest_first(checkpoints: Path) -> Iterator[Path]:
 def newest_valid(checkpoints: Path) -> Path | None:
     """The newest checkpoint that verifies; None when there is no checkpoint at all.
 
-    CheckpointError when there are some and none is valid.
+    Raises CheckpointError when there are some and none is valid.
     """
     damaged = []
     for folder in steps_newest_first(checkpoints):

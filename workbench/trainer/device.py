@@ -10,8 +10,8 @@ from workbench.errors import DefinitionError
 
 
 def training_device(wanted: str | None, deterministic: bool = True) -> torch.device:
-    """As wanted, else this process's GPU, else the CPU. From now on a GPU adds up in one order, unless it need not be
-    deterministic; a CPU does as it is."""
+    """The device that is wanted, else this process's GPU, else the CPU. From now on a GPU adds up in one order, unless
+    it need not be deterministic; a CPU does so as it is."""
     kind = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cpu":
         return torch.device("cpu")

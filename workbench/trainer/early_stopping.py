@@ -25,7 +25,8 @@ class Stopper:
         self.state = StoppingState()
 
     def observe(self, step: int, metrics: dict[str, float]) -> bool:
-        """Take in an evaluation; True when it is the best so far. DefinitionError when the metric is not measured."""
+        """Take in an evaluation; True when it is the best so far. Raises DefinitionError when the metric is not
+        measured."""
         settings = self.settings
         if settings.metric not in metrics:
             measured = ", ".join(sorted(metrics)) or "nothing"
@@ -40,7 +41,7 @@ class Stopper:
         return False
 
     def unmeasured(self, trainer: str) -> DefinitionError:
-        """Of a run that nothing measures."""
+        """The error of a run that nothing measures."""
         return DefinitionError(
             f"{trainer}: early_stopping follows {self.settings.metric}, and nothing measures it; pass val_loader, or "
             "evaluators"

@@ -10,8 +10,8 @@ RISEN = 2.0
 """Times the lowest that it was, and one unit more: a held-out loss there is over-fitted or diverged. A nat a token more
 makes every learned token e times less likely; the factor leaves losses alone that are large from the start."""
 FALLEN = 0.05
-"""Of the highest exact match there was: what is left of it where a policy has come apart. The shipped sweep over beta
-ends, at its loosest, with 8 % of its start's in one seed of three, which its report is about."""
+"""The share of the highest exact match there was that is left where a policy has come apart. The shipped sweep over
+beta ends, at its loosest, with 8 % of its start's in one seed of three, which its report is about."""
 FEWEST_RIGHT = 6
 """Held-out prompts that must have gone wrong: so many in one direction by chance have p = 0.03 (exact McNemar)."""
 EXPLODED = 5.0
@@ -142,5 +142,5 @@ class Health:
 
 
 def _is_above(now: float, before: float, factor: float) -> bool:
-    """At factor times what it was and one unit more, in whichever direction from 0 it was."""
+    """Whether it is factor times what it was and one unit more, in whichever direction from 0 it was."""
     return now > before + max(1.0, (factor - 1.0) * abs(before))

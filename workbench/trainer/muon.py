@@ -33,6 +33,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, which replaces groups and state: the parts are given the new ones."""
+        """Loads state as torch does, which replaces groups and state: the parts are given the new ones."""
         super().load_state_dict(state_dict)
         self._share()

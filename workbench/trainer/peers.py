@@ -23,15 +23,15 @@ from workbench.errors import RankError
 
 BEAT_SECONDS = 1.0
 SILENCE_SECONDS = 10.0
-"""Without a beat: the process was killed or stopped, or its machine is gone."""
+"""Seconds without a beat after which a process counts as killed or stopped, or its machine as gone."""
 STALL_SECONDS = 18.0
-"""Without progress while another process waits; more where the job has been slower before."""
+"""Seconds without progress while another process waits; more where the job has been slower before."""
 STALL_FACTOR = 10.0
 FIRST_STALL_SECONDS = 600.0
 """While the first steps are still to come: models compile and data is read."""
 FIRST_MARKS = 8
 GRACE_SECONDS = 4.0
-"""For a process to say by itself what it died of, once another has failed."""
+"""Seconds for a process to say by itself what ended it, once another has failed."""
 
 
 @dataclass

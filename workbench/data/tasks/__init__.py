@@ -67,7 +67,7 @@ def iterate_rows(settings: TaskSettings, split: Split, seed: int) -> Iterator[Ta
 
 
 def make_rows(settings: TaskSettings, split: Split, num: int, seed: int) -> list[TaskRow]:
-    """`num` different prompts of a split. DataError when the task has not that many."""
+    """`num` different prompts of a split. Raises DataError when the task has not that many."""
     rows = list(itertools.islice(iterate_rows(settings, split, seed), num))
     if len(rows) < num:
         raise DataError(
@@ -85,7 +85,7 @@ def completion_limit(settings: TaskSettings) -> int:
 
 
 def prompt_id(task: str, prompt: str) -> str:
-    """The same for the same prompt, wherever it is met."""
+    """The name of a prompt, the same wherever the prompt is met."""
     return hashlib.sha256(f"{task}\0{prompt}".encode()).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""Where in a definition a field of some name may stand, for whoever wrote it elsewhere."""
+"""Finds where in a definition a field of some name may stand, for a user who wrote it elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a definition file to its runs: everything is checked, every problem is told at once, nothing is written."""
+"""Makes runs of a definition file: everything is checked, every problem is told at once, nothing is written."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from workbench.trainer.settings import Budget, RunSettings, TrainerSettings
 START = "start"
 Tracker = Literal["tensorboard", "wandb"]
 NAMES_ONLY = ("experiment", "question", "arm", "variant", "seed", "axes", "sources", "track")
-"""Of a run's record: what no number depends on, or what is written elsewhere in it."""
+"""Entries of a run's record that no number depends on, or that are written elsewhere in it."""
 WRITTEN_AS = {"evaluate_every": "evaluate.every", "seed": "sweep.seeds", "budget": "budget"}
 """Facts of a run that a definition, and a run's record, have elsewhere than under `hyperparameters`."""
 
@@ -110,14 +110,14 @@ class RunSpec:
     lora: LoraSettings | None
     data: DataSettings
     hyperparameters: TrainerSettings
-    """With the run's seed and budget, and evaluate.every as evaluate_every."""
+    """The hyperparameters, with the run's seed and budget, and evaluate.every as evaluate_every."""
     evaluate: EvaluateSettings | None
     threads: int
     track: tuple[str, ...]
     sources: tuple[str, ...] = ()
     """The runs that a list at data.collect.from names, by key; "start" is the run's own start."""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """Where each value was written, by dotted path; what is not there is a default."""
+    """The places where values were written, by dotted path; a value without a place is a default."""
 
     @property
     def key(self) -> str:

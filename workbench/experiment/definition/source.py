@@ -77,7 +77,7 @@ class Node:
         return 1 + (sum(child.size() for child in children) if isinstance(self.value, dict | list) else 0)
 
     def renamed(self, field: str) -> Node:
-        """The same value at the same place under another name."""
+        """Returns the same value at the same place under another name."""
         value = self.value
         if isinstance(value, dict):
             value = {key: item.renamed(join_field(field, key)) for key, item in value.items()}

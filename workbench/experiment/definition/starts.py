@@ -65,7 +65,7 @@ class Resolver:
 
 
 def quoted(text: str) -> str:
-    """As a value within braces."""
+    """Writes a text as a value within braces."""
     return f'"{text}"' if "," in text else text
 
 

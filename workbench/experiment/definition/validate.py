@@ -61,7 +61,7 @@ class Problems:
             self.lines.append(line)
 
     def sorted(self) -> tuple[str, ...]:
-        """By file in the order of their first problem, then by line."""
+        """The problems by file, in the order of the files' first problems, and then by line."""
         files: dict[str, int] = {}
 
         def place(line: str) -> tuple[int, int]:

@@ -39,7 +39,7 @@ def show_data(experiment: Experiment, runs: Path, split: Split, num_rows: int) -
 
 
 def write_page(experiment: Experiment, sections: list[Section], path: Path) -> Path:
-    """The page, whole or not at all. StorageError when the disk fails."""
+    """The page, whole or not at all. Raises StorageError when the disk fails."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -74,7 +74,7 @@ def bars(section: Section) -> list[Bar]:
 
 
 def limit_line(section: Section) -> float | None:
-    """Where max_tokens lies, None beyond the drawing."""
+    """The place of max_tokens in the drawing; None beyond it."""
     edges = section.histogram.edges
     return _place(section.max_tokens, edges) if section.max_tokens <= edges[-1] else None
 

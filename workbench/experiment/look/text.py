@@ -17,7 +17,7 @@ BAR = 44
 
 
 def print_sections(sections: Iterable[Section]) -> None:
-    """On standard output; in colour on a terminal, unless NO_COLOR is set."""
+    """Prints the sections on standard output; in colour on a terminal, unless NO_COLOR is set."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for section in sections:
         say_marked("\n".join(section_lines(section, colour=colour)) + "\n")

@@ -24,8 +24,8 @@ from workbench.tracking.reader import read_json
 FOLDER = "stages"
 MANIFEST = "stage.json"
 VERSIONS = {"data": 8, "collect": 2, "ref_logprobs": 3}
-"""Of what each stage makes: raised where the same key would give another result, which makes the stages anew, and the
-runs that rest on them."""
+"""Versions of what each stage makes. One is raised where the same key would give another result; then the stages are
+made anew, and the runs that rest on them."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Stage:
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that decides the result."""
+        """The fingerprint of everything that decides the result."""
         return fingerprint({"name": self.name, "version": self.version, "key": dict(self.key)})
 
     @property
     def folder_name(self) -> str:
-        """The same for the same key, everywhere."""
+        """The name of the folder, the same for the same key everywhere."""
         return f"{self.name}-v{self.version}-{self.fingerprint}"
 
 
@@ -59,7 +59,7 @@ class StageResult:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """As Inputs.verified wants them."""
+        """The hashes of the files, as Inputs.verified wants them."""
         return {str(self.folder / name): digest for name, digest in self.files.items()}
 
 

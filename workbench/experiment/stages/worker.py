@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Worker:
-    """The same for every process of a stage."""
+    """What every process of a stage is given."""
 
     precision: str
     """float32, bf16 or fp16."""
     threads: int
     device: str | None = None
-    """As in a trainer's settings: None takes a GPU where there is one."""
+    """The device, as in a trainer's settings: None takes a GPU where there is one."""
     lora: LoraSettings | None = None
-    """Of the run whose frozen weights the model stands for: they are held as that run holds them."""
+    """LoRA settings of the run whose frozen weights the model stands for: they are held as that run holds them."""
 
     @property
     def is_half(self) -> bool:
