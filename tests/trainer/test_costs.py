@@ -49,7 +49,9 @@ def test_a_run_charges_its_real_tokens_and_their_flops(sft, make_rows):
     lengths = [len(prompt) + len(completion) for prompt, completion, _ in make_rows(3, seed=0)]
     assert trainer.costs.trained_tokens == sum(lengths)
     projected = sum(len(completion) for _, completion, _ in make_rows(3, seed=0))
-    assert trainer.costs.flops == trainer.flops.training(Work.of_rows(torch.tensor(lengths), projected))
+    assert trainer.costs.flops == trainer.flops.training(
+        Work.of_rows(torch.tensor(lengths), projected, trainer.policy, max(lengths))
+    )
 
 
 def test_inherited_costs_count_and_the_run_ends_with_a_last_evaluation(sft, collate, make_rows):

@@ -53,7 +53,7 @@ for arguments in (["schema"], ["explain", "orpo"], ["plan", *RUN], *runs):
 @pytest.fixture
 def orpo(monkeypatch):
     """The page's trainer class, found by its name as if its files were there."""
-    from workbench.trainer.registry import get_trainer_class
+    from workbench.trainer import get_trainer_class
 
     names = [*registry.trainer_names(), "orpo"]
     monkeypatch.setattr(registry, "trainer_names", lambda: names)
@@ -199,7 +199,7 @@ class Misfit(TrainerSettings):
     ],
 )
 def test_settings_without_a_batch_are_refused_with_what_to_write(own, message, monkeypatch):
-    monkeypatch.setattr(registry, "_find", lambda name, kind: own)
+    monkeypatch.setattr(registry, "find", lambda *asked: own)
     with pytest.raises(DefinitionError, match=message):
         registry.get_settings_class("own")
 

@@ -12,11 +12,10 @@ from torch.nn.functional import logsigmoid
 
 from workbench.errors import DefinitionError
 from workbench.tracking.values import Mean
-from workbench.trainer import BaseTrainer
+from workbench.trainer import BaseTrainer, get_trainer_class
 from workbench.trainer.batch_format import PAIRS
 from workbench.trainer.dpo_trainer import completion_logprobs
 from workbench.trainer.loss import LossResult, LossTerm
-from workbench.trainer.registry import get_trainer_class
 from workbench.trainer.settings import TrainerSettings
 
 
@@ -125,6 +124,20 @@ def test_a_count_that_does_not_fit_the_terms_is_told(step_of, units, message):
 
     with pytest.raises(DefinitionError, match=message):
         step_of(Wrong)
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        ("_set_up_model", r"test_units\.py: Wrong\._set_up_model gave None; allowed the module to train"),
+        ("_make_update_batches", r"Wrong: _make_update_batches gave a NoneType; allowed a list of batches"),
+        ("_check_gradient", "Wrong: _check_gradient gave None; allowed the row"),
+    ],
+)
+def test_a_hook_without_a_return_is_told(step_of, hook, message):
+    wrong = type("Wrong", (Odds,), {hook: lambda *given: None, "__module__": __name__})
+    with pytest.raises(DefinitionError, match=message):
+        step_of(wrong)
 
 
 def test_own_state_that_no_checkpoint_can_hold_is_told(small_llama, collate, make_rows, tmp_path):

@@ -34,10 +34,10 @@ from workbench.rewards.build import build_rewards, check_rewarded
 from workbench.tracking.terminal import complain
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.costs import Costs
+from workbench.trainer.create import create_trainer
 from workbench.trainer.device import training_device
 from workbench.trainer.distributed import get_rank, get_world_size
 from workbench.trainer.method import describe
-from workbench.trainer.registry import create_trainer
 
 
 def execute(

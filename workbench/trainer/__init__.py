@@ -16,8 +16,8 @@ _PLACES = {
     "OnlineDPOTrainer": "online_dpo_trainer",
     "PPOTrainer": "ppo_trainer",
     "configure_optimizer": "optimizer",
-    "get_trainer_class": "registry",
-    "create_trainer": "registry",
+    "get_trainer_class": "create",
+    "create_trainer": "create",
 }
 __all__ = sorted(_PLACES)
 if (_outside := own_trainers()) is not None:

@@ -7,18 +7,19 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from pydantic import ValidationError
 
-from workbench.errors import DataError, DefinitionError
+from workbench.errors import DataError, DefinitionError, MethodError
 from workbench.tracking.terminal import complain
 from workbench.trainer.output_folder import OutputFolder
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import TrainerSettings
 
 P = ParamSpec("P")
+T = TypeVar("T")
 _SETTING_WORDS = {"lr": "learning_rate", "num_epochs": "epochs", "num_train_epochs": "epochs", "max_steps": "steps",
                   "batch_size": "batch_rows", "bf16": "precision", "fp16": "precision", "warmup": "warmup_steps",
                   "args": "settings", "config": "settings"}  # fmt: skip
@@ -167,6 +168,13 @@ def checked_metrics(found: Any, evaluator: Any) -> dict[str, float]:
         except (TypeError, ValueError, RuntimeError):
             raise DefinitionError(f"evaluator {name}: {key} is {_described(value)}; allowed a number") from None
     return metrics
+
+
+def given_by(hook: str, value: T, kind: type | tuple[type, ...], allowed: str) -> T:
+    """What a method's hook gave. MethodError where it is of another kind, such as None for want of a `return`."""
+    if not isinstance(value, kind):
+        raise MethodError(f"{hook} gave {_described(value)}; allowed {allowed}")
+    return value
 
 
 def source_of(trainer: type) -> str:

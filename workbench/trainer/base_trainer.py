@@ -1,8 +1,9 @@
-"""The one training loop: subclasses give a batch, a forward and a loss; everything else is here, once.
+"""The one training loop: subclasses give a batch, a forward and a loss; the order of a run is here, once.
 
-Order of a run: evaluate at step 0; then step, evaluate where due, record one metrics row, checkpoint where due. A step
-is a function of (parameters, batch, step number): random generators are seeded from the step, so a checkpoint needs no
-generator state, and an interrupted step is thrown away and repeated exactly.
+Order of a run: evaluate at step 0; then step, evaluate where due, record one metrics row, checkpoint where due. What
+has state is a part of its own (loop/, machine/, records/), and no part knows the trainer. A step is a function of
+(parameters, batch, step number): random generators are seeded from the step, so a checkpoint needs no generator state,
+and an interrupted step is thrown away and repeated exactly.
 """
 
 from __future__ import annotations
@@ -17,22 +18,17 @@ from typing import Any, ClassVar, cast
 
 import torch
 
-from workbench.disk import make_folder
 from workbench.errors import DataError, DefinitionError, DivergenceError, Interrupted
 from workbench.interrupts import InterruptRequested, Interrupts
 from workbench.models.flops import ModelFlops
 from workbench.models.mode import evaluation_mode
 from workbench.models.probe import verdict_of
-from workbench.models.save import save_from_memory
 from workbench.models.tokenizer_given import as_tokenizer
-from workbench.trainer import arguments, checkpoint, device, distributed, memory
+from workbench.trainer import arguments, device, distributed, memory
 from workbench.trainer.batches import Batch, check_updates, is_empty
 from workbench.trainer.calls import CallMeter, says_its_work
 from workbench.trainer.costs import Costs
-from workbench.trainer.early_stopping import Stopper
-from workbench.trainer.ema import AveragedWeights
 from workbench.trainer.health import Health
-from workbench.trainer.hooks import TrainerHooks
 from workbench.trainer.loop.descent import Descent
 from workbench.trainer.loop.examination import Evaluator, Examination
 from workbench.trainer.loop.feed import Feed
@@ -40,20 +36,18 @@ from workbench.trainer.loop.gradient import Gradient
 from workbench.trainer.loop.guard import Guard, Verdict
 from workbench.trainer.loss import LossResult
 from workbench.trainer.machine.network import network_of
-from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.output_folder import OutputFolder
-from workbench.trainer.precision import Precision, resolve_precision
 from workbench.trainer.progress import Progress
 from workbench.trainer.recompute import Recompute
+from workbench.trainer.records.charges import Charges
 from workbench.trainer.records.state import RunState
 from workbench.trainer.reference import FrozenReference
-from workbench.trainer.schedule import configure_scheduler
+from workbench.trainer.saved import SavedTrainer
 from workbench.trainer.settings import TrainerSettings
-from workbench.trainer.snapshot import Origin, OwnState, Part, restore_snapshot, take_snapshot
-from workbench.trainer.surroundings import differences, surroundings_of
+from workbench.trainer.updates import Updates
 
 
-class BaseTrainer(TrainerHooks):
+class BaseTrainer(SavedTrainer):
     """Abstract; `SFTTrainer(model, optimizer, train_loader).train()` is all that most callers need.
 
     optimizer: None builds configure_optimizer's AdamW. train_loader: an iterable of batches, each process's own share;
@@ -83,59 +77,39 @@ class BaseTrainer(TrainerHooks):
     ) -> None:
         self.settings: Any = cast(Any, settings)  # arguments.checked made a dict, or nothing, settings
         self.network = network_of(device.training_device(self.settings.device, self.settings.deterministic))
-        self.ref_model, self.reward_fn, self.reward_model = ref_model, reward_fn, reward_model
-        self.tokenizer = as_tokenizer(tokenizer, model)
+        self.reference = FrozenReference(ref_model, self.device)
+        self.reward_fn, self.reward_model, self.tokenizer = reward_fn, reward_model, as_tokenizer(tokenizer, model)
         self.feed = Feed(train_loader, self.device)
         given = model.to(self.device)
         model = self._set_up_model(given)
+        arguments.given_by(
+            f"{arguments.source_of(type(self))}._set_up_model", model, torch.nn.Module, "the module to train"
+        )
         policy = self._policy_of(model)
-        self.reference = FrozenReference(ref_model, policy, self.device)
+        self.reference.follow(policy)
         arguments.take_in(optimizer, given, model)
         arguments.check_optimizer(optimizer, model, scheduler, self.settings, type(self).__name__)
         recomputing = Recompute(model).active if self.settings.gradient_checkpointing else nullcontext
-        optimizer = optimizer if optimizer is not None else configure_optimizer(model, self.settings)
-        self.num_steps = self._plan_steps()
-        scheduler = scheduler or configure_scheduler(optimizer, self.num_steps, self.settings)
-        precision = Precision(resolve_precision(self.settings.precision, self.device, model), self.device)
+        self.progress = Progress(self._plan_steps(), enabled=self.is_main)
+        self.descent = Descent(model, optimizer, scheduler, self.settings, self.num_steps, self.device)
         self.network.hold(model)
-        self.flops = ModelFlops.counted_of(policy, recomputing, half=precision.is_half)
-        self._meter = None if says_its_work(type(self)) else CallMeter(self.model, model, policy)
-        ema = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
-        self.descent = Descent(optimizer, scheduler, precision, ema)
+        flops = ModelFlops.counted_of(policy, recomputing, half=self.precision.is_half)
+        meter = None if says_its_work(type(self)) else CallMeter(self.model, model, policy)
+        self.charges = Charges(flops, meter, ref_model, self.settings)
+        listening = self.charges.listening
         self.gradient = Gradient(
-            self.network,
-            self.descent,
-            micro_batch_rows=self.settings.micro_batch_rows,
-            max_norm=self.settings.max_grad_norm,
-            recomputing=recomputing,
-            note=self._note,
+            self.network, self.descent, self.settings, recomputing=recomputing, listening=listening, note=self._note
         )
         self.guard = Guard(self.settings, self.num_steps)
         self.health = Health(judges=self.guard.range_test is None, judges_loss=not self.settings.data_form.is_sampled)
         self.state = RunState()
         self.records = OutputFolder(output_dir, self.settings, writes=self.is_main)
-        stopper = Stopper(self.settings.early_stopping) if self.settings.early_stopping else None
-        self.examination = Examination(val_loader, evaluators, stopper, self.network, ema, self.records)
-        self.progress = Progress(self.num_steps, enabled=self.is_main)
+        self.examination = Examination(
+            val_loader, evaluators, self.settings.early_stopping, self.network, self.descent.ema, self.records
+        )
         self.interrupts = Interrupts()
 
     # The public face.
-
-    def parts(self) -> dict[str, Part]:
-        """All that has state, by name, in the order in which a resume puts it back."""
-        own = OwnState(self._get_extra_checkpoint_state, self._load_extra_checkpoint_state)
-        return {
-            "feed": self.feed,  # first, for it may refuse
-            "reference": self.reference,  # before the weights: a copy of the start is taken while the start is there
-            "extra": own,
-            "model": self.network,
-            **self.descent.parts(),
-            "guard": self.guard,
-            "examination": self.examination,
-            "health": self.health,
-            "gradient": self.gradient,
-            "state": self.state,
-        }
 
     def train(self, *, save_model: bool = True) -> dict[str, Any]:
         """Run to the last step, the budget's end or an early stop; the last metrics row. output_dir then has a model/,
@@ -166,98 +140,12 @@ class BaseTrainer(TrainerHooks):
                 self.records.close()
         return self.last_row
 
-    def _ended_by(self, error: BaseException) -> BaseException:
-        """What a run that cannot go on ends with: an interrupt, after a checkpoint, or a line that names the remedy."""
-        if request := self.interrupts.behind(error):
-            self.descent.abandon()
-            self._save()
-            return Interrupted(request.signal_number, saved=self.output_dir is not None)
-        told = arguments.explained(self._explained(error))
-        explained = device.explained(memory.explained(distributed.explained(told)))
-        if isinstance(explained, DivergenceError):
-            self.state.note(str(explained), "stop")
-        return explained
-
-    def _note(self, what: str, action: str) -> None:
-        """Add an incident to the run's account, and say so at once."""
-        self.progress.warn(self.state.note(what, action))
-
     def evaluate(self) -> dict[str, float]:
         """Held-out loss over val_loader ("eval/loss" and the trainer's metrics) and every evaluator's metrics; of the
         averaged weights where there are any. DefinitionError where there is neither."""
         if not self.examination.measures and not self.is_distributed:
             raise DefinitionError(f"{type(self).__name__}: nothing to evaluate by; pass val_loader, or evaluators")
         return self._evaluate()
-
-    def _evaluate(self) -> dict[str, float]:
-        # A signal may interrupt the measuring, and none of the swaps.
-        with (
-            self.descent.averaged(),
-            self.network.unwrapped() as model,
-            evaluation_mode(model),
-            torch.no_grad(),
-            self.interrupts.interruptible(),
-        ):
-            metrics = self._validate()
-            metrics |= self.examination.ask(self.policy, self.step, self.precision.autocast)
-            return distributed.broadcast_object(metrics)
-
-    def _validate(self) -> dict[str, float]:
-        def losses_of(batch: Any) -> Iterable[LossResult]:
-            for prepared in self._make_validation_batches(self._prepare_batch(batch)):
-                yield from self.gradient.within_memory(prepared, self._loss_results)
-
-        return self.examination.held_out_loss(losses_of)
-
-    def _loss_results(self, micro_batches: Iterable[Batch]) -> list[LossResult]:
-        return [self._loss_result(micro_batch) for micro_batch in micro_batches]
-
-    def save_model(self, path: Path | str) -> None:
-        """Write the policy as it is now, and the tokenizer where one was given, as a Hugging Face folder at `path`."""
-        if self.is_main:
-            save_from_memory(self.policy, Path(path), self.tokenizer)
-        distributed.barrier()
-
-    def save_checkpoint(self, path: Path | str) -> None:
-        """Write everything a resume needs to the folder `path`, atomically."""
-        tensors, state = take_snapshot(self.parts(), self._origin())
-        if self.is_main:
-            make_folder(Path(path).parent)
-            checkpoint.write(Path(path), tensors, state)
-        distributed.barrier()
-
-    def load_checkpoint(self, path: Path | str, *, inexact: bool = False) -> None:
-        """Continue from a checkpoint folder. CheckpointError when it is damaged or of other settings; of other
-        libraries, threads or data, unless inexact says to go on: then `inexact` and `warnings` tell of it."""
-        tensors, state = checkpoint.read(Path(path))
-        origin = self._origin()
-        origin.refuse_other_settings(state)
-        changed = origin.changed(state, inexact=inexact)
-        restore_snapshot(self.parts(), tensors, state)
-        self.state.mark_inexact(changed)
-
-    def load_weights(self, path: Path | str, step: int) -> list[str]:
-        """Of a checkpoint of that step what evaluating depends on, alone: the trainer can then evaluate, and not train
-        on. What was another while it trained, in words."""
-        tensors, state = checkpoint.read(Path(path))
-        self.network.load_state_dict(tensors.get("model", {}))
-        if self.descent.ema:
-            self.descent.ema.load_state_dict(tensors["ema"])
-        self.state.step = step
-        return differences(state.get("surroundings") or {}, surroundings_of(self.device, self.train_loader))
-
-    def resume(self, *, inexact: bool = False) -> bool:
-        """Continue from output_dir's newest valid checkpoint, if there is one; whether there was."""
-        self.records.recover()
-        distributed.barrier()
-        folder = self.records.newest()
-        if folder is not None:
-            self.load_checkpoint(folder, inexact=inexact)
-        return folder is not None
-
-    def _origin(self) -> Origin:
-        """What this run's checkpoints are of."""
-        return Origin(type(self).__name__, self.settings, self.precision.name, self.device, self.train_loader)
 
     # One step.
 
@@ -269,9 +157,9 @@ class BaseTrainer(TrainerHooks):
         update_started = time.perf_counter()
         with self.interrupts.interruptible():
             row = self._compute_gradient(batch)
-            spent = self._step_costs(batch)
+            spent = self.charges.of_update(batch, self._work, self._training_flops)
             tokens = sum(distributed.gather_objects(self._count_tokens(batch)))
-            row = self._check_gradient(row)
+            row = arguments.given_by("_check_gradient", self._check_gradient(row), dict, "the row")
         # From here to the end the step is committed: nothing may interrupt it half-way.
         self.costs.add(spent)
         self.costs.add(Costs(seconds=time.perf_counter() - started))
@@ -300,9 +188,10 @@ class BaseTrainer(TrainerHooks):
         with self.interrupts.interruptible():
             self._seed(0)
             self.feed.begin()
-            made = self._made_updates(lambda: self._make_update_batches(self._next_batch()))
+            with self.charges.listening():
+                made = Updates.of(self._make_update_batches(self._next_batch()))
             check_updates(made.batches)
-            spent = distributed.gather_objects(made.costs)
+            spent = distributed.gather_objects(made.costs + self.charges.heard())
         self.feed.commit(made)
         for costs in spent:
             self.costs.add(costs)
@@ -321,8 +210,7 @@ class BaseTrainer(TrainerHooks):
             self._seed(1)
             return self._count_units(batch)
 
-        with self._meter.listening() if self._meter else nullcontext():
-            return self.gradient.compute(batch, begin, self._loss_result)
+        return self.gradient.compute(batch, begin, self._loss_result)
 
     def _roll_back(self, verdict: Verdict) -> None:
         """Back to the last regular checkpoint, past the batches since: the same ones would diverge the same way."""
@@ -338,13 +226,37 @@ class BaseTrainer(TrainerHooks):
         self.state.costs, self.state.incidents = costs, incidents
         self.records.open_records(self.state.recorded_step)
 
-    # Records, checkpoints, ends.
+    # Evaluation, records, ends.
+
+    def _evaluate(self) -> dict[str, float]:
+        # A signal may interrupt the measuring, and none of the swaps.
+        with (
+            self.descent.averaged(),
+            self.network.unwrapped() as model,
+            evaluation_mode(model),
+            torch.no_grad(),
+            self.interrupts.interruptible(),
+        ):
+            metrics = self._validate()
+            metrics |= self.examination.ask(self.policy, self.step, self.precision.autocast)
+            return distributed.broadcast_object(metrics)
+
+    def _validate(self) -> dict[str, float]:
+        def losses_of(batch: Any) -> Iterable[LossResult]:
+            for prepared in self._make_validation_batches(self._prepare_batch(batch)):
+                yield from self.gradient.within_memory(prepared, self._loss_results)
+
+        return self.examination.held_out_loss(losses_of)
+
+    def _loss_results(self, micro_batches: Iterable[Batch]) -> list[LossResult]:
+        return [self._loss_result(micro_batch) for micro_batch in micro_batches]
 
     def _record(self, row: dict[str, Any]) -> None:
         """Evaluate where due, write the row, then stop and checkpoint where due."""
         state = self.state
         if self.settings.budget and not state.stopped_by:
-            state.stopped_by = distributed.broadcast_object(self.costs.spent(self.settings.budget))  # one clock for all
+            spent = self.costs.spent(self.settings.budget, self.uncounted)
+            state.stopped_by = distributed.broadcast_object(spent)  # one clock for all
         every, is_last = self.settings.evaluate_every, self.step >= self.num_steps or state.stopped_by is not None
         if self.step == 0 or is_last or (every and self.step % every == 0):
             row = row | self._evaluate()
@@ -356,7 +268,7 @@ class BaseTrainer(TrainerHooks):
             state.stopped_by = "early_stopping"
         self.progress.report(self.step, row, state.log_info)
         found = self.health.observe(row, is_last=is_last)
-        for warning in chain(self._unread_keys(), found, self._watch(row)):
+        for warning in chain(self._findings(), found, self._watch(row)):
             state.warnings.append(f"step {self.step}: {warning}")
             self.progress.warn(state.warnings[-1])
             self.records.append_warning(self.step, warning)
@@ -370,14 +282,6 @@ class BaseTrainer(TrainerHooks):
         if distributed.any_process(received is not None):
             raise InterruptRequested(received or signal.SIGTERM)
 
-    def _save(self) -> None:
-        if self.output_dir is not None:
-            started = time.perf_counter()
-            snapshot = take_snapshot(self.parts(), self._origin())
-            self.records.write(self.step, *snapshot, self.examination.best_step)
-            distributed.barrier()
-            self.records.save_seconds.append(time.perf_counter() - started)
-
     def _finish(self) -> None:
         """The final checkpoint, then the weights that the run leaves: early stopping's best, or the averaged ones."""
         if self.restored_best:
@@ -386,6 +290,22 @@ class BaseTrainer(TrainerHooks):
             self._save()
         self._stop_if_interrupted()
         self.state.restored_best = self.examination.restore_best(self.step)
+
+    def _ended_by(self, error: BaseException) -> BaseException:
+        """What a run that cannot go on ends with: an interrupt, after a checkpoint, or a line that names the remedy."""
+        if request := self.interrupts.behind(error):
+            self.descent.abandon()
+            self._save()
+            return Interrupted(request.signal_number, saved=self.output_dir is not None)
+        told = arguments.explained(self._explained(error))
+        explained = device.explained(memory.explained(distributed.explained(told)))
+        if isinstance(explained, DivergenceError):
+            self.state.note(str(explained), "stop")
+        return explained
+
+    def _note(self, what: str, action: str) -> None:
+        """Add an incident to the run's account, and say so at once."""
+        self.progress.warn(self.state.note(what, action))
 
 
 def _held_out(row: dict[str, Any]) -> dict[str, float]:

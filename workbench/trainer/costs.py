@@ -10,8 +10,6 @@ from typing import Any
 from workbench.errors import DefinitionError
 from workbench.trainer.settings import Budget
 
-REFUSED = "budget.flops: a part of the run's FLOPs could not be counted"
-
 
 @dataclass
 class Costs:
@@ -55,11 +53,11 @@ class Costs:
         }
         return {name: value for name, value in row.items() if not math.isnan(value)}
 
-    def spent(self, budget: Budget) -> str | None:
+    def spent(self, budget: Budget, uncounted: str = "") -> str | None:
         """Which limit of the budget is reached, in words; None while there is some left. DefinitionError for a budget
-        of FLOPs where they could not be counted."""
-        if budget.flops is not None and math.isnan(self.flops):
-            raise DefinitionError(f"{REFUSED}; give the budget in tokens or seconds")
+        of FLOPs where they could not be counted. uncounted: why, as far as it is known."""
+        if math.isnan(self.flops):
+            refuse_uncounted(budget, uncounted)
         for name, limit, used in (
             ("flops", budget.flops, self.flops),
             ("tokens", budget.tokens, self.trained_tokens),
@@ -68,3 +66,10 @@ class Costs:
             if limit is not None and used >= limit:
                 return f"budget: {name} {used:.4g} of {limit:.4g}"
         return None
+
+
+def refuse_uncounted(budget: Budget | None, reason: str) -> None:
+    """DefinitionError for a budget of FLOPs in a run whose FLOPs cannot be counted. reason: why, where it is known."""
+    if budget is not None and budget.flops is not None:
+        told = "budget.flops: a part of the run's FLOPs could not be counted" + (f": {reason}" if reason else "")
+        raise DefinitionError(f"{told}; give the budget in tokens or seconds")

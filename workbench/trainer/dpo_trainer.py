@@ -139,7 +139,7 @@ class DPOTrainer(BaseTrainer):
         with heard_by(None), self.reference.scoring() as reference, self.precision.autocast():
             _, chosen, rejected = completion_logprobs(reference, batch, self._temperature)
         work = completions_work(self.ref_model or self.policy, batch)  # scored in one call, not in micro-batches
-        costs = Costs(scored_tokens=int(work.read), flops=self._reference_flops.forward(work))
+        costs = Costs(scored_tokens=int(work.read), flops=self.charges.reference.forward(work))
         return {"ref_chosen_logprobs": chosen, "ref_rejected_logprobs": rejected}, costs
 
 

@@ -21,6 +21,7 @@ from workbench.trainer.machine.network import Network
 from workbench.trainer.output_folder import OutputFolder
 from workbench.trainer.precision import Precision
 from workbench.trainer.progress import Progress
+from workbench.trainer.records.charges import Charges
 from workbench.trainer.records.state import RunState
 from workbench.trainer.reference import FrozenReference
 from workbench.trainer.updates import Updates
@@ -30,7 +31,6 @@ class TrainerFace:
     """A trainer's parts, and properties that read them; what changes is changed in the part."""
 
     settings: Any
-    num_steps: int
     network: Network
     reference: FrozenReference
     descent: Descent
@@ -42,8 +42,7 @@ class TrainerFace:
     state: RunState
     records: OutputFolder
     progress: Progress
-    flops: ModelFlops
-    """Of the policy's passes."""
+    charges: Charges
 
     # The job and the device.
 
@@ -120,6 +119,11 @@ class TrainerFace:
         """Rows of a forward and backward: as asked for, or fewer where memory was short; None takes a whole batch."""
         return self.gradient.micro_batch_rows
 
+    @property
+    def ref_model(self) -> torch.nn.Module | None:
+        """The reference as it was given."""
+        return self.reference.given
+
     # What it learns from.
 
     @property
@@ -157,6 +161,11 @@ class TrainerFace:
     # Where the run is.
 
     @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run, unless something ends it before."""
+        return self.progress.num_steps
+
+    @property
     def step(self) -> int:
         """Optimiser steps that were made."""
         return self.state.step
@@ -165,6 +174,11 @@ class TrainerFace:
     def costs(self) -> Costs:
         """What the run has spent so far, over all processes."""
         return self.state.costs
+
+    @property
+    def flops(self) -> ModelFlops:
+        """Of the policy's passes."""
+        return self.charges.policy
 
     @property
     def last_row(self) -> dict[str, Any]:

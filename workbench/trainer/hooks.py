@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterable, Mapping, Sized
-from dataclasses import astuple, replace
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, ClassVar
 
 import torch
 
 from workbench.errors import CheckpointError, DefinitionError, MethodError
-from workbench.models.flops import ModelFlops, Work
-from workbench.trainer import distributed
+from workbench.models.flops import Work
 from workbench.trainer.arguments import source_of
 from workbench.trainer.batch_check import BatchCheck
 from workbench.trainer.batch_format import with_batch
-from workbench.trainer.batches import Batch, EpochLoader, num_rows, split_rows
-from workbench.trainer.calls import CallMeter
-from workbench.trainer.costs import REFUSED, Costs
+from workbench.trainer.batches import Batch, EpochLoader, num_rows
+from workbench.trainer.costs import refuse_uncounted
 from workbench.trainer.face import TrainerFace
 from workbench.trainer.loss import LossResult, as_result
 from workbench.trainer.randomness import seed_step
@@ -28,10 +25,6 @@ from workbench.trainer.updates import Updates
 class TrainerHooks(TrainerFace, abc.ABC):
     """The part of BaseTrainer that subclasses fill in; none of it is called by users."""
 
-    ref_model: torch.nn.Module | None
-    _given_reference: ModelFlops | None = None
-    _meter: CallMeter | None
-    _uncounted_call = ""
     unread_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that this class, but none derived from it, refuses: nothing here reads them."""
     _batch_check: BatchCheck | None = None
@@ -54,11 +47,12 @@ class TrainerHooks(TrainerFace, abc.ABC):
             self._batch_check = BatchCheck.of(type(self).__name__, self.settings.batch, *models)
         return self._batch_check(batch, self._batch_name, self.device)
 
-    def _unread_keys(self) -> list[str]:
-        """A warning of the batches' keys that nothing reads, as far as none was given of them yet."""
+    def _findings(self) -> list[str]:
+        """Warnings of keys of the batches that nothing reads, and of costs that are not counted, each given once."""
         keys = self._batch_check.unread if self._batch_check is not None else ()
-        text = f"batches have keys that nothing reads: {', '.join(keys)}"
-        return [text] if keys and not any(text in warning for warning in self.warnings) else []
+        found = [f"batches have keys that nothing reads: {', '.join(keys)}"] if keys else []
+        found += [f"FLOPs are not counted: {self.charges.unknown}"] if self.charges.unknown else []
+        return [text for text in found if not any(text in warning for warning in self.warnings)]
 
     @property
     def _batch_name(self) -> str:
@@ -141,71 +135,20 @@ class TrainerHooks(TrainerFace, abc.ABC):
             f"(a ClassVar) in {type(self.settings).__name__}"
         )
 
-    def _made_updates(self, make: Callable[[], Updates | Iterable[Batch]]) -> Updates:
-        """What `make` makes; the calls that it took are charged where calls are counted."""
-        if self._meter is None:
-            return Updates.of(make())
-        with self._meter.listening():
-            made = Updates.of(make())
-        return replace(made, costs=made.costs + self._heard())
-
-    def _heard(self) -> Costs:
-        """What the calls cost that were counted last."""
-        assert self._meter is not None
-        again = self.settings.gradient_checkpointing
-        found, reason = self._meter.costs(self.flops, recomputed=again)
-        if reason and not self.uncounted:
-            self._uncounted_call = reason
-            self._uncounted_info()
-            self.warnings.append(f"FLOPs are not counted: {reason}")
-            self.progress.warn(self.warnings[-1])
-        return found
-
-    def _step_costs(self, batch: Batch) -> Costs:
-        """What the gradient of one update batch took, over all processes, seconds apart."""
-        if self._meter is not None:
-            total = Costs()
-            for costs in distributed.gather_objects(self._heard()):
-                total.add(costs)
-            return total
-        spent = torch.tensor(astuple(self._work_as_cut(batch, self._work)), dtype=torch.float64, device=self.device)
-        work = Work(*distributed.reduce_tensor(spent).tolist())
-        return Costs(trained_tokens=int(work.read), flops=self._training_flops(work))
-
-    def _work_as_cut(self, batch: Batch, work_of: Callable[[Batch], Work]) -> Work:
-        """The same in micro-batches, which decide what padding is computed and how often a prompt is: in those that
-        were asked for, so that the charge does not depend on the memory of the machine. Tokens read are those of the
-        whole, for no number but FLOPs depends on the cut."""
-        whole = work_of(batch)
-        cut = Work.total(work_of(part) for part in split_rows(batch, self.settings.micro_batch_rows))
-        return replace(cut, read=whole.read)
-
     def _training_flops(self, work: Work) -> float:
         """Of one update's forward and backward."""
-        return self.flops.training(work, recomputed=self.settings.gradient_checkpointing)
-
-    @property
-    def _reference_flops(self) -> ModelFlops:
-        """Of the reference: of ref_model where one was given, which may be another model than the policy."""
-        if self.ref_model is None:
-            return self.flops
-        self._given_reference = self._given_reference or ModelFlops.counted_of(
-            self.ref_model, learns=False, half=self.flops.half
-        )
-        return self._given_reference
+        return self.charges.training(work)
 
     @property
     def uncounted(self) -> str:
         """Why the run's FLOPs are not counted, as far as that is known by now; empty: they are."""
-        if self.flops.uncounted or not math.isnan(self.costs.flops):
-            return self.flops.uncounted or self._uncounted_call
-        return self._uncounted_call or "a part of what was spent before it could not be counted"
+        return self.charges.uncounted(self.costs)
 
     def _uncounted_info(self) -> dict[str, str]:
         """For the line that training starts with. DefinitionError where a budget needs what cannot be counted."""
-        if self.uncounted and self.settings.budget and self.settings.budget.flops is not None:
-            raise DefinitionError(f"{REFUSED}: {self.uncounted}; give the budget in tokens or seconds")
-        return {"FLOPs": f"not counted: {self.uncounted}"} if self.uncounted else {}
+        if reason := self.uncounted:
+            refuse_uncounted(self.settings.budget, reason)
+        return {"FLOPs": f"not counted: {reason}"} if reason else {}
 
     def _count_tokens(self, batch: Batch) -> int:
         """Tokens of an update batch in this process, for throughput (time/tokens_per_second) and nothing else."""
@@ -247,4 +190,7 @@ class TrainerHooks(TrainerFace, abc.ABC):
 
     def _load_extra_checkpoint_state(self, state: dict[str, Any]) -> None:
         if state:
-            raise CheckpointError(f"the checkpoint holds state this trainer does not know: {', '.join(sorted(state))}")
+            raise CheckpointError(
+                f"the checkpoint holds state this trainer does not know: {', '.join(sorted(state))}; define "
+                "_load_extra_checkpoint_state(self, state), which takes what _get_extra_checkpoint_state gave"
+            )

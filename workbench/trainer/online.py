@@ -210,8 +210,8 @@ class OnlineTrainer(BaseTrainer):
             for start in range(0, len(rows["responses"]), size):
                 part = {key: value[start : start + size] for key, value in rows.items()}
                 parts.append(response_logprobs(predicting_states(model, part), part, self.settings.temperature))
-        work = self._work_as_cut(rows, lambda part: rollout_work(model, part))
-        flops = self.flops if model is self.policy else self._reference_flops
+        work = self.charges.as_cut(rows, lambda part: rollout_work(model, part))
+        flops = self.flops if model is self.policy else self.charges.reference
         attempt.charge(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
         return torch.cat(parts)
 

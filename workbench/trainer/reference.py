@@ -21,12 +21,17 @@ COPIED = "copied_reference"
 class FrozenReference:
     """given: the caller's model, frozen here and moved to the device; None takes the policy's own start."""
 
-    def __init__(self, given: torch.nn.Module | None, policy: torch.nn.Module, device: torch.device) -> None:
-        self.model = given
-        self._policy = policy
+    _policy: torch.nn.Module
+
+    def __init__(self, given: torch.nn.Module | None, device: torch.device) -> None:
+        self.given = self.model = given
         self._copied = False
         if given is not None:
             given.to(device).eval().requires_grad_(False)
+
+    def follow(self, policy: torch.nn.Module) -> None:
+        """Take the policy, whose start is the reference where none was given."""
+        self._policy = policy
 
     @contextlib.contextmanager
     def scoring(self) -> Iterator[torch.nn.Module]:

@@ -1,7 +1,8 @@
-"""Trainers by name: `dpo` is DPOTrainer in dpo_trainer.py with DPOSettings in dpo_settings.py. Lookup is by file name,
+"""Methods by name: `dpo` is DPOTrainer in dpo_trainer.py with DPOSettings in dpo_settings.py. Lookup is by file name,
 in this folder and in the one that WORKBENCH_TRAINERS names.
 
-Settings stand apart from trainers so that a definition is checked, planned and explained without loading torch.
+Settings stand apart from trainers so that a definition is checked, planned and explained without loading torch: they
+are found here, trainers in create.py.
 """
 
 from __future__ import annotations
@@ -9,15 +10,12 @@ from __future__ import annotations
 import difflib
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import workbench.trainer
 from workbench.errors import DefinitionError, WorkbenchError
 from workbench.own_code import TRAINERS_VARIABLE, own_trainers
 from workbench.trainer.settings import TrainerSettings
-
-if TYPE_CHECKING:
-    from workbench.trainer.base_trainer import BaseTrainer
 
 _SUFFIX = "_trainer"
 
@@ -37,25 +35,16 @@ def trainer_names() -> list[str]:
     return sorted(set(found) - {"base"})
 
 
-def get_trainer_class(name: str) -> type[BaseTrainer]:
-    """The trainer named, such as "dpo". Unknown names raise DefinitionError with a suggestion."""
-    return _find(name, "trainer")
-
-
 def get_settings_class(name: str) -> type[TrainerSettings]:
     """The closed settings class of the trainer named."""
-    settings_class: type[TrainerSettings] = _find(name, "settings")
+    settings_class: type[TrainerSettings] = find(name, "settings", TrainerSettings)
     if (problem := settings_class.batch_problem()) is not None:
         raise DefinitionError(f"{_path(name, 'settings')}: {settings_class.__name__}: {problem}")
     return settings_class
 
 
-def create_trainer(name: str, **arguments: Any) -> BaseTrainer:
-    """A trainer by name: create_trainer("sft", model=..., optimizer=..., train_loader=...)."""
-    return get_trainer_class(name)(**arguments)
-
-
-def _find(name: str, kind: str) -> Any:
+def find(name: str, kind: str, base: type) -> Any:
+    """The class of that kind, "trainer" or "settings", in the file of that name; derived from base. DefinitionError."""
     if not isinstance(name, str) or name not in trainer_names():
         near = difflib.get_close_matches(str(name), trainer_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -72,9 +61,6 @@ def _find(name: str, kind: str) -> Any:
         told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise DefinitionError(f"{_path(name, kind)} cannot be imported: {told}") from error
     found = [value for key, value in vars(module).items() if key.lower() == wanted]
-    base: Any = TrainerSettings
-    if kind == "trainer":
-        from workbench.trainer.base_trainer import BaseTrainer as base
     if len(found) != 1 or not isinstance(found[0], type) or not issubclass(found[0], base):
         raise DefinitionError(f"{_path(name, kind)} defines no class {shown}({base.__name__}); name it so, in any case")
     if missing := sorted(getattr(found[0], "__abstractmethods__", ())):

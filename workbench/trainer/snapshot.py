@@ -107,22 +107,32 @@ class Origin:
         return self.settings.decisive() | {"precision": self.precision}
 
 
-def take_snapshot(parts: Mapping[str, Part], origin: Origin) -> tuple[Tensors, dict[str, Any]]:
-    """Everything that a resume needs: a group of tensors for each part that has some, and JSON values. Every process
-    must call it."""
-    tensors: Tensors = {}
-    state = origin.record() | {"parts": {}}
-    for name, part in parts.items():
-        own = part.state_dict()
-        tensors[name] = {key: value for key, value in own.items() if isinstance(value, torch.Tensor)}
-        state["parts"][name] = {key: value for key, value in own.items() if key not in tensors[name]}
-    return {name: group for name, group in tensors.items() if group}, state
+@dataclass(frozen=True)
+class Snapshot:
+    """All parts of a run, in the order in which a resume puts them back, and what the run is."""
 
+    parts: Mapping[str, Part]
+    origin: Origin
 
-def restore_snapshot(parts: Mapping[str, Part], tensors: Tensors, state: Mapping[str, Any]) -> None:
-    """Put the parts where take_snapshot found them, in their order."""
-    for name, part in parts.items():
-        part.load_state_dict({**state["parts"][name], **tensors.get(name, {})})
+    def take(self) -> tuple[Tensors, dict[str, Any]]:
+        """Everything that a resume needs: a group of tensors for each part that has some, and JSON values. Every
+        process must call it."""
+        tensors: Tensors = {}
+        state = self.origin.record() | {"parts": {}}
+        for name, part in self.parts.items():
+            own = part.state_dict()
+            tensors[name] = {key: value for key, value in own.items() if isinstance(value, torch.Tensor)}
+            state["parts"][name] = {key: value for key, value in own.items() if key not in tensors[name]}
+        return {name: group for name, group in tensors.items() if group}, state
+
+    def restore(self, tensors: Tensors, state: Mapping[str, Any], *, inexact: bool) -> list[str]:
+        """Put the parts where `take` found them. What of the surroundings is another now, in words: unless inexact,
+        nothing is, else CheckpointError; and so where the checkpoint is of another run."""
+        self.origin.refuse_other_settings(state)
+        changed = self.origin.changed(state, inexact=inexact)
+        for name, part in self.parts.items():
+            part.load_state_dict({**state["parts"][name], **tensors.get(name, {})})
+        return changed
 
 
 def _is_json(value: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from workbench.errors import MethodError
 from workbench.trainer.batches import Batch
 from workbench.trainer.costs import Costs
 
@@ -32,7 +33,11 @@ class Updates:
 
     @classmethod
     def of(cls, made: Updates | Iterable[Batch]) -> Updates:
-        """What a hook returned, as updates; a generator is run to its end."""
+        """What a hook returned, as updates; a generator is run to its end. MethodError where it is neither."""
+        if isinstance(made, Mapping) or not isinstance(made, Updates | Iterable):
+            raise MethodError(
+                f"_make_update_batches gave a {type(made).__name__}; allowed a list of batches, or Updates"
+            )
         return replace(made, batches=list(made.batches)) if isinstance(made, Updates) else cls(list(made))
 
     def following(self, before: Updates) -> Updates:

@@ -9,22 +9,31 @@ from typing import Any, Literal
 import torch
 
 from workbench.trainer.ema import AveragedWeights
-from workbench.trainer.precision import Precision
+from workbench.trainer.optimizer import configure_optimizer
+from workbench.trainer.precision import Precision, resolve_precision
+from workbench.trainer.schedule import configure_scheduler
+from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.training_state import OptimizerState
 
 
 class Descent:
-    """Moves the weights by their gradients, one step at a time."""
+    """Moves the weights of a model by their gradients, one step at a time. optimizer, scheduler: None takes the ones
+    that settings name."""
 
     def __init__(
         self,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        precision: Precision,
-        ema: AveragedWeights | None,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+        settings: TrainerSettings,
+        num_steps: int,
+        device: torch.device,
     ) -> None:
-        self.optimizer, self.scheduler, self.precision, self.ema = optimizer, scheduler, precision, ema
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.optimizer = configure_optimizer(model, settings) if optimizer is None else optimizer
+        self.scheduler = scheduler or configure_scheduler(self.optimizer, num_steps, settings)
+        self.precision = Precision(resolve_precision(settings.precision, device, model), device)
+        self.ema = AveragedWeights(model, settings.ema_decay) if settings.ema_decay else None
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     @property
     def learning_rate(self) -> float:

@@ -16,6 +16,7 @@ from workbench.trainer.ema import AveragedWeights
 from workbench.trainer.loss import LossResult
 from workbench.trainer.machine.network import Network
 from workbench.trainer.output_folder import OutputFolder
+from workbench.trainer.settings import EarlyStopping
 from workbench.trainer.training_state import load_model_tensors
 
 Evaluator = Callable[[torch.nn.Module, int], dict[str, float]]
@@ -29,12 +30,13 @@ class Examination:
         self,
         val_loader: Iterable[Any] | None,
         evaluators: Sequence[Evaluator],
-        stopper: Stopper | None,
+        stopping: EarlyStopping | None,
         network: Network,
         ema: AveragedWeights | None,
         records: OutputFolder,
     ) -> None:
-        self.val_loader, self.evaluators, self.stopper = val_loader, list(evaluators), stopper
+        self.val_loader, self.evaluators = val_loader, list(evaluators)
+        self.stopper = Stopper(stopping) if stopping else None
         self.batch_number = 0
         """Of val_loader's batch that is looked at, counted from 1; 0 where none is."""
         self._network, self._ema, self._records = network, ema, records

@@ -17,27 +17,29 @@ from workbench.trainer.loop.descent import Descent
 from workbench.trainer.loss import LossResult
 from workbench.trainer.machine.network import Network
 from workbench.trainer.memory import is_out_of_memory
+from workbench.trainer.settings import TrainerSettings
 
 T = TypeVar("T")
 
 
 class Gradient:
-    """recomputing: the context of a forward and backward that compute activations again. note: tells of an incident, by
-    what happened and what was done about it."""
+    """recomputing: the context of a forward and backward that compute activations again. listening: that of each
+    attempt, whose calls are counted. note: tells of an incident, by what happened and what was done about it."""
 
     def __init__(
         self,
         network: Network,
         descent: Descent,
+        settings: TrainerSettings,
         *,
-        micro_batch_rows: int | None,
-        max_norm: float | None,
-        recomputing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        recomputing: Callable[[], AbstractContextManager[Any]],
+        listening: Callable[[], AbstractContextManager[Any]],
         note: Callable[[str, str], None],
     ) -> None:
-        self._network, self._descent, self._recomputing, self._note = network, descent, recomputing, note
-        self._asked, self._limit = micro_batch_rows, max_norm or math.inf
-        self.micro_batch_rows = micro_batch_rows
+        self._network, self._descent, self._note = network, descent, note
+        self._recomputing, self._listening = recomputing, listening
+        self._asked, self._limit = settings.micro_batch_rows, settings.max_grad_norm or math.inf
+        self.micro_batch_rows = settings.micro_batch_rows
         """Rows of a forward and backward: as many as were asked for, or as few as fit; None takes the whole batch."""
 
     def compute(
@@ -59,16 +61,15 @@ class Gradient:
             if units is not None:
                 loss.know(units)
             is_whole = units is None and not distributed.any_process(len(micro_batches) > 1)
-            for index, micro_batch in enumerate(micro_batches, 1):
-                distributed.progress()
-                is_last = index == len(micro_batches)
-                with nullcontext() if is_last else self._network.no_sync(), self._recomputing():
-                    result = loss_of(micro_batch)
-                    if is_whole:
-                        loss.know(result.units)
-                    summed = loss.add(result)
-                    with distributed.waiting():
-                        self._descent.precision.backward(summed)
+            with self._listening():
+                for index, micro_batch in enumerate(micro_batches, 1):
+                    distributed.progress()
+                    synced = index == len(micro_batches)
+                    with nullcontext() if synced else self._network.no_sync(), self._recomputing():
+                        result = loss_of(micro_batch)
+                        if is_whole:
+                            loss.know(result.units)
+                        self._backward(loss.add(result))
             return loss.finish(self._descent.parameters)
 
         row = self.within_memory(batch, accumulate)
@@ -76,6 +77,10 @@ class Gradient:
         row["grad_norm"] = self._network.clip(self._descent.parameters, self._limit)
         row["learning_rate"] = self._descent.learning_rate
         return row
+
+    def _backward(self, summed: torch.Tensor) -> None:
+        with distributed.waiting():
+            self._descent.precision.backward(summed)
 
     def within_memory(self, batch: Batch, compute: Callable[[Sequence[Batch]], T]) -> T:
         """compute(micro-batches); as long as they do not fit, again with half of their rows, and so with all batches
