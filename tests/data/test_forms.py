@@ -61,7 +61,7 @@ def test_a_set_is_batched_by_its_unit_and_shown_whole(kept):
             "text": {"": [True] * 6},
             "pairs": {"prompt": [False] * 2, "chosen": [True] * 4, "rejected": [True] * 2},
             "prompts": {"prompt": [False] * 2, "answer": "cde"},
-            "unpaired": {"": row, "label": "false"},
+            "unpaired": {"": row, "desirable": "false"},
         }[form.name]
     )
     assert (rows.num_answered == 1) == form.is_sampled

@@ -84,7 +84,7 @@ def test_unpaired_rows_can_be_looked_at_and_not_trained_on_as_plain_ones(lab, co
     (lab / "kto.jsonl").write_text('{"prompt": "a", "completion": "b", "label": false}\n')
     define("kto", definitions["start"] | {"data": {"path": "kto.jsonl"}})
     shown = _lines(command("data", "kto"))
-    assert {"  format      unpaired", "    label: false|"} <= set(shown)
+    assert {"  format      unpaired", "    desirable: false|"} <= set(shown)
     done = command("run", "kto")
     assert (done.returncode, "found unpaired rows" in done.stderr) == (2, True)
 

@@ -11,7 +11,7 @@ from workbench.data.bad_rows import BadRows
 from workbench.data.chat import Exchange, exchange_of, exchanges, render_chat, template_end
 from workbench.data.conversations import Turn
 from workbench.data.counts import Counts
-from workbench.data.formats import Chat, Example, Preference, PromptCompletion, Text, Unpaired
+from workbench.data.formats import Chat, Example, Judged, Preference, PromptCompletion, Text
 from workbench.data.whole import Cut, cut_whole, shared
 from workbench.errors import ModelError
 from workbench.models.tokenizer import Tokenizer
@@ -30,8 +30,8 @@ class EncodedRow:
     learned: list[bool]
     prompt: int | None = None
     is_chat: bool = False
-    desirable: bool = True
-    """Whether the completion is wanted, as an unpaired example says."""
+    example: Example | None = None
+    """What it was made of."""
 
     @property
     def side(self) -> str:
@@ -56,18 +56,16 @@ def encode_rows(
 ) -> Iterator[EncodedRow]:
     """Rows to learn from, in the examples' order; a conversation gives one, or several where the template writes
     earlier turns otherwise before later ones. What a chat template refuses goes to bad."""
-    asked: list[tuple[str, Example, list[Exchange] | list[tuple[str, str]], bool]] = []
+    asked: list[tuple[str, Example, list[Exchange] | list[tuple[str, str]]]] = []
     for where, given in places:
-        example: Example = given.example if isinstance(given, Unpaired) else given
-        desirable = given.label if isinstance(given, Unpaired) else True
         try:
-            asked.append((where, example, _parts(tokenizer, example, as_chat, every_token), desirable))
+            asked.append((where, given, _parts(tokenizer, _unjudged(given), as_chat, every_token)))
         except ValueError as error:
             bad.add(where, error)
-    parts = [_texts(part) for _, _, found, _ in asked for part in found]
+    parts = [_texts(part) for _, _, found in asked for part in found]
     cuts = iter(cut_whole(tokenizer, parts))
-    for where, example, found, desirable in asked:
-        own = [next(cuts) for _ in found]
+    for where, given, found in asked:
+        own, example = [next(cuts) for _ in found], _unjudged(given)
         if isinstance(example, Text | PromptCompletion) and not (as_chat and isinstance(example, PromptCompletion)):
             rows = [_plain_row(where, example, own[0], tokenizer, counts)]
         elif every_token:
@@ -77,7 +75,7 @@ def encode_rows(
             told = [part for part in found if isinstance(part, Exchange)]
             rows = _conversation(where, told, own, tokenizer, counts, bad)
         for row in rows:
-            row.desirable = desirable
+            row.example = given
             yield row
 
 
@@ -119,6 +117,10 @@ def encode_pairs(
             counts.endless |= not all(_has_end(tokenizer, ids, counts) for ids in itertools.compress(answers, ends))
         counts.spanned += any(side.spanned for side in sides)
         yield TokenPair(where, prompt, answers[0], answers[1])
+
+
+def _unjudged(example: Example) -> Example:
+    return example.example if isinstance(example, Judged) else example
 
 
 def _texts(part: Exchange | tuple[str, str]) -> tuple[str, str]:

@@ -87,14 +87,20 @@ class Prompt(_Row):
 
 
 @dataclass(frozen=True, slots=True)
-class Unpaired(_Row):
-    """A completion that is wanted (label true) or not, as KTO takes it."""
+class Judged(_Row):
+    """An example of which something is said besides."""
 
     example: PromptCompletion | Chat
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired(Judged):
+    """A completion that is wanted (label true) or not, as KTO takes it."""
+
     label: bool
 
 
-Example = Text | PromptCompletion | Preference | Chat | Prompt | Unpaired
+Example = Text | PromptCompletion | Preference | Chat | Prompt | Judged
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ def _led(example: Example, fields: Mapping[str, Any], as_chat: bool) -> Example:
         lead += (("system", text_of(system, "system")),)
     if not lead:
         return example
-    if isinstance(example, Unpaired):
+    if isinstance(example, Judged):
         inner = _led(example.example, fields, as_chat)
         assert isinstance(inner, PromptCompletion | Chat), "an example keeps its kind, or becomes a chat"
         return replace(example, example=inner)
@@ -204,7 +210,8 @@ def _after(lead: Turns, turns: Turns) -> Turns:
     return lead + turns
 
 
-def _prompt_completion(fields: Mapping[str, Any]) -> PromptCompletion | Chat:
+def parse_completion(fields: Mapping[str, Any]) -> PromptCompletion | Chat:
+    """A prompt and its completion, whatever else the row says."""
     prompt, completion, answer = fields["prompt"], fields["completion"], _answer(fields)
     if not (isinstance(prompt, list) and isinstance(completion, list)):
         text = text_of(completion, "completion")
@@ -269,7 +276,7 @@ def _preference_of_turns(fields: Mapping[str, Any]) -> Preference:
 def _unpaired(fields: Mapping[str, Any]) -> Unpaired:
     """Later rows of a file may have another label than the first, which told the format."""
     label = _wanted(fields["label"])
-    return Unpaired(_prompt_completion(fields), flag_of(fields["label"] if label is None else label, "label"))
+    return Unpaired(parse_completion(fields), flag_of(fields["label"] if label is None else label, "label"))
 
 
 def _wanted(label: Any) -> bool | None:
@@ -348,7 +355,7 @@ UNPAIRED = Format(
 TEXT = Format("text", frozenset({"text"}), _text)
 COMPLETION_FORMATS = (
     Format("messages", frozenset({"messages"}), _messages, also=CHECKED),
-    Format("prompt-completion", frozenset({"prompt", "completion"}), _prompt_completion, also=CHECKED),
+    Format("prompt-completion", frozenset({"prompt", "completion"}), parse_completion, also=CHECKED),
     Format("question-answer", frozenset({"question", "answer"}), _question_answer, also=LEAD),
     Format("alpaca", frozenset({"instruction", "output"}), _alpaca, _alpaca_as_chat, LEAD | {"input"}),
     Format("sharegpt", frozenset({"conversations"}), _sharegpt, also=CHECKED),

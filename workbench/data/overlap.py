@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.data.conversations import TOOLS, Turns
-from workbench.data.formats import Chat, Example, Text, Unpaired
+from workbench.data.formats import Chat, Example, Judged, Text
 from workbench.data.sets import load_arrays, save_arrays
 
 FILE = "prompts.safetensors"
@@ -88,7 +88,7 @@ def hashes_of(examples: Iterable[Example]) -> PromptHashes:
 def prompts_of(example: Example) -> list[str]:
     """What is asked before each answer of an example, the last of them its own; of a text, and of a row whose prompt is
     empty, what is learned."""
-    if isinstance(example, Unpaired):
+    if isinstance(example, Judged):
         return prompts_of(example.example)
     if isinstance(example, Text):
         return [example.text]

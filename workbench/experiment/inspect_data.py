@@ -11,7 +11,7 @@ from pathlib import Path
 from workbench.data import forms
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.formats import Chat, Example, Preference, Text, Unpaired
+from workbench.data.formats import Chat, Example, Judged, Preference, Text
 from workbench.data.overlap import PromptHashes, hashes_of
 from workbench.data.reading import Examples, local_files
 from workbench.data.settings import ReadData, TaskData, TaskSettings
@@ -196,7 +196,7 @@ def lacks_template(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> b
 
 def _is_rendered(example: Example, *, as_chat: bool) -> bool:
     """Whether it is written by the model's chat template. as_chat: plain prompts are."""
-    if isinstance(example, Unpaired):
+    if isinstance(example, Judged):
         return _is_rendered(example.example, as_chat=as_chat)
     if isinstance(example, Text | Chat):
         return isinstance(example, Chat)

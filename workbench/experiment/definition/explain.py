@@ -28,7 +28,7 @@ _EVALUATION = {
     "eval/exact_match_*": "share of held-out prompts whose completion the verifier accepts; greedy and sampled apart",
     KL_START: "KL(policy || start) over the full vocabulary at each position of samples drawn at temperature 1, "
     "top_p 1, end included; summed over positions, mean over prompts: nats per sequence",
-    PAIR_ACCURACY: "share of held-out pairs with h > 0; a tie counts one half",
+    PAIR_ACCURACY: "share of held-out pairs with h > 0, h against the start whatever the method; a tie counts one half",
     PAIR_MARGIN: "mean h over held-out pairs, nats",
 }
 

@@ -128,11 +128,8 @@ def _sections(stages: RunStages, spec: RunSpec, split: Split, num_rows: int) -> 
             name = key.split("/")[0]
             raise DefinitionError(f"{spec.key}: its data rests on {key}, which is not finished; make exp NAME={name}")
     tokenizer = Tokenizer.load(stages.models.folder(spec))
-    read = spec.data if isinstance(spec.data, ReadData) else None
     if split == "train":
-        found = find_format(read, spec.form.wanted) if read is not None else None
-        # Rows that no other form may learn from can be looked at under any trainer.
-        form = form_of(found) if found is not None and found.alone else spec.form
+        form = _form(spec)
         stage = stages.training_data(spec, form)
         yield stage.stage.fingerprint, _of_stage(stage, tokenizer, spec, form, _source(spec.data), num_rows)
         return
@@ -163,6 +160,14 @@ def _sections(stages: RunStages, spec: RunSpec, split: Split, num_rows: int) -> 
         section.counts.repeated, section.counts.repeated_folded = hashes.repeated
         section.shared = _shared(trained, leaks.PROMPTS, hashes)
         yield f"{spec.evaluate}{_max_tokens(spec)}{tokenizer.fingerprint}", section
+
+
+def _form(spec: RunSpec) -> DataForm:
+    """The trainer's, but rows of a format that serves one form alone can be looked at under any trainer."""
+    found = find_format(spec.data, spec.form.wanted) if isinstance(spec.data, ReadData) else None
+    if found is None or not found.alone or found in spec.form.wanted.formats:
+        return spec.form
+    return form_of(found)
 
 
 def _trained(stages: RunStages, spec: RunSpec) -> Iterator[tuple[str, PromptHashes | None]]:
