@@ -46,8 +46,8 @@ class Exchange:
 
 
 def render_chat(tokenizer: Tokenizer, turns: Sequence[Turn], *, generation_prompt: bool = False) -> str:
-    """The turns as the model's template writes them. ValueError where it refuses these turns, ModelError where it
-    works on none."""
+    """The turns as the model's template writes them. Raises ValueError where it refuses these turns, ModelError where
+    it works on none."""
     return _render(tokenizer, turns, generation_prompt).text
 
 
@@ -129,7 +129,8 @@ def _render(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool
 
 
 def _blame_template(tokenizer: Tokenizer, turns: Sequence[Turn], error: ValueError) -> None:
-    """ModelError where the fault is the template's: it spends too much, or does not write the simplest conversation."""
+    """Raises ModelError where the fault is the template's: it spends too much, or does not write the simplest
+    conversation."""
     if not isinstance(error, TemplateOverspent) and tuple(turns) != SIMPLEST:
         try:
             render_chat(tokenizer, SIMPLEST)

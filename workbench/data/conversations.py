@@ -68,7 +68,8 @@ def _turns(value: Any, name: str, role_key: str, content_key: str, roles: Mappin
 
 
 def unlearned_turns(value: Any, turns: Turns, name: str) -> tuple[int, ...]:
-    """The assistant's turns that the row says are not to be learned. ValueError where it asks what is not done here."""
+    """The assistant's turns that the row says are not to be learned. Raises ValueError where it asks what is not done
+    here."""
     found = []
     for index, (turn, given) in enumerate(zip(turns, value, strict=True)):
         where = f"{name}[{index}]"
@@ -91,7 +92,8 @@ def _is_learned(value: Any, name: str) -> bool:
 
 
 def parse_tools(value: Any) -> Turns:
-    """The turn of role TOOLS that leads the others, none where there are no tools. ValueError where it is no list."""
+    """The turn of role TOOLS that leads the others, none where there are no tools. Raises ValueError where it is no
+    list."""
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
@@ -121,7 +123,7 @@ def said_fields(messages: list[dict[str, Any]], tools: list[Any] | None) -> list
 
 
 def require_answer(turns: Turns, name: str, unlearned: tuple[int, ...] = ()) -> None:
-    """ValueError where no assistant's turn that is learned says anything."""
+    """Raises ValueError where no assistant's turn that is learned says anything."""
     saying = [i for i, turn in enumerate(turns) if turn[0] == "assistant" and (turn[1].strip() or len(turn) > 2)]
     if not saying:
         raise ValueError(f"{name} has no assistant turn to learn from")

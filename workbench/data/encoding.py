@@ -226,7 +226,7 @@ def _has_end(tokenizer: Tokenizer, ids: list[int], counts: Counts) -> bool:
 
 
 def _check_end(tokenizer: Tokenizer, ids: list[int], counts: Counts) -> None:
-    """ModelError where an answer has no end, so that a model that learned it would never stop."""
+    """Raises ModelError where an answer has no end, so that a model that learned it would never stop."""
     if _has_end(tokenizer, ids, counts):
         return
     shown = tokenizer.decode(ids[-3:], skip_special_tokens=False)

@@ -156,7 +156,8 @@ def parse_example(known: Format, fields: Mapping[str, Any], *, as_chat: bool = F
 
 
 def _led(example: Example, fields: Mapping[str, Any], as_chat: bool) -> Example:
-    """The example with the row's tools and system message before its turns. ValueError where they cannot be written."""
+    """The example with the row's tools and system message before its turns. Raises ValueError where they cannot be
+    written."""
     if isinstance(example, Text):
         return example
     lead = parse_tools(fields.get("tools"))

@@ -72,13 +72,13 @@ class PromptHasher:
             yield example
 
     def result(self) -> PromptHashes:
-        """Of the examples so far."""
+        """The hashes of the examples so far."""
         found = (self._exact, self._folded, self._earlier_exact, self._earlier_folded)
         return PromptHashes(*(np.array(values, np.uint64) for values in found))
 
 
 def hashes_of(examples: Iterable[Example]) -> PromptHashes:
-    """Of all of the examples."""
+    """The hashes of all of the examples."""
     hasher = PromptHasher()
     for _ in hasher.seen(examples):
         pass
@@ -110,7 +110,8 @@ def fold(text: str) -> str:
 
 
 def _asked(turns: Turns) -> str:
-    """As one text, which is a plain prompt's where a user asks once; the same with another system message or tools."""
+    """What is asked, as one text; where a user asks once, it is that of a plain prompt. Another system message or tools
+    do not change it."""
     return "\n".join(turn[1] for turn in turns if turn[0] not in ("system", TOOLS))
 
 

@@ -57,7 +57,7 @@ def _prompt_ids(
 
 
 def _prompt_text(tokenizer: Tokenizer, prompt: str | Turns, as_chat: bool) -> str:
-    """What the model reads. ValueError when its template refuses the turns."""
+    """What the model reads. Raises ValueError when its template refuses the turns."""
     if isinstance(prompt, str) and not as_chat:
         return prompt
     turns = (("user", prompt),) if isinstance(prompt, str) else prompt

@@ -32,7 +32,7 @@ MAX_TASK_ROWS = 50_000
 
 @dataclass(frozen=True)
 class Inspected:
-    """Of one source as it would be read."""
+    """What one source would be, if it were read now."""
 
     source: str
     wanted: Wanted
@@ -48,7 +48,7 @@ class Inspected:
 
     @property
     def line(self) -> str:
-        """In words."""
+        """What was found, in words."""
         repeated, folded = self.hashes.repeated
         note = Counts(repeated=repeated, repeated_folded=folded).repeated_note()
         untouched = "read by own rewards alone" if self.wanted.keeps_columns else "not read"
@@ -204,7 +204,7 @@ def _is_rendered(example: Example, *, as_chat: bool) -> bool:
 
 
 def _without_template(folder: Path) -> bool:
-    """Of a whole model's folder with a tokenizer of its own; False where it cannot be told."""
+    """Whether a whole model's folder with a tokenizer of its own lacks a template; False where that cannot be told."""
     try:
         whole = (folder / "tokenizer.json").is_file() and not is_adapter(folder)
         return whole and read_chat_template(folder) is None

@@ -21,7 +21,8 @@ FEWER_NEW = "cut prompts by a smaller max_tokens, ask for fewer new tokens (max_
 
 
 def check_rows(spec: RunSpec, form: DataForm, rows: StageResult, path: Path, model: Path) -> None:
-    """DataError for the first row, pair or prompt that the model has no positions for. path: of the rows' arrays."""
+    """Raises DataError for the first row, pair or prompt that the model has no positions for. path: of the rows'
+    arrays."""
     new, positions = _new_tokens(spec) if form.is_sampled else 0, model_positions(model)
     longest = spec.data.max_tokens + new if isinstance(spec.data, ReadData) else math.inf
     if positions is None or longest <= positions.most:
@@ -33,7 +34,8 @@ def check_rows(spec: RunSpec, form: DataForm, rows: StageResult, path: Path, mod
 def check_lengths(
     lengths: Sequence[int] | np.ndarray, places: Sequence[str], positions: Positions, *, new: int
 ) -> None:
-    """DataError for the first text that is too long. lengths: with the new tokens. places: of the first of them."""
+    """Raises DataError for the first text that is too long. lengths: with the new tokens. places: of the first of
+    them."""
     found = np.asarray(lengths)
     beyond = np.flatnonzero(found > positions.most)
     if len(beyond):

@@ -26,7 +26,8 @@ def reward_files(specs: Iterable[RunSpec]) -> dict[str, str]:
 
 
 def refuse_reward_code(experiment: Experiment, runs: Path, permissions: Permissions) -> None:
-    """DefinitionError where the experiment, or what is made before it, names reward files and they are not allowed."""
+    """Raises DefinitionError where the experiment, or what is made before it, names reward files and they are not
+    allowed."""
     if permissions.reward_code:
         return
     before = (spec for key, spec in experiment.ancestors.items() if not RunFolder(runs, key).is_finished())

@@ -163,7 +163,7 @@ def _dataset(prepared: PreparedRun) -> TokenSet:
 
 
 def made_of(prepared: PreparedRun, runs: Path) -> dict[str, Any]:
-    """For provenance.json: what the run rests on."""
+    """What the run rests on, for provenance.json."""
     spec, start = prepared.spec, None
     if spec.start is not None:
         start = {"folder": spec.start, "model_sha256": RunFolder(runs, spec.start).status().get("model_sha256")}

@@ -68,8 +68,8 @@ def _fitting(folder: Path, num_prompt_tokens: int) -> int:
 
 
 def find_model(runs: Path, name: str) -> tuple[Path, bool]:
-    """The model folder that a name means, and whether it was trained on its chat template. ModelError where a run's
-    model is not as the run wrote it."""
+    """The model folder that a name means, and whether it was trained on its chat template. Raises ModelError where a
+    run's model is not as the run wrote it."""
     place = Path(name)
     if (place / "config.json").is_file():
         return place, False

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MATMUL_POSITIONS = 512
-"""Up to here plain matrix products beat the fused kernel in half precision on a CPU (3.5 times at 128 positions; at
-512 the scores they hold become large)."""
+"""The most positions at which plain matrix products beat the fused kernel in half precision on a CPU: 3.5 times at 128
+positions; at 512 the scores they hold become large."""
 
 GRID_BRANCH, GRID_STEM, GRID_TEXT = 64, 512, 64
 """Branches, stems and texts without branches up to here go into rows of one width: short ones cost more by the call
@@ -92,20 +92,21 @@ class Pairs:
     """Pairs of tokens whose scores are computed in one head of one layer."""
 
     seen: float
-    """By every kernel: those of a causal call that do not lie ahead, and all pairs of a masked one."""
+    """The pairs that every kernel computes: those of a causal call that do not lie ahead, and all pairs of a masked
+    one."""
     ahead: float
-    """By plain products alone: those of a causal call that lie ahead."""
+    """The pairs that plain products alone compute: those of a causal call that lie ahead."""
 
 
 def pairs_of_rows(rows: float, length: float) -> Pairs:
-    """Of rows of one length that attend computes in one causal call."""
+    """The pairs of rows of one length that attend computes in one causal call."""
     ahead = length * (length - 1) / 2 if length <= MATMUL_POSITIONS else 0.0
     return Pairs(rows * length * (length + 1) / 2, rows * ahead)
 
 
 def pairs_of_texts(texts: Sequence[Text]) -> Pairs:
-    """Of attend_texts. They follow from the shapes alone: the kernel of variable lengths, which some machines have and
-    which computes no padding, is left out, so that a step has one cost wherever it runs."""
+    """The pairs of attend_texts. They follow from the shapes alone: the kernel of variable lengths, which some machines
+    have and which computes no padding, is left out, so that a step has one cost wherever it runs."""
     grid = grid_size(texts)
     if grid is not None:
         num_stems, stem_width, num_branches, width = grid
@@ -146,7 +147,7 @@ class TextPlan:
 
     @functools.cached_property
     def varlen(self) -> VarlenPlan:
-        """For the kernel of variable lengths."""
+        """The plan for the kernel of variable lengths."""
         query_lengths, key_lengths, source, start = [0], [0], [], 0
         for stem, *branches in self.texts:
             first, *others = branches or [0]
@@ -247,7 +248,8 @@ def _branches_by_matmul(
 
 
 def _attend_branches(queries: Tensor, keys: Tensor, values: Tensor, text: Text) -> Tensor:
-    """Of B texts of one shape. queries: (B, N, sum(text), D). The first branch follows its stem: they are one text."""
+    """Attention of B texts of one shape. queries: (B, N, sum(text), D). The first branch follows its stem: they are one
+    text."""
     if len(text) <= 2:
         return attend(queries, keys, values, None, is_causal=True)
     stem, first, *others = text
@@ -298,7 +300,7 @@ def _prefers_matmul(keys: Tensor) -> bool:
 
 
 def _causal_by_matmul(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """As transformers' eager attention: scores are rounded to the half-precision type before the softmax."""
+    """Attention as transformers' eager one: scores are rounded to the half-precision type before the softmax."""
     rows, heads, num_queries, size = queries.shape
     num_keys, repeats = keys.shape[2], heads // keys.shape[1]
     if repeats > 1:

@@ -69,7 +69,7 @@ def count_layers(
     states_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
     window: int = 0,
 ) -> TokenFlops:
-    """By short passes, whose gradients are dropped. UncountedError where the model cannot make them, where they
+    """By short passes, whose gradients are dropped. Raises UncountedError where the model cannot make them, where they
     multiply nothing that torch's counter knows, or where one more pass of another shape is not what the fit says.
 
     states_of: a pass of a model that is no language model, (B, T) token ids to whatever it gives for them. window: how
@@ -117,7 +117,7 @@ def count_layers(
 
 
 def _check(fit: tuple[float, float, float], shape: tuple[int, int], counted: int) -> None:
-    """UncountedError where rows of that shape do not compute what the fit says."""
+    """Raises UncountedError where rows of that shape do not compute what the fit says."""
     rows, length = shape
     said = rows * (fit[0] * length + fit[1] * length**2 + fit[2])
     if abs(said - counted) > ALLOWED * counted:

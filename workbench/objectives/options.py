@@ -20,7 +20,7 @@ class Option(Generic[T]):
     function: T
     formula: str
     paper: str = ""
-    """Where it comes from; empty where no paper has it."""
+    """The paper that it comes from; empty where no paper has it."""
     reads: tuple[str, ...] = ()
     """The settings that it reads, of those that not every option of its table does."""
     conventions: Mapping[str, str] = field(default_factory=dict)

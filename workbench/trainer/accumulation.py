@@ -33,7 +33,8 @@ class StepLoss:
         self._metrics: list[dict[str, Value]] = []
 
     def know(self, local_units: dict[str, float]) -> None:
-        """Take in this process's units of the whole step, of every term; every process must call it. MethodError."""
+        """Take in this process's units of the whole step, of every term; every process must call it. Raises
+        MethodError."""
         try:
             own = {name: float(number) for name, number in local_units.items()}
         except (AttributeError, TypeError, ValueError):
@@ -41,8 +42,8 @@ class StepLoss:
         self.units = _summed(distributed.gather_objects(own))
 
     def add(self, result: LossResult) -> torch.Tensor:
-        """Take in a micro-batch; returns the scalar to run backward on (DDP's averaging undone). MethodError where its
-        terms are not those whose units are known."""
+        """Take in a micro-batch; returns the scalar to run backward on (DDP's averaging undone). Raises MethodError
+        where its terms are not those whose units are known."""
         parts = []
         for name, term in result.terms.items():
             if self.units is not None and name not in self.units:

@@ -27,7 +27,7 @@ _SETTING_WORDS = {"lr": "learning_rate", "num_epochs": "epochs", "num_train_epoc
 
 
 def checked(init: Callable[P, None]) -> Callable[P, None]:
-    """A trainer's constructor, with its arguments looked at first. Settings may be a dict. DefinitionError."""
+    """A trainer's constructor, with its arguments looked at first. Settings may be a dict. Raises DefinitionError."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -63,7 +63,7 @@ def checked(init: Callable[P, None]) -> Callable[P, None]:
 
 
 def checked_settings(trainer_class: Any, settings: Any) -> TrainerSettings:
-    """Settings of the trainer's own class: as they are, made of a dict, or the defaults. DefinitionError."""
+    """Settings of the trainer's own class: as they are, made of a dict, or the defaults. Raises DefinitionError."""
     wanted = trainer_class.settings_class
     if settings is None:
         return wanted()
@@ -95,8 +95,8 @@ def check_optimizer(
     settings: TrainerSettings,
     trainer: str,
 ) -> None:
-    """DefinitionError where an optimiser that was given is of other parameters than the model's trainable ones, or the
-    scheduler is of another optimiser, or settings say otherwise than they do."""
+    """Raises DefinitionError where an optimiser that was given is of other parameters than the model's trainable ones,
+    or the scheduler is of another optimiser, or settings say otherwise than they do."""
     if optimizer is None and scheduler is not None:
         raise DefinitionError(
             f"{trainer}: scheduler without optimizer: it is of another than the trainer would make; pass its optimizer "
@@ -135,8 +135,8 @@ def check_optimizer(
 
 
 def check_start(trainer: str, train_loader: Any, val_loader: Any, records: OutputFolder, step: int) -> None:
-    """DataError or DefinitionError where train() has nothing to train on, or a folder (that it writes to) in which
-    another run's records would be lost."""
+    """Raises DataError or DefinitionError where train() has nothing to train on, or a folder (that it writes to) in
+    which another run's records would be lost."""
     if isinstance(train_loader, Sized) and not len(train_loader):
         raise DataError(
             f"{trainer}: train_loader gives no batch; pass an iterable of batches: "
@@ -155,7 +155,7 @@ def check_start(trainer: str, train_loader: Any, val_loader: Any, records: Outpu
 
 
 def checked_metrics(found: Any, evaluator: Any) -> dict[str, float]:
-    """What an evaluator gave, as plain numbers. DefinitionError where it is no dict of held-out metrics."""
+    """What an evaluator gave, as plain numbers. Raises DefinitionError where it is no dict of held-out metrics."""
     name = getattr(evaluator, "__name__", type(evaluator).__name__)
     if not isinstance(found, Mapping):
         raise DefinitionError(f"evaluator {name} gave {_described(found)}; allowed a dict such as {{'eval/x': 0.5}}")
@@ -171,14 +171,15 @@ def checked_metrics(found: Any, evaluator: Any) -> dict[str, float]:
 
 
 def given_by(hook: str, value: T, kind: type | tuple[type, ...], allowed: str) -> T:
-    """What a method's hook gave. MethodError where it is of another kind, such as None for want of a `return`."""
+    """What a method's hook gave. Raises MethodError where it is of another kind, such as None for want of a
+    `return`."""
     if not isinstance(value, kind):
         raise MethodError(f"{hook} gave {_described(value)}; allowed {allowed}")
     return value
 
 
 def source_of(trainer: type) -> str:
-    """Where a trainer is written, and its name; its name alone where it has no file, as in a notebook."""
+    """The file in which a trainer is written, and its name; its name alone where it has no file, as in a notebook."""
     try:
         path = os.path.relpath(inspect.getfile(trainer))
     except (OSError, TypeError, ValueError):

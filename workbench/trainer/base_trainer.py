@@ -142,7 +142,7 @@ class BaseTrainer(SavedTrainer):
 
     def evaluate(self) -> dict[str, float]:
         """Held-out loss over val_loader ("eval/loss" and the trainer's metrics) and every evaluator's metrics; of the
-        averaged weights where there are any. DefinitionError where there is neither."""
+        averaged weights where there are any. Raises DefinitionError where there is neither."""
         if not self.examination.measures and not self.is_distributed:
             raise DefinitionError(f"{type(self).__name__}: nothing to evaluate by; pass val_loader, or evaluators")
         return self._evaluate()

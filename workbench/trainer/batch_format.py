@@ -58,7 +58,7 @@ class BatchField:
 
     @property
     def shape_text(self) -> str:
-        """Such as "(B, L)" or "(B, T) or (B)"."""
+        """The shape in words, such as "(B, L)" or "(B, T) or (B)"."""
         return " or ".join(f"({', '.join(shape)})" for shape in self.shapes)
 
     def __str__(self) -> str:

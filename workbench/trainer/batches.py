@@ -63,8 +63,8 @@ def split_rows(batch: Batch, rows: int | None) -> Iterator[Batch]:
 def batches_from(loader: Any, position: int, *, read_before: bool = False) -> Iterator[Any]:
     """The loader's batches from number `position` on, epoch after epoch.
 
-    A loader with a settable `position` (workbench.data's BatchLoader) jumps there; any other is replayed. DataError
-    where it gives none, or is a generator that was read_before: it would go on where it was left.
+    A loader with a settable `position` (workbench.data's BatchLoader) jumps there; any other is replayed. Raises
+    DataError where it gives none, or is a generator that was read_before: it would go on where it was left.
     """
     if read_before and isinstance(loader, Iterator):
         raise DataError(

@@ -29,7 +29,7 @@ class Costs:
         return cls(**known)
 
     def as_json(self) -> dict[str, Any]:
-        """By name; None where it was not counted."""
+        """The costs by name; None where one was not counted."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
     def __add__(self, other: Costs) -> Costs:
@@ -54,8 +54,8 @@ class Costs:
         return {name: value for name, value in row.items() if not math.isnan(value)}
 
     def spent(self, budget: Budget, uncounted: str = "") -> str | None:
-        """Which limit of the budget is reached, in words; None while there is some left. DefinitionError for a budget
-        of FLOPs where they could not be counted. uncounted: why, as far as it is known."""
+        """Which limit of the budget is reached, in words; None while there is some left. Raises DefinitionError for a
+        budget of FLOPs where they could not be counted. uncounted: why, as far as it is known."""
         if math.isnan(self.flops):
             refuse_uncounted(budget, uncounted)
         for name, limit, used in (
@@ -69,7 +69,8 @@ class Costs:
 
 
 def refuse_uncounted(budget: Budget | None, reason: str) -> None:
-    """DefinitionError for a budget of FLOPs in a run whose FLOPs cannot be counted. reason: why, where it is known."""
+    """Raises DefinitionError for a budget of FLOPs in a run whose FLOPs cannot be counted. reason: why, where it is
+    known."""
     if budget is not None and budget.flops is not None:
         told = "budget.flops: a part of the run's FLOPs could not be counted" + (f": {reason}" if reason else "")
         raise DefinitionError(f"{told}; give the budget in tokens or seconds")

@@ -70,7 +70,7 @@ class TrainerFace:
 
     @property
     def device(self) -> torch.device:
-        """Where this process trains."""
+        """The device on which this process trains."""
         return self.network.device
 
     # What is trained, and how.
@@ -177,7 +177,7 @@ class TrainerFace:
 
     @property
     def flops(self) -> ModelFlops:
-        """Of the policy's passes."""
+        """The FLOPs of the policy's passes."""
         return self.charges.policy
 
     @property
@@ -197,7 +197,7 @@ class TrainerFace:
 
     @property
     def inexact(self) -> list[str]:
-        """From which steps on, and why, the run may differ from one that was never interrupted."""
+        """The steps from which on the run may differ from one that was never interrupted, and why."""
         return self.state.inexact
 
     @property

@@ -37,8 +37,8 @@ class LossResult:
 
 
 def as_result(loss: Any, num_rows: int) -> LossResult:
-    """What _compute_loss gave, a bare scalar taken as the mean over the micro-batch's rows. MethodError where it is
-    neither that nor a LossResult of sums."""
+    """What _compute_loss gave, a bare scalar taken as the mean over the micro-batch's rows. Raises MethodError where it
+    is neither that nor a LossResult of sums."""
     if not isinstance(loss, LossResult):
         if not _is_scalar(loss):
             raise _refused(f"a {_described(loss)}", "a LossResult, or a scalar tensor, the mean over the rows")

@@ -30,8 +30,8 @@ def cut_rollout(
 
     rows: (N, ...) one a completion, with prompt_index, and with units and tokens (see Reduction). counted: (N,) bool,
     rows that the divisor counts. learned: (N,) bool, rows that are computed; the others' units are added to a row that
-    is, so that leaving them out moves no number. fresh: whether the policy as it is has sampled them. DataError where
-    there are fewer prompts than minibatches.
+    is, so that leaving them out moves no number. fresh: whether the policy as it is has sampled them. Raises DataError
+    where there are fewer prompts than minibatches.
     """
     prompts = rows["prompt_index"].unique().tolist()
     if len(prompts) < minibatches:

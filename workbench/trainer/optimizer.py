@@ -15,7 +15,7 @@ from workbench.trainer.settings import TrainerSettings
 def configure_optimizer(model: torch.nn.Module, settings: TrainerSettings) -> torch.optim.Optimizer:
     """What `settings.optimizer` names, over the model's trainable parameters: matrices decay, vectors do not.
 
-    Frozen parameters are left out. DefinitionError when nothing is trainable, or nothing that Muon is for.
+    Frozen parameters are left out. Raises DefinitionError when nothing is trainable, or nothing that Muon is for.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:

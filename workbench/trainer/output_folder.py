@@ -33,7 +33,7 @@ class OutputFolder:
         self.saved_step: int | None = None
         """The step of the checkpoint that was written last."""
         self.save_seconds: list[float] = []
-        """Of each checkpoint that was written."""
+        """The seconds that each checkpoint took to write."""
         self._is_own = False
 
     # Rows.
@@ -128,7 +128,8 @@ class OutputFolder:
 
     def newest(self) -> Path | None:
         """The newest valid checkpoint up to which every record is whole: what a crash has cut off them is done again.
-        None where there is none, or the records end before it. CheckpointError when there are some and none is valid.
+        None where there is none, or the records end before it. Raises CheckpointError when there are some and none is
+        valid.
         """
         self._is_own = True
         if self.path is None or checkpoint.newest_valid(self.path / "checkpoints") is None:
@@ -154,7 +155,8 @@ class OutputFolder:
         return all(has_row_ending_at(self.path / name, size) for name, size in sizes.items())
 
     def read_tensors(self, step: int, group: str) -> dict[str, torch.Tensor]:
-        """One group of the checkpoint of a step: "model" or "ema". CheckpointError when it is not there or damaged."""
+        """One group of the checkpoint of a step: "model" or "ema". Raises CheckpointError when it is not there or
+        damaged."""
         return checkpoint.read(self._folder(step))[0][group]
 
     def checkpoint_of(self, step: int) -> Path | None:

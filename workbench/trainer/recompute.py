@@ -13,7 +13,8 @@ from workbench.errors import DefinitionError
 
 
 class Recompute:
-    """Turns it on in a model, which must offer gradient_checkpointing_enable as transformers' do. DefinitionError."""
+    """Turns it on in a model, which must offer gradient_checkpointing_enable as transformers' do. Raises
+    DefinitionError."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         enable = getattr(model, "gradient_checkpointing_enable", None)

@@ -46,7 +46,7 @@ class FrozenReference:
                 yield self._policy
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: whether the start was copied."""
+        """What a checkpoint holds: whether the start was copied."""
         return {COPIED: self._copied}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

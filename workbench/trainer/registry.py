@@ -21,8 +21,8 @@ _SUFFIX = "_trainer"
 
 
 def trainer_names() -> list[str]:
-    """Every trainer there is a file for, sorted. DefinitionError where the folder of own ones is not there, or has a
-    name that is taken."""
+    """Every trainer there is a file for, sorted. Raises DefinitionError where the folder of own ones is not there, or
+    has a name that is taken."""
     found = ["base"]
     for folder in map(Path, workbench.trainer.__path__):
         if not folder.is_dir():
@@ -44,7 +44,8 @@ def get_settings_class(name: str) -> type[TrainerSettings]:
 
 
 def find(name: str, kind: str, base: type) -> Any:
-    """The class of that kind, "trainer" or "settings", in the file of that name; derived from base. DefinitionError."""
+    """The class of that kind, "trainer" or "settings", in the file of that name; derived from base. Raises
+    DefinitionError."""
     if not isinstance(name, str) or name not in trainer_names():
         near = difflib.get_close_matches(str(name), trainer_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

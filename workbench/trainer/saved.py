@@ -50,7 +50,7 @@ class SavedTrainer(TrainerHooks):
         distributed.barrier()
 
     def load_checkpoint(self, path: Path | str, *, inexact: bool = False) -> None:
-        """Continue from a checkpoint folder. CheckpointError when it is damaged or of other settings; of other
+        """Continue from a checkpoint folder. Raises CheckpointError when it is damaged or of other settings; of other
         libraries, threads or data, unless inexact says to go on: then `inexact` and `warnings` tell of it."""
         changed = self._snapshot().restore(*checkpoint.read(Path(path)), inexact=inexact)
         self.state.mark_inexact(changed)

@@ -49,7 +49,7 @@ class Spikes(Settings):
 
 
 COSTS_VERSION = 6
-"""Of how costs are counted (models/flops.py), which moves the end of a run with a budget."""
+"""Version of how costs are counted (models/flops.py), which moves the end of a run with a budget."""
 
 
 class Budget(Settings):

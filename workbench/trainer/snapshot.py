@@ -35,7 +35,7 @@ class OwnState:
     load: Callable[[dict[str, Any]], None]
 
     def state_dict(self) -> dict[str, Any]:
-        """What the hook gave. MethodError where a checkpoint cannot hold it."""
+        """What the hook gave. Raises MethodError where a checkpoint cannot hold it."""
         state = self.get()
         if state is not None and not isinstance(state, Mapping):
             raise self._refused(f"a {type(state).__name__}", "a dict or None")
@@ -45,7 +45,7 @@ class OwnState:
         return dict(state or {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Through the other hook, which refuses what it does not know."""
+        """Hands the state to the other hook, which refuses what it does not know."""
         self.load(state)
 
     def _refused(self, found: str, allowed: str) -> MethodError:
@@ -73,7 +73,8 @@ class Origin:
         }
 
     def refuse_other_settings(self, state: Mapping[str, Any]) -> None:
-        """CheckpointError where a checkpoint is of another trainer, or settings that decide numbers were others."""
+        """Raises CheckpointError where a checkpoint is of another trainer, or settings that decide numbers were
+        others."""
         if state.get("version") != VERSION or state.get("trainer") != self.trainer:
             found = f"{state.get('trainer')} checkpoint version {state.get('version')}"
             raise CheckpointError(f"this is a {found}; {self.trainer} version {VERSION} is needed")
@@ -87,8 +88,8 @@ class Origin:
             )
 
     def changed(self, state: Mapping[str, Any], *, inexact: bool) -> list[str]:
-        """What of the surroundings is another now, in words. CheckpointError where the run would not go on to the same
-        bits, unless inexact."""
+        """What of the surroundings is another now, in words. Raises CheckpointError where the run would not go on to
+        the same bits, unless inexact."""
         changed = differences(state["surroundings"], surroundings_of(self.device, self.loader))
         # Another number of processes adds up in another order, which a user asks for by starting so many.
         refused = [text for text in changed if not text.startswith("processes ")]

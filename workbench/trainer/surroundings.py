@@ -25,8 +25,8 @@ SAMPLED_ROWS = 16
 
 
 def surroundings_of(device: torch.device, loader: Any) -> dict[str, str]:
-    """By name; what cannot be told (the data of a loader that is read but once) is left out. Every process must call
-    it."""
+    """The surroundings by name; what cannot be told (the data of a loader that is read but once) is left out. Every
+    process must call it."""
     found = {CODE: own_hash()} | {name: _version(name) for name in LIBRARIES}
     processes = distributed.get_world_size()
     found["device"] = _name_of(device)

@@ -15,7 +15,7 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_model_tensors(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Copy saved parameters in place. CheckpointError when names or shapes differ."""
+    """Copy saved parameters in place. Raises CheckpointError when names or shapes differ."""
     own = model_tensors(model)
     if own.keys() != tensors.keys():
         odd = sorted(own.keys() ^ tensors.keys())
@@ -44,7 +44,7 @@ class OptimizerState:
         return {**tensors, "groups": state["param_groups"], "scalars": scalars}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the optimiser back exactly as it was. CheckpointError when it is of another kind."""
+        """Put the optimiser back exactly as it was. Raises CheckpointError when it is of another kind."""
         rest = dict(state)
         saved, scalars = rest.pop("groups"), rest.pop("scalars")
         entries: dict[int, dict[str, Any]] = {}

@@ -33,7 +33,7 @@ class Updates:
 
     @classmethod
     def of(cls, made: Updates | Iterable[Batch]) -> Updates:
-        """What a hook returned, as updates; a generator is run to its end. MethodError where it is neither."""
+        """What a hook returned, as updates; a generator is run to its end. Raises MethodError where it is neither."""
         if isinstance(made, Mapping) or not isinstance(made, Updates | Iterable):
             raise MethodError(
                 f"_make_update_batches gave a {type(made).__name__}; allowed a list of batches, or Updates"

@@ -32,7 +32,7 @@ class DataForm(ABC):
     sources: ClassVar[tuple[str, ...]] = ("task", "path", "dataset")
     """The kinds of data, as definitions name them, that it may come from."""
     sources_text: ClassVar[str] = "task, path or dataset"
-    """The same in words, for messages."""
+    """The kinds of data that it may come from, in words, for messages."""
     example_file: ClassVar[str] = "train.jsonl"
     """A file name for messages."""
 

@@ -77,7 +77,7 @@ class JudgedRows(DataForm):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """With the name of the values, for unpaired rows were once kept without any."""
+        """The form's identity. It has the name of the values, because unpaired rows were once kept without any."""
         return {"form": self.name, "value": self.value}
 
     def tokenise(

@@ -7,7 +7,7 @@ from workbench.data.forms.rows import Rows
 
 
 class PlainText(Rows):
-    """The same rows as SFT's, of which every token is learned; what is too long is divided."""
+    """Rows like SFT's, of which every token is learned; what is too long is divided."""
 
     name = "text"
     every_token = True

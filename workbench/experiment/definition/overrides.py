@@ -81,7 +81,8 @@ def _without_space(node: Node | None) -> str | None:
 
 def split_settings(text: str) -> list[str]:
     """The words of `SET="..."`: as a shell reads them, quotes keep white space, but a backslash is a backslash, and a
-    value that begins with a bracket or a brace ends where that is closed. DefinitionError for a quote left open."""
+    value that begins with a bracket or a brace ends where that is closed. Raises DefinitionError for a quote left
+    open."""
     words, at = [], 0
     while at < len(text):
         if text[at].isspace():

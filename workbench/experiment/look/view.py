@@ -96,7 +96,7 @@ class Section:
 
     @property
     def histogram(self) -> Histogram:
-        """Of the lengths, in at most MAX_BINS bins of a round width."""
+        """The histogram of the lengths, in at most MAX_BINS bins of a round width."""
         shortest, longest = int(self.lengths.min()), int(self.lengths.max())
         width = next(w for w in _round_numbers() if longest // w - shortest // w < MAX_BINS)
         edges = tuple(range(shortest // width * width, longest // width * width + width + 1, width))
@@ -222,7 +222,7 @@ def _max_tokens(spec: RunSpec) -> int:
 
 
 def _source(data: Any) -> str:
-    """Where the rows come from, in words."""
+    """The source of the rows, in words."""
     if isinstance(data, FileData):
         return data.path
     if isinstance(data, DatasetData):

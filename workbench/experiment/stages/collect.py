@@ -71,7 +71,7 @@ def collect_pairs(
 ) -> dict[str, Any]:
     """Write pairs.jsonl (prompt, chosen, rejected, each also as *_ids; *_ended); returns costs and counts.
 
-    samplers: model folders. DataError when the models give too few pairs.
+    samplers: model folders. Raises DataError when the models give too few pairs.
     """
     rows = iterate_rows(settings, split, settings.seed)
     blocks: list[Block] = []

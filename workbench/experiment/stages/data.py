@@ -85,7 +85,8 @@ class Reading:
 
 
 def write_rows(folder: Path, reading: Reading, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Write token ids and the prompts' hashes; returns the counts and the format. DataError where no row is left."""
+    """Write token ids and the prompts' hashes; returns the counts and the format. Raises DataError where no row is
+    left."""
     rows, counts, found, hashes = reading.tokenise(tokenizer)
     if not len(rows):
         raise DataError("no row is left to train on: nothing to learn from was left after truncation")

@@ -37,7 +37,7 @@ class Descent:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update, in the optimiser's first group."""
+        """The learning rate of the next update, in the optimiser's first group."""
         return self.optimizer.param_groups[0]["lr"]
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:

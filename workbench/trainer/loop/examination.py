@@ -38,7 +38,7 @@ class Examination:
         self.val_loader, self.evaluators = val_loader, list(evaluators)
         self.stopper = Stopper(stopping) if stopping else None
         self.batch_number = 0
-        """Of val_loader's batch that is looked at, counted from 1; 0 where none is."""
+        """The number of val_loader's batch that is looked at, counted from 1; 0 where none is."""
         self._network, self._ema, self._records = network, ema, records
         self._kept: dict[str, torch.Tensor] = {}
 
@@ -49,7 +49,7 @@ class Examination:
 
     def held_out_loss(self, losses_of: Callable[[Any], Iterable[LossResult]]) -> dict[str, float]:
         """ "eval/loss" and the trainer's metrics over val_loader, where there is one. losses_of: of one of its batches.
-        DataError where it gives none."""
+        Raises DataError where it gives none."""
         if self.val_loader is None:
             return {}
         loss = StepLoss()
@@ -96,8 +96,8 @@ class Examination:
         return best.best_step if best is not None and best.best_value is not None else None
 
     def restore_best(self, step: int) -> bool:
-        """At the run's end, put the weights that it leaves into the model: early stopping's best, or the averaged ones;
-        whether they are those of an earlier step."""
+        """Puts the weights that a run leaves into the model at its end: early stopping's best, or the averaged ones.
+        Returns whether they are those of an earlier step."""
         best, weights = self.best_step, self._ema.shadow if self._ema else None
         is_earlier = best is not None and best != step
         if best is not None and is_earlier:

@@ -30,7 +30,7 @@ class Feed:
 
     @property
     def number(self) -> int:
-        """Of the loader's batch that was taken last, counted from 1."""
+        """The number of the loader's batch that was taken last, counted from 1."""
         return self.taken + self._ahead
 
     def begin(self) -> None:
@@ -70,7 +70,7 @@ class Feed:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The mirror of state_dict. CheckpointError where pending batches are of another number of processes."""
+        """The mirror of state_dict. Raises CheckpointError where pending batches are of another number of processes."""
         tensors, processes = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, state["processes"]
         if tensors and processes != distributed.get_world_size():
             raise CheckpointError(

@@ -84,8 +84,8 @@ class Gradient:
 
     def within_memory(self, batch: Batch, compute: Callable[[Sequence[Batch]], T]) -> T:
         """compute(micro-batches); as long as they do not fit, again with half of their rows, and so with all batches
-        that follow. DivergenceError where a single row does not fit, or among several processes, which would have to
-        agree."""
+        that follow. Raises DivergenceError where a single row does not fit, or among several processes, which would
+        have to agree."""
         while True:
             try:
                 return compute(list(split_rows(batch, self.micro_batch_rows)))
@@ -107,6 +107,6 @@ class Gradient:
         return {"micro_batch_rows": self.micro_batch_rows, "asked": self._asked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As many rows as are asked for now, or fewer where memory ran out before."""
+        """Takes as many rows as are asked for now, or fewer where memory ran out before."""
         halved = state["micro_batch_rows"] if state["micro_batch_rows"] != state["asked"] else None
         self.micro_batch_rows = min((rows for rows in (self._asked, halved) if rows is not None), default=None)

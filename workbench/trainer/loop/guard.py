@@ -71,7 +71,7 @@ class Guard:
         return replace(verdict, ends_run=ends)
 
     def _trouble(self, action: Remedy, setting: str, found: Verdict) -> Verdict:
-        """As the setting says, as often as that is allowed."""
+        """The verdict that the setting names, as often as that is allowed."""
         if action == "skip" and self.skipped_in_a_row >= MAX_SKIPPED:
             remedy = f"{MAX_SKIPPED} steps in a row were skipped before it: lower learning_rate"
         elif action == "rollback" and self.rollbacks >= MAX_ROLLBACKS:

@@ -66,7 +66,7 @@ class Network:
         return model_tensors(self.module)
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """The mirror of state_dict. CheckpointError when they are of another model."""
+        """The mirror of state_dict. Raises CheckpointError when they are of another model."""
         load_model_tensors(self.module, state)
 
 
@@ -84,5 +84,5 @@ class ReplicatedNetwork(Network):
 
 
 def network_of(device: torch.device) -> Network:
-    """Of the job that the environment tells of."""
+    """The network of the job that the environment tells of."""
     return (ReplicatedNetwork if distributed.is_distributed() else Network)(device)

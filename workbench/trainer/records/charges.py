@@ -36,7 +36,7 @@ class Charges:
 
     @property
     def reference(self) -> ModelFlops:
-        """Of the reference's passes."""
+        """The FLOPs of the reference's passes."""
         if self._reference is None:
             assert self._ref_model is not None, "without one the policy's are the reference's"
             self._reference = ModelFlops.counted_of(self._ref_model, learns=False, half=self.policy.half)

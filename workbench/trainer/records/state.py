@@ -1,4 +1,4 @@
-"""Where a run is: plain values that the loop changes from step to step, every one of them in each checkpoint."""
+"""The state of a run: plain values that the loop changes from step to step, every one of them in each checkpoint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RunState:
     incidents: list[dict[str, Any]] = field(default_factory=list)
     """What went wrong, at which step and time, and what was done about it; kept through rollbacks."""
     inexact: list[str] = field(default_factory=list)
-    """From which steps on, and why, the run may differ from one that was never interrupted."""
+    """The steps from which on the run may differ from one that was never interrupted, and why."""
 
     @property
     def recorded_step(self) -> int:
