@@ -96,7 +96,7 @@ def test_the_new_size_is_kept_in_the_checkpoint(variant, make_trainer, torch, in
         if fits:
             limit_memory(torch, fits)
         trainer.resume()
-        trainer.num_steps = steps
+        trainer.progress.num_steps = steps
         trainer.train()
         return trainer.micro_batch_rows, set(trainer.seen), len(trainer.incidents)
 

@@ -55,7 +55,7 @@ def test_a_run_of_epochs_resumes_exactly(torch, rows_of_one_epoch, tmp_path):
     whole.train()
     assert (whole.num_steps, len(whole.train_loader.rows_of(3))) == (4, 2)  # 13.5 rows: 4, 4, 4, 2
     part = rows_of_one_epoch(tmp_path / "part", epochs=1.5)
-    part.num_steps = 3
+    part.progress.num_steps = 3
     part.train()
     part.save_checkpoint(tmp_path / "at3")
     again = rows_of_one_epoch(tmp_path / "again", epochs=1.5)
