@@ -16,7 +16,7 @@ from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.reference import frozen_reference
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.rewards import get_verifier
-from workbench.trainer.dpo_trainer import completion_logprobs
+from workbench.trainer.pairs import completion_logprobs
 
 SETTINGS = EvaluateSettings(task="sort", max_new_tokens=4)
 

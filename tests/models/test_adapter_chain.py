@@ -10,7 +10,7 @@ from workbench.models.load import load_model, save_model
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.trainer import get_trainer_class
-from workbench.trainer.dpo_trainer import completion_logprobs
+from workbench.trainer.pairs import completion_logprobs
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from torch.nn.functional import logsigmoid
 from tests.trainer.test_flops_are_counted import LARGE, counted_and_recorded, long_rows, of_transformers, ragged_rows
 from workbench.errors import DefinitionError
 from workbench.trainer import BaseTrainer, DPOTrainer, SFTTrainer
-from workbench.trainer.dpo_trainer import completion_logprobs
 from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.pairs import completion_logprobs
 from workbench.trainer.settings import Budget, TrainerSettings
 
 

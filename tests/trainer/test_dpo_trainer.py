@@ -77,7 +77,7 @@ def test_loss_and_rewards_by_hand(torch, dpo, small_llama, make_rows):
 
 
 def test_reference_logprobs_in_the_batch_are_taken_as_they_are(torch, dpo, small_llama, collate, make_rows):
-    from workbench.trainer.dpo_trainer import completion_logprobs
+    from workbench.trainer.pairs import completion_logprobs
 
     reference, batch = small_llama(seed=1), collate("dpo", make_rows(4))
     with torch.no_grad():

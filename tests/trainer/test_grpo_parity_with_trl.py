@@ -109,8 +109,8 @@ def with_logprobs(torch, batch):
     """with_logprobs(model) -> the batch with old and reference log-probabilities near the model's own."""
 
     def make(model, noise=0.3):
-        from workbench.trainer.rollouts import rollout_made_elsewhere
-        from workbench.trainer.scoring import predicting_states, response_logprobs
+        from workbench.trainer.online.rollout import rollout_made_elsewhere
+        from workbench.trainer.online.scoring import predicting_states, response_logprobs
 
         rows = rollout_made_elsewhere(batch, 1, 0).row_batch()
         with torch.no_grad():

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from workbench.errors import DataError, DivergenceError
-from workbench.trainer import grpo_trainer, online
-from workbench.trainer.attempt import Attempt
+from workbench.objectives.policy_gradient import POLICY_LOSSES
+from workbench.trainer import GRPOTrainer
+from workbench.trainer.online import online_trainer, policy_gradient
+from workbench.trainer.online.attempt import Attempt
 
 LOSSES = {
     "grpo": {},
@@ -17,7 +19,7 @@ LOSSES = {
     "gspo": {"clip_low": 0.02, "clip_high": 0.02},
     "cispo": {"ratio_ceiling": 1.2},
 }
-GAP = online.GAP
+GAP = policy_gradient.GAP
 
 
 def late_letters(completions, prompts):
@@ -60,8 +62,8 @@ def test_without_updates_the_recorded_gap_of_sampler_and_trainer_is_rounding(
 
 
 def test_a_sampler_with_other_weights_raises_an_alarm_in_one_step(rollout_trainer, small_llama, monkeypatch):
-    sample, other = online.sample, small_llama(seed=5)
-    monkeypatch.setattr(online, "sample", lambda model, *args, **more: sample(other, *args, **more))
+    sample, other = online_trainer.sample, small_llama(seed=5)
+    monkeypatch.setattr(online_trainer, "sample", lambda model, *args, **more: sample(other, *args, **more))
     trainer = rollout_trainer()
     with pytest.raises(DivergenceError, match=r"step 1: sampler and trainer differ by .* the sampler holds other") as e:
         trainer.train()
@@ -82,9 +84,9 @@ def test_leaving_out_completions_without_advantage_moves_no_number(
     trainer._take_batch()
     assert len(trainer.updates.batches[0]["responses"]) < 12  # some are left out
     rows, gradients = first_gradients(rollout_trainer(**settings))
-    cut = grpo_trainer.cut_rollout
+    cut = policy_gradient.cut_rollout
     monkeypatch.setattr(
-        grpo_trainer,
+        policy_gradient,
         "cut_rollout",
         lambda rows, _, counted, *rest, **options: cut(rows, counted, counted, *rest, **options),
     )
@@ -126,8 +128,8 @@ def test_dynamic_sampling_fills_the_rollout_with_groups_that_have_a_signal(rollo
     assert needed > 1
     trainer = rollout_trainer(batches=batches, reward_fn=late_letters, dynamic_sampling=4, steps=1)
     seen = []
-    judged = trainer._judged
-    trainer._judged = lambda rollout, attempt: seen.append(rollout) or judged(rollout, attempt)
+    learn = trainer._learn
+    trainer._learn = lambda rollout, attempt: seen.append(rollout) or learn(rollout, attempt)
     row = trainer.train()
     assert (row["sampling/rounds"], trainer.batches_taken) == (needed, needed)
     # Of all that was sampled.
@@ -177,11 +179,11 @@ def test_overlong_masking_takes_cut_completions_out_of_loss_and_divisor(torch, c
 
     def run(loss, ended, overlong):
         settings = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None, "overlong": overlong}
-        trainer = grpo_trainer.GRPOTrainer(
+        trainer = GRPOTrainer(
             small_llama("float64"),
             None,
             [made | {"ended": ended}],
-            settings=grpo_trainer.GRPOSettings(**settings, loss=loss, **LOSSES[loss]),
+            settings=GRPOTrainer.settings_class(**settings, loss=loss, **LOSSES[loss]),
         )
         seen = []
         trainer.optimizer.register_step_pre_hook(
@@ -190,7 +192,7 @@ def test_overlong_masking_takes_cut_completions_out_of_loss_and_divisor(torch, c
         return trainer.train()["loss"], seen[0]
 
     for loss in LOSSES:
-        reduction = grpo_trainer.POLICY_LOSSES[loss].reduction
+        reduction = POLICY_LOSSES[loss].reduction
         units = reduction.units(made["response_mask"].sum(1), 64)
         (total, gradient), *parts = [run(loss, *case) for case in ((ended, "keep"), (ended, "mask"), (~ended, "mask"))]
         shares = [units[ended].sum() / units.sum(), units[~ended].sum() / units.sum()]
@@ -237,7 +239,8 @@ def test_a_kl_penalty_in_the_reward_is_summed_over_the_completion_before_the_bas
         beta=0.5, kl="k1", kl_in="reward", advantage="mean_only", arguments={"ref_model": small_llama(seed=1)}
     )
     attempt = Attempt()
-    rollout, advantages, _ = trainer._judged(trainer._roll_out(trainer._next_batch(), attempt), attempt)
+    lesson = trainer._learn(trainer._roll_out(trainer._next_batch(), attempt), attempt)
+    rollout, advantages = lesson.rollout, lesson.advantages
     plain = rollout_trainer()
     with torch.no_grad():
         models = (small_llama(), small_llama(seed=1))
@@ -313,8 +316,8 @@ def test_truncated_sampling_takes_its_ratios_to_the_whole_distribution(rollout_t
 
 
 def test_ppo_raises_the_alarm_of_a_sampler_with_other_weights_too(rollout_trainer, small_llama, monkeypatch):
-    sample, other = online.sample, small_llama(seed=5)
-    monkeypatch.setattr(online, "sample", lambda policy, *rest, **options: sample(other, *rest, **options))
+    sample, other = online_trainer.sample, small_llama(seed=5)
+    monkeypatch.setattr(online_trainer, "sample", lambda policy, *rest, **options: sample(other, *rest, **options))
     with pytest.raises(DivergenceError, match="sampler and trainer differ"):
         rollout_trainer("ppo").train()
 

@@ -24,7 +24,7 @@ def cut(rows, learned, counted, passes=1, minibatches=1):
     import numpy as np
     import torch
 
-    from workbench.trainer.minibatches import cut_rollout
+    from workbench.trainer.online.minibatches import cut_rollout
 
     first, second = (torch.tensor(part).bool() for part in (learned, counted))
     return cut_rollout(rows, first, second, passes, minibatches, np.random.default_rng(0))

@@ -8,9 +8,9 @@ import pytest
 
 from workbench.errors import DivergenceError
 from workbench.rewards.reward import Reward, RewardSet
-from workbench.trainer.dpo_trainer import completion_logprobs
+from workbench.trainer.online.rollout import rollout_made_elsewhere
 from workbench.trainer.online_dpo_trainer import best_and_worst
-from workbench.trainer.rollouts import rollout_made_elsewhere
+from workbench.trainer.pairs import completion_logprobs
 
 
 def test_a_pair_is_the_best_and_the_worst_the_first_of_equals_and_ties_give_none(torch):

@@ -7,14 +7,17 @@ import pytest
 from workbench.models.llama import Llama
 from workbench.tracking.reader import read_rows
 from workbench.trainer.actor_critic import ActorCritic
-from workbench.trainer.attempt import Attempt
+from workbench.trainer.online.attempt import Attempt
 
 KL = "policy/approxkl_avg"
 
 
 def first_rows(trainer):
     """The first rollout, its rows with advantages, and its KL to the reference."""
-    return trainer._judged(trainer._next_batch(), Attempt())
+    attempt = Attempt()
+    rollout = trainer._with_old_logprobs(trainer._roll_out(trainer._next_batch(), attempt), attempt)
+    rollout = trainer._reference_logprobs(rollout, attempt) if trainer.settings.beta else rollout
+    return rollout, *trainer._with_advantages(rollout, attempt)
 
 
 def test_the_reward_sits_on_the_last_real_token_and_never_on_padding(torch, rollout_trainer):

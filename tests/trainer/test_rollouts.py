@@ -10,7 +10,7 @@ from tests.batches import VOCABULARY, Letters
 from tests.trainers import ONLINE
 from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
 from workbench.tracking.reader import read_rows
-from workbench.trainer.attempt import Attempt
+from workbench.trainer.online.attempt import Attempt
 
 MADE = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None}
 
@@ -301,7 +301,7 @@ def test_without_old_logprobs_they_are_the_policys_own_before_the_first_update(t
 def test_a_group_of_one_has_no_advantage_and_is_warned_of(torch, made, small_llama):
     lone = {name: value[1:] for name, value in made.items()}
     trainer = made_by("grpo", lone, small_llama(), steps=2)
-    _, advantages, _ = trainer._judged(rollout_of(trainer), Attempt())
+    advantages = trainer._learn(rollout_of(trainer), Attempt()).advantages
     assert advantages[0] == 0.0
     assert (advantages[1:] != 0).all()
     trainer.train()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.errors import DivergenceError
-from workbench.trainer.signals import SignalWatch
+from workbench.trainer.online.signals import SignalWatch
 
 DEAD = {"step": 1, "reward": 0.0, "reward_std": 0.0, "completions/mean_length": 5.0}
 LIVE = {"step": 1, "reward": 0.5, "reward_std": 0.2, "completions/mean_length": 5.0, "entropy": 2.0}

@@ -14,8 +14,8 @@ from workbench.errors import DefinitionError
 from workbench.tracking.values import Mean
 from workbench.trainer import BaseTrainer, get_trainer_class
 from workbench.trainer.batch_format import PAIRS
-from workbench.trainer.dpo_trainer import completion_logprobs
 from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.pairs import completion_logprobs
 from workbench.trainer.settings import TrainerSettings
 
 

@@ -12,6 +12,7 @@ from workbench.data.sets import PairSet
 from workbench.models.mode import evaluation_mode
 from workbench.tracking.names import NUM_PAIRS, PAIR_ACCURACY, PAIR_MARGIN
 from workbench.tracking.store import MetricStore
+from workbench.trainer.pairs import pair_logratios, summed_logprobs
 
 TIE_DECIMALS = 5
 """h is rounded to 1e-5 nats, below which float32 sums differ by the batch they are made in: a policy equal to its start
@@ -26,7 +27,9 @@ class PairEvaluator:
     h = (policy - start) of chosen minus (policy - start) of rejected, log-probabilities summed over the completion.
     """
 
-    def __init__(self, pairs: PairSet, score: Score, *, batch_pairs: int = 64, records: Path | None = None) -> None:
+    def __init__(
+        self, pairs: PairSet, score: Score = summed_logprobs, *, batch_pairs: int = 64, records: Path | None = None
+    ) -> None:
         """pairs: with the start's log-probabilities."""
         assert pairs.ref_chosen is not None, "pairs need the log-probabilities of the start"
         self.pairs, self.score, self.batch_pairs, self.records = pairs, score, batch_pairs, records
@@ -40,11 +43,7 @@ class PairEvaluator:
             rows = order[start : start + self.batch_pairs]
             batch = {name: tensor.to(device) for name, tensor in self.pairs.batch(rows).items()}
             with evaluation_mode(model):
-                chosen, rejected = self.score(model, batch).double().chunk(2)
-            ref_chosen, ref_rejected = (
-                batch[f"ref_{side}_logprobs"].double().sum(1) for side in ("chosen", "rejected")
-            )
-            h[rows] = ((chosen - ref_chosen) - (rejected - ref_rejected)).cpu().numpy()
+                h[rows] = pair_logratios(self.score(model, batch).double(), batch).h.cpu().numpy()
         h = h.round(TIE_DECIMALS)
         if self.records is not None:
             store = MetricStore(self.records)

@@ -33,7 +33,6 @@ from workbench.models.positions import Positions, model_positions
 from workbench.models.tokenizer import Tokenizer
 from workbench.rewards import answer_problem, check_of_answers
 from workbench.trainer.base_trainer import Evaluator
-from workbench.trainer.dpo_trainer import completion_logprobs
 
 REMEDY = "mend the rows: none of a held-out set is left out"
 UNCUT = sys.maxsize
@@ -64,11 +63,7 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
     if prepared.held_out_pairs is not None and prepared.held_out_reference is not None:
         reference = prepared.held_out_reference.folder / REFERENCE_FILE
         pairs = PAIRS.load(prepared.held_out_pairs.folder / ROWS_FILE, reference)
-        evaluators.append(
-            PairEvaluator(
-                pairs, lambda model, batch: completion_logprobs(model, batch)[0], records=output_dir / "pairs.jsonl"
-            )
-        )
+        evaluators.append(PairEvaluator(pairs, records=output_dir / "pairs.jsonl"))
     learned = _with_loss(spec, examples)
     if learned:
         rows, counts = held_out_set(spec, learned, tokenizer, as_chat)

@@ -11,7 +11,7 @@ from torch import nn
 from workbench.models.outputs import HeadInputs, hidden_size
 from workbench.objectives.logprobs import at_least_float32
 from workbench.trainer.batches import Batch
-from workbench.trainer.scoring import in_places, predicting_states
+from workbench.trainer.online.scoring import in_places, predicting_states
 
 CriticKind = Literal["head", "model"]
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Mapping, Sized
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from workbench.errors import CheckpointError, DefinitionError, MethodError
 from workbench.models.flops import Work
+from workbench.models.told import heard_by
 from workbench.trainer.arguments import source_of
 from workbench.trainer.batch_check import BatchCheck
 from workbench.trainer.batch_format import with_batch
 from workbench.trainer.batches import Batch, EpochLoader, num_rows
-from workbench.trainer.costs import refuse_uncounted
+from workbench.trainer.costs import Costs, refuse_uncounted
 from workbench.trainer.face import TrainerFace
 from workbench.trainer.loss import LossResult, as_result
 from workbench.trainer.randomness import seed_step
 from workbench.trainer.updates import Updates
+
+T = TypeVar("T")
 
 
 class TrainerHooks(TrainerFace, abc.ABC):
@@ -134,6 +137,16 @@ class TrainerHooks(TrainerFace, abc.ABC):
             f"{source_of(type(self))} reads {name}, and its settings ask for no reference; set needs_reference = True "
             f"(a ClassVar) in {type(self.settings).__name__}"
         )
+
+    def _score_by_reference(
+        self, score: Callable[[torch.nn.Module], T], work_of: Callable[[torch.nn.Module], Work]
+    ) -> tuple[T, Costs]:
+        """What the frozen reference gives, without gradients, and what it cost. work_of: what `score` computes, of the
+        model whose layers decide it."""
+        with heard_by(None), self.reference.scoring() as reference, self.precision.autocast():
+            scored = score(reference)
+        work = work_of(self.ref_model or self.policy)
+        return scored, Costs(scored_tokens=int(work.read), flops=self.charges.reference.forward(work))
 
     def _training_flops(self, work: Work) -> float:
         """Of one update's forward and backward."""

@@ -2,59 +2,58 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from workbench.models.flops import Work
-from workbench.trainer import distributed
-from workbench.trainer.attempt import Attempt
 from workbench.trainer.batches import Batch
-from workbench.trainer.dpo_trainer import DPOTrainer
-from workbench.trainer.online import OnlineTrainer
+from workbench.trainer.loss import LossResult
+from workbench.trainer.online.attempt import Attempt
+from workbench.trainer.online.lesson import Lesson
+from workbench.trainer.online.metrics import PAIRS
+from workbench.trainer.online.minibatches import shuffled_parts
+from workbench.trainer.online.online_trainer import OnlineTrainer
+from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online_dpo_settings import OnlineDPOSettings
-from workbench.trainer.rollouts import Rollout
+from workbench.trainer.pairs import completion_logprobs, pairs_work, reference_columns, text_lengths
+from workbench.trainer.preference import PreferenceObjective
 from workbench.trainer.settings import TrainerSettings
-from workbench.trainer.updates import Updates
 
 
-class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
+class OnlineDPOTrainer(OnlineTrainer):
     """A prompt's best and worst completion are a pair for DPO; prompts whose completions earn the same give none."""
 
     settings_class: ClassVar[type[TrainerSettings]] = OnlineDPOSettings
 
-    def _make_update_batches(self, batch: Batch) -> Updates:
-        attempt = Attempt()
-        rollout = self._roll_out(batch, attempt)
+    def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        self._objective = PreferenceObjective(self.settings)
+        return super()._set_up_model(model)
+
+    # From prompts to updates.
+
+    def _learn(self, rollout: Rollout, attempt: Attempt) -> Lesson:
         only_ended = self.settings.overlong == "mask"
-        if not distributed.any_process(bool(rollout.ended.any()) or not only_ended):
+        if attempt.everywhere and not any(attempt.gather(bool(rollout.ended.any()) or not only_ended)):
             raise self._all_cut()
         won, lost = best_and_worst(rollout, only_ended=only_ended)
         ranks = torch.zeros(len(rollout.rewards))
         ranks[won], ranks[lost] = 1.0, -1.0
-        made = self._pair_batch(rollout, won, lost, attempt)
-        order, parts = np.random.default_rng([self.settings.seed, self.step, 1]), self.settings.minibatches
-        batches = []
-        for _ in range(self.settings.passes):
-            rows = order.permutation(len(won)) if parts > 1 else np.arange(len(won))
-            # A process without a pair takes its part in the step all the same: see pair_weights.
-            chosen = [part if len(part) else np.array([len(won)]) for part in np.array_split(rows, parts)]
-            batches += [{name: made[name][part] for name in made} for part in chosen]
-        metrics = {"pairs": float(sum(distributed.gather_objects(len(won))))}
-        return self._updates_of(batches, attempt, rollout, ranks, metrics)
+        attempt.metrics[PAIRS] = float(sum(attempt.gather(len(won))))
+        return Lesson(rollout, ranks, self._pair_batch(rollout, won, lost, attempt))
 
-    def _make_validation_batches(self, batch: Batch) -> list[Batch]:
-        attempt = Attempt(everywhere=False)
-        rollout = self._roll_out(batch, attempt)
-        won, lost = best_and_worst(rollout, only_ended=self.settings.overlong == "mask")
-        if not won:
-            return []
-        made = self._pair_batch(rollout, won, lost, attempt)
-        return [{name: value[: len(won)] for name, value in made.items()}]
+    def _cut(self, lesson: Lesson, attempt: Attempt) -> list[Batch]:
+        num_pairs = len(lesson.rows["pair_weights"]) - 1
+        parts = shuffled_parts(num_pairs, attempt.passes, attempt.minibatches, self._order(1))
+        if attempt.everywhere:
+            # A process without a pair takes its part in the step all the same, by the row of no weight.
+            parts = [part if len(part) else np.array([num_pairs]) for part in parts]
+        return [{name: value[part] for name, value in lesson.rows.items()} for part in parts if len(part)]
 
     def _pair_batch(self, rollout: Rollout, won: list[int], lost: list[int], attempt: Attempt) -> Batch:
-        """As DPOTrainer takes them, with the reference's log-probabilities; and behind them a row of no weight."""
+        """These rows as pairs, with the reference's log-probabilities; and behind them a row of no weight."""
         weights = torch.tensor([1.0] * len(won) + [0.0], device=self.device)
         won, lost = [*won, 0], [*lost, 0]
         owners = rollout.prompt_of[won]
@@ -71,23 +70,37 @@ class OnlineDPOTrainer(OnlineTrainer, DPOTrainer):
         if known is not None:
             return batch | {"ref_chosen_logprobs": known[won], "ref_rejected_logprobs": known[lost]}
         with attempt.timed("reference"):
-            scored, costs = self._score_reference(batch)
+            columns, costs = self._score_by_reference(
+                partial(reference_columns, batch=batch, temperature=self.settings.temperature),
+                partial(pairs_work, batch=batch),
+            )
         attempt.charge(costs)
-        return batch | scored
+        return batch | columns
 
     @property
     def _needs_ratios(self) -> str:
         return ""  # old log-probabilities are not used
 
-    @property
-    def _temperature(self) -> float:
-        return self.settings.temperature
+    # One update.
+
+    def _count_units(self, batch: Batch) -> dict[str, float]:
+        return self._objective.units(batch)
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
-        return DPOTrainer._sequence_lengths(self, batch)
+        return text_lengths(batch)
 
     def _work(self, batch: Batch) -> Work:
-        return DPOTrainer._work(self, batch)
+        return pairs_work(self.policy, batch)
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        """Summed log-probabilities of the completions: chosen above rejected, (2B,)."""
+        return completion_logprobs(self.model, batch, self.settings.temperature)[0]
+
+    def _compute_loss(self, outputs: torch.Tensor, batch: Batch) -> LossResult:
+        return self._objective.loss(outputs, batch, is_first_step=self.step == 0)
+
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        return self._objective.check_start(super()._check_gradient(row), self.precision.name)
 
 
 def best_and_worst(rollout: Rollout, *, only_ended: bool = False) -> tuple[list[int], list[int]]:

@@ -20,7 +20,7 @@ from workbench.generation.sampling import SamplingSettings
 from workbench.models.load import load_model
 from workbench.trainer import DPOTrainer, SFTTrainer
 from workbench.trainer.dpo_settings import DPOSettings
-from workbench.trainer.dpo_trainer import completion_logprobs
+from workbench.trainer.pairs import completion_logprobs
 from workbench.trainer.precision import Precision
 from workbench.trainer.sft_settings import SFTSettings
 

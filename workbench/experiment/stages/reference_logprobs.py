@@ -38,14 +38,14 @@ def score_reference(
     def score(loaded: Any, rows: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], float, float]:
         import torch
 
-        from workbench.trainer.dpo_trainer import completion_logprobs, completions_work
+        from workbench.trainer.pairs import completion_logprobs, pairs_work
 
         model, flops = loaded
         device = next(model.parameters()).device
         batch = {name: tensor.to(device) for name, tensor in pairs.batch(rows).items()}
         with torch.no_grad(), worker.autocast():
             _, chosen, rejected = completion_logprobs(model, batch)
-        work = completions_work(model, batch)
+        work = pairs_work(model, batch)
         sides = (_unpadded(chosen, pairs.chosen.lengths[rows]), _unpadded(rejected, pairs.rejected.lengths[rows]))
         return *sides, work.read, flops.forward(work)
 

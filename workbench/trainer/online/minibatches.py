@@ -11,8 +11,20 @@ from workbench.trainer.batches import Batch
 FRESH = "fresh"
 """1 in the rows of a rollout's first update: no update lies between its sampling and it."""
 COUNTED = ("units", "tokens")
-PADDED = ("responses", "response_mask", "old_logprobs", "sampler_logprobs", "ref_logprobs")
-"""Columns (N, T), cut to the longest response of each update."""
+PADDED = (
+    *("responses", "response_mask", "old_logprobs", "sampler_logprobs", "ref_logprobs"),
+    *("advantages", "returns", "old_values"),
+)
+"""Columns that are cut to the longest response of each update where they are (N, T)."""
+
+
+def shuffled_parts(count: int, passes: int, parts: int, order: np.random.Generator) -> list[np.ndarray]:
+    """The numbers below count in so many parts a pass: in their order where they are not cut, else shuffled anew."""
+    return [
+        part
+        for _ in range(passes)
+        for part in np.array_split(np.arange(count) if parts == 1 else order.permutation(count), parts)
+    ]
 
 
 def cut_rollout(
@@ -22,7 +34,6 @@ def cut_rollout(
     passes: int,
     minibatches: int,
     order: np.random.Generator,
-    padded: tuple[str, ...] = PADDED,
     *,
     fresh: bool = True,
 ) -> list[Batch]:
@@ -38,13 +49,10 @@ def cut_rollout(
         raise DataError(f"{len(prompts)} prompts in this process cannot be cut into {minibatches} minibatches")
     owners = rows["prompt_index"].tolist()
     updates: list[Batch] = []
-    for _ in range(passes):
-        # In the order of sampling where nothing is cut; else a new order each pass.
-        shuffled = prompts if minibatches == 1 else [prompts[index] for index in order.permutation(len(prompts))]
-        for chosen in np.array_split(np.array(shuffled), minibatches):
-            kept = set(chosen.tolist())
-            places = [row for row, owner in enumerate(owners) if owner in kept]
-            updates.append(_update(rows, places, learned, counted, padded, fresh=fresh and not updates))
+    for part in shuffled_parts(len(prompts), passes, minibatches, order):
+        chosen = {prompts[place] for place in part}
+        places = [row for row, owner in enumerate(owners) if owner in chosen]
+        updates.append(_update(rows, places, learned, counted, fresh=fresh and not updates))
     return updates
 
 
@@ -53,7 +61,6 @@ def _update(
     places: list[int],
     learned: torch.Tensor,
     counted: torch.Tensor,
-    padded: tuple[str, ...],
     *,
     fresh: bool,
 ) -> Batch:
@@ -63,7 +70,7 @@ def _update(
     computed = computed or [place for place in places if counted[place]][:1] or places[:1]
     width = max(1, int(rows["response_mask"][computed].sum(1).max()))
     batch = {name: value[computed] for name, value in rows.items()}
-    batch |= {name: batch[name][:, :width] for name in padded if name in batch}
+    batch |= {name: value[:, :width] for name, value in batch.items() if name in PADDED and value.ndim == 2}
     # A row without units (cut, and left out of the loss) may be computed where nothing else is; it must not count.
     batch["response_mask"] = batch["response_mask"] & counted[computed][:, None]
     for name in COUNTED:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from workbench.errors import DivergenceError
+from workbench.trainer.online.metrics import ENTROPY, GROUPS, LENGTH, LONE_GROUPS, PAIRS, REWARD, REWARD_STD
 
 FIRST = 5
 """Rollouts that say what is normal."""
@@ -50,10 +51,10 @@ class SignalWatch:
         DivergenceError once the signal has been dead for as many rollouts as are allowed.
         """
         found: list[str] = []
-        if "reward_std" in row:
-            if row.get("groups_of_one") and self._once("group of one"):
+        if REWARD_STD in row:
+            if row.get(LONE_GROUPS) and self._once("group of one"):
                 found.append(
-                    f"group of one: {row['groups_of_one']:g} of {row['groups']:g} groups have a single completion, "
+                    f"group of one: {row[LONE_GROUPS]:g} of {row[GROUPS]:g} groups have a single completion, "
                     "whose advantage is 0: bring several completions of a prompt, with equal group_ids"
                 )
             found += self._signal(row, maximum)
@@ -64,10 +65,10 @@ class SignalWatch:
 
     def _signal(self, row: dict[str, Any], maximum: float | None) -> Iterator[str]:
         state = self._state
-        if row["reward_std"] > 0.0 and row.get("pairs", 1.0) > 0.0:
+        if row[REWARD_STD] > 0.0 and row.get(PAIRS, 1.0) > 0.0:
             state["dead"] = 0
             return
-        if maximum is not None and row["reward"] >= maximum - ROUNDING * abs(maximum):
+        if maximum is not None and row[REWARD] >= maximum - ROUNDING * abs(maximum):
             state["dead"] = 0
             if self._once("solved"):
                 yield f"solved: every completion of a rollout earned the largest reward, {maximum:g}: nothing to learn"
@@ -78,7 +79,7 @@ class SignalWatch:
             "or add a reward of the form"
         )
         if state["dead"] == 1:
-            yield f"dead signal: all completions of each prompt earn the same (reward {row['reward']:g}); {remedy}"
+            yield f"dead signal: all completions of each prompt earn the same (reward {row[REWARD]:g}); {remedy}"
         if self._patience and state["dead"] >= self._patience:
             raise DivergenceError(
                 f"step {row['step']}: dead signal: no prompt's completions differed in reward for {state['dead']} "
@@ -88,7 +89,7 @@ class SignalWatch:
     def _collapse(self, row: dict[str, Any], maximum: float | None) -> Iterator[str]:
         state = self._state
         state["rollouts"] += 1
-        for name in ("completions/mean_length", "entropy", "reward"):
+        for name in (LENGTH, ENTROPY, REWARD):
             if name not in row:
                 continue
             value, before = row[name], state["means"].get(name, row[name])
@@ -98,25 +99,24 @@ class SignalWatch:
         if state["rollouts"] <= FIRST:
             return
         means, first = state["means"], state["first"]
-        nearly_solved = maximum is not None and means["reward"] >= NEAR_MAXIMUM * maximum
-        length, entropy = "completions/mean_length", "entropy"
-        if means[length] < COLLAPSED_LENGTH * first[length] and self._once("length"):
+        nearly_solved = maximum is not None and means[REWARD] >= NEAR_MAXIMUM * maximum
+        if means[LENGTH] < COLLAPSED_LENGTH * first[LENGTH] and self._once("length"):
             yield (
-                f"length collapse: completions have {means[length]:.3g} tokens, {first[length]:.3g} at the beginning; "
+                f"length collapse: completions have {means[LENGTH]:.3g} tokens, {first[LENGTH]:.3g} at the beginning; "
                 "look at completions.jsonl, take loss: dr_grpo or dapo, or a reward that short answers do not earn"
             )
-        collapsed = entropy in means and means[entropy] < COLLAPSED_ENTROPY * first[entropy]
+        collapsed = ENTROPY in means and means[ENTROPY] < COLLAPSED_ENTROPY * first[ENTROPY]
         if collapsed and not nearly_solved and self._once("entropy"):
             yield (
-                f"entropy collapse: {means[entropy]:.3g} nats a token, {first[entropy]:.3g} at the beginning, and the "
+                f"entropy collapse: {means[ENTROPY]:.3g} nats a token, {first[ENTROPY]:.3g} at the beginning, and the "
                 "reward is not at its largest; lower learning_rate, raise clip_high, or add entropy_bonus or beta"
             )
 
     def _over_optimisation(self, row: dict[str, Any]) -> Iterator[str]:
         state = self._state
         held_out = next(row[name] for name in HELD_OUT if name in row)
-        if "reward" in state["means"]:
-            state["evaluations"] = [*state["evaluations"], [state["means"]["reward"], held_out]][-EVALUATIONS:]
+        if REWARD in state["means"]:
+            state["evaluations"] = [*state["evaluations"], [state["means"][REWARD], held_out]][-EVALUATIONS:]
         seen = state["evaluations"]
         rising = all(after[0] > before[0] for before, after in itertools.pairwise(seen))
         falling = all(after[1] < before[1] for before, after in itertools.pairwise(seen))

@@ -10,7 +10,19 @@ import torch
 from workbench.errors import RewardError
 from workbench.objectives.advantages import group_spread
 from workbench.trainer import distributed
-from workbench.trainer.rollouts import Rollout
+from workbench.trainer.online.rollout import Rollout
+
+REWARD = "reward"
+REWARD_STD = "reward_std"
+EQUAL_REWARDS = "frac_reward_zero_std"
+LONE_GROUPS, GROUPS = "groups_of_one", "groups"
+LENGTH = "completions/mean_length"
+ENTROPY = "entropy"
+KL = "kl"
+PAIRS = "pairs"
+GAP = "sampling/sampling_logp_difference/mean"
+LARGEST_GAP = "sampling/sampling_logp_difference/max"
+ROUNDS = "sampling/rounds"
 
 
 def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
@@ -35,10 +47,10 @@ def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
     spread, equal = group_spread(values, torch.tensor(groups) if by_group else torch.zeros(len(rewards)).long())
     terminated = [length for length, end in zip(lengths, ended, strict=True) if end]
     row = {
-        "reward": statistics.fmean(rewards),
-        "reward_std": float(spread.mean()),
-        **({"frac_reward_zero_std": float(equal.double().mean())} if by_group else {}),
-        **({"groups_of_one": float(alone), "groups": float(len(equal))} if alone else {}),
+        REWARD: statistics.fmean(rewards),
+        REWARD_STD: float(spread.mean()),
+        **({EQUAL_REWARDS: float(equal.double().mean())} if by_group else {}),
+        **({LONE_GROUPS: float(alone), GROUPS: float(len(equal))} if alone else {}),
         **_of_lengths("completions/{}_length", lengths),
         "completions/clipped_ratio": 1.0 - len(terminated) / len(lengths),
         **(_of_lengths("completions/{}_terminated_length", terminated) if terminated else {}),
@@ -54,7 +66,7 @@ def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
         logged = [value for part in found for value in part["logged"].get(name, [])]  # type: ignore[attr-defined]
         row[name] = statistics.fmean(logged)
     if rollout.entropies is not None:
-        row["entropy"] = sum(part["entropy"] for part in found) / sum(lengths)  # type: ignore[misc]
+        row[ENTROPY] = sum(part["entropy"] for part in found) / sum(lengths)  # type: ignore[misc]
     return row
 
 

@@ -1,0 +1,160 @@
+"""What every trainer has in common that learns from each completion by its advantage: log-probabilities old and new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from workbench.errors import DivergenceError
+from workbench.models.flops import Work
+from workbench.objectives.policy_gradient import PER_TOKEN, Reduction, SampledTokens
+from workbench.tracking.values import Max, Mean, Value
+from workbench.trainer import distributed
+from workbench.trainer.batches import Batch
+from workbench.trainer.loss import LossTerm
+from workbench.trainer.online.attempt import Attempt
+from workbench.trainer.online.lesson import Lesson
+from workbench.trainer.online.metrics import GAP, KL, LARGEST_GAP
+from workbench.trainer.online.minibatches import FRESH, cut_rollout
+from workbench.trainer.online.online_trainer import OnlineTrainer
+from workbench.trainer.online.rollout import Rollout
+from workbench.trainer.online.scoring import predicting_states, response_entropies, response_logprobs
+
+GAP_TOLERANCE = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}
+"""Nats per token between sampler and trainer that rounding alone may give while their weights are the same."""
+
+
+class PolicyGradientTrainer(OnlineTrainer):
+    """Abstract: a method gives `_learn`, whose rows are columns beside those of the completions, one a completion
+    ("advantages", and "old_logprobs" where ratios are to others than the trainer's own); `_count_units`; and
+    `_compute_loss` of what `_forward` gives. Update batches have the keys of Rollout.row_batch, those columns, and
+    units and tokens (B,): how much a row counts in the divisor of the loss, and in means over tokens.
+    """
+
+    _reduction: Reduction = PER_TOKEN
+    """How the tokens' losses are put together."""
+
+    # From a rollout to updates.
+
+    def _cut(self, lesson: Lesson, attempt: Attempt) -> list[Batch]:
+        rollout = lesson.rollout
+        lengths = rollout.lengths * self._is_counted(rollout)
+        rows = rollout.row_batch() | lesson.rows
+        if rollout.sampler_logprobs is not None:
+            rows.setdefault("sampler_logprobs", rollout.sampler_logprobs)
+        rows["units"] = self._reduction.units(lengths, self.settings.max_new_tokens)
+        rows["tokens"] = lengths.double()
+        counted = lengths > 0
+        learned = counted if lesson.learned is None else counted & lesson.learned
+        updates = cut_rollout(
+            rows, learned, counted, attempt.passes, attempt.minibatches, self._order(1), fresh=rollout.sampled_here
+        )
+        return self._with_units(updates) if attempt.everywhere else updates
+
+    def _is_counted(self, rollout: Rollout) -> torch.Tensor:
+        """(N,) completions that the loss counts: overlong: mask leaves those out that were cut."""
+        return rollout.ended | (self.settings.overlong == "keep")
+
+    def _with_units(self, updates: list[Batch]) -> list[Batch]:
+        """The updates in which some process counts a completion; the first of them is as fresh as the rollout's was.
+        DivergenceError where overlong: mask leaves none."""
+        counts = distributed.gather_objects([float(update["tokens"].sum()) for update in updates])
+        kept = [update for update, *found in zip(updates, *counts, strict=True) if any(found)]
+        if not kept:
+            raise self._all_cut()
+        kept[0][FRESH] = updates[0][FRESH].max().expand(len(kept[0][FRESH])).clone()
+        return kept
+
+    def _over_all(
+        self,
+        advantages: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        rewards: torch.Tensor,
+        rollout: Rollout,
+        attempt: Attempt,
+    ) -> torch.Tensor:
+        """(N,) advantages(rewards, groups) over the whole step, at least float32."""
+        dtype = torch.promote_types(next(self.policy.parameters()).dtype, torch.float32)
+        return attempt.over_all(advantages, rewards, rollout.groups).to(self.device, dtype)
+
+    def _with_old_logprobs(self, rollout: Rollout, attempt: Attempt) -> Rollout:
+        """With the log-probabilities of the policy that sampled, computed where they are not known."""
+        if rollout.old_logprobs is not None:
+            return rollout
+        return replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout, attempt))
+
+    def _less_kl(
+        self,
+        rollout: Rollout,
+        estimate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        attempt: Attempt,
+    ) -> torch.Tensor:
+        """(N,) rewards less beta times the KL to the reference, summed over each completion; its mean per token is
+        recorded. The rollout has old and reference log-probabilities. estimate: of the KL at each token."""
+        old, reference = rollout.old_logprobs, rollout.ref_logprobs
+        assert old is not None, "the KL in the reward is of the policy that sampled"
+        assert reference is not None, "the KL in the reward is to the reference"
+        penalties = torch.where(rollout.response_mask, estimate(old, reference), 0.0)
+        sums = torch.stack((penalties.double().sum(), rollout.response_mask.double().sum()))
+        total, num_tokens = attempt.total(sums).tolist()
+        attempt.metrics[KL] = total / num_tokens
+        return rollout.rewards - self.settings.beta * penalties.sum(1).double()
+
+    # One update.
+
+    def _work(self, batch: Batch) -> Work:
+        work = super()._work(batch)
+        return work.projected_again() if self.settings.entropy_bonus else work
+
+    def _forward(self, batch: Batch) -> Any:
+        """Log-probabilities of the completions (B, T), and their entropies where a bonus is asked for."""
+        states = predicting_states(self.model, batch)
+        temperature = self.settings.temperature
+        logprobs = response_logprobs(states, batch, temperature)
+        return logprobs, response_entropies(states, batch, temperature) if self.settings.entropy_bonus else None
+
+    def _sampled_tokens(self, logprobs: torch.Tensor, batch: Batch) -> SampledTokens:
+        """The tokens with their advantages; ratios are to old_logprobs, or 1 where there are none."""
+        advantages = batch["advantages"]
+        old = batch.get("old_logprobs", logprobs.detach())
+        return SampledTokens(
+            logprobs, old, advantages if advantages.ndim == 2 else advantages[:, None], batch["response_mask"]
+        )
+
+    def _weights(self, batch: Batch) -> torch.Tensor:
+        """(B, T) weight of each token in the sum that is divided by the units; 0 at padding."""
+        mask = batch["response_mask"]
+        return torch.where(mask, self._reduction.weights(mask.sum(1))[:, None], 0.0)
+
+    def _entropy_term(self, entropies: torch.Tensor | None, batch: Batch) -> dict[str, LossTerm]:
+        """The entropy bonus as a term of the loss, where it is asked for."""
+        if entropies is None:
+            return {}
+        return {"entropy": LossTerm(-entropies.sum(), float(batch["tokens"].sum()), self.settings.entropy_bonus)}
+
+    def _gap_metrics(self, logprobs: torch.Tensor, batch: Batch) -> dict[str, Value]:
+        """How far the trainer's log-probabilities (B, T) are from the sampler's, before any update of the rollout."""
+        if "sampler_logprobs" not in batch or not bool(batch[FRESH].any()):
+            return {}
+        mask = batch["response_mask"]
+        gaps = torch.where(mask, (logprobs.detach() - batch["sampler_logprobs"]).abs(), 0.0)
+        return {GAP: Mean(gaps.sum().double(), float(mask.sum())), LARGEST_GAP: Max(gaps.max())}
+
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        """Sampler and trainer must agree while their weights are the same."""
+        gap, allowed = row.get(GAP, 0.0), GAP_TOLERANCE[self.precision.name]
+        # What is not finite is told by the loss, and treated as non_finite says.
+        if self.settings.samples_whole_distribution and gap > allowed:
+            raise DivergenceError(
+                f"step {self.step + 1}: sampler and trainer differ by {gap:.3g} nats a token (allowed {allowed:g}), "
+                "though no update lies between them: the sampler holds other weights, another temperature or precision"
+            )
+        return super()._check_gradient(row)
+
+
+def mean_per_token(values: torch.Tensor, batch: Batch) -> Mean:
+    """The mean of values (B, T) over all tokens of the step, those of completions that were not computed among them."""
+    summed = torch.where(batch["response_mask"], values.double(), 0.0).sum()
+    return Mean(summed, float(batch["tokens"].sum()))
