@@ -47,6 +47,7 @@ class GRPOTrainer(PolicyGradientTrainer):
         settings = self.settings
         self._advantage_fn, loss = ADVANTAGES[settings.advantage], POLICY_LOSSES[settings.loss]
         self._surrogate, self._reduction = loss.surrogate, loss.reduction
+        self._entropy_bonus = settings.entropy_bonus
         self._clip = Clip(settings.clip_low, settings.clip_high, settings.ratio_ceiling)
         self._kl_loss = KL_LOSSES[settings.kl] if settings.beta and settings.kl_in == "loss" else None
         self._kl_penalty = KL_PENALTIES[settings.kl] if settings.beta and settings.kl_in == "reward" else None

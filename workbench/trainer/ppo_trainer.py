@@ -38,6 +38,7 @@ class PPOTrainer(PolicyGradientTrainer):
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._clip = Clip(self.settings.clip, self.settings.clip)
+        self._entropy_bonus = self.settings.entropy_bonus
         trained = ActorCritic(super()._set_up_model(model), self.settings.critic).eval()
         half = resolve_precision(self.settings.precision, self.device, model) != "float32"
         self._critic_flops = None if trained.trunk is None else ModelFlops.counted_of(trained.trunk, half=half)
@@ -139,8 +140,8 @@ class PPOTrainer(PolicyGradientTrainer):
         """Log-probabilities and values (B, T), and entropies where a bonus is asked for."""
         states, values = self.model(batch)
         logprobs = response_logprobs(states, batch, self.settings.temperature)
-        bonus = self.settings.entropy_bonus
-        return logprobs, values, response_entropies(states, batch, self.settings.temperature) if bonus else None
+        entropies = response_entropies(states, batch, self.settings.temperature) if self._entropy_bonus else None
+        return logprobs, values, entropies
 
     def _compute_loss(
         self, outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None], batch: Batch

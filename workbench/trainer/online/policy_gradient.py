@@ -36,6 +36,8 @@ class PolicyGradientTrainer(OnlineTrainer):
 
     _reduction: Reduction = PER_TOKEN
     """How the tokens' losses are put together."""
+    _entropy_bonus: float = 0.0
+    """Weight of the mean entropy per token, added to the objective."""
 
     # From a rollout to updates.
 
@@ -106,14 +108,14 @@ class PolicyGradientTrainer(OnlineTrainer):
 
     def _work(self, batch: Batch) -> Work:
         work = super()._work(batch)
-        return work.projected_again() if self.settings.entropy_bonus else work
+        return work.projected_again() if self._entropy_bonus else work
 
     def _forward(self, batch: Batch) -> Any:
         """Log-probabilities of the completions (B, T), and their entropies where a bonus is asked for."""
         states = predicting_states(self.model, batch)
         temperature = self.settings.temperature
         logprobs = response_logprobs(states, batch, temperature)
-        return logprobs, response_entropies(states, batch, temperature) if self.settings.entropy_bonus else None
+        return logprobs, response_entropies(states, batch, temperature) if self._entropy_bonus else None
 
     def _sampled_tokens(self, logprobs: torch.Tensor, batch: Batch) -> SampledTokens:
         """The tokens with their advantages; ratios are to old_logprobs, or 1 where there are none."""
@@ -132,7 +134,7 @@ class PolicyGradientTrainer(OnlineTrainer):
         """The entropy bonus as a term of the loss, where it is asked for."""
         if entropies is None:
             return {}
-        return {"entropy": LossTerm(-entropies.sum(), float(batch["tokens"].sum()), self.settings.entropy_bonus)}
+        return {"entropy": LossTerm(-entropies.sum(), float(batch["tokens"].sum()), self._entropy_bonus)}
 
     def _gap_metrics(self, logprobs: torch.Tensor, batch: Batch) -> dict[str, Value]:
         """How far the trainer's log-probabilities (B, T) are from the sampler's, before any update of the rollout."""
