@@ -17,7 +17,7 @@ CriticKind = Literal["head", "model"]
 
 
 class ValueHead(nn.Module):
-    """Hidden state to value. It begins at 0, so that the first advantages are the rewards' own."""
+    """Makes a value of a hidden state. It begins at 0, so that the first advantages are the rewards' own."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -52,34 +52,34 @@ class ActorCritic(nn.Module):
         return found, values
 
     def values(self, batch: Batch) -> torch.Tensor:
-        """(B, T) values alone."""
+        """(B, T) the values alone."""
         trunk = self.policy if self.trunk is None else self.trunk
         states = predicting_states(trunk, batch, states=True)
         return in_places(self.value_head(states.hidden), batch["response_mask"])
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
-        """Of the policy and of the critic's own trunk (transformers' name)."""
+        """Turns it on in the policy and in the critic's own trunk (transformers' name)."""
         for module in (self.policy, self.trunk):
             if module is not None:
                 module.gradient_checkpointing_enable(gradient_checkpointing_kwargs)  # type: ignore[operator]
 
     @property
     def config(self) -> Any:
-        """The policy's."""
+        """The policy's config."""
         return self.policy.config
 
     def get_input_embeddings(self) -> Any:
-        """The policy's (transformers' name)."""
+        """The policy's input embeddings (transformers' name)."""
         return self.policy.get_input_embeddings()  # type: ignore[operator]
 
     def get_output_embeddings(self) -> Any:
-        """The policy's (transformers' name)."""
+        """The policy's output head (transformers' name)."""
         return self.policy.get_output_embeddings()  # type: ignore[operator]
 
 
 def _trunk_of(policy: Any) -> nn.Module:
     """A copy whose output head is not trained, unless it is the embeddings too: values do not come from it, and DDP
-    waits in vain for the gradient of what has none."""
+    waits for the gradient of every parameter that is trained."""
     trunk = copy.deepcopy(policy)
     head, embeddings = trunk.get_output_embeddings(), trunk.get_input_embeddings()
     shared = {id(parameter) for parameter in embeddings.parameters()}

@@ -89,7 +89,7 @@ class PPOTrainer(PolicyGradientTrainer):
 
     @torch.no_grad()
     def _values(self, rollout: Rollout, attempt: Attempt) -> torch.Tensor:
-        """(N, T) of the critic as it is now, charged."""
+        """(N, T) values of the critic as it is now; what computing them costs is charged."""
         rows, trained = rollout.row_batch(), self.unwrapped_model
         assert isinstance(trained, ActorCritic)
         size = self.micro_batch_rows or len(rows["responses"])

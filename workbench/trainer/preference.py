@@ -25,7 +25,7 @@ class PreferenceObjective:
         self._losses = PREFERENCE_LOSSES[settings.loss]
 
     def units(self, batch: Batch) -> dict[str, float]:
-        """Of each term: pairs, and tokens of chosen completions."""
+        """The units of each term: pairs, and tokens of chosen completions."""
         weights = pair_weights(batch)
         units = {"preference": float(weights.sum())}
         if self._settings.nll_weight:

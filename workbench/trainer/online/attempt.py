@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Attempt:
-    """Handed from one part of a rollout's making to the next, and dropped with it where it is interrupted.
+    """Is handed from one part of a rollout's making to the next, and dropped with it where it is interrupted.
 
     passes, minibatches: how often the rollout is learned from, and in how many parts. everywhere: statistics are those
     of all processes, and every one must take part, as in a step; else each process is alone with its rollout, as in a

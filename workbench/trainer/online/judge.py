@@ -25,8 +25,8 @@ from workbench.trainer.rollout_settings import RolloutSettings
 
 
 class Judge:
-    """Rewards of reward_fn, a RewardSet or a function called as TRL calls its own, else of what the settings name; and
-    of reward_model, beside them or alone."""
+    """Gives the rewards of reward_fn (a RewardSet, or a function called as TRL calls its own), else of what settings
+    name; and those of reward_model, beside them or alone."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Judge:
         return self._tokenizer.decode_batch(rows, skip_special_tokens=False)
 
     def score(self, rollout: Rollout, batch: Batch, state: TrainerState, attempt: Attempt) -> Rollout:
-        """With rewards. RewardError where a reward does not give one finite number a completion, or None."""
+        """The rollout with its rewards. RewardError where one gives a completion neither a finite number nor None."""
         rewards = self._rewards_of(rollout)
         with heard_by(None):
             scores = rewards.score(self._samples(rollout, batch, state))
@@ -107,7 +107,7 @@ class Judge:
         ]
 
     def _rewards(self) -> RewardSet:
-        """Those that judge text, built when they are first asked for."""
+        """The rewards that judge text; they are built when they are first asked for."""
         if self._built is None:
             device, permissions = str(self._device), Permissions.of_environment()
             given = self._reward_fn or build_rewards(
@@ -117,7 +117,7 @@ class Judge:
         return self._built
 
     def _rewards_of(self, rollout: Rollout) -> RewardSet:
-        """All of them; the reward model's is of this rollout alone."""
+        """All rewards; the reward model's scores this rollout alone."""
         judges_text = self._rewards().rewards if self.reads_text else ()
         if self._model is None:
             return self._rewards()

@@ -27,7 +27,7 @@ class Lesson:
     """Entries of the method's own state that change once the updates are taken (see Updates)."""
 
     def shown_advantages(self) -> torch.Tensor:
-        """(N,) one a completion."""
+        """(N,) one number for each completion."""
         if self.advantages.ndim == 1:
             return self.advantages
         return (self.advantages * self.rollout.response_mask).sum(1) / self.rollout.lengths

@@ -26,8 +26,11 @@ ROUNDS = "sampling/rounds"
 
 
 def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
-    """Every process must call it; the same numbers everywhere. by_group: rewards are compared within their group,
-    so reward_std is the mean of the groups'; else it is that of all rewards."""
+    """What is recorded of a rollout. Every process must call it, and gets the same numbers.
+
+    by_group: rewards are compared within their group, so reward_std is the mean of the groups'; else it is that of all
+    rewards.
+    """
     own = {
         "rewards": rollout.rewards.tolist(),
         "groups": rollout.groups.tolist(),

@@ -95,7 +95,7 @@ class OnlineTrainer(BaseTrainer):
     # Rollouts.
 
     def _prepare_batch(self, batch: Any) -> Batch:
-        """Tensors on this device; lists of texts, answers and prompt_ids as they are."""
+        """Puts tensors on this device, and leaves lists of texts, answers and prompt_ids as they are."""
         prepared = self._checked(batch)
         prompts = prepared["prompts"]
         prepared["prompt_mask"] = prepared.get("prompt_mask", torch.ones_like(prompts, dtype=torch.bool)).bool()
@@ -156,7 +156,7 @@ class OnlineTrainer(BaseTrainer):
 
     @property
     def uncounted(self) -> str:
-        """Of the policy or of a model among its rewards."""
+        """Why the FLOPs of the policy, or of a model among its rewards, are not counted; empty: they are."""
         return super().uncounted or self._judge.uncounted
 
     def _epoch(self) -> float:
@@ -166,7 +166,7 @@ class OnlineTrainer(BaseTrainer):
             return 0.0
 
     def _reference_logprobs(self, rollout: Rollout, attempt: Attempt) -> Rollout:
-        """With the reference's log-probabilities, where the batch did not bring them."""
+        """The rollout with the reference's log-probabilities; they are computed where the batch did not bring them."""
         if rollout.ref_logprobs is not None:
             return rollout
         with attempt.timed("reference"), self.reference.scoring() as reference:
@@ -174,7 +174,7 @@ class OnlineTrainer(BaseTrainer):
 
     @torch.no_grad()
     def _logprobs_under(self, model: torch.nn.Module, rollout: Rollout, attempt: Attempt) -> torch.Tensor:
-        """(N, T) of the rollout's completions, in micro-batches, charged."""
+        """(N, T) log-probabilities of the rollout's completions, computed in micro-batches and charged."""
         rows = rollout.row_batch()
         size = self.micro_batch_rows or len(rows["responses"])
         parts = []
@@ -204,7 +204,7 @@ class OnlineTrainer(BaseTrainer):
         return True
 
     def _all_cut(self) -> DivergenceError:
-        """Of a rollout that overlong: mask leaves nothing of."""
+        """The error for a rollout of which overlong: mask leaves nothing."""
         return DivergenceError(
             f"step {self.step + 1}: all completions of the rollout were cut at max_new_tokens "
             f"{self.settings.max_new_tokens}, and overlong: mask leaves none to learn from; raise max_new_tokens, "
@@ -239,5 +239,5 @@ class OnlineTrainer(BaseTrainer):
         return self._signals.observe(row, self._judge.maximum)
 
     def parts(self) -> dict[str, Part]:
-        """Those of every trainer, and the watch over the signal."""
+        """The parts of every trainer, and the watch over the signal."""
         return {**super().parts(), "signals": self._signals}

@@ -82,7 +82,7 @@ class PolicyGradientTrainer(OnlineTrainer):
         return attempt.over_all(advantages, rewards, rollout.groups).to(self.device, dtype)
 
     def _with_old_logprobs(self, rollout: Rollout, attempt: Attempt) -> Rollout:
-        """With the log-probabilities of the policy that sampled, computed where they are not known."""
+        """The rollout with the log-probabilities of the policy that sampled, computed where they are not known."""
         if rollout.old_logprobs is not None:
             return rollout
         return replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout, attempt))

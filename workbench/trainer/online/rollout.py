@@ -66,7 +66,7 @@ class Rollout:
         return self.response_mask.sum(1)
 
     def row_batch(self) -> Batch:
-        """As the rows that scoring and updates take, one a completion."""
+        """The rows that scoring and updates take, one for each completion."""
         return {
             "prompts": self.prompts[self.prompt_of],
             "prompt_mask": self.prompt_mask[self.prompt_of],
@@ -102,7 +102,7 @@ PER_TOKEN = ("sampler_logprobs", "old_logprobs", "entropies", "ref_logprobs")
 
 
 def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
-    """One behind the other, as one."""
+    """The rollouts one behind the other, as one."""
     if len(parts) == 1:
         return parts[0]
     prompt_width = max(part.prompts.shape[1] for part in parts)
@@ -151,7 +151,8 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
 
 
 def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios: str = "") -> Rollout:
-    """Of a batch with responses and rewards. number: the batch's, for messages. DataError where parts do not fit.
+    """The rollout of a batch with responses and rewards. DataError where parts do not fit. number: the batch's, for
+    messages.
 
     old_logprobs may be sums (B,), which allow ratios of whole completions alone. needs_ratios: what takes ratios of
     single tokens, and therefore no sums; empty where nothing does.

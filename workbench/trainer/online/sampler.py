@@ -10,7 +10,7 @@ from workbench.generation.generate import row_seed
 
 
 def sampling_seeds(names: list[str], seed: int, step: int, round_number: int) -> list[int]:
-    """One a prompt: other ones at every step, and for a prompt that is met twice in a batch."""
+    """A seed for each prompt: another one at every step, and where a prompt is met twice in a batch."""
     met: dict[str, int] = {}
     seeds = []
     for name in names:
