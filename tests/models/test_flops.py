@@ -51,12 +51,6 @@ def test_the_head_counts_where_something_is_projected():
     assert everywhere.forward(work.without_head()) == trained.forward(work.without_head())
 
 
-def test_a_prompts_completions_share_its_prefill_and_their_last_tokens_are_not_read():
-    flops = ModelFlops(num_trained=100, num_frozen=10, num_layers=2, width=8)
-    # Two tokens of the prompt attend to 1 and 2 positions; of a completion of 3 the first two are read, at 3 and 4.
-    assert flops.generation(2, [1, 3]) == flops.forward(Work(2 + 2, 1 + 2 + 3 + 4, 3, 4))
-
-
 def test_a_prompt_counts_once_where_it_is_computed_once(small_llama):
     prompts, lengths, prompt_of = torch.tensor([2, 5, 9]), torch.tensor([3, 1, 4, 0]), torch.tensor([0, 0, 1, 2])
     shared = Work.of_completions(small_llama(), prompts, lengths, prompt_of)

@@ -362,7 +362,7 @@ def test_own_llama_is_counted_as_its_matrices(small_llama: Callable) -> None:
 def test_windows_are_made_by_masks_and_held_by_caches() -> None:
     import torch
 
-    from workbench.models.flops import ModelFlops, pairs_in_rows, pairs_of_call, windows_of
+    from workbench.models.flops import pairs_in_rows, pairs_of_call, windows_of
 
     model = of_family("mistral")  # every layer sees 8 positions
     assert pairs_in_rows(windows_of(model), torch.tensor([3.0, 7.0, 8.0, 20.0])).tolist() == [6.0, 28.0, 64.0, 400.0]
@@ -370,11 +370,6 @@ def test_windows_are_made_by_masks_and_held_by_caches() -> None:
     half = of_family("gemma2")  # one layer in two, here two of three
     share = half.config.layer_types.count("sliding_attention") / 3
     assert pairs_of_call(half, 10, 10, masked=False)[0] == pytest.approx(share * 100 + (1 - share) * 55)
-    flops = ModelFlops.counted_of(model)
-    rate = flops.counted.pair if flops.counted else 0.0
-    heads = 2 * flops.num_head
-    layers = flops.counted.forward if flops.counted else 0.0
-    assert flops.generation(10, [3]) == pytest.approx(12 * layers + 3 * heads + rate * (100 + 16))
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma2", "gpt_oss", "llama4_text"])
@@ -403,7 +398,7 @@ def test_sampling_is_charged_for_every_text_that_it_computes(kind: str) -> None:
     counter = FlopCounterMode(display=False, custom_mapping=own_kernels())
     with counter, sdpa_kernel(SDPBackend.MATH):
         generate(model, [[3, 5, 22, 7, 11, 9]], [0], settings=None, max_new_tokens=8, eos_ids=[], num_samples=3)
-    assert charged == pytest.approx(counter.get_total_flops(), rel=0.06)
+    assert charged == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "gpt2", "bert"])

@@ -9,6 +9,7 @@ import pytest
 from tests.batches import VOCABULARY, Letters
 from tests.trainers import ONLINE
 from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
+from workbench.generation.costs import sampling_flops
 from workbench.tracking.reader import read_rows
 from workbench.trainer.online.attempt import Attempt
 
@@ -188,7 +189,8 @@ def test_what_a_reward_model_reads_is_charged(torch, rollout_trainer):
     assert attempt.costs.scored_tokens == int(read)
     sampled = rollout.lengths.view(len(rollout.prompts), -1).tolist()
     prompts = rollout.prompt_mask.sum(1).tolist()
-    sampling = sum(trainer.flops.generation(p, each) for p, each in zip(prompts, sampled, strict=True))
+    ids = [[3] * size for size in prompts]
+    sampling = sampling_flops(trainer.flops, trainer.policy, ids, sampled, trainer.settings.max_new_tokens)
     assert attempt.costs.flops == pytest.approx(sampling)  # it multiplies no matrix
 
 

@@ -35,11 +35,19 @@ class Decoder(Protocol):
         """Keep the rows named, in ascending order; finished ones are dropped."""
 
 
+def decoder_of(model: torch.nn.Module) -> type[RecomputingDecoder | ModelDecoder | LlamaDecoder]:
+    """The decoder that the model is sampled by; on a GPU steps of the last are recorded."""
+    if not verdict_of(model).cache:
+        return RecomputingDecoder
+    return LlamaDecoder if can_decode(model) else ModelDecoder
+
+
 def decoders(model: torch.nn.Module, num_rows: int) -> Callable[[int], Decoder]:
     """make(max_new_tokens) -> the decoder of one batch. num_rows: of a typical batch. Weights are those of now."""
-    if not verdict_of(model).cache:
+    kind = decoder_of(model)
+    if kind is RecomputingDecoder:
         return lambda max_new_tokens: RecomputingDecoder(model)
-    if not can_decode(model):
+    if kind is ModelDecoder:
         return lambda max_new_tokens: ModelDecoder(model, max_new_tokens)
     assert isinstance(model, Llama)
     weights = LlamaWeights(model, num_rows)

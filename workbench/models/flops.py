@@ -5,8 +5,8 @@ of the N weights that multiply it (2 N of frozen ones, 0 where nothing before th
 are active, and under gradient checkpointing what is computed again. The output head counts 2 and 4 a weight where a
 position is projected to the vocabulary, the input embedding nothing. Padding counts where it is computed: in families
 whose rows cannot be laid end to end, and at the ends of those that are. A prompt counts as often as it is computed:
-once for all completions that a step learns from where the model's forward is our own. A sampled token counts once,
-and without a cache the whole text at every token.
+once for all completions that a step learns from where the model's forward is our own. Sampling is charged as its
+forwards are made (generation.costs).
 
 Attention counts 4 x layers x width forward, and twice that backward, for every pair of tokens that is computed:
 - those up to a token's own place, where a kernel leaves out what lies ahead;
@@ -187,7 +187,7 @@ def windows_of(model: torch.nn.Module | None) -> tuple[int, float]:
 class ModelFlops:
     """num_trained, num_frozen: parameters that multiply tokens, num_head of them the output head's (0: there is none).
     width: heads x head size. projects_all: logits are made at every token, whether needed or not. counted: the layers
-    as they were counted; None: every parameter multiplies every token. window, windowed: as windows_of gives them.
+    as they were counted; None: every parameter multiplies every token.
     uncounted: why a model's layers could not be counted; then every number of FLOPs is NaN. half: it runs in half
     precision."""
 
@@ -199,8 +199,6 @@ class ModelFlops:
     head_is_trained: bool = False
     projects_all: bool = False
     counted: TokenFlops | None = None
-    window: int = 0
-    windowed: float = 0.0
     uncounted: str = ""
     half: bool = False
 
@@ -227,8 +225,7 @@ class ModelFlops:
         if plain.projects_all:  # then the passes gave logits: the head is counted with what is projected
             head, learned = 2 * plain.num_head, 4 if plain.head_is_trained else 2
             layers = replace(layers, forward=layers.forward - head, backward=layers.backward - learned * plain.num_head)
-        window, windowed = windows_of(model)
-        return replace(plain, counted=layers, window=window, windowed=windowed)
+        return replace(plain, counted=layers)
 
     @classmethod
     def of_classifier(cls, model: torch.nn.Module) -> ModelFlops:
@@ -294,30 +291,8 @@ class ModelFlops:
             again = self.forward(work) - 2 * self.num_head * self._projected(work)
         return self.forward(work) + self.backward(work) + again
 
-    def generation(self, prompt_tokens: int, lengths: Sequence[int]) -> float:
-        """Sampling completions of these lengths from one prompt: its prefill, which they share, then a forward for
-        every sampled token but the last; each token is drawn from one projected position. With a cache: without one
-        generation.costs counts what is computed anew."""
-        after = [length - 1 for length in lengths]
-        tokens = prompt_tokens + sum(after)
-        context = float(pairs_in_rows((self.window, self.windowed), torch.tensor(float(prompt_tokens))))
-        beyond = prompt_tokens**2 - context
-        context += sum(self._looked_back_at(prompt_tokens, prompt_tokens + number) for number in after)
-        return self.forward(Work(tokens, context, 1 + sum(after), tokens, beyond=beyond))
-
     def _projected(self, work: Work) -> float:
         return work.tokens if self.projects_all and work.projected else work.projected
-
-    def _looked_back_at(self, begin: int, end: int) -> float:
-        """Positions that sampled tokens, from begin to before end of their text, find in the cache, where a layer with
-        a window holds no more than that."""
-
-        def until(number: int) -> float:
-            within = min(number, self.window)
-            return within * (within + 1) / 2 + (number - within) * self.window
-
-        whole = end * (end + 1) / 2 - begin * (begin + 1) / 2
-        return self.windowed * (until(end) - until(begin)) + (1 - self.windowed) * whole
 
     def _attention(self, work: Work) -> float:
         if self.counted is None:
