@@ -154,8 +154,8 @@ def sft(make_trainer) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def rollout_trainer(make_trainer) -> Callable[..., Any]:
     """make(name, batches=..., model=..., reward_fn=..., arguments={}, **settings) -> an online trainer of three steps
-    that samples completions of its own, without held-out prompts."""
-    from tests.trainers import Variant
+    that samples completions of its own, without held-out prompts; it keeps what it made (tests.trainers.Watched)."""
+    from tests.trainers import Variant, Watched
 
     size = {"steps": 3, "learning_rate": 1e-3, "batch_prompts": 3, "group_size": 4, "max_new_tokens": 6}
 
@@ -167,7 +167,7 @@ def rollout_trainer(make_trainer) -> Callable[..., Any]:
         **more: Any,
     ) -> Any:
         given = {"val_loader": None, "reward_fn": reward_fn} | (arguments or {})
-        return make_trainer(Variant(name, samples=True), arguments=given, **size | more)
+        return make_trainer(Variant(name, samples=True), arguments=given, **{"mixin": Watched} | size | more)
 
     return make
 

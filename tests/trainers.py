@@ -132,7 +132,7 @@ def make_trainer(
         given |= {"tokenizer": Letters(), "reward_fn": share_of_late_letters}
     trainer_class = get_trainer_class(variant.trainer)
     if mixin is not None:
-        trainer_class = type(trainer_class.__name__, (mixin, trainer_class), {})
+        trainer_class = watched(trainer_class, mixin)
     return trainer_class(
         model,
         make_optimizer and make_optimizer(model),
@@ -140,6 +140,38 @@ def make_trainer(
         settings=trainer_class.settings_class(**chosen),
         **given | (arguments or {}),
     )
+
+
+class Watched:
+    """A trainer that keeps what its hooks made: the updates of each batch, and the row of each step."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.made: list[Any] = []
+        self.rows: list[dict[str, float]] = []
+
+    def _make_update_batches(self, batch: Any) -> Any:
+        self.made.append(super()._make_update_batches(batch))  # type: ignore[misc]
+        return self.made[-1]
+
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        self.rows.append(super()._check_gradient(row))  # type: ignore[misc]
+        return self.rows[-1]
+
+    def updates_of(self, batch: Any = None) -> Any:
+        """The updates of a batch, or of the first that it would train on; making them leaves a trainer as it is."""
+        batch = next(iter(self.train_loader)) if batch is None else batch  # type: ignore[attr-defined]
+        return super()._make_update_batches(self._prepare_batch(batch))  # type: ignore[attr-defined,misc]
+
+    def logprobs_of(self, batch: Any) -> Any:
+        """The policy's log-probabilities of an update's tokens, as it is now."""
+        return self._forward(batch)[0].detach()  # type: ignore[attr-defined]
+
+
+def watched(trainer_class: type, mixin: type = Watched) -> Any:
+    """The trainer's class, with the mixin's methods over its own. What its passes compute is what they computed."""
+    own: Any = trainer_class
+    return type(own.__name__, (mixin, own), {"_work": own._work})
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from workbench.errors import DataError, DivergenceError
 from workbench.objectives.policy_gradient import POLICY_LOSSES
 from workbench.trainer import GRPOTrainer
 from workbench.trainer.online import online_trainer, policy_gradient
-from workbench.trainer.online.attempt import Attempt
+from workbench.trainer.online.scoring import predicting_states, response_logprobs
 
 LOSSES = {
     "grpo": {},
@@ -39,14 +40,12 @@ def first_gradients(torch):
     """first_gradients(trainer) -> rows and gradients of its steps."""
 
     def run(trainer):
-        rows, gradients = [], []
+        gradients = []
         trainer.optimizer.register_step_pre_hook(
             lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in trainer.parameters]))
         )
-        check = trainer._check_gradient
-        trainer._check_gradient = lambda row: rows.append(check(row)) or rows[-1]
         trainer.train()
-        return rows, gradients
+        return trainer.rows, gradients
 
     return run
 
@@ -80,9 +79,7 @@ def test_leaving_out_completions_without_advantage_moves_no_number(
     loss, torch, rollout_trainer, first_gradients, monkeypatch
 ):
     settings = {"loss": loss, **LOSSES[loss], "reward_fn": late_letters, "passes": 2, "steps": 2, "learning_rate": 1e-5}
-    trainer = rollout_trainer(**settings)
-    trainer._take_batch()
-    assert len(trainer.updates.batches[0]["responses"]) < 12  # some are left out
+    assert len(rollout_trainer(**settings).updates_of().batches[0]["responses"]) < 12  # some are left out
     rows, gradients = first_gradients(rollout_trainer(**settings))
     cut = policy_gradient.cut_rollout
     monkeypatch.setattr(
@@ -104,20 +101,19 @@ def test_old_logprobs_are_fixed_before_the_first_update_and_each_pass_meets_each
     more, torch, rollout_trainer
 ):
     trainer = rollout_trainer(passes=2, minibatches=3, steps=6, learning_rate=0.05, entropy_bonus=1e-6, **more)
-    trainer._take_batch()
-    updates = list(trainer.updates.batches)
+    updates = trainer.updates_of().batches
     assert [batch["fresh"].tolist() for batch in updates] == [[1.0] * 4] + [[0.0] * 4] * 5
     for start in (0, 3):
         prompts = torch.cat([batch["prompt_index"] for batch in updates[start : start + 3]])
         assert prompts.sort().values.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     for batch in updates:
-        with torch.no_grad():
-            own = trainer._forward(batch)[0]
+        own = trainer.logprobs_of(batch)
         torch.testing.assert_close(batch["old_logprobs"], own * batch["response_mask"], rtol=1e-5, atol=1e-5)
-    before = [batch["old_logprobs"].clone() for batch in updates]
     row = trainer.train()
     assert row["clip_ratio/region_mean"] > 0.0  # the policy has moved
-    assert all(torch.equal(batch["old_logprobs"], kept) for batch, kept in zip(updates, before, strict=True))
+    [made] = trainer.made
+    for learned, before in zip(made.batches, updates, strict=True):
+        assert torch.equal(learned["old_logprobs"], before["old_logprobs"])
     assert trainer.batches_taken == 1
 
 
@@ -127,30 +123,36 @@ def test_dynamic_sampling_fills_the_rollout_with_groups_that_have_a_signal(rollo
     needed = next(n for n in range(1, 5) if sum(signals[:n]) >= 3)
     assert needed > 1
     trainer = rollout_trainer(batches=batches, reward_fn=late_letters, dynamic_sampling=4, steps=1)
-    seen = []
-    learn = trainer._learn
-    trainer._learn = lambda rollout, attempt: seen.append(rollout) or learn(rollout, attempt)
     row = trainer.train()
+    entries = trainer.made[0].completions
+    prompts = [entry["prompt"] for entry in entries[::4]]
     assert (row["sampling/rounds"], trainer.batches_taken) == (needed, needed)
     # Of all that was sampled.
     assert row["frac_reward_zero_std"] == pytest.approx(1 - sum(signals[:needed]) / (3 * needed))
-    assert len(seen[0].texts) == 3
-    assert all(map(has_signal, seen[0].texts))
+    assert [entry["prompt"] for entry in entries] == [prompt for prompt in prompts for _ in range(4)]
+    assert len(prompts) == 3
+    assert all(map(has_signal, prompts))
     able = [text for batch in batches[:needed] for text in batch["texts"] if has_signal(text)]
-    assert seen[0].texts == [text for text in able if text in seen[0].texts], "in the order sampled"
-    assert len(seen[0].groups.unique()) == 3
+    assert prompts == [text for text in able if text in prompts], "in the order sampled"
 
 
 def test_dynamic_sampling_drops_no_place_in_the_batch_more_than_another(torch, rollout_trainer, prompt_batch):
     # Batches are sorted by length: were the surplus always cut at the end, long prompts would be learned from less.
-    trainer = rollout_trainer(reward_fn=late_letters, dynamic_sampling=4, steps=1)
-    rollout = trainer._roll_out(prompt_batch(3, 0), Attempt())
-    able = replace(rollout, rewards=torch.arange(len(rollout.rewards)).double())
     kept = [0] * 6
-    for step in range(300):
-        trainer.state.step = step
-        for group in trainer._with_signal([able, able]).groups.unique().tolist():
-            kept[group] += 1
+
+    class Counts:
+        state: Any
+
+        def _with_signal(self, parts):
+            able = replace(parts[0], rewards=torch.arange(len(parts[0].rewards)).double())
+            for step in range(300):
+                self.state.step = step
+                for group in super()._with_signal([able, able]).groups.unique().tolist():
+                    kept[group] += 1
+            self.state.step = 0
+            return able
+
+    rollout_trainer(mixin=Counts, reward_fn=late_letters, dynamic_sampling=4, steps=1).train()
     assert sum(kept) == 300 * 3
     assert min(kept) > 120
     assert max(kept) < 180
@@ -219,15 +221,13 @@ class NeverEnds:
 
 
 def test_a_minibatch_whose_completions_were_all_cut_is_left_out(torch, rollout_trainer):
-    trainer = rollout_trainer(overlong="mask", minibatches=3, steps=3)
-    roll_out = trainer._roll_out
+    class OnePromptCut:
+        def _roll_out(self, batch, *rest):
+            rollout = super()._roll_out(batch, *rest)
+            rollout.ended.copy_(rollout.prompt_of != 1)
+            return rollout
 
-    def with_one_prompt_cut(batch, attempt):
-        rollout = roll_out(batch, attempt)
-        rollout.ended.copy_(rollout.prompt_of != 1)
-        return rollout
-
-    trainer._roll_out = with_one_prompt_cut
+    trainer = rollout_trainer(mixin=OnePromptCut, overlong="mask", minibatches=3, steps=3)
     assert trainer.train()["step"] == 3
     assert trainer.batches_taken == 2  # two updates of the first, one of the second
 
@@ -238,19 +238,20 @@ def test_a_kl_penalty_in_the_reward_is_summed_over_the_completion_before_the_bas
     trainer = rollout_trainer(
         beta=0.5, kl="k1", kl_in="reward", advantage="mean_only", arguments={"ref_model": small_llama(seed=1)}
     )
-    attempt = Attempt()
-    lesson = trainer._learn(trainer._roll_out(trainer._next_batch(), attempt), attempt)
-    rollout, advantages = lesson.rollout, lesson.advantages
-    plain = rollout_trainer()
+    made = trainer.updates_of()
+    [batch], rewards = made.batches, torch.tensor([entry["reward"] for entry in made.completions])
     with torch.no_grad():
-        models = (small_llama(), small_llama(seed=1))
-        own, reference = (plain._logprobs_under(model, rollout, attempt) for model in models)
-    penalised = rollout.rewards - 0.5 * (own - reference).sum(1)
-    expected = penalised.view(3, 4) - penalised.view(3, 4).mean(1, keepdim=True)
-    torch.testing.assert_close(advantages.view(3, 4), expected.float(), rtol=1e-4, atol=1e-4)
-    assert (
-        advantages.view(3, 4) - (rollout.rewards.view(3, 4) - rollout.rewards.view(3, 4).mean(1, True))
-    ).abs().max() > 0.1
+        own, reference = (
+            response_logprobs(predicting_states(model, batch), batch, 1.0)
+            for model in (small_llama(), small_llama(seed=1))
+        )
+
+    def above_mean(values):
+        return values.view(3, 4) - values.view(3, 4).mean(1, keepdim=True)
+
+    advantages = batch["advantages"].view(3, 4)
+    torch.testing.assert_close(advantages, above_mean(rewards - 0.5 * (own - reference).sum(1)), rtol=1e-4, atol=1e-4)
+    assert (advantages - above_mean(rewards)).abs().max() > 0.1
 
 
 def test_a_start_that_is_its_own_reference_has_no_kl_and_a_copy_that_stays(torch, rollout_trainer, small_llama):
@@ -269,12 +270,9 @@ def test_importance_correction_weighs_tokens_by_trainer_over_sampler(torch, roll
     settings = {"steps": 1, "top_k": 3, "entropy_bonus": 1e-9}
     plain = rollout_trainer(**settings)
     corrected = rollout_trainer(importance_correction="token_truncate", importance_cap=2.0, **settings)
-    losses = []
-    for trainer in (plain, corrected):
-        trainer._take_batch()
-        (batch,) = trainer.updates.batches
-        losses.append(trainer._compute_loss(trainer._forward(batch), batch).terms["policy"].loss_sum.item())
-    own = plain._forward(batch)[0].detach()
+    (batch,) = corrected.updates_of().batches
+    own = plain.logprobs_of(batch)
+    losses = [trainer.train()["loss/policy"] * batch["units"].sum().item() for trainer in (plain, corrected)]
     ratio = (own - batch["sampler_logprobs"]).exp().clamp(max=2.0)
     expected = -(ratio * batch["advantages"][:, None] * batch["response_mask"]).sum().item()
     assert losses[1] == pytest.approx(expected, rel=1e-4)
@@ -282,16 +280,20 @@ def test_importance_correction_weighs_tokens_by_trainer_over_sampler(torch, roll
     assert losses[0] != pytest.approx(losses[1], rel=1e-2)
 
 
-@pytest.mark.parametrize("advantage", ["group_std", "batch_std", "rloo", "mean_only", "reinforce_plus_plus"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "advantage"),
+    [
+        *((loss, "group_std") for loss in LOSSES),
+        *(("dapo", advantage) for advantage in ("batch_std", "rloo", "mean_only", "reinforce_plus_plus")),
+    ],
+)
 def test_every_loss_and_advantage_raises_what_is_rewarded(loss, advantage, rollout_trainer):
     """The probability of rewarded completions rises over an update."""
     trainer = rollout_trainer(loss=loss, advantage=advantage, steps=1, learning_rate=1e-3, **LOSSES[loss])
-    trainer._take_batch()
-    batch = {name: value.clone() for name, value in trainer.updates.batches[0].items()}
-    before = trainer._forward(batch)[0].detach().sum(1)
+    batch = trainer.updates_of().batches[0]
+    before = trainer.logprobs_of(batch).sum(1)
     trainer.train()
-    gained = trainer._forward(batch)[0].detach().sum(1) - before
+    gained = trainer.logprobs_of(batch).sum(1) - before
     assert (gained * batch["advantages"]).sum() > 0
 
 
@@ -323,10 +325,11 @@ def test_ppo_raises_the_alarm_of_a_sampler_with_other_weights_too(rollout_traine
 
 
 def test_a_step_that_is_not_finite_is_treated_as_declared_and_not_as_a_gap(torch, rollout_trainer):
-    trainer = rollout_trainer("grpo", steps=1, non_finite="skip")
-    forward = trainer._forward
-    trainer._forward = lambda batch: (forward(batch)[0] * torch.nan, None)
-    assert trainer.train()["skipped"] == 1.0
+    class NotFinite:
+        def _forward(self, batch):
+            return super()._forward(batch)[0] * torch.nan, None
+
+    assert rollout_trainer("grpo", mixin=NotFinite, steps=1, non_finite="skip").train()["skipped"] == 1.0
 
 
 def test_a_kl_penalty_in_the_reward_is_no_signal_of_its_own(rollout_trainer):

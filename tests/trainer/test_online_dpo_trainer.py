@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from tests.trainers import Watched, without_clocks
 from workbench.errors import DivergenceError
 from workbench.rewards.reward import Reward, RewardSet
 from workbench.trainer.online.rollout import rollout_made_elsewhere
@@ -28,9 +30,8 @@ def test_a_pair_is_the_best_and_the_worst_the_first_of_equals_and_ties_give_none
 
 def test_a_step_is_dpo_on_the_best_against_the_worst_sample_of_each_prompt(torch, rollout_trainer):
     trainer = rollout_trainer("online_dpo", steps=1)
-    trainer._take_batch()
-    (batch,) = trainer.updates.batches
-    completions = trainer.updates.completions
+    made = trainer.updates_of()
+    (batch,), completions = made.batches, made.completions
     by_prompt = [completions[start : start + 4] for start in range(0, 12, 4)]
     for row, group in enumerate(by_prompt):
         chosen = batch["chosen_input_ids"][row][batch["chosen_attention_mask"][row]].tolist()
@@ -72,18 +73,24 @@ def test_a_rollout_without_a_pair_has_no_gradient_and_is_warned_of(torch, rollou
 
 
 def test_the_row_that_stands_for_no_pair_moves_no_number(torch, rollout_trainer):
-    found = []
-    for standing in (False, True):
-        trainer = rollout_trainer("online_dpo", steps=1, nll_weight=0.5, max_grad_norm=None)
-        trainer._take_batch()
-        [batch] = trainer.updates.batches
-        assert batch["pair_weights"].tolist() == [1.0] * len(batch["pair_weights"])
-        if standing:
-            batch = {k: torch.cat((v, v[:1] * (k != "pair_weights"))) for k, v in batch.items()}
-        row = trainer._compute_gradient(batch)
-        found.append((row, torch.cat([p.grad.flatten() for p in trainer.parameters])))
-    assert torch.allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-7)
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5, abs=1e-6)
+    class Standing(Watched):
+        def _make_update_batches(self, batch):
+            made = super()._make_update_batches(batch)
+            [update] = made.batches
+            assert update["pair_weights"].tolist() == [1.0] * len(update["pair_weights"])
+            update = {k: torch.cat((v, v[:1] * (k != "pair_weights"))) for k, v in update.items()}
+            return replace(made, batches=[update])
+
+    rows, gradients = [], []
+    for mixin in (Watched, Standing):
+        trainer = rollout_trainer("online_dpo", mixin=mixin, steps=1, nll_weight=0.5, max_grad_norm=None)
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_, t=trainer: gradients.append(torch.cat([p.grad.flatten() for p in t.parameters]))
+        )
+        trainer.train()
+        rows += map(without_clocks, trainer.rows)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+    assert rows[0] == pytest.approx(rows[1], rel=1e-5, abs=1e-6)
 
 
 def test_without_any_pair_the_run_stops_after_its_patience(rollout_trainer):
@@ -104,8 +111,7 @@ def test_solved_prompts_do_not_stop_the_run(rollout_trainer):
 
 def test_completions_are_scored_at_the_sampling_temperature(torch, rollout_trainer):
     trainer = rollout_trainer("online_dpo", steps=1, temperature=0.5)
-    trainer._take_batch()
-    [batch] = trainer.updates.batches
+    [batch] = trainer.updates_of().batches
     with torch.no_grad():
         expected = completion_logprobs(trainer.policy, batch, 0.5)[1]
     torch.testing.assert_close(batch["ref_chosen_logprobs"], expected)
@@ -114,8 +120,7 @@ def test_completions_are_scored_at_the_sampling_temperature(torch, rollout_train
 
 def test_passes_and_minibatches_meet_each_pair_once_a_pass(torch, rollout_trainer):
     trainer = rollout_trainer("online_dpo", passes=2, minibatches=3, steps=6)
-    trainer._take_batch()
-    updates = trainer.updates.batches
+    updates = trainer.updates_of().batches
     assert len(updates) == 6
     for start in (0, 3):
         met = torch.cat([batch["ref_chosen_logprobs"].sum(1) for batch in updates[start : start + 3]])

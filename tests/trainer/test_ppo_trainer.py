@@ -7,55 +7,60 @@ import pytest
 from workbench.models.llama import Llama
 from workbench.tracking.reader import read_rows
 from workbench.trainer.actor_critic import ActorCritic
-from workbench.trainer.online.attempt import Attempt
+from workbench.trainer.online.scoring import predicting_states, response_logprobs
 
 KL = "policy/approxkl_avg"
 
 
-def first_rows(trainer):
-    """The first rollout, its rows with advantages, and its KL to the reference."""
-    attempt = Attempt()
-    rollout = trainer._with_old_logprobs(trainer._roll_out(trainer._next_batch(), attempt), attempt)
-    rollout = trainer._reference_logprobs(rollout, attempt) if trainer.settings.beta else rollout
-    return rollout, *trainer._with_advantages(rollout, attempt)
+def first_update(torch, trainer):
+    """The first update of the first rollout, all of its completions in the order in which they were sampled, and
+    their rewards (N,)."""
+    made = trainer.updates_of()
+    return made.batches[0], torch.tensor([entry["reward"] for entry in made.completions])
+
+
+def logprobs_under(torch, model, batch):
+    """(N, T) of a model."""
+    with torch.no_grad():
+        return response_logprobs(predicting_states(model, batch), batch, 1.0)
 
 
 def test_the_reward_sits_on_the_last_real_token_and_never_on_padding(torch, rollout_trainer):
     """The critic begins at 0: with lambda 1 an advantage is the discounted reward."""
     trainer = rollout_trainer("ppo", beta=0.0, whiten_advantages=False, gamma=0.5, gae_lambda=1.0)
-    rollout, rows, _ = first_rows(trainer)
-    assert len(set(rollout.lengths.tolist())) > 1
-    for row, length in enumerate(rollout.lengths.tolist()):
-        expected = [0.5 ** (length - 1 - t) * rollout.rewards[row].item() for t in range(length)]
+    rows, rewards = first_update(torch, trainer)
+    mask = rows["response_mask"]
+    lengths = mask.sum(1).tolist()
+    assert len(set(lengths)) > 1
+    for row, length in enumerate(lengths):
+        expected = [0.5 ** (length - 1 - t) * rewards[row].item() for t in range(length)]
         assert rows["advantages"][row, :length].tolist() == pytest.approx(expected, rel=1e-5)
         assert rows["returns"][row, :length].tolist() == pytest.approx(expected, rel=1e-5)
-    assert rows["advantages"][~rollout.response_mask].abs().sum() == 0.0
-    assert rows["returns"][~rollout.response_mask].abs().sum() == 0.0
+    assert rows["advantages"][~mask].abs().sum() == 0.0
+    assert rows["returns"][~mask].abs().sum() == 0.0
 
 
 def test_the_kl_to_the_reference_is_taken_from_the_reward_of_each_token(torch, rollout_trainer, small_llama):
     arguments = {"ref_model": small_llama(seed=1)}
     trainer = rollout_trainer("ppo", beta=0.3, whiten_advantages=False, gae_lambda=0.0, arguments=arguments)
-    rollout, rows, divergence = first_rows(trainer)
-    with torch.no_grad():
-        own, reference = (trainer._logprobs_under(m, rollout, Attempt()) for m in (small_llama(), small_llama(seed=1)))
-    torch.testing.assert_close(divergence, own - reference, rtol=1e-4, atol=1e-4)
+    made = trainer.updates_of()
+    rows, rewards = first_update(torch, trainer)
+    own, reference = (logprobs_under(torch, model, rows) for model in (small_llama(), small_llama(seed=1)))
     expected = -0.3 * (own - reference)
-    expected[torch.arange(12), rollout.lengths - 1] += rollout.rewards.float()
+    expected[torch.arange(12), rows["response_mask"].sum(1) - 1] += rewards
     torch.testing.assert_close(rows["advantages"], expected, rtol=1e-4, atol=1e-4)
     row = rollout_trainer("ppo", beta=0.3, steps=1, arguments={"ref_model": small_llama(seed=1)}).train()
     kl = (own - reference).sum(1).mean().item()
     assert row["objective/kl"] == pytest.approx(kl, rel=1e-4)
-    assert row["objective/scores"] == row["reward"] == pytest.approx(rollout.rewards.mean().item())
+    assert row["objective/scores"] == row["reward"] == pytest.approx(rewards.mean().item())
     assert row["objective/non_score_reward"] == pytest.approx(-0.3 * kl, rel=1e-4)
     assert row["objective/rlhf_reward"] == pytest.approx(row["reward"] - 0.3 * kl, rel=1e-4)
-    assert row["val/num_eos_tokens"] == rollout.ended.sum()
+    assert row["val/num_eos_tokens"] == sum(entry["ended"] for entry in made.completions)
 
 
 def test_advantages_are_whitened_over_the_whole_step_and_returns_are_raw(torch, rollout_trainer):
     trainer = rollout_trainer("ppo", beta=0.0, minibatches=3, passes=1, gae_lambda=1.0)
-    trainer._take_batch()
-    updates = trainer.updates.batches
+    updates = trainer.updates_of().batches
     advantages = torch.cat([batch["advantages"][batch["response_mask"]] for batch in updates]).double()
     assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert advantages.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
@@ -66,8 +71,7 @@ def test_advantages_are_whitened_over_the_whole_step_and_returns_are_raw(torch, 
 
 def test_cut_completions_under_overlong_mask_do_not_enter_the_whitening(torch, rollout_trainer):
     trainer = rollout_trainer("ppo", beta=0.0, passes=1, overlong="mask")
-    trainer._take_batch()
-    (batch,) = trainer.updates.batches
+    (batch,) = trainer.updates_of().batches
     advantages = batch["advantages"][batch["response_mask"]].double()
     assert 0 < len(batch["responses"]) < 12
     assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
@@ -86,10 +90,8 @@ def test_the_critic_learns_the_return_and_the_policy_alone_is_evaluated(critic, 
         value_clip=10.0,
         arguments={"evaluators": [lambda model, step: seen.append(model) or {"eval/x": 0.0}]},
     )
-    losses = []
-    check = trainer._check_gradient
-    trainer._check_gradient = lambda row: losses.append(row["loss/value_avg"]) or check(row)
     trainer.train()
+    losses = [row["loss/value_avg"] for row in trainer.rows]
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
     assert all(model is trainer.policy for model in seen)
     assert isinstance(trainer.policy, Llama)
@@ -100,18 +102,17 @@ def test_the_critic_learns_the_return_and_the_policy_alone_is_evaluated(critic, 
 
 def test_a_critic_of_its_own_leaves_the_policys_trunk_to_the_policy(torch, rollout_trainer):
     """Without a policy gradient the value loss moves a shared trunk, and none of the policy where it has its own."""
-    for critic, moves in (("head", True), ("model", False)):
-        trainer = rollout_trainer("ppo", critic=critic, beta=0.0, steps=4, passes=1, weight_decay=0.0)
-        compute = trainer._compute_loss
 
-        def values_only(outputs, batch, compute=compute):
-            result = compute(outputs, batch)
-            result.terms["policy_avg"] = type(result.terms["policy_avg"])(
-                result.terms["policy_avg"].loss_sum * 0.0, result.terms["policy_avg"].num_units
-            )
+    class ValuesOnly:
+        def _compute_loss(self, outputs, batch):
+            result = super()._compute_loss(outputs, batch)
+            term = result.terms["policy_avg"]
+            result.terms["policy_avg"] = type(term)(term.loss_sum * 0.0, term.num_units)
             return result
 
-        trainer._compute_loss = values_only
+    for critic, moves in (("head", True), ("model", False)):
+        settings = {"critic": critic, "beta": 0.0, "steps": 4, "passes": 1, "weight_decay": 0.0}
+        trainer = rollout_trainer("ppo", mixin=ValuesOnly, **settings)
         before = [p.detach().clone() for p in trainer.policy.parameters()]
         trainer.train()
         moved = any(not torch.equal(a, b) for a, b in zip(before, trainer.policy.parameters(), strict=True))
@@ -129,10 +130,8 @@ def test_values_are_clipped_to_their_old_ones(torch, rollout_trainer):
 def test_kl_stop_drops_the_rest_of_a_rollouts_passes(rollout_trainer):
     def run(**settings):
         trainer = rollout_trainer("ppo", passes=4, steps=8, learning_rate=3e-3, beta=0.0, **settings)
-        rows, check = [], trainer._check_gradient
-        trainer._check_gradient = lambda row: rows.append(row) or check(row)
         trainer.train()
-        return trainer.batches_taken, [row[KL] for row in rows]
+        return trainer.batches_taken, [row[KL] for row in trainer.rows]
 
     taken, divergences = run()
     assert taken == 2

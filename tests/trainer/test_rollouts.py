@@ -7,34 +7,29 @@ import warnings
 import pytest
 
 from tests.batches import VOCABULARY, Letters
-from tests.trainers import ONLINE
+from tests.trainers import ONLINE, watched
 from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
 from workbench.generation.costs import sampling_flops
 from workbench.tracking.reader import read_rows
-from workbench.trainer.online.attempt import Attempt
+from workbench.trainer.online.scoring import predicting_states, response_entropies
 
 MADE = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None}
 
 
-def rollout_of(trainer, batch=None, attempt=None):
-    """One rollout of the trainer's first batch."""
-    return trainer._roll_out(trainer._prepare_batch(batch) if batch else trainer._next_batch(), attempt or Attempt())
+def column(trainer, name, batch=None):
+    """A column of the completions that a trainer makes of a batch, or of its first one."""
+    return [entry[name] for entry in trainer.updates_of(batch).completions]
 
 
 @pytest.mark.parametrize("name", ONLINE)
 def test_without_updates_sampler_and_trainer_agree_at_every_step(name, rollout_trainer):
     trainer = rollout_trainer(name, steps=4, learning_rate=0.0, passes=2, temperature=0.8, arguments={})
-    gaps, take = [], trainer._take_batch
-
-    def taken():
-        take()
-        batch = trainer.updates.batches[0]
-        if "old_logprobs" in batch:
-            own = trainer._forward(batch)[0]
-            gaps.append(((own - batch["old_logprobs"]) * batch["response_mask"]).abs().max().item())
-
-    trainer._take_batch = taken
     trainer.train()
+    gaps = [
+        ((trainer.logprobs_of(batch) - batch["old_logprobs"]) * batch["response_mask"]).abs().max().item()
+        for batch in (updates.batches[0] for updates in trainer.made)
+        if "old_logprobs" in batch
+    ]
     assert name == "online_dpo" or (len(gaps) == 2 and max(gaps) < 1e-4)
 
 
@@ -46,21 +41,22 @@ def test_a_prompts_samples_do_not_depend_on_the_batch_it_is_met_in(torch, rollou
         "prompt_mask": torch.nn.functional.pad(batch["prompt_mask"][order], (2, 0)),
         **{name: [batch[name][row] for row in order] for name in ("texts", "answers", "prompt_ids")},
     }
-    whole, part = (rollout_of(rollout_trainer(), chosen) for chosen in (batch, fewer))
-    assert part.completions == whole.of_prompts(order).completions
-    torch.testing.assert_close(part.rewards, whole.of_prompts(order).rewards)
+    whole, part = (rollout_trainer().updates_of(chosen).completions for chosen in (batch, fewer))
+    by_prompt = [whole[4 * prompt : 4 * prompt + 4] for prompt in order]
+    for name in ("completion", "reward"):
+        assert [entry[name] for entry in part] == [entry[name] for group in by_prompt for entry in group]
 
 
 def test_a_prompt_is_answered_anew_at_every_step_and_where_it_is_met_twice(rollout_trainer, prompt_batch):
     batch = prompt_batch(1)
     twice = {name: [*value, *value] if isinstance(value, list) else value.repeat(2, 1) for name, value in batch.items()}
     trainer = rollout_trainer()
-    first = rollout_of(trainer, twice).completions
+    first = column(trainer, "completion", twice)
     assert first[:4] != first[4:]
     trainer.state.step = 1
-    assert rollout_of(trainer, twice).completions != first
+    assert column(trainer, "completion", twice) != first
     trainer.state.step = 0
-    assert rollout_of(trainer, twice).completions == first
+    assert column(trainer, "completion", twice) == first
 
 
 def test_completions_are_recorded_with_what_they_earned(rollout_trainer, tmp_path):
@@ -86,9 +82,9 @@ def test_completions_are_recorded_with_what_they_earned(rollout_trainer, tmp_pat
 
 def test_metrics_of_a_rollout_by_hand(torch, rollout_trainer):
     trainer = rollout_trainer(steps=1)
-    rollout = rollout_of(trainer)
+    rewards = torch.tensor(column(trainer, "reward")).double().view(3, 4)
+    lengths, ended = (torch.tensor(column(trainer, name)).double() for name in ("num_tokens", "ended"))
     row = rollout_trainer(steps=1).train()
-    rewards, lengths = rollout.rewards.view(3, 4), rollout.lengths.double()
     assert row["reward"] == pytest.approx(rewards.mean().item())
     assert row["reward_std"] == pytest.approx(rewards.std(1).mean().item())
     assert row["rewards/share_of_late_letters/mean"] == row["reward"]
@@ -96,10 +92,13 @@ def test_metrics_of_a_rollout_by_hand(torch, rollout_trainer):
     assert row["frac_reward_zero_std"] == (rewards.max(1).values == rewards.min(1).values).double().mean().item()
     assert row["completions/mean_length"] == pytest.approx(lengths.mean().item())
     assert (row["completions/min_length"], row["completions/max_length"]) == (lengths.min(), lengths.max())
-    assert row["completions/clipped_ratio"] == pytest.approx(1 - rollout.ended.double().mean().item())
-    ended = lengths[rollout.ended].mean().item()
-    assert row["completions/mean_terminated_length"] == pytest.approx(ended)
-    assert row["entropy"] == pytest.approx(rollout.entropies.sum().item() / lengths.sum().item())
+    assert row["completions/clipped_ratio"] == pytest.approx(1 - ended.mean().item())
+    assert row["completions/mean_terminated_length"] == pytest.approx(lengths[ended.bool()].mean().item())
+    whole = rollout_trainer("ppo").updates_of().batches[0]  # PPO learns from every completion, of the same samples
+    with torch.no_grad():
+        states = predicting_states(trainer.policy, whole)
+    entropies = response_entropies(states, whole, 1.0)
+    assert row["entropy"] == pytest.approx(entropies.sum().item() / lengths.sum().item(), rel=1e-5)
     assert {"time/sample_seconds", "time/reward_seconds", "time/update_seconds"} <= row.keys()
 
 
@@ -172,44 +171,43 @@ class LastToken:
 
 @pytest.mark.parametrize("name", ONLINE)
 def test_a_reward_model_scores_prompt_and_completion_without_padding(torch, name, rollout_trainer):
-    arguments = {"reward_model": LastToken(torch), "tokenizer": None}
-    trainer = rollout_trainer(name, reward_fn=None, steps=1, arguments=arguments)
-    rollout = rollout_of(trainer)
-    last = rollout.responses.gather(1, rollout.lengths[:, None] - 1)[:, 0]
-    assert rollout.rewards.tolist() == last.tolist()
-    assert rollout.by_name == {"reward_model": last.tolist()}
+    trainer = rollout_trainer(name, reward_fn=None, steps=1, arguments={"reward_model": LastToken(torch)})
+    made = trainer.updates_of().completions
+    [end] = Letters.eos_ids
+    last = [end if entry["ended"] else ord(entry["completion"][-1]) - ord("a") for entry in made]
+    assert [entry["reward"] for entry in made] == last
+    assert [entry["rewards"] for entry in made] == [{"reward_model": token} for token in last]
     assert "rewards/reward_model/mean" in trainer.train()
 
 
 def test_what_a_reward_model_reads_is_charged(torch, rollout_trainer):
     trainer = rollout_trainer(reward_fn=None, arguments={"reward_model": LastToken(torch), "tokenizer": None})
-    attempt = Attempt()
-    rollout = rollout_of(trainer, attempt=attempt)
-    read = (rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths).sum()
-    assert attempt.costs.scored_tokens == int(read)
-    sampled = rollout.lengths.view(len(rollout.prompts), -1).tolist()
-    prompts = rollout.prompt_mask.sum(1).tolist()
-    ids = [[3] * size for size in prompts]
+    made = trainer.updates_of()
+    entries = made.completions
+    assert made.costs.scored_tokens == sum(len(entry["prompt"]) + entry["num_tokens"] for entry in entries)
+    groups = [entries[start : start + 4] for start in range(0, len(entries), 4)]
+    ids = [[3] * len(group[0]["prompt"]) for group in groups]
+    sampled = [[entry["num_tokens"] for entry in group] for group in groups]
     sampling = sampling_flops(trainer.flops, trainer.policy, ids, sampled, trainer.settings.max_new_tokens)
-    assert attempt.costs.flops == pytest.approx(sampling)  # it multiplies no matrix
+    assert made.costs.flops == pytest.approx(sampling)  # it multiplies no matrix
 
 
 @pytest.mark.parametrize("ends", [3, [3, 5]])
 def test_without_a_tokenizer_the_models_own_ids_end_a_completion(torch, ends, rollout_trainer, small_llama):
     arguments = {"reward_model": LastToken(torch), "tokenizer": None}
-    trainer = rollout_trainer(model=small_llama(eos_token_id=ends), reward_fn=None, arguments=arguments)
-    rollout = rollout_of(trainer)
-    last = rollout.responses.gather(1, rollout.lengths[:, None] - 1)[:, 0]
-    ids = torch.tensor(ends).flatten()
-    assert rollout.ended.any()
-    assert torch.equal(rollout.ended, torch.isin(last, ids))
+    trainer = rollout_trainer("ppo", model=small_llama(eos_token_id=ends), reward_fn=None, arguments=arguments)
+    made = trainer.updates_of()
+    batch, ended = made.batches[0], torch.tensor([entry["ended"] for entry in made.completions])
+    last = batch["responses"].gather(1, batch["response_mask"].sum(1)[:, None] - 1)[:, 0]
+    assert ended.any()
+    assert torch.equal(ended, torch.isin(last, torch.tensor(ends).flatten()))
 
 
 @pytest.mark.parametrize("name", ONLINE)
 def test_a_reward_model_beside_rewards_adds_to_them(torch, name, rollout_trainer):
-    rollout = rollout_of(rollout_trainer(name, arguments={"reward_model": LastToken(torch)}))
-    assert set(rollout.by_name) == {"share_of_late_letters", "reward_model"}
-    assert rollout.rewards.tolist() == pytest.approx([a + b for a, b in zip(*rollout.by_name.values(), strict=True)])
+    made = rollout_trainer(name, arguments={"reward_model": LastToken(torch)}).updates_of().completions
+    assert all(entry["rewards"].keys() == {"share_of_late_letters", "reward_model"} for entry in made)
+    assert [entry["reward"] for entry in made] == pytest.approx([sum(entry["rewards"].values()) for entry in made])
 
 
 @pytest.mark.parametrize("name", ONLINE)
@@ -233,7 +231,7 @@ def test_under_lora_in_bf16_the_reference_is_the_adapter_switched_off(torch, nam
 def made_by(name, batch, model, **settings):
     from workbench.trainer import get_trainer_class
 
-    trainer_class = get_trainer_class(name)
+    trainer_class = watched(get_trainer_class(name))
     return trainer_class(model, None, [batch], settings=trainer_class.settings_class(**MADE | settings))
 
 
@@ -293,9 +291,8 @@ def test_without_old_logprobs_they_are_the_policys_own_before_the_first_update(t
     trainer = made_by("grpo", {k: v for k, v in made.items() if k != "old_logprobs"}, small_llama(), passes=2, steps=2)
     assert trainer.train()["clip_ratio/region_mean"] >= 0.0
     trainer = made_by("grpo", {k: v for k, v in made.items() if k != "old_logprobs"}, small_llama(), passes=2, steps=2)
-    trainer._take_batch()
-    first, second = trainer.updates.batches
-    own = trainer._forward(first)[0].detach()
+    first, second = trainer.updates_of().batches
+    own = trainer.logprobs_of(first)
     assert torch.equal(first["old_logprobs"], second["old_logprobs"])
     torch.testing.assert_close(first["old_logprobs"], own * first["response_mask"], rtol=1e-5, atol=1e-6)
 
@@ -303,9 +300,9 @@ def test_without_old_logprobs_they_are_the_policys_own_before_the_first_update(t
 def test_a_group_of_one_has_no_advantage_and_is_warned_of(torch, made, small_llama):
     lone = {name: value[1:] for name, value in made.items()}
     trainer = made_by("grpo", lone, small_llama(), steps=2)
-    advantages = trainer._learn(rollout_of(trainer), Attempt()).advantages
-    assert advantages[0] == 0.0
-    assert (advantages[1:] != 0).all()
+    advantages = trainer.updates_of().batches[0]["advantages"]
+    assert len(advantages) == len(lone["rewards"]) - 1, "what has no advantage is left out"
+    assert (advantages != 0).all()
     trainer.train()
     assert [warning for warning in trainer.warnings if "group of one" in warning] == [
         "step 1: group of one: 1 of 3 groups have a single completion, whose advantage is 0: bring several completions "
