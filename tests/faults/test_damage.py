@@ -99,7 +99,7 @@ def test_no_damage_of_a_trainer_s_checkpoint_is_loaded(variant, make_trainer, tm
     build().train()
     folders = list(checkpoint.steps_newest_first(tmp_path / "checkpoints"))
     # Until one in the middle of its rollouts is the newest.
-    while variant in ONLINE and not list(folders[0].glob("pending*")):
+    while variant in ONLINE and not list(folders[0].glob("feed*")):
         shutil.rmtree(folders.pop(0))
     newest, older, *_ = folders
     trainer, tries = build(), 0

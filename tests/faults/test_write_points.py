@@ -31,7 +31,7 @@ CHECKPOINT = {
     "fsync of the parent": r"fsync checkpoints$",
     "rename": r"rename checkpoints",
     "rotation": r"rmtree checkpoints",
-    "rotation, half-way": r"(remove|rmdir) (checkpoints|manifest|state|model|optimizer|ema|pending)",
+    "rotation, half-way": r"(remove|rmdir) (checkpoints|manifest|state|model|optimizer|ema|feed)",
     "records synced": r"fsync (metrics|completions)\.jsonl",
 }
 RUN = {"record": "append", "record written": "appended", "forward": "forward", "update": "update", "updated": "updated"}
