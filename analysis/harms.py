@@ -1,4 +1,4 @@
-"""Runs that ended in harm, as workbench/trainer/health.py judged while they trained: what must be seen first."""
+"""Runs that ended in harm, as records/health.py of the trainer judged while they trained: what must be seen first."""
 
 from __future__ import annotations
 

@@ -178,7 +178,6 @@ def warm_up() -> None:
     import torch._dynamo
 
     import analysis.report  # noqa: F401
-    from workbench.experiment import runner  # noqa: F401
 
     torch.set_num_threads(1)
 

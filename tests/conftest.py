@@ -181,7 +181,7 @@ def in_processes(torch) -> Callable[..., list[Any]]:
     import peft  # noqa: F401
     import torch._dynamo  # noqa: F401
 
-    from workbench.trainer.distributed import leave_process_group
+    from workbench.trainer.machine.distributed import leave_process_group
 
     def child(function: Callable[[int], Any], rank: int, world: int, port: int, sender: Any) -> None:
         if world > 1:

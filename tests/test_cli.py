@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from workbench import cli
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.locks import hold
 
 ROOT = Path(__file__).parents[1]

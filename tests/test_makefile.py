@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from workbench.experiment import plan_file
 from workbench.experiment.definition.overrides import join_settings, split_settings
 from workbench.experiment.definition.source import show
+from workbench.experiment.planning import plan_file
 
 ROOT = Path(__file__).parents[1]
 NASTY = (

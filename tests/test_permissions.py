@@ -8,7 +8,7 @@ import os
 import pytest
 
 from workbench import cli
-from workbench.experiment import launchers, runner
+from workbench.experiment.running import launchers, runner
 from workbench.permissions import NOTHING, Permissions
 
 DEFINITION = "question: q\ntrainer: sft\nmodel: {preset: tiny}\ndata: {task: sort}\nhyperparameters: {steps: 1}\n"

@@ -192,7 +192,7 @@ def _folder(text: str) -> Path:
 def _load(parsed: argparse.Namespace) -> Experiment:
     from workbench.experiment.definition.overrides import split_settings
     from workbench.experiment.definition.resolve import load_experiment
-    from workbench.experiment.plan_file import as_planned
+    from workbench.experiment.planning.plan_file import as_planned
 
     definition, overrides = as_planned(parsed.name, parsed.runs)
     return load_experiment(definition, [*overrides, *parsed.set, *split_settings(parsed.settings)])
@@ -213,13 +213,13 @@ def _run(parsed: argparse.Namespace) -> int:
             "command line: --share: not with --fresh: each command would train anew what another made"
         )
     experiment = _load(parsed)
-    from workbench.experiment.launchers import set_environment
-    from workbench.experiment.reward_code import refuse_reward_code
+    from workbench.experiment.running.launchers import set_environment
+    from workbench.experiment.running.reward_code import refuse_reward_code
 
     permissions = _permissions(parsed)
     refuse_reward_code(experiment, parsed.runs, permissions)
     set_environment()
-    from workbench.experiment.runner import run_experiment
+    from workbench.experiment.running.runner import run_experiment
 
     return run_experiment(
         experiment,
@@ -234,7 +234,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
 def _plan(parsed: argparse.Namespace) -> int:
     experiment = _load(parsed)
-    from workbench.experiment.plan_text import describe_plan
+    from workbench.experiment.planning.plan_text import describe_plan
 
     account = describe_plan(
         experiment, parsed.runs, jobs=parsed.jobs, fresh=parsed.fresh, permissions=_permissions(parsed)
@@ -346,7 +346,7 @@ def _experiments(names: Sequence[str], runs: Path) -> list[str]:
 
 
 def _status(parsed: argparse.Namespace) -> int:
-    from workbench.experiment.status import status_text
+    from workbench.experiment.planning.status import status_text
 
     say(status_text(_load(parsed), parsed.runs))
     return 0

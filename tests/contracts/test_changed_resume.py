@@ -11,7 +11,7 @@ from tests.contracts.points import EVERY, Points
 from tests.trainers import TRAINERS, VARIANTS, batch_of, outcome
 from workbench.errors import CheckpointError, Interrupted
 from workbench.own_code import hash_of
-from workbench.trainer import snapshot, surroundings
+from workbench.trainer.records import snapshot, surroundings
 
 
 def test_changed_settings_are_refused_with_the_difference(build, tmp_path):

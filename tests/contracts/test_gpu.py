@@ -11,8 +11,8 @@ import pytest
 from tests.batches import VOCABULARY
 from tests.trainers import EVERY_TRAINER, TRAINERS, outcome
 from workbench.errors import CheckpointError, DivergenceError
-from workbench.experiment.launchers import set_environment
-from workbench.trainer.batches import num_rows
+from workbench.experiment.running.launchers import set_environment
+from workbench.trainer.loop.batches import num_rows
 
 EVERY = {"steps": 6, "checkpoint_every": 2, "evaluate_every": 3}
 # Wide enough for the kernels that a real model's attention takes, those in bf16 among them.

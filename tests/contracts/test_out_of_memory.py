@@ -11,7 +11,7 @@ import pytest
 from tests.trainers import EVERY_TRAINER, ONLINE
 from workbench.errors import DivergenceError
 from workbench.tracking.reader import read_rows
-from workbench.trainer.batches import num_rows
+from workbench.trainer.loop.batches import num_rows
 
 MEGABYTES = 512
 """What one row's forward takes, besides what it really needs."""

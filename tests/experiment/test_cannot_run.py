@@ -10,10 +10,10 @@ import torch
 from workbench.data.chat import render_chat
 from workbench.errors import DataError, DefinitionError
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.plan_text import describe_plan
+from workbench.experiment.planning.plan_text import describe_plan
 from workbench.models.presets import make_preset
 from workbench.models.tokenizer import Tokenizer
-from workbench.trainer.device import training_device
+from workbench.trainer.machine.device import training_device
 
 
 def test_what_begins_from_a_run_that_cannot_run_cannot_run(lab, define, definitions):

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from workbench.errors import DataError, WorkbenchError
-from workbench.experiment import held_out, run, start_models
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.prepare import Preparer
-from workbench.experiment.run import execute
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.running import held_out, run, start_models
+from workbench.experiment.running.prepare import Preparer
+from workbench.experiment.running.run import execute
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.stages import collect, reference_logprobs
 from workbench.experiment.stages.data import Reading
 from workbench.inputs import Inputs

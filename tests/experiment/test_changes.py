@@ -8,8 +8,8 @@ import pytest
 
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.identity import identify
-from workbench.experiment.plan import plan_runs
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.planning.plan import plan_runs
+from workbench.experiment.running.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from workbench.data.counts import Counts
-from workbench.experiment.data_warnings import NO_END, cut_warnings
+from workbench.experiment.planning.data_warnings import NO_END, cut_warnings
 
 CUT = (
     "training data: data.max_tokens is 8: 2 of 3 rows are cut (2 rows lose 24 tokens of the completion, its end among "

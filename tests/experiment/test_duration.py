@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.duration import COMMAND_SECONDS, Durations, side_by_side
-from workbench.experiment.estimate import estimate
-from workbench.experiment.plan import waves
-from workbench.experiment.plan_text import describe_plan
-from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.speed import Speed, measured_speed
+from workbench.experiment.planning.duration import COMMAND_SECONDS, Durations, side_by_side
+from workbench.experiment.planning.estimate import estimate
+from workbench.experiment.planning.plan import waves
+from workbench.experiment.planning.plan_text import describe_plan
+from workbench.experiment.planning.speed import Speed, measured_speed
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.models.presets import make_preset
 
 

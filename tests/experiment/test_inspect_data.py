@@ -11,7 +11,7 @@ from workbench.data import forms
 from workbench.data.formats import parse_example
 from workbench.data.wanted import format_of
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.held_out_files import asks
+from workbench.experiment.running.held_out_files import asks
 
 
 def _write(path: Path, *rows: dict) -> None:

@@ -15,10 +15,10 @@ from tests.commands import Command
 from tests.trainers import ONLINE
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.estimate import estimate
 from workbench.experiment.identity import identify
-from workbench.experiment.plan_text import describe_plan
-from workbench.experiment.speed import Speed
+from workbench.experiment.planning.estimate import estimate
+from workbench.experiment.planning.plan_text import describe_plan
+from workbench.experiment.planning.speed import Speed
 
 OWN_CODE = "def reward(completions, answers):\n    return [float(len(text)) for text in completions]\n"
 GRPO: dict[str, Any] = {

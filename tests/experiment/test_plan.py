@@ -11,16 +11,16 @@ import pytest
 
 from analysis.load import load_folders
 from workbench.errors import DefinitionError, ModelError
-from workbench.experiment.changes import describe_change
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.estimate import estimate
 from workbench.experiment.identity import counted_before, differences, identify, measuring_versions
-from workbench.experiment.plan import plan_runs, waves
-from workbench.experiment.plan_file import as_planned, write_plan
-from workbench.experiment.plan_text import describe_plan
-from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.speed import Speed
-from workbench.experiment.status import status_text
+from workbench.experiment.planning.changes import describe_change
+from workbench.experiment.planning.estimate import estimate
+from workbench.experiment.planning.plan import plan_runs, waves
+from workbench.experiment.planning.plan_file import as_planned, write_plan
+from workbench.experiment.planning.plan_text import describe_plan
+from workbench.experiment.planning.speed import Speed
+from workbench.experiment.planning.status import status_text
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.tracking.reader import read_sealed
 from workbench.trainer.settings import COSTS_VERSION
 

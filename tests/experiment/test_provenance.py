@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.experiment.provenance import code_state, current_commit, hardware, package_versions
+from workbench.experiment.running.provenance import code_state, current_commit, hardware, package_versions
 from workbench.redaction import redact
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.experiment import run
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.duration import Durations
-from workbench.experiment.prepare import Preparer
-from workbench.experiment.speed import Speed
+from workbench.experiment.planning.duration import Durations
+from workbench.experiment.planning.speed import Speed
+from workbench.experiment.running import run
+from workbench.experiment.running.prepare import Preparer
 from workbench.trainer.dpo_settings import DPOSettings
 
 DEFINITION = {

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from workbench.errors import WorkbenchError
-from workbench.experiment import score_again as module
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.plan import PlannedRun, plan_runs
-from workbench.experiment.prepare import Preparer
-from workbench.experiment.run import execute
-from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.score_again import score_again
+from workbench.experiment.planning.plan import PlannedRun, plan_runs
+from workbench.experiment.running import score_again as module
+from workbench.experiment.running.prepare import Preparer
+from workbench.experiment.running.run import execute
+from workbench.experiment.running.run_folder import RunFolder
+from workbench.experiment.running.score_again import score_again
 from workbench.models.presets import make_preset
 
 PAIRS = [{"prompt": f"say {n}: ", "chosen": str(n % 7), "rejected": "x"} for n in range(24)]

@@ -114,7 +114,7 @@ def test_other_code_of_the_workbench_is_refused_by_name_and_marked_where_it_was_
     """A copy of the package with one comment more, as a pull, an edit or another installed version would be."""
     for name in ("workbench", "analysis"):
         shutil.copytree(ROOT / name, tmp_path / "other" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with open(tmp_path / "other/workbench/trainer/costs.py", "a") as file:
+    with open(tmp_path / "other/workbench/trainer/records/costs.py", "a") as file:
         file.write("# changed\n")
     code, said = Command(lab, "run", "long", cold=True, PYTHONPATH=str(tmp_path / "other")).end()
     assert (code, "code of the workbench" in said, "INEXACT=1" in said) == (3, True, True), said

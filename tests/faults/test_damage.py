@@ -18,11 +18,11 @@ from tests.faults.test_stages_killed import Silent
 from tests.trainers import ONLINE, TRAINERS
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.plan_text import describe_plan
-from workbench.experiment.prepare import Preparer
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.planning.plan_text import describe_plan
+from workbench.experiment.planning.status import status_text
+from workbench.experiment.running.prepare import Preparer
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.sample import find_model
-from workbench.experiment.status import status_text
 from workbench.models.resolve import resolve_model_folder
 from workbench.models.settings import ModelSettings
 from workbench.tracking.parquet import TABLES, read_table

@@ -26,8 +26,8 @@ from tests.faults.test_stages_killed import STAGE, make
 from tests.trainers import EVERY_TRAINER, outcome
 from workbench.errors import StorageError
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.estimate import estimate
-from workbench.experiment.speed import measured_speed
+from workbench.experiment.planning.estimate import estimate
+from workbench.experiment.planning.speed import measured_speed
 from workbench.experiment.stages.cache import StageCache
 from workbench.models.load import load_model, save_model
 from workbench.trainer import checkpoint

@@ -27,7 +27,7 @@ def start_together(lab, barrier):
     """`workbench run start` of a process that is forked from a warm one, at the barrier before it tries the lock: its
     code, what it said, and the seconds since."""
     from workbench import cli
-    from workbench.experiment import runner
+    from workbench.experiment.running import runner
 
     os.chdir(lab)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # these are fifty commands, not fifty processes of one job

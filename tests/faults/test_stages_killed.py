@@ -14,7 +14,7 @@ import yaml
 
 from tests.faults.conftest import at_write, kill
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.prepare import Preparer
+from workbench.experiment.running.prepare import Preparer
 from workbench.experiment.stages.cache import MANIFEST, Stage, StageCache
 
 pytestmark = pytest.mark.multi

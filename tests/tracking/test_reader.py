@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.tracking.reader import (
     Tail,
     find_runs,

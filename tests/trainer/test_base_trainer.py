@@ -8,7 +8,7 @@ import pytest
 
 from workbench.errors import CheckpointError, DataError, DefinitionError
 from workbench.tracking.reader import read_rows
-from workbench.trainer.batches import batches_from, split_rows
+from workbench.trainer.loop.batches import batches_from, split_rows
 
 
 @pytest.fixture

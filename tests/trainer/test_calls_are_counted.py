@@ -233,7 +233,7 @@ def test_what_cannot_be_counted_is_said_and_no_budget_of_flops_is_taken(
 
 
 def test_costs_that_were_not_counted_stay_so_through_json() -> None:
-    from workbench.trainer.costs import Costs
+    from workbench.trainer.records.costs import Costs
 
     costs = Costs(flops=float("nan"), trained_tokens=7)
     text = json.dumps(costs.as_json(), allow_nan=False)

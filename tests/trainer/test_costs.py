@@ -7,8 +7,8 @@ import torch
 
 from workbench.models.flops import Work
 from workbench.tracking.durations import format_duration
-from workbench.trainer.costs import Costs
-from workbench.trainer.progress import Progress
+from workbench.trainer.records.costs import Costs
+from workbench.trainer.records.progress import Progress
 from workbench.trainer.settings import Budget
 
 

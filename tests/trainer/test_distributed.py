@@ -198,9 +198,9 @@ def test_a_wrong_reference_in_one_process_stops_all(small_llama, make_trainer, m
 
 def test_metrics_are_pooled_over_processes_whatever_each_has_seen(torch, in_processes):
     def pooled(rank):
-        from workbench.trainer.accumulation import StepLoss
-        from workbench.trainer.distributed import join_process_group
+        from workbench.trainer.loop.accumulation import StepLoss
         from workbench.trainer.loss import LossResult, LossTerm
+        from workbench.trainer.machine.distributed import join_process_group
 
         join_process_group(torch.device("cpu"))
         loss = StepLoss()
@@ -216,7 +216,7 @@ def test_two_processes_find_each_other_by_torchruns_environment(in_processes):
     def names(rank):
         import torch
 
-        from workbench.trainer import distributed
+        from workbench.trainer.machine import distributed
 
         distributed.join_process_group(torch.device("cpu"))
         reduced = distributed.reduce_tensor(torch.tensor([float(rank), 1.0])).tolist()

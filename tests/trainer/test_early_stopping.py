@@ -7,7 +7,7 @@ import math
 import pytest
 
 from workbench.errors import DefinitionError
-from workbench.trainer.early_stopping import Stopper
+from workbench.trainer.loop.early_stopping import Stopper
 from workbench.trainer.settings import EarlyStopping
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.trainer.ema import AveragedWeights
+from workbench.trainer.loop.ema import AveragedWeights
 
 
 def flat(torch, model):

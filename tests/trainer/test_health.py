@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.trainer.health import Health
+from workbench.trainer.records.health import Health
 
 
 def judged(rows, judges_loss=True):

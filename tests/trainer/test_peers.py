@@ -13,7 +13,7 @@ import pytest
 
 from workbench.errors import RankError
 from workbench.tracking.reader import read_rows
-from workbench.trainer import peers
+from workbench.trainer.machine import peers
 
 STEPS = 6
 WITHIN_SECONDS = 30.0

@@ -15,7 +15,7 @@ from workbench.trainer import GRPOTrainer
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.online.lesson import Lesson
 from workbench.trainer.online.policy_gradient import PolicyGradientTrainer
-from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.online.settings import RolloutSettings
 
 
 class LeaveOneOut(PolicyGradientTrainer):

@@ -6,7 +6,7 @@ import pytest
 
 from workbench.models.llama import Llama
 from workbench.tracking.reader import read_rows
-from workbench.trainer.actor_critic import ActorCritic
+from workbench.trainer.online.actor_critic import ActorCritic
 from workbench.trainer.online.scoring import predicting_states, response_logprobs
 
 KL = "policy/approxkl_avg"

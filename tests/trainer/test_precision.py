@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from workbench.trainer import precision as module
-from workbench.trainer.precision import Precision, measure_cpu_precision, resolve_precision
+from workbench.trainer.machine import precision as module
+from workbench.trainer.machine.precision import Precision, measure_cpu_precision, resolve_precision
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from workbench.tracking.reader import read_rows
-from workbench.trainer.range_test import RangeTest
-from workbench.trainer.schedule import learning_rate_factor
+from workbench.trainer.loop.range_test import RangeTest
+from workbench.trainer.loop.schedule import learning_rate_factor
 from workbench.trainer.settings import TrainerSettings
 
 RISING = {"schedule": "range_test", "min_learning_rate_ratio": 1e-4}

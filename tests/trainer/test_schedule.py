@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.trainer.schedule import learning_rate_factor
+from workbench.trainer.loop.schedule import learning_rate_factor
 from workbench.trainer.settings import TrainerSettings
 
 

@@ -8,8 +8,8 @@ import statistics
 
 import pytest
 
+from workbench.trainer.loop.spikes import SpikeWatch
 from workbench.trainer.settings import Spikes
-from workbench.trainer.spikes import SpikeWatch
 
 
 def watch(**settings):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from workbench.errors import RewardError
-from workbench.trainer.costs import Costs
-from workbench.trainer.updates import Updates
+from workbench.trainer.loop.updates import Updates
+from workbench.trainer.records.costs import Costs
 
 
 def test_a_bare_iterable_is_updates_with_nothing_else_to_say():

@@ -20,7 +20,7 @@ from workbench.data.sources import SUFFIXES
 from workbench.errors import DataError, ModelError
 from workbench.evaluation.settings import KL_VERSION
 from workbench.experiment.definition.schema import START, WRITTEN_AS, RunSpec, dump, rewards_of
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.stages.cache import VERSIONS
 from workbench.generation.sampling import VERSION as SAMPLING_VERSION
 from workbench.models.folder import settings_identity

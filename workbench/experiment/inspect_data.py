@@ -19,10 +19,15 @@ from workbench.data.tasks import Split, make_rows
 from workbench.data.wanted import Wanted
 from workbench.errors import DataError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.held_out_files import asks, held_out_pairs_source, held_out_prompts_source, task_example
-from workbench.experiment.leaks import PAIRS, PROMPTS, TRAINING, overlaps, trained_before
-from workbench.experiment.lengths import LARGEST_READ
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.planning.leaks import PAIRS, PROMPTS, TRAINING, overlaps, trained_before
+from workbench.experiment.planning.lengths import LARGEST_READ
+from workbench.experiment.running.held_out_files import (
+    asks,
+    held_out_pairs_source,
+    held_out_prompts_source,
+    task_example,
+)
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.models.chat_templates import NO_TEMPLATE
 from workbench.models.folder import is_adapter
 from workbench.models.tokenizer import read_chat_template

@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from workbench.errors import DefinitionError
-from workbench.experiment.run_folder import RunFolder
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.models.positions import model_positions
 from workbench.tracking.reader import read_run
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from workbench.errors import DataError, DefinitionError, MethodError
 from workbench.tracking.terminal import complain
-from workbench.trainer.output_folder import OutputFolder
+from workbench.trainer.records.output_folder import OutputFolder
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import TrainerSettings
 

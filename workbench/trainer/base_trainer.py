@@ -24,27 +24,29 @@ from workbench.models.flops import ModelFlops
 from workbench.models.mode import evaluation_mode
 from workbench.models.probe import verdict_of
 from workbench.models.tokenizer_given import as_tokenizer
-from workbench.trainer import arguments, device, distributed, memory
-from workbench.trainer.batches import Batch, check_updates, is_empty
-from workbench.trainer.calls import CallMeter, says_its_work
-from workbench.trainer.costs import Costs
-from workbench.trainer.health import Health
+from workbench.trainer import arguments
+from workbench.trainer.loop import memory
+from workbench.trainer.loop.batches import Batch, check_updates, is_empty
 from workbench.trainer.loop.descent import Descent
 from workbench.trainer.loop.examination import Evaluator, Examination
 from workbench.trainer.loop.feed import Feed
 from workbench.trainer.loop.gradient import Gradient
 from workbench.trainer.loop.guard import Guard, Verdict
+from workbench.trainer.loop.updates import Updates
 from workbench.trainer.loss import LossResult
+from workbench.trainer.machine import device, distributed
 from workbench.trainer.machine.network import network_of
-from workbench.trainer.output_folder import OutputFolder
-from workbench.trainer.progress import Progress
-from workbench.trainer.recompute import Recompute
+from workbench.trainer.machine.recompute import Recompute
+from workbench.trainer.records.calls import CallMeter, says_its_work
 from workbench.trainer.records.charges import Charges
+from workbench.trainer.records.costs import Costs
+from workbench.trainer.records.health import Health
+from workbench.trainer.records.output_folder import OutputFolder
+from workbench.trainer.records.progress import Progress
 from workbench.trainer.records.state import RunState
 from workbench.trainer.reference import FrozenReference
 from workbench.trainer.saved import SavedTrainer
 from workbench.trainer.settings import TrainerSettings
-from workbench.trainer.updates import Updates
 
 
 class BaseTrainer(SavedTrainer):

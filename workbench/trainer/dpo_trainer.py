@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from workbench.trainer.batches import Batch
 from workbench.trainer.dpo_settings import DPOSettings
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult
 from workbench.trainer.pair_training import PairTrainer
 from workbench.trainer.preference import PreferenceObjective

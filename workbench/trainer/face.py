@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 from workbench.models.flops import ModelFlops
-from workbench.trainer.costs import Costs
-from workbench.trainer.early_stopping import Stopper
-from workbench.trainer.health import Health
 from workbench.trainer.loop.descent import Descent
+from workbench.trainer.loop.early_stopping import Stopper
 from workbench.trainer.loop.examination import Evaluator, Examination
 from workbench.trainer.loop.feed import Feed
 from workbench.trainer.loop.gradient import Gradient
 from workbench.trainer.loop.guard import Guard
+from workbench.trainer.loop.updates import Updates
 from workbench.trainer.machine.network import Network
-from workbench.trainer.output_folder import OutputFolder
-from workbench.trainer.precision import Precision
-from workbench.trainer.progress import Progress
+from workbench.trainer.machine.precision import Precision
 from workbench.trainer.records.charges import Charges
+from workbench.trainer.records.costs import Costs
+from workbench.trainer.records.health import Health
+from workbench.trainer.records.output_folder import OutputFolder
+from workbench.trainer.records.progress import Progress
 from workbench.trainer.records.state import RunState
 from workbench.trainer.reference import FrozenReference
-from workbench.trainer.updates import Updates
 
 
 class TrainerFace:

@@ -11,7 +11,7 @@ from workbench.objectives.advantages import ADVANTAGES
 from workbench.objectives.kl import KL_ESTIMATORS
 from workbench.objectives.policy_gradient import CORRECTIONS, POLICY_LOSSES
 from workbench.trainer.method import Method
-from workbench.trainer.rollout_settings import SAMPLED, RolloutSettings
+from workbench.trainer.online.settings import SAMPLED, RolloutSettings
 
 GSPO_LARGEST_CLIP = 0.05
 DYNAMIC_SAMPLING_VERSION = 2

@@ -17,10 +17,10 @@ from workbench.objectives.policy_gradient import (
     clipped_sequences,
 )
 from workbench.tracking.values import Value
-from workbench.trainer import distributed
-from workbench.trainer.batches import Batch
 from workbench.trainer.grpo_settings import GRPOSettings
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.machine import distributed
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
 from workbench.trainer.online.metrics import KL, ROUNDS

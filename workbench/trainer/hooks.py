@@ -13,14 +13,14 @@ from workbench.errors import CheckpointError, DefinitionError, MethodError
 from workbench.models.flops import Work
 from workbench.models.told import heard_by
 from workbench.trainer.arguments import source_of
-from workbench.trainer.batch_check import BatchCheck
 from workbench.trainer.batch_format import with_batch
-from workbench.trainer.batches import Batch, EpochLoader, num_rows
-from workbench.trainer.costs import Costs, refuse_uncounted
 from workbench.trainer.face import TrainerFace
+from workbench.trainer.loop.batch_check import BatchCheck
+from workbench.trainer.loop.batches import Batch, EpochLoader, num_rows
+from workbench.trainer.loop.updates import Updates
 from workbench.trainer.loss import LossResult, as_result
-from workbench.trainer.randomness import seed_step
-from workbench.trainer.updates import Updates
+from workbench.trainer.machine.randomness import seed_step
+from workbench.trainer.records.costs import Costs, refuse_uncounted
 
 T = TypeVar("T")
 

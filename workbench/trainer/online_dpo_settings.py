@@ -9,7 +9,7 @@ from pydantic import Field
 
 from workbench.trainer.dpo_settings import PAIRWISE, DPOSettings, PreferenceSettings
 from workbench.trainer.method import Method
-from workbench.trainer.rollout_settings import SAMPLED, RolloutSettings
+from workbench.trainer.online.settings import SAMPLED, RolloutSettings
 
 
 class OnlineDPOSettings(RolloutSettings, PreferenceSettings):

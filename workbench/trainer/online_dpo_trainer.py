@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from workbench.models.flops import Work
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson

@@ -8,7 +8,7 @@ import torch
 
 from workbench.errors import DefinitionError
 from workbench.models.passes import output_head
-from workbench.trainer.muon import MuonWithAdamW
+from workbench.trainer.loop.muon import MuonWithAdamW
 from workbench.trainer.settings import TrainerSettings
 
 

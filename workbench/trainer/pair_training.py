@@ -10,9 +10,9 @@ import torch
 from workbench.errors import DataError
 from workbench.models.flops import Work
 from workbench.trainer.base_trainer import BaseTrainer
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
+from workbench.trainer.loop.updates import Updates
 from workbench.trainer.pairs import completion_logprobs, has_reference, pairs_work, reference_columns, text_lengths
-from workbench.trainer.updates import Updates
 
 
 class PairTrainer(BaseTrainer):

@@ -12,7 +12,7 @@ from workbench.models.flops import Work
 from workbench.models.outputs import forward_completions
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.objectives.preference import PairLogratios
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
 
 SIDES = ("chosen", "rejected")
 

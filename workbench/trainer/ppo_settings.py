@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from workbench.config import AtOnce
 from workbench.trainer.method import Method
-from workbench.trainer.rollout_settings import SAMPLED, RolloutSettings
+from workbench.trainer.online.settings import SAMPLED, RolloutSettings
 from workbench.trainer.settings import Fraction
 
 LARGEST_KL_ERROR = 0.2

@@ -12,17 +12,17 @@ from workbench.objectives.advantages import generalised_advantages
 from workbench.objectives.kl import kl_k1
 from workbench.objectives.policy_gradient import Clip, clipped_tokens, clipped_value_losses
 from workbench.tracking.values import Value
-from workbench.trainer.actor_critic import ActorCritic
-from workbench.trainer.batches import Batch
-from workbench.trainer.costs import Costs
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.machine.precision import resolve_precision
+from workbench.trainer.online.actor_critic import ActorCritic
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
 from workbench.trainer.online.policy_gradient import PolicyGradientTrainer, mean_per_token
 from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online.scoring import response_entropies, response_logprobs, rollout_work
 from workbench.trainer.ppo_settings import LARGEST_KL_ERROR, PPOSettings
-from workbench.trainer.precision import resolve_precision
+from workbench.trainer.records.costs import Costs
 from workbench.trainer.settings import TrainerSettings
 
 APPROXIMATE_KL = "policy/approxkl_avg"

@@ -7,8 +7,8 @@ import torch
 from workbench.errors import DivergenceError
 from workbench.objectives.preference import PREFERENCE_LOSSES
 from workbench.tracking.values import Max, Mean, Value
-from workbench.trainer.batches import Batch
 from workbench.trainer.dpo_settings import PreferenceSettings
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.pairs import completion_lengths, pair_logratios, pair_weights
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from workbench.disk import make_folder
 from workbench.models.save import save_from_memory
-from workbench.trainer import checkpoint, distributed
+from workbench.trainer import checkpoint
 from workbench.trainer.hooks import TrainerHooks
-from workbench.trainer.snapshot import Origin, OwnState, Part, Snapshot
-from workbench.trainer.surroundings import differences, surroundings_of
+from workbench.trainer.machine import distributed
+from workbench.trainer.records.snapshot import Origin, OwnState, Part, Snapshot
+from workbench.trainer.records.surroundings import differences, surroundings_of
 
 
 class SavedTrainer(TrainerHooks):

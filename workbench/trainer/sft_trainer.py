@@ -12,7 +12,7 @@ from workbench.models.outputs import HeadInputs, forward_to_head
 from workbench.objectives.logprobs import projected_logprobs
 from workbench.objectives.masking import IGNORED
 from workbench.trainer.base_trainer import BaseTrainer
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.sft_settings import SFTSettings

@@ -20,8 +20,8 @@ from workbench.generation.sampling import SamplingSettings
 from workbench.models.load import load_model
 from workbench.trainer import DPOTrainer, SFTTrainer
 from workbench.trainer.dpo_settings import DPOSettings
+from workbench.trainer.machine.precision import Precision
 from workbench.trainer.pairs import completion_logprobs
-from workbench.trainer.precision import Precision
 from workbench.trainer.sft_settings import SFTSettings
 
 # Steps end with the turns. No checkpoint falls into a turn; records are written as in any run.

@@ -19,8 +19,8 @@ from workbench.data.sets import PromptSet, Texts
 from workbench.models.load import load_model
 from workbench.models.tokenizer import Tokenizer
 from workbench.trainer import GRPOTrainer
-from workbench.trainer.batches import Batch
 from workbench.trainer.grpo_settings import GRPOSettings
+from workbench.trainer.loop.batches import Batch
 
 
 class PacedGRPOTrainer(GRPOTrainer):

@@ -11,8 +11,8 @@ from workbench.experiment.definition.schema import NAMES_ONLY, Experiment, RunSp
 from workbench.tracking.names import KL_START, PAIR_ACCURACY, PAIR_MARGIN
 from workbench.tracking.words import plural
 from workbench.trainer import method
+from workbench.trainer.online.settings import RolloutSettings
 from workbench.trainer.registry import get_settings_class
-from workbench.trainer.rollout_settings import RolloutSettings
 from workbench.trainer.settings import TrainerSettings
 
 DEFAULT = "default"

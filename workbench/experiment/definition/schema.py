@@ -14,7 +14,7 @@ from workbench.data.settings import DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.rewards.settings import RewardSettings
-from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.online.settings import RolloutSettings
 from workbench.trainer.settings import Budget, RunSettings, TrainerSettings
 
 START = "start"

@@ -18,22 +18,22 @@ from workbench.data.sets import Part, TokenSet
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
-from workbench.experiment import leaks
-from workbench.experiment.data_warnings import end_warnings
 from workbench.experiment.definition.schema import START, Experiment, RunSpec
-from workbench.experiment.held_out import (
+from workbench.experiment.planning import leaks
+from workbench.experiment.planning.data_warnings import end_warnings
+from workbench.experiment.running.held_out import (
     held_out_examples,
     held_out_reading,
     held_out_set,
     trained_as_chat,
 )
-from workbench.experiment.held_out_files import held_out_pairs_source, held_out_prompts_source
-from workbench.experiment.provenance import num_cores
-from workbench.experiment.run_folder import RunFolder
-from workbench.experiment.run_stages import RunStages
+from workbench.experiment.running.held_out_files import held_out_pairs_source, held_out_prompts_source
+from workbench.experiment.running.provenance import num_cores
+from workbench.experiment.running.run_folder import RunFolder
+from workbench.experiment.running.run_stages import RunStages
+from workbench.experiment.running.start_models import Reporter, StartModels
 from workbench.experiment.stages.cache import StageResult
 from workbench.experiment.stages.data import MAX_TASK_TOKENS, ROWS_FILE
-from workbench.experiment.start_models import Reporter, StartModels
 from workbench.models.tokenizer import Tokenizer
 
 MAX_BINS = 24

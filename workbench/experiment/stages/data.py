@@ -17,7 +17,7 @@ from workbench.data.sets import TokenSet
 from workbench.data.settings import ReadData, TaskData
 from workbench.data.tasks import make_rows
 from workbench.errors import DataError
-from workbench.experiment.held_out_files import task_example
+from workbench.experiment.running.held_out_files import task_example
 from workbench.experiment.stages.collect import read_pairs
 from workbench.models.tokenizer import Tokenizer
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from workbench.data.sets import PairSet, save_reference
-from workbench.experiment.launchers import fork_map
+from workbench.experiment.running.launchers import fork_map
 from workbench.experiment.stages.worker import Worker
 
 BLOCK_TOKENS = 8192

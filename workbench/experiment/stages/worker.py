@@ -33,14 +33,14 @@ class Worker:
     def load(self, folder: Path) -> torch.nn.Module:
         """The folder's model, frozen, on the device."""
         from workbench.models.load import load_model
-        from workbench.trainer.device import training_device
+        from workbench.trainer.machine.device import training_device
 
         model = load_model(folder, device=str(training_device(self.device)), lora=self.lora)
         return model.eval().requires_grad_(False)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The context of every forward pass."""
-        from workbench.trainer.device import training_device
-        from workbench.trainer.precision import Precision
+        from workbench.trainer.machine.device import training_device
+        from workbench.trainer.machine.precision import Precision
 
         return Precision(self.precision, training_device(self.device)).autocast()

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 
-from workbench.trainer.ema import AveragedWeights
+from workbench.trainer.loop.ema import AveragedWeights
+from workbench.trainer.loop.schedule import configure_scheduler
+from workbench.trainer.machine.precision import Precision, resolve_precision
 from workbench.trainer.optimizer import configure_optimizer
-from workbench.trainer.precision import Precision, resolve_precision
-from workbench.trainer.schedule import configure_scheduler
+from workbench.trainer.records.tensors import OptimizerState
 from workbench.trainer.settings import TrainerSettings
-from workbench.trainer.training_state import OptimizerState
 
 
 class Descent:

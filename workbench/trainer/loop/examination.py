@@ -9,15 +9,16 @@ from typing import Any
 import torch
 
 from workbench.errors import DataError
-from workbench.trainer import arguments, distributed
-from workbench.trainer.accumulation import StepLoss
-from workbench.trainer.early_stopping import Stopper
-from workbench.trainer.ema import AveragedWeights
+from workbench.trainer import arguments
+from workbench.trainer.loop.accumulation import StepLoss
+from workbench.trainer.loop.early_stopping import Stopper
+from workbench.trainer.loop.ema import AveragedWeights
 from workbench.trainer.loss import LossResult
+from workbench.trainer.machine import distributed
 from workbench.trainer.machine.network import Network
-from workbench.trainer.output_folder import OutputFolder
+from workbench.trainer.records.output_folder import OutputFolder
+from workbench.trainer.records.tensors import load_model_tensors
 from workbench.trainer.settings import EarlyStopping
-from workbench.trainer.training_state import load_model_tensors
 
 Evaluator = Callable[[torch.nn.Module, int], dict[str, float]]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from workbench.errors import CheckpointError
-from workbench.trainer import distributed
-from workbench.trainer.batches import Batch, batches_from
-from workbench.trainer.updates import Updates
+from workbench.trainer.loop.batches import Batch, batches_from
+from workbench.trainer.loop.updates import Updates
+from workbench.trainer.machine import distributed
 
 
 class Feed:

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import torch
 
 from workbench.errors import DivergenceError
-from workbench.trainer import distributed
-from workbench.trainer.accumulation import StepLoss
-from workbench.trainer.batches import Batch, num_rows, split_rows
+from workbench.trainer.loop.accumulation import StepLoss
+from workbench.trainer.loop.batches import Batch, num_rows, split_rows
 from workbench.trainer.loop.descent import Descent
+from workbench.trainer.loop.memory import is_out_of_memory
 from workbench.trainer.loss import LossResult
+from workbench.trainer.machine import distributed
 from workbench.trainer.machine.network import Network
-from workbench.trainer.memory import is_out_of_memory
 from workbench.trainer.settings import TrainerSettings
 
 T = TypeVar("T")

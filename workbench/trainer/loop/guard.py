@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from workbench.errors import DivergenceError, NonFiniteError
-from workbench.trainer.range_test import RangeTest
+from workbench.trainer.loop.range_test import RangeTest
+from workbench.trainer.loop.spikes import SpikeWatch
 from workbench.trainer.settings import Remedy, TrainerSettings
-from workbench.trainer.spikes import SpikeWatch
 
 MAX_ROLLBACKS = 3
 MAX_SKIPPED = 20

@@ -1,0 +1,1 @@
+"""What a trainer runs on: devices, precisions, processes."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from workbench.trainer import distributed
-from workbench.trainer.training_state import load_model_tensors, model_tensors
+from workbench.trainer.machine import distributed
+from workbench.trainer.records.tensors import load_model_tensors, model_tensors
 
 
 class Network:

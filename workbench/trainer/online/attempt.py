@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from workbench.trainer import distributed
-from workbench.trainer.costs import Costs
+from workbench.trainer.machine import distributed
+from workbench.trainer.records.costs import Costs
 
 T = TypeVar("T")
 

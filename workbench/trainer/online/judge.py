@@ -16,12 +16,12 @@ from workbench.permissions import Permissions
 from workbench.rewards.build import build_rewards
 from workbench.rewards.keywords import as_reward_set
 from workbench.rewards.reward import Reward, RewardSet, Sample, TrainerState
-from workbench.trainer.batches import Batch
-from workbench.trainer.costs import Costs
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online.sampler import ids_of
-from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.online.settings import RolloutSettings
+from workbench.trainer.records.costs import Costs
 
 
 class Judge:

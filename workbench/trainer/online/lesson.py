@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.online.rollout import Rollout
 
 

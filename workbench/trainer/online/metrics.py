@@ -9,7 +9,7 @@ import torch
 
 from workbench.errors import RewardError
 from workbench.objectives.advantages import group_spread
-from workbench.trainer import distributed
+from workbench.trainer.machine import distributed
 from workbench.trainer.online.rollout import Rollout
 
 REWARD = "reward"

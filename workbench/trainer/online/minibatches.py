@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from workbench.errors import DataError
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
 
 FRESH = "fresh"
 """1 in the rows of a rollout's first update: no update lies between its sampling and it."""

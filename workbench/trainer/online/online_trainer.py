@@ -18,8 +18,8 @@ from workbench.models.told import heard_by
 from workbench.objectives.masking import length_mask
 from workbench.rewards.reward import TrainerState
 from workbench.trainer.base_trainer import BaseTrainer
-from workbench.trainer.batches import Batch
-from workbench.trainer.costs import Costs
+from workbench.trainer.loop.batches import Batch
+from workbench.trainer.loop.updates import Updates
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.judge import Judge
 from workbench.trainer.online.lesson import Lesson
@@ -27,11 +27,11 @@ from workbench.trainer.online.metrics import REWARD, completion_rows, rollout_me
 from workbench.trainer.online.rollout import RANK_STRIDE, Rollout, rollout_made_elsewhere
 from workbench.trainer.online.sampler import ends_of, ids_of, judged_ids, sampling_seeds
 from workbench.trainer.online.scoring import predicting_states, response_logprobs, rollout_work
+from workbench.trainer.online.settings import RolloutSettings
 from workbench.trainer.online.signals import SignalWatch
-from workbench.trainer.rollout_settings import RolloutSettings
+from workbench.trainer.records.costs import Costs
+from workbench.trainer.records.snapshot import Part
 from workbench.trainer.settings import TrainerSettings
-from workbench.trainer.snapshot import Part
-from workbench.trainer.updates import Updates
 
 
 class OnlineTrainer(BaseTrainer):

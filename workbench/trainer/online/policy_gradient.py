@@ -12,9 +12,9 @@ from workbench.errors import DivergenceError
 from workbench.models.flops import Work
 from workbench.objectives.policy_gradient import PER_TOKEN, Reduction, SampledTokens
 from workbench.tracking.values import Max, Mean, Value
-from workbench.trainer import distributed
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossTerm
+from workbench.trainer.machine import distributed
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
 from workbench.trainer.online.metrics import GAP, KL, LARGEST_GAP

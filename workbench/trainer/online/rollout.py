@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from workbench.errors import DataError
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
 
 RANK_STRIDE = 1 << 32
 """Between the group numbers of two processes, so that groups of all are told apart."""

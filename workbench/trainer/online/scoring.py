@@ -7,7 +7,7 @@ import torch
 from workbench.models.flops import Work
 from workbench.models.outputs import HeadInputs, forward_completions
 from workbench.objectives.logprobs import projected_entropies, projected_logprobs
-from workbench.trainer.batches import Batch
+from workbench.trainer.loop.batches import Batch
 
 
 def predicting_states(model: torch.nn.Module, batch: Batch, *, states: bool = False) -> HeadInputs:

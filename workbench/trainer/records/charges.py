@@ -10,10 +10,10 @@ from dataclasses import astuple, replace
 import torch
 
 from workbench.models.flops import ModelFlops, Work
-from workbench.trainer import distributed
-from workbench.trainer.batches import Batch, split_rows
-from workbench.trainer.calls import CallMeter
-from workbench.trainer.costs import Costs
+from workbench.trainer.loop.batches import Batch, split_rows
+from workbench.trainer.machine import distributed
+from workbench.trainer.records.calls import CallMeter
+from workbench.trainer.records.costs import Costs
 from workbench.trainer.settings import TrainerSettings
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from workbench.trainer.costs import Costs
+from workbench.trainer.records.costs import Costs
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Runs and what they rest on are made: prepared, launched, trained, evaluated and recorded."""

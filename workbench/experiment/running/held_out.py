@@ -1,0 +1,186 @@
+"""What a run is measured on: evaluators of prompts, pairs and rows, from its definition."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from workbench.data.asked import AskedPrompt, asked_prompt
+from workbench.data.bad_rows import BadRows
+from workbench.data.counts import Counts
+from workbench.data.formats import Example, Prompt
+from workbench.data.forms import PAIRS, DataForm
+from workbench.data.reading import Examples
+from workbench.data.sets import RowSet, TokenSet
+from workbench.data.settings import DatasetData, FileData, ReadData
+from workbench.data.tasks import make_rows, prompt_id
+from workbench.data.tokenise import encode_prompts
+from workbench.errors import DataError
+from workbench.evaluation.pairs import PairEvaluator
+from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
+from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
+from workbench.evaluation.rows import RowEvaluator
+from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.planning.positions import check_lengths
+from workbench.experiment.running.held_out_files import asks, held_out_prompts_source, task_example
+from workbench.experiment.running.prepared import PreparedRun
+from workbench.experiment.stages.cache import StageResult
+from workbench.experiment.stages.data import ROWS_FILE
+from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
+from workbench.models.load import load_model
+from workbench.models.positions import Positions, model_positions
+from workbench.models.tokenizer import Tokenizer
+from workbench.rewards import answer_problem, check_of_answers
+from workbench.trainer.base_trainer import Evaluator
+
+REMEDY = "mend the rows: none of a held-out set is left out"
+UNCUT = sys.maxsize
+NEEDS_ANSWERS = "exact match compares completions with it"
+
+
+def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Path) -> list[Evaluator]:
+    """The held-out evaluation of a run; its records go to output_dir."""
+    spec = prepared.spec
+    if spec.evaluate is None:
+        return []
+    evaluators: list[Evaluator] = []
+    as_chat = trained_as_chat(prepared.data)
+    examples = held_out_examples(spec, as_chat)
+    positions = model_positions(prepared.model_folder)
+    prompts = _prompts(spec, examples, tokenizer, as_chat, positions)
+    if prompts:
+        evaluators.append(
+            PromptEvaluator(
+                prompts,
+                spec.evaluate,
+                tokenizer,
+                verifier=spec.evaluate.task or spec.evaluate.verifier or check_of_answers([p.answer for p in prompts]),
+                reference=_reference(prepared),
+                records=output_dir / "completions.jsonl",
+            )
+        )
+    if prepared.held_out_pairs is not None and prepared.held_out_reference is not None:
+        reference = prepared.held_out_reference.folder / REFERENCE_FILE
+        pairs = PAIRS.load(prepared.held_out_pairs.folder / ROWS_FILE, reference)
+        evaluators.append(PairEvaluator(pairs, records=output_dir / "pairs.jsonl"))
+    learned = _with_loss(spec, examples)
+    if learned:
+        rows, counts = held_out_set(spec, learned, tokenizer, as_chat)
+        assert isinstance(rows, RowSet), "forms with a loss of rows have sets of rows"
+        if positions is not None:
+            check_lengths(rows.lengths, counts.places, positions, new=0)
+        evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
+    return evaluators
+
+
+def _with_loss(spec: RunSpec, examples: Iterable[Example]) -> list[Example]:
+    """The held-out examples whose loss is measured: a prompt with an answer is completed and checked alone."""
+    return [example for example in examples if not isinstance(example, Prompt)] if spec.form.has_row_loss else []
+
+
+def trained_as_chat(data: StageResult) -> bool:
+    """Whether the training data went through the chat template: what is held out then does so too."""
+    return data.made["counts"]["chats"] > 0
+
+
+def held_out_set(
+    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, form: DataForm | None = None
+) -> tuple[TokenSet, Counts]:
+    """The held-out examples in a form, by default that which the trainer's own would have: prompts whole, as they are
+    completed, rows cut as its rows are."""
+    assert spec.evaluate is not None, "held-out examples are evaluate's"
+    form, bad = form or spec.form.held_out_form, BadRows(remedy=REMEDY)
+    most = UNCUT if form.is_sampled else _reading(spec).max_tokens
+    return form.tokenise(examples, tokenizer, most, as_chat=as_chat, task=spec.evaluate.task, bad=bad)
+
+
+def held_out_notes(prepared: PreparedRun) -> list[str]:
+    """What was cut of the rows whose held-out loss is measured."""
+    spec = prepared.spec
+    if not spec.form.has_row_loss or held_out_prompts_source(spec) is None:
+        return []
+    as_chat = trained_as_chat(prepared.data)
+    tokenizer = Tokenizer.load(prepared.model_folder)
+    learned = _with_loss(spec, held_out_examples(spec, as_chat))
+    if not learned:
+        return []
+    _, counts = held_out_set(spec, learned, tokenizer, as_chat)
+    return [f"held-out rows: {note}" for note in [counts.note()] if note]
+
+
+def held_out_examples(spec: RunSpec, as_chat: bool) -> list[Example]:
+    """Of the task, file or split that evaluate names, at most evaluate.prompts; bad rows are never left out here."""
+    settings = spec.evaluate
+    if settings is None:
+        return []
+    task = settings.task_settings
+    if task is not None:
+        made = make_rows(task, "held_out", settings.prompts, settings.seed)
+        return [task_example(row) for row in made]
+    found = held_out_reading(spec, as_chat)
+    return [] if found is None else list(found)[: settings.prompts]
+
+
+def held_out_reading(spec: RunSpec, as_chat: bool) -> Examples | None:
+    """The held-out rows of a file or split, to be read; None where they are of a task, or there are none."""
+    source = held_out_prompts_source(spec)
+    if source is None or spec.evaluate is None:
+        return None
+    if isinstance(source, DatasetData):  # which may be large: no more is read than is asked for
+        source = source.model_copy(update={"rows": spec.evaluate.prompts})
+    if as_chat:
+        source = source.model_copy(update={"chat_template": True})
+    bad = BadRows(remedy=REMEDY)
+    return Examples.of(source, spec.form.held_out, bad)
+
+
+def _reading(spec: RunSpec) -> ReadData:
+    return spec.data if isinstance(spec.data, ReadData) else FileData(path="-")
+
+
+def _prompts(
+    spec: RunSpec, examples: Iterable[Example], tokenizer: Tokenizer, as_chat: bool, positions: Positions | None
+) -> list[HeldOutPrompt]:
+    """The examples that ask for one completion and say what is right. The last turn of a conversation is asked for by a
+    trainer of prompts, where a verifier is named, and where the row has an answer of its own or
+    tells prompt and completion apart."""
+    asked: list[tuple[AskedPrompt, str]] = []
+    places: list[str] = []
+    for example in examples:
+        if asks(spec, example):
+            try:
+                found = asked_prompt(example)
+            except ValueError as error:
+                raise DataError(f"{example.where}: {error}") from error
+            if found.answer is None:
+                raise DataError(f"{example.where}: the row has no answer, allowed rows with one: {NEEDS_ANSWERS}")
+            named = (spec.evaluate.verifier if spec.evaluate is not None else None) or ""
+            problem = answer_problem(named, found.answer)
+            if problem is not None:
+                raise DataError(f"{example.where}: verifier {named}: the row {problem}")
+            asked.append((found, found.answer))
+            places.append(example.where or f"held-out prompt {len(asked)}")
+    encoded = encode_prompts(tokenizer, [found.prompt for found, _ in asked], as_chat=as_chat)
+    task = spec.evaluate.task if spec.evaluate is not None else None
+    if positions is not None and spec.evaluate is not None:
+        new = spec.evaluate.max_new_tokens
+        check_lengths([len(ids) + new for ids in encoded], places, positions, new=new)
+    return [
+        HeldOutPrompt(found.text, answer, prompt_id(task or "file", found.text), tuple(ids))
+        for (found, answer), ids in zip(asked, encoded, strict=True)
+    ]
+
+
+def _reference(prepared: PreparedRun) -> Reference | None:
+    """The start, where there is one: a model made at random is no start to stay close to."""
+    spec = prepared.spec
+    has_start = spec.start is not None or (spec.model is not None and spec.model.preset is None)
+    if spec.evaluate is None or not spec.evaluate.kl or not has_start:
+        return None
+    if spec.lora is not None:
+        return adapter_off_reference
+    from workbench.trainer.machine.device import training_device
+
+    device = str(training_device(spec.hyperparameters.device, spec.hyperparameters.deterministic))
+    return frozen_reference(load_model(prepared.model_folder, device=device))

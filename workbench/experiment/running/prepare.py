@@ -1,0 +1,111 @@
+"""Runs made ready to train: what each needs is made or found, and put together with what there is to say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from workbench.data.counts import Counts
+from workbench.data.forms import PAIRS
+from workbench.data.settings import CollectData, ReadData
+from workbench.errors import ModelError
+from workbench.experiment.definition.schema import RunSpec, scores_reference
+from workbench.experiment.identity import data_files, file_identity, held_out_split, identify, own_code
+from workbench.experiment.planning.data_warnings import cut_warnings, data_warnings, end_warnings
+from workbench.experiment.planning.positions import check_rows
+from workbench.experiment.running.files_read import opened_by_run, prepared_from
+from workbench.experiment.running.prepared import PreparedRun
+from workbench.experiment.running.run_stages import RunStages
+from workbench.experiment.running.start_models import Reporter, StartModels
+from workbench.experiment.stages import collect
+from workbench.experiment.stages.cache import StageResult
+from workbench.experiment.stages.data import ROWS_FILE
+from workbench.inputs import REMEDY, Inputs
+from workbench.models.give_template import REPLACED, replaces_template
+from workbench.models.tokenizer import Tokenizer
+
+
+class Preparer:
+    """Prepares runs one after the other; each stage is computed by `jobs` processes."""
+
+    def __init__(self, runs: Path, reporter: Reporter, jobs: int) -> None:
+        self.runs, self.reporter = runs, reporter
+        self.models = StartModels(runs, reporter)
+        self.stages = RunStages(self.models, jobs)
+        self._told: set[str] = set()
+
+    def prepare(self, spec: RunSpec, precision: str) -> PreparedRun:
+        """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError; DataError too
+        where a file that it is made of changes meanwhile."""
+        folder = self.models.unverified(spec)
+        inputs = Inputs(prepared_from(spec, self.runs, folder))
+        with inputs.unchanged():
+            return self._prepare(spec, precision, self.models.folder(spec), inputs)
+
+    def _prepare(self, spec: RunSpec, precision: str, folder: Path, inputs: Inputs) -> PreparedRun:
+        identity = identify(spec, self.runs, precision)
+        if identity.fields is None:
+            raise ModelError(f"{identity.waits_for}, which {spec.key} begins from, was taken away; {REMEDY}")
+        tokenizer = Tokenizer.load(folder)
+        worker = self.models.worker(spec, precision)
+        data = spec.data
+        notes = [REPLACED] if replaces_template(folder) else []
+        files = own_code(spec)
+        inherited: dict[str, dict[str, float]] = {}
+        source: StageResult | None = None
+        if isinstance(data, CollectData):
+            source = self.stages.collected(spec, "train", data.collect.pairs, worker)
+            inherited["collect"] = source.made["costs"]
+            notes.append(collect.pair_note(source.made))
+        elif isinstance(data, ReadData):
+            files |= data_files(data)
+        rows = self.stages.tokenised(spec, tokenizer, source)
+        check_rows(spec, spec.form, rows, rows.folder / ROWS_FILE, folder)
+        found = Counts(**rows.made["counts"])
+        told = (found.note(), found.repeated_note(), *found.remarks(), *end_warnings(found, tokenizer))
+        notes += [f"training data: {note}" for note in told if note]
+        self._warn(data_warnings(spec, found, tokenizer))
+        reference = None
+        if scores_reference(spec):
+            reference = self.stages.scored(spec, rows, folder, worker, inputs)
+            inherited["ref_logprobs"] = reference.made["costs"]
+        held_out = self.stages.held_out_pairs(spec, tokenizer, worker)
+        held_out_reference = None
+        if held_out is not None:
+            check_rows(spec, PAIRS, held_out, held_out.folder / ROWS_FILE, folder)
+            held_out_reference = self.stages.scored(spec, held_out, folder, worker, inputs)
+        if spec.evaluate is not None:
+            files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
+            split = held_out_split(spec)
+            files |= data_files(split) if split is not None else {}
+        if held_out is not None and (note := (cut := Counts(**held_out.made["counts"])).note()):
+            notes.append(f"held-out pairs: {note}")
+            if isinstance(data, ReadData):
+                self._warn(cut_warnings("held-out pairs", data.max_tokens, cut))
+        return PreparedRun(
+            spec,
+            identity,
+            precision,
+            folder,
+            rows,
+            reference=reference,
+            held_out_pairs=held_out,
+            held_out_reference=held_out_reference,
+            inherited=inherited,
+            collected=source,
+            notes=tuple(notes),
+            data_files=files,
+            counts={
+                name: {key: value for key, value in stage.made["counts"].items() if key != "places"}
+                for name, stage in (("data", rows), ("held_out_pairs", held_out))
+                if stage is not None
+            },
+            opened=Inputs(opened_by_run(spec, folder)).hashes(),
+        )
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        """Each once for all runs that share it."""
+        for text in warnings:
+            if text not in self._told:
+                self._told.add(text)
+                self.reporter.say(f"warning: {text}")

@@ -1,0 +1,271 @@
+"""One run, from its prepared inputs to its model, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workbench.config import file_sha256
+from workbench.data.batches import BatchLoader
+from workbench.data.sets import PromptSet, TokenSet
+from workbench.errors import Interrupted, WorkbenchError
+from workbench.experiment.definition.schema import rewards_of
+from workbench.experiment.identity import counted_before, measuring_versions, task_of
+from workbench.experiment.planning import leaks
+from workbench.experiment.running.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
+from workbench.experiment.running.prepared import PreparedRun
+from workbench.experiment.running.run_folder import FINISHED, RunFolder
+from workbench.experiment.stages.data import ROWS_FILE
+from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
+from workbench.inputs import Inputs
+from workbench.interrupts import interrupt_behind
+from workbench.locks import INSIDE, hold, hold_file
+from workbench.models.adapters import add_lora
+from workbench.models.folder import model_fingerprint, weights_file
+from workbench.models.load import count_parameters, load_model, save_model
+from workbench.models.tokenizer import Tokenizer
+from workbench.permissions import NOTHING, Permissions
+from workbench.rewards.build import build_rewards, check_rewarded
+from workbench.tracking.terminal import complain
+from workbench.trainer.base_trainer import BaseTrainer
+from workbench.trainer.create import create_trainer
+from workbench.trainer.machine.device import training_device
+from workbench.trainer.machine.distributed import get_rank, get_world_size
+from workbench.trainer.method import describe
+from workbench.trainer.records.costs import Costs
+
+
+def execute(
+    prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], permissions: Permissions = NOTHING
+) -> None:
+    """Train the run to its end, or on from its last checkpoint, and leave its model. What went wrong is in its status
+    and raised again."""
+    folder = RunFolder(runs, prepared.spec.key)
+    waited_for: list[str] = []
+
+    def wait(holder: str) -> None:
+        waited_for.append(holder)
+        complain(f"waiting for {holder}")
+
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(hold(runs, prepared.spec.key, on_wait=wait, inside=True))
+        if folder.status().get("fingerprint") == prepared.identity.fingerprint:
+            if folder.is_finished():
+                return  # another command made it while this one waited
+            if waited_for and folder.status().get("state") == "failed":
+                raise _failed_there(folder.status())
+        started = time.monotonic()
+        before = 0.0
+        trainer: BaseTrainer | None = None
+        try:
+            if _begin(folder, prepared, provenance):  # the lock inside went with what was moved away
+                locks.enter_context(hold_file(folder.path / INSIDE, prepared.spec.key))
+            before = float(folder.status().get("seconds") or 0.0)
+            with Inputs.verified(prepared.inputs).unchanged():
+                trainer = build_trainer(prepared, folder.path, permissions)
+                found = find_overlaps(prepared, runs)
+                notes = [*prepared.notes, *held_out_notes(prepared), *leaks.notes(found)]
+            uncounted = trainer.uncounted
+            notes += [f"FLOPs are not counted: {uncounted}"] if uncounted else []
+            folder.write_status(notes=notes, overlaps=leaks.record(found))
+            trainer.resume(inexact=permissions.inexact)
+            trainer.train(save_model=False)  # _finish saves it, with the files that it was made of
+            _finish(folder, prepared, trainer, before + time.monotonic() - started)
+        except BaseException as met:
+            # A signal before or after training, which answers its own, finds nothing to save.
+            request = interrupt_behind(met) if not isinstance(met, Interrupted) else None
+            error = Interrupted(request.signal_number, saved=False) if request else met
+            if not isinstance(error, WorkbenchError):
+                raise
+            if not folder.is_finished():
+                folder.write_status(
+                    state="interrupted" if isinstance(error, Interrupted) else "failed",
+                    message=str(error),
+                    exit_code=error.exit_code,
+                    seconds=before + time.monotonic() - started,
+                    **(_progress(trainer) if trainer is not None else {}),
+                )
+            raise error from None
+
+
+def _failed_there(status: Mapping[str, Any]) -> WorkbenchError:
+    """What another command met, and this one would meet again."""
+    error = WorkbenchError(str(status.get("message")))
+    error.exit_code = int(status.get("exit_code") or error.exit_code)
+    return error
+
+
+def build_trainer(
+    prepared: PreparedRun, output_dir: Path, permissions: Permissions = NOTHING, *, rewarded: bool = True
+) -> BaseTrainer:
+    """The trainer of a run, at step 0: model, adapters, data in the run's order, held-out evaluation, costs so far.
+    rewarded: whether a trainer of prompts is to train, for which it needs its rewards."""
+    spec = prepared.spec
+    tokenizer = Tokenizer.load(prepared.model_folder).with_ends(_ends(prepared))
+    model = load_model(prepared.model_folder, lora=spec.lora)
+    if spec.lora is not None:
+        add_lora(model, spec.lora, spec.seed)
+    settings = spec.hyperparameters.revised(precision=prepared.precision)
+    rank, world_size = get_rank(), get_world_size()
+    dataset = _dataset(prepared)
+    loader = BatchLoader(dataset, settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size)
+    rewards = {}
+    if spec.form.is_sampled and rewarded:
+        device = str(training_device(settings.device, settings.deterministic))
+        assert isinstance(dataset, PromptSet), "what is sampled is a set of prompts"
+        check_rewarded(rewards_of(settings), task_of(spec), dataset.asked())
+        rewards["reward_fn"] = build_rewards(
+            rewards_of(settings),
+            task=task_of(spec),
+            device=device,
+            columns=dataset.columns(),
+            permissions=permissions,
+        )
+    trainer = create_trainer(
+        spec.trainer,
+        model=model,
+        train_loader=loader,
+        settings=settings,
+        evaluators=build_evaluators(prepared, tokenizer, output_dir),
+        output_dir=output_dir,
+        tokenizer=tokenizer,
+        **rewards,
+    )
+    for costs in prepared.inherited.values():
+        trainer.costs.add(Costs.of(costs))
+    return trainer
+
+
+def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
+    pairs = prepared.held_out_pairs
+    return leaks.overlaps_of_stages(
+        held_out_examples(prepared.spec, trained_as_chat(prepared.data)),
+        None if pairs is None else pairs.folder,
+        prepared.data.folder,
+        prepared.spec.start,
+        runs,
+    )
+
+
+def _ends(prepared: PreparedRun) -> list[int]:
+    """Ids that end an answer in the training data, beside those that the model's files name."""
+    return list(prepared.data.made["counts"]["ends"].values())
+
+
+def _dataset(prepared: PreparedRun) -> TokenSet:
+    scored = prepared.reference.folder / REFERENCE_FILE if prepared.reference is not None else None
+    return prepared.spec.form.load(prepared.data.folder / ROWS_FILE, scored)
+
+
+def made_of(prepared: PreparedRun, runs: Path) -> dict[str, Any]:
+    """What the run rests on, for provenance.json."""
+    spec, start = prepared.spec, None
+    if spec.start is not None:
+        start = {"folder": spec.start, "model_sha256": RunFolder(runs, spec.start).status().get("model_sha256")}
+    own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
+    method = describe(type(spec.hyperparameters).described(), spec.hyperparameters)
+    return {**own, "counts": prepared.counts, "method": method}
+
+
+def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, Any]) -> bool:
+    """Whether another run was moved out of the way."""
+    status = folder.status()
+    moved = None
+    if status and status.get("fingerprint") != prepared.identity.fingerprint:
+        moved = folder.supersede()
+        status = {}
+    spec = prepared.spec
+    own = made_of(prepared, folder.runs)
+    own["measured_by"] = measuring_versions(spec) | counted_before(folder, status)
+    folder.begin(
+        spec,
+        {**provenance, **own},
+        {
+            "state": "running",
+            "message": "",
+            "pid": os.getpid(),
+            "exit_code": None,
+            "fingerprint": prepared.identity.fingerprint,
+            "identity": prepared.identity.fields,
+            "notes": list(prepared.notes),
+            "commit": provenance.get("commit"),
+            "code": provenance.get("code"),
+            "threads": spec.threads,
+            "precision": prepared.precision,
+            "seconds": status.get("seconds") or 0.0,
+        },
+    )
+    return moved is not None
+
+
+def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seconds: float) -> None:
+    ends = Tokenizer.load(prepared.model_folder).with_ends(_ends(prepared)).eos_ids
+    with _source_of(prepared).unchanged():
+        save_model(trainer.policy, folder.model, prepared.model_folder, ends=ends)
+    trained, frozen = count_parameters(trainer.unwrapped_model)
+    own = trainer.costs.as_json()
+    for costs in prepared.inherited.values():
+        for name, value in costs.items():
+            own[name] = None if own[name] is None else own[name] - value
+    best = trainer.stopper.state if trainer.stopper else None
+    folder.write_status(
+        state=FINISHED,
+        message="",
+        exit_code=0,
+        seconds=seconds,
+        **_progress(trainer),
+        stopped_by=trainer.stopped_by,
+        best_step=best.best_step if best else None,
+        best_value=best.best_value if best else None,
+        restored=trainer.restored_best,
+        device=str(trainer.device),
+        num_parameters=trained + frozen,
+        trained_parameters=trained,
+        peak_memory_bytes=_peak_memory(trainer),
+        model_sha256=file_sha256(weights_file(folder.model)),
+        model_files=folder.model_files(),
+        model_fingerprint=model_fingerprint(folder.model),
+        costs={**own, "inherited": prepared.inherited},
+    )
+
+
+def _source_of(prepared: PreparedRun) -> Inputs:
+    """What the saved model takes from the one that the run began with: configuration and tokenizer, and of an adapter
+    alone the name of its base's weights."""
+    lora = prepared.spec.lora
+    whole = lora is not None and lora.save == "adapter"
+    return Inputs.verified(
+        {
+            path: digest
+            for path, digest in prepared.opened.items()
+            if Path(path).parent == prepared.model_folder and (whole or not path.endswith(".safetensors"))
+        }
+    )
+
+
+def _progress(trainer: BaseTrainer) -> dict[str, Any]:
+    """How far a run came, and what there is to say of its way."""
+    return {
+        "step": trainer.step,
+        "num_steps": trainer.num_steps,
+        "warnings": trainer.warnings,
+        "uncounted_flops": trainer.uncounted,
+        "incidents": trainer.incidents,
+        # Of the weights that it leaves: early stopping's best are not those that were judged last.
+        "harms": [] if trainer.restored_best else trainer.health.standing,
+        "inexact": trainer.inexact,
+        "checkpoints": {"written": len(trainer.records.save_seconds), "seconds": sum(trainer.records.save_seconds)},
+    }
+
+
+def _peak_memory(trainer: BaseTrainer) -> int:
+    if trainer.device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(trainer.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
