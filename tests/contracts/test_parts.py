@@ -14,7 +14,7 @@ from workbench.trainer import SFTTrainer
 ROOT = Path(__file__).parents[2]
 MOST = 20
 """Attributes of a trainer, those that its method adds among them."""
-MOST_ONLINE = 27
+MOST_ONLINE = 24
 """Of one that samples: rewards, signals and the functions of its loss."""
 
 

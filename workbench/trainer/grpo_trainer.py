@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,33 @@ SAID_OF_SUMS = (
 )
 
 
+@dataclass(frozen=True)
+class GroupObjective:
+    """The functions that the settings name."""
+
+    advantage: Callable[..., torch.Tensor]
+    surrogate: Callable[..., Any]
+    clip: Clip
+    kl_loss: Callable[..., torch.Tensor] | None
+    """Of a KL term in the loss; None where there is none."""
+    kl_penalty: Callable[..., torch.Tensor] | None
+    """Of a KL that rewards are lessened by; None where there is none."""
+    correct: Callable[..., torch.Tensor] | None
+    """The weight of samples of another policy; None where they are taken as they are."""
+
+    @classmethod
+    def of(cls, settings: GRPOSettings) -> GroupObjective:
+        """As the settings say."""
+        return cls(
+            ADVANTAGES[settings.advantage],
+            POLICY_LOSSES[settings.loss].surrogate,
+            Clip(settings.clip_low, settings.clip_high, settings.ratio_ceiling),
+            KL_LOSSES[settings.kl] if settings.beta and settings.kl_in == "loss" else None,
+            KL_PENALTIES[settings.kl] if settings.beta and settings.kl_in == "reward" else None,
+            CORRECTIONS.get(settings.importance_correction),
+        )
+
+
 class GRPOTrainer(PolicyGradientTrainer):
     """Completions of one prompt are compared with one another: see OnlineTrainer for the batches."""
 
@@ -44,14 +72,9 @@ class GRPOTrainer(PolicyGradientTrainer):
     _met_sums = False
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
-        settings = self.settings
-        self._advantage_fn, loss = ADVANTAGES[settings.advantage], POLICY_LOSSES[settings.loss]
-        self._surrogate, self._reduction = loss.surrogate, loss.reduction
-        self._entropy_bonus = settings.entropy_bonus
-        self._clip = Clip(settings.clip_low, settings.clip_high, settings.ratio_ceiling)
-        self._kl_loss = KL_LOSSES[settings.kl] if settings.beta and settings.kl_in == "loss" else None
-        self._kl_penalty = KL_PENALTIES[settings.kl] if settings.beta and settings.kl_in == "reward" else None
-        self._correct = CORRECTIONS.get(settings.importance_correction)
+        self._objective = GroupObjective.of(self.settings)
+        self._reduction = POLICY_LOSSES[self.settings.loss].reduction
+        self._entropy_bonus = self.settings.entropy_bonus
         return super()._set_up_model(model)
 
     # From prompts to updates.
@@ -90,14 +113,14 @@ class GRPOTrainer(PolicyGradientTrainer):
         settings, rewards = self.settings, rollout.rewards
         if settings.beta:
             rollout = self._reference_logprobs(rollout, attempt)
-        if self._kl_penalty is not None:
+        if self._objective.kl_penalty is not None:
             rollout = self._with_old_logprobs(rollout, attempt)
-            rewards = self._less_kl(rollout, self._kl_penalty, attempt)
-        advantages = self._over_all(self._advantage_fn, rewards, rollout, attempt)
+            rewards = self._less_kl(rollout, self._objective.kl_penalty, attempt)
+        advantages = self._over_all(self._objective.advantage, rewards, rollout, attempt)
         rows: Batch = {"advantages": advantages}
-        if rollout.ref_logprobs is not None and self._kl_loss is not None:
+        if rollout.ref_logprobs is not None and self._objective.kl_loss is not None:
             rows["ref_logprobs"] = rollout.ref_logprobs
-        if rollout.old_logprobs is not None and not rollout.sampled_here and self._correct is not None:
+        if rollout.old_logprobs is not None and not rollout.sampled_here and self._objective.correct is not None:
             rows["sampler_logprobs"] = rollout.old_logprobs
         old = self._old_logprobs(rollout, attempt)
         if old is not None:
@@ -105,14 +128,14 @@ class GRPOTrainer(PolicyGradientTrainer):
             if rollout.old_are_sums and old is rollout.old_logprobs:
                 rows[SUMMED] = torch.ones_like(rollout.rewards)
         # A completion without advantage has no gradient unless a further term gives it one; it is not computed.
-        all_learned = self._kl_loss is not None or settings.entropy_bonus
+        all_learned = self._objective.kl_loss is not None or settings.entropy_bonus
         return Lesson(rollout, advantages, rows, learned=None if all_learned else advantages != 0)
 
     def _old_logprobs(self, rollout: Rollout, attempt: Attempt) -> torch.Tensor | None:
         """(N, T) that ratios are taken to, fixed before the first update. None where the only update of a rollout can
         take its own: then the ratio is 1, and nothing need be computed."""
         # A correction takes the ratio to the trainer's own log-probabilities, and the sampler's gap apart from it.
-        is_own = rollout.old_logprobs is None or self._correct is not None
+        is_own = rollout.old_logprobs is None or self._objective.correct is not None
         if attempt.num_updates == 1 and (rollout.sampled_here or is_own):
             return None
         return self._logprobs_under(self.policy, rollout, attempt) if is_own else rollout.old_logprobs
@@ -122,14 +145,14 @@ class GRPOTrainer(PolicyGradientTrainer):
         settings = self.settings
         if settings.importance_correction.startswith("token"):
             return f"importance_correction: {settings.importance_correction}"
-        if self._kl_penalty is not None and settings.kl != "k1":
+        if self._objective.kl_penalty is not None and settings.kl != "k1":
             return f"kl: {settings.kl} in the reward"
-        if self._correct is not None:
+        if self._objective.correct is not None:
             return ""  # the correction takes the sum, and ratios are to the trainer's own log-probabilities
         named = settings.model_fields_set
-        if "loss" in named and self._surrogate is not clipped_sequences:
+        if "loss" in named and self._objective.surrogate is not clipped_sequences:
             return f"loss: {settings.loss}, asked for by name,"
-        ratios_of_kl = self._kl_loss is not None and settings.kl == "k3_ratio" and "kl" in named
+        ratios_of_kl = self._objective.kl_loss is not None and settings.kl == "k3_ratio" and "kl" in named
         return "kl: k3_ratio, asked for by name," if ratios_of_kl else ""
 
     @property
@@ -140,7 +163,7 @@ class GRPOTrainer(PolicyGradientTrainer):
 
     def _count_units(self, batch: Batch) -> dict[str, float]:
         units = {"policy": float(batch["units"].sum())}
-        if self._kl_loss is not None:
+        if self._objective.kl_loss is not None:
             units["kl"] = units["policy"]
         if self.settings.entropy_bonus:
             units["entropy"] = float(batch["tokens"].sum())
@@ -150,23 +173,23 @@ class GRPOTrainer(PolicyGradientTrainer):
         logprobs, entropies = outputs
         tokens, weights = self._sampled_tokens(logprobs, batch), self._weights(batch)
         units = float(batch["units"].sum())
-        is_summed, surrogate_fn = SUMMED in batch, self._surrogate
+        is_summed, surrogate_fn = SUMMED in batch, self._objective.surrogate
         if is_summed and surrogate_fn is not clipped_sequences:
             surrogate_fn, self._met_sums = clipped_completions, True
-        surrogate = surrogate_fn(tokens, self._clip)
+        surrogate = surrogate_fn(tokens, self._objective.clip)
         losses = surrogate.losses
-        if self._correct is not None and "sampler_logprobs" in batch:
+        if self._objective.correct is not None and "sampler_logprobs" in batch:
             gaps = tokens.old_logprobs - batch["sampler_logprobs"]
-            losses = losses * self._correct(gaps, tokens.mask, self.settings.importance_cap)
+            losses = losses * self._objective.correct(gaps, tokens.mask, self.settings.importance_cap)
         terms = {"policy": LossTerm((losses * weights).sum(), units)}
         metrics: dict[str, Value] = {
             "clip_ratio/low_mean": mean_per_token(surrogate.low_clipped, batch),
             "clip_ratio/high_mean": mean_per_token(surrogate.high_clipped, batch),
             "clip_ratio/region_mean": mean_per_token(surrogate.low_clipped | surrogate.high_clipped, batch),
         }
-        if self._kl_loss is not None:
+        if self._objective.kl_loss is not None:
             ratio = (tokens.whole_log_ratio if is_summed else tokens.log_ratio).exp()
-            divergence = self._kl_loss(logprobs, batch["ref_logprobs"], ratio)
+            divergence = self._objective.kl_loss(logprobs, batch["ref_logprobs"], ratio)
             terms["kl"] = LossTerm((divergence * weights).sum(), units, self.settings.beta)
             metrics[KL] = mean_per_token(divergence.detach(), batch)
         terms |= self._entropy_term(entropies, batch)
