@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from tests.flops import flop_counter
 from workbench.generation.costs import sampling_flops
 from workbench.generation.generate import generate
 from workbench.generation.sampling import SamplingSettings
-from workbench.models.counted import own_kernels
 from workbench.models.flops import ModelFlops, Work
 from workbench.models.probe import remember, verdict_of
 
@@ -46,8 +44,7 @@ def counted(model: Any, group: int) -> tuple[float, list[list[int]]]:
     """FLOPs that torch counted while the ragged prompts were continued, and each one's completions in tokens. One token
     in eight ends a completion."""
     verdict_of(model)  # the probe's passes are no sampling
-    sampling = {torch.ops.mkldnn._linear_pointwise: lambda x, *_, out_shape, **__: 2 * math.prod(x) * out_shape[-1]}
-    with FlopCounterMode(display=False, custom_mapping=own_kernels() | sampling) as counter:
+    with flop_counter() as counter:
         found = generate(
             model,
             RAGGED,
@@ -92,3 +89,18 @@ def test_a_rollout_by_hand(small_llama: Any) -> None:
     expected = flops.forward(Work.total([prefill, first, second]))
     assert sampling_flops(flops, small_llama(), [[5, 6], [5, 6, 7]], [[1, 3, 3], [1, 1, 2]], 3) == expected
     assert sampling_flops(flops, small_llama(), [], [], 3) == 0
+
+
+@pytest.mark.parametrize("kind", ["openai-gpt", "gemma4_text"])
+def test_sampling_is_charged_for_every_text_that_it_computes(kind: str) -> None:
+    """openai-gpt has no cache, and computes the whole text for each token; gemma4's layers differ in head_dim."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from tests.models.families import tiny_model
+
+    model = tiny_model(kind)
+    charged = sampling_flops(ModelFlops.counted_of(model), model, [[3, 5, 22, 7, 11, 9]], [[8] * 3], 8)
+    counter = flop_counter()
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        generate(model, [[3, 5, 22, 7, 11, 9]], [0], settings=None, max_new_tokens=8, eos_ids=[], num_samples=3)
+    assert charged == pytest.approx(counter.get_total_flops(), rel=0.05)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.flops import flop_counter
 from tests.trainers import ONLINE
 
 LARGE = {
@@ -23,17 +23,7 @@ LARGE = {
 
 def counted_and_recorded(trainer: Any) -> tuple[float, float]:
     """FLOPs that torch counted in one step, rollouts and reference included; and what the step was charged."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from workbench.models.counted import own_kernels
-
-    def of_linear(inputs: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return 2 * math.prod(inputs) * out_shape[-1]
-
-    # Sampling's linear layers reach the counter whole, not as the products that it knows.
-    sampling = {torch.ops.mkldnn._linear_pointwise: of_linear}
-    counter = FlopCounterMode(display=False, custom_mapping=own_kernels() | sampling)
+    counter = flop_counter()
     with counter:
         trainer._train_step()
     return float(counter.get_total_flops()), trainer.costs.flops
@@ -379,26 +369,6 @@ def test_of_small_models_with_windows(kind: str) -> None:
     for batch in (padded_batch(), {"input_ids": padded_batch()["input_ids"], "labels": padded_batch()["labels"]}):
         counted, recorded = counted_and_recorded(step_on("sft", tiny_model(kind), batch))
         assert recorded == pytest.approx(counted, rel=0.05)
-
-
-@pytest.mark.parametrize("kind", ["openai-gpt", "gemma4_text"])
-def test_sampling_is_charged_for_every_text_that_it_computes(kind: str) -> None:
-    """openai-gpt has no cache, and computes the whole text for each token; gemma4's layers differ in head_dim."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from tests.models.families import tiny_model
-    from workbench.generation.costs import sampling_flops
-    from workbench.generation.generate import generate
-    from workbench.models.counted import own_kernels
-    from workbench.models.flops import ModelFlops
-
-    model = tiny_model(kind)
-    charged = sampling_flops(ModelFlops.counted_of(model), model, [[3, 5, 22, 7, 11, 9]], [[8] * 3], 8)
-    counter = FlopCounterMode(display=False, custom_mapping=own_kernels())
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        generate(model, [[3, 5, 22, 7, 11, 9]], [0], settings=None, max_new_tokens=8, eos_ids=[], num_samples=3)
-    assert charged == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "gpt2", "bert"])
