@@ -1,16 +1,19 @@
-"""What the runs warned of and noted while they trained, said once however many runs said it."""
+"""What the runs warned of and noted while they trained, said once however many runs said it; and what went wrong in
+them, at which step and time, and what was done."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
 from analysis import harms
-from analysis.incidents import incidents
 from analysis.measures import join
 from analysis.study import Study
 from workbench.tracking.words import plural
 
+FIELDS = ("step", "what", "action", "at")
 MAX_WARNINGS = 8
 MAX_RUNS_NAMED = 4
 DONE = {"skip": "skipped", "rollback": "rolled back", "micro_batch_rows": "cut for memory", "stop": "ended the run"}
@@ -60,3 +63,38 @@ def notes(study: Study) -> list[str]:
 
 def _texts(value: object) -> list[str]:
     return [str(text) for text in value] if isinstance(value, list) else []
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One incident of a run. action: skip, stop, "rollback to step 40" or "micro_batch_rows 4"; at: UTC, to the
+    second."""
+
+    run: str
+    variant: str
+    seed: Any
+    step: int
+    what: str
+    action: str
+    at: str
+
+
+def incidents(study: Study) -> list[Incident]:
+    """The incidents of every run, in the runs' order and then by time; malformed ones are left out."""
+    return [
+        Incident(row["run"], str(row["variant"]), row["seed"], **{name: entry[name] for name in FIELDS})
+        for row in study.loaded.runs.to_dict("records")
+        for entry in _entries(study.loaded.records[row["run"]]["status"].get("incidents"))
+    ]
+
+
+def _entries(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in value if _is_sound(entry)] if isinstance(value, list) else []
+
+
+def _is_sound(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("step")) is int
+        and all(isinstance(entry.get(name), str) for name in FIELDS[1:])
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from analysis.document import Cell, Prose, Section, Table
-from analysis.incidents import Incident, incidents
 from analysis.measures import format_number, number_or_nan
+from analysis.notices import Incident, incidents
 from analysis.plots import Canvas
 from analysis.study import Study
 

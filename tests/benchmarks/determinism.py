@@ -34,7 +34,7 @@ def run(*, quick: bool, repeats: int | None) -> Result:
                 torch.cuda.synchronize()
                 begun = time.perf_counter()
                 for _ in range(STEPS):
-                    trainer._train_step()
+                    trainer.train_step()
                 torch.cuda.synchronize()
                 if turn:  # the first one warms up
                     seconds[deterministic].append((time.perf_counter() - begun) / STEPS)

@@ -11,8 +11,8 @@ import pytest
 
 from workbench.evaluation import kl as module
 from workbench.evaluation.kl import sequence_kl
-from workbench.evaluation.reference import adapter_off_reference, frozen_reference
 from workbench.generation.generate import generate
+from workbench.models.reference import adapter_off_reference, frozen_reference
 
 PROMPTS = [[1], [2, 3, 4], [5, 6, 7, 8, 9, 10], [11, 12]]
 COMPLETIONS = [[3, 4, 5], [1], [9, 8, 7, 6, 5], [16, 2]]

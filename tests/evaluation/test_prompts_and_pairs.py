@@ -13,8 +13,8 @@ from workbench.data.ragged import Ragged
 from workbench.data.sets import PairSet, save_reference
 from workbench.evaluation.pairs import PairEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
-from workbench.evaluation.reference import frozen_reference
 from workbench.evaluation.settings import EvaluateSettings
+from workbench.models.reference import frozen_reference
 from workbench.rewards import get_verifier
 from workbench.trainer.pairs import completion_logprobs
 

@@ -11,7 +11,7 @@ import scipy.stats
 
 from workbench.errors import DataError
 from workbench.generation import generate as module
-from workbench.generation import rollout
+from workbench.generation import sampling_loop as rollout
 from workbench.generation.draw import draw, mix
 from workbench.generation.generate import Completion, completion_texts, generate, row_seed
 from workbench.generation.sampling import SamplingSettings

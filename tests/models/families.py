@@ -219,7 +219,7 @@ def flops_charged(model: torch.nn.Module) -> str:
     if trainer.uncounted:
         return "not counted"
     with FlopCounterMode(display=False, custom_mapping=own_kernels()) as counter:
-        trainer._train_step()
+        trainer.train_step()
     share = trainer.costs.flops / counter.get_total_flops()
     return "as computed" if abs(share - 1) <= 0.05 else f"{100 * (share - 1):+.0f} %"
 

@@ -48,8 +48,8 @@ def test_the_reference_of_dpo_is_the_sft_adapters_model(way, train, batch, tiny_
     if way == "model.adapter":
         folder = resolve_model_folder(ModelSettings(path=str(tiny_folder), adapter=str(folder)), tmp_path)
     dpo = train("dpo", load_model(folder))
-    reference = dpo._score_reference(batch)
-    both = torch.cat([reference["ref_chosen_logprobs"].sum(1), reference["ref_rejected_logprobs"].sum(1)])
+    with dpo.reference.scoring() as reference:
+        both = sums(reference, batch)
     torch.testing.assert_close(both, start, rtol=0, atol=1e-4)
     moved = sums(dpo.model, batch)
     assert (moved - start).abs().max() > 0.1

@@ -108,7 +108,7 @@ def step_on(cls: Any, model: Any, batch: Any, *, settings_class: Any = None, **s
 
 def recorded_of_second_step(trainer: Any) -> float:
     """The charge as a share of what torch counted. In the first step a reference's own layers are counted."""
-    trainer._train_step()
+    trainer.train_step()
     before = trainer.costs.flops
     counted, after = counted_and_recorded(trainer)
     return (after - before) / counted

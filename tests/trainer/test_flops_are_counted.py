@@ -25,7 +25,7 @@ def counted_and_recorded(trainer: Any) -> tuple[float, float]:
     """FLOPs that torch counted in one step, rollouts and reference included; and what the step was charged."""
     counter = flop_counter()
     with counter:
-        trainer._train_step()
+        trainer.train_step()
     return float(counter.get_total_flops()), trainer.costs.flops
 
 
@@ -160,8 +160,8 @@ def test_completions_without_advantage_are_sampled_and_not_learned_from(rollout_
         return [i / 10 if prompt == prompts[0] else 1.0 for i, prompt in enumerate(prompts)]
 
     few, every = (rollout_trainer(reward_fn=judge, steps=1, entropy_bonus=bonus) for bonus in (0.0, 0.1))
-    few._train_step()
-    every._train_step()
+    few.train_step()
+    every.train_step()
     assert few.costs.generated_tokens == every.costs.generated_tokens
     assert few.costs.trained_tokens < every.costs.trained_tokens / 2
 

@@ -28,21 +28,22 @@ def test_a_methods_state_goes_on_where_new_updates_do_not_change_it():
     assert Updates([{"a": 1}], state={"seen": 2}).following(before).state == {"beta": 2.0, "seen": 2}
 
 
-def test_a_methods_state_moves_when_updates_are_taken_and_by_nothing_else(rollout_trainer, small_llama):
+def test_a_methods_state_moves_when_updates_are_taken_and_by_nothing_else(rollout_trainer, small_llama, prompt_batch):
     numbers = iter([0.1, 0.2])
     trainer = rollout_trainer(
         "ppo",
         beta=0.1,
         kl_target=1e-3,
         kl_horizon=100.0,
+        passes=1,
         reward_fn=lambda completions: [next(numbers)] * len(completions),
-        arguments={"ref_model": small_llama(seed=1)},
+        arguments={"ref_model": small_llama(seed=1), "val_loader": [prompt_batch(3, 7)]},
     )
-    trainer._take_batch()
+    trainer.train_step()
     taken = trainer.updates
     assert taken.state["beta"] == pytest.approx(0.1 * (1 + 0.2 * 12 / 100))
-    trainer._make_validation_batches(trainer.train_loader[1])
+    trainer.evaluate()
     assert trainer.updates is taken
     with pytest.raises(RewardError):
-        trainer._take_batch()  # there is no third number
+        trainer.train_step()  # there is no third number
     assert trainer.updates is taken

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn import functional
 
-from workbench.evaluation.reference import Reference
 from workbench.models.mode import evaluation_mode
 from workbench.models.outputs import HeadInputs, forward_to_head
+from workbench.models.reference import Reference
 from workbench.objectives.kl import full_kl
 
 LOGITS_ELEMENTS = 1 << 23

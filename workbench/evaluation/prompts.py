@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from workbench.evaluation.kl import sequence_kl
-from workbench.evaluation.reference import Reference
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.generation.generate import Completion, completion_texts, generate, row_seed
 from workbench.generation.sampling import SamplingSettings
+from workbench.models.reference import Reference
 from workbench.models.tokenizer import Tokenizer
 from workbench.rewards import get_verifier
 from workbench.tracking.names import COMPLETION_TOKENS, ENDED, KL_START, NUM_PROMPTS

@@ -15,7 +15,7 @@ import torch
 
 from workbench.generation.decoding import RecomputingDecoder, decoder_of
 from workbench.generation.generate import batches_of
-from workbench.generation.rollout import DROP_BELOW
+from workbench.generation.sampling_loop import DROP_BELOW
 from workbench.models.attention import pairs_of_rows
 from workbench.models.cached_decoder import ModelDecoder
 from workbench.models.flops import ModelFlops, Work, pairs_of_call

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from workbench.errors import ModelError
 from workbench.generation.decoding import decoders
-from workbench.generation.rollout import Samples, Task, rollout
 from workbench.generation.sampling import SamplingSettings
+from workbench.generation.sampling_loop import Samples, Task, rollout
 from workbench.models.mode import evaluation_mode
 from workbench.models.passes import config_field
 from workbench.models.positions import find_positions

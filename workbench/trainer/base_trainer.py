@@ -23,6 +23,7 @@ from workbench.interrupts import InterruptRequested, Interrupts
 from workbench.models.flops import ModelFlops
 from workbench.models.mode import evaluation_mode
 from workbench.models.probe import verdict_of
+from workbench.models.reference import FrozenReference
 from workbench.models.tokenizer_given import as_tokenizer
 from workbench.trainer import arguments
 from workbench.trainer.loop import memory
@@ -44,7 +45,6 @@ from workbench.trainer.records.health import Health
 from workbench.trainer.records.output_folder import OutputFolder
 from workbench.trainer.records.progress import Progress
 from workbench.trainer.records.state import RunState
-from workbench.trainer.reference import FrozenReference
 from workbench.trainer.saved import SavedTrainer
 from workbench.trainer.settings import TrainerSettings
 
@@ -130,7 +130,7 @@ class BaseTrainer(SavedTrainer):
                         self._record(self.state.pending_row)
                     if self.step >= self.num_steps or self.stopped_by:
                         break
-                    self._train_step()
+                    self.train_step()
                 self._finish()
                 if save_model and self.output_dir is not None:
                     self.save_model(self.output_dir / "model")
@@ -151,7 +151,8 @@ class BaseTrainer(SavedTrainer):
 
     # One step.
 
-    def _train_step(self) -> None:
+    def train_step(self) -> None:
+        """One optimiser step, committed and not yet recorded, for a loop of one's own; `train` does more for each."""
         started = time.perf_counter()
         if not self.updates.batches:
             self._take_batch()

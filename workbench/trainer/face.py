@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from workbench.models.flops import ModelFlops
+from workbench.models.reference import FrozenReference
 from workbench.trainer.loop.descent import Descent
 from workbench.trainer.loop.early_stopping import Stopper
 from workbench.trainer.loop.examination import Evaluator, Examination
@@ -24,7 +25,6 @@ from workbench.trainer.records.health import Health
 from workbench.trainer.records.output_folder import OutputFolder
 from workbench.trainer.records.progress import Progress
 from workbench.trainer.records.state import RunState
-from workbench.trainer.reference import FrozenReference
 
 
 class TrainerFace:

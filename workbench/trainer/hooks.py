@@ -19,7 +19,7 @@ from workbench.trainer.loop.batch_check import BatchCheck
 from workbench.trainer.loop.batches import Batch, EpochLoader, num_rows
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.loss import LossResult, as_result
-from workbench.trainer.machine.randomness import seed_step
+from workbench.trainer.machine.device import seed_step
 from workbench.trainer.records.costs import Costs, refuse_uncounted
 
 T = TypeVar("T")

@@ -12,8 +12,14 @@ from workbench.data.epochs import batches_of_epochs, rows_of_epochs
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.planning.lengths import CHARACTERS_PER_TOKEN, DataSize, data_size
-from workbench.experiment.planning.record_sizes import record_bytes
-from workbench.experiment.planning.sizes import BYTES_PER_NUMBER, RunSize, StepWork, disk_bytes, memory_bytes
+from workbench.experiment.planning.sizes import (
+    BYTES_PER_NUMBER,
+    RunSize,
+    StepWork,
+    disk_bytes,
+    memory_bytes,
+    record_bytes,
+)
 from workbench.experiment.planning.speed import Speed, sampling_work
 from workbench.experiment.stages.cache import FOLDER
 from workbench.models.folder import adapter_base, find_weights, is_adapter

@@ -1,4 +1,4 @@
-"""What a run's steps compute and hold, from its model's shape: parameters, tokens, bytes. No torch."""
+"""What a run's steps compute, hold and write, from its model's shape: parameters, tokens, bytes. No torch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ LOGITS = 1 << 24
 PER_LOGIT = 4
 SLACK = 1.25
 """What allocators hold beside what is used, by peaks measured of SmolLM2 and of the preset bytes."""
+COMPLETION_ROW = 180
+LOSS_ROW = 85
+"""Bytes of a row of completions or of losses, as finished runs on built-in tasks have them, without the text in it."""
 
 
 @dataclass(frozen=True)
@@ -155,3 +158,26 @@ def _layer_activations(config: Mapping[str, Any], scores: float) -> float:
     queries, keys = _projections(config)[0][1], _projections(config)[1][1]
     plain = 4 * width + 3 * queries + 2 * keys + 4 * config["intermediate_size"]
     return plain + PER_SCORE * heads * scores
+
+
+def record_bytes(spec: RunSpec, steps: float, lengths: Sequence[float], characters_per_token: float) -> float:
+    """Bytes of every file of rows that a run writes: metrics, completions, and what trackers make of them.
+
+    lengths: tokens of training rows, of prompts alone where those are what is trained on.
+    """
+    settings = spec.hyperparameters
+    written = steps * spec.form.record_bytes * (1 + len(spec.track))  # a tracker holds about as much
+    text = statistics.fmean(lengths) * characters_per_token
+    if isinstance(settings, RolloutSettings):
+        completion = settings.max_new_tokens / 2 * characters_per_token
+        rollouts = steps / settings.updates_per_rollout * settings.logged_prompts * settings.group_size
+        written += rollouts * (COMPLETION_ROW + text + completion)
+    if spec.evaluate is None:
+        return written
+    evaluations = 2 + (steps / spec.evaluate.every if spec.evaluate.every else 0)
+    row = 0.0
+    if spec.evaluate.task is not None or spec.evaluate.path is not None:
+        row += (1 + (spec.evaluate.sampling is not None)) * (COMPLETION_ROW + text)
+    if spec.form.has_row_loss:
+        row += LOSS_ROW
+    return written + evaluations * spec.evaluate.prompts * row

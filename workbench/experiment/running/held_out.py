@@ -19,7 +19,6 @@ from workbench.data.tokenise import encode_prompts
 from workbench.errors import DataError
 from workbench.evaluation.pairs import PairEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
-from workbench.evaluation.reference import Reference, adapter_off_reference, frozen_reference
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.planning.positions import check_lengths
@@ -30,6 +29,7 @@ from workbench.experiment.stages.data import ROWS_FILE
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.models.load import load_model
 from workbench.models.positions import Positions, model_positions
+from workbench.models.reference import Reference, adapter_off_reference, frozen_reference
 from workbench.models.tokenizer import Tokenizer
 from workbench.rewards import answer_problem, check_of_answers
 from workbench.trainer.base_trainer import Evaluator

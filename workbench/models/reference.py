@@ -1,14 +1,10 @@
-"""The frozen model that a trainer stays close to: one that was given, the adapter switched off, or a copy of the start.
-
-The copy is made when it is first asked for, before any update; a resumed trainer copies its start again before the
-checkpoint's weights are loaded (load_state_dict).
-"""
+"""The frozen model that a policy is compared with: one that was given, the adapter off, or a copy of the start."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,9 +13,35 @@ from workbench.models.adapters import adapters_off, has_adapter
 
 COPIED = "copied_reference"
 
+Reference = Callable[[torch.nn.Module], contextlib.AbstractContextManager[torch.nn.Module]]
+"""Called with the policy; the context gives the model that stands for the start."""
+
+
+def frozen_reference(model: torch.nn.Module) -> Reference:
+    """A model kept beside the policy."""
+    model.eval().requires_grad_(False)
+
+    @contextlib.contextmanager
+    def use(_policy: torch.nn.Module) -> Iterator[torch.nn.Module]:
+        yield model
+
+    return use
+
+
+@contextlib.contextmanager
+def adapter_off_reference(policy: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The policy itself, its adapter switched off."""
+    with adapters_off(policy):
+        yield policy
+
 
 class FrozenReference:
-    """given: the caller's model, frozen here and moved to the device; None takes the policy's own start."""
+    """What a trainer stays close to, and keeps over a resume.
+
+    given: the caller's model, frozen here and moved to the device; None takes the policy's own start. A copy of that is
+    made when it is first asked for, before any update; a resumed trainer copies its start again before the checkpoint's
+    weights are loaded (load_state_dict).
+    """
 
     _policy: torch.nn.Module
 
