@@ -52,24 +52,24 @@ def test_the_head_counts_where_something_is_projected():
 
 
 def test_a_prompt_counts_once_where_it_is_computed_once(small_llama):
-    prompts, lengths, prompt_of = torch.tensor([2, 5, 9]), torch.tensor([3, 1, 4, 0]), torch.tensor([0, 0, 1, 2])
-    shared = Work.of_completions(small_llama(), prompts, lengths, prompt_of)
+    prompts, lengths, prompt_index = torch.tensor([2, 5, 9]), torch.tensor([3, 1, 4, 0]), torch.tensor([0, 0, 1, 2])
+    shared = Work.of_completions(small_llama(), prompts, lengths, prompt_index)
     # The third prompt has no completion to predict. Each of the others goes on in one text, and the two stand side by
     # side as rows of 8 positions, which look back at 1 to 8 of them; plain products compute those ahead as well.
     assert shared == Work(tokens=2 + 5 + 2 + 0 + 3, context=2 * 36, projected=8, read=2 + 5 + 8, beyond=2 * 28)
 
 
 def test_texts_that_are_too_long_for_a_grid_attend_one_by_one(small_llama):
-    prompts, lengths, prompt_of = torch.tensor([600, 70]), torch.tensor([3, 5, 4]), torch.tensor([0, 0, 1])
-    found = Work.of_completions(small_llama(), prompts, lengths, prompt_of)
+    prompts, lengths, prompt_index = torch.tensor([600, 70]), torch.tensor([3, 5, 4]), torch.tensor([0, 0, 1])
+    found = Work.of_completions(small_llama(), prompts, lengths, prompt_index)
     # The first completion's two tokens follow their prompt; the second's four see it and themselves, behind a mask.
     assert found.context == 602 * 603 / 2 + 4 * 604 + 73 * 74 / 2
     assert found.beyond == 73 * 72 / 2, "no text of more than 512 tokens is computed by plain products"
 
 
 def test_a_forward_that_is_not_our_own_computes_a_prompt_with_each_completion():
-    prompts, lengths, prompt_of = torch.tensor([2, 5]), torch.tensor([3, 1, 4]), torch.tensor([0, 0, 1])
-    apart = Work.of_completions(torch.nn.Linear(1, 1), prompts, lengths, prompt_of)
+    prompts, lengths, prompt_index = torch.tensor([2, 5]), torch.tensor([3, 1, 4]), torch.tensor([0, 0, 1])
+    apart = Work.of_completions(torch.nn.Linear(1, 1), prompts, lengths, prompt_index)
     # It is not known to keep texts apart when they are laid end to end: rows stand side by side, with their padding.
     assert apart == Work(tokens=3 * 9, context=3 * 45, projected=8, read=5 + 3 + 9, rows=3, beyond=3 * 36)
 

@@ -147,7 +147,7 @@ def test_dynamic_sampling_drops_no_place_in_the_batch_more_than_another(torch, r
             able = replace(parts[0], rewards=torch.arange(len(parts[0].rewards)).double())
             for step in range(300):
                 self.state.step = step
-                for group in super()._with_signal([able, able]).groups.unique().tolist():
+                for group in super()._with_signal([able, able]).group_ids.unique().tolist():
                     kept[group] += 1
             self.state.step = 0
             return able
@@ -224,7 +224,7 @@ def test_a_minibatch_whose_completions_were_all_cut_is_left_out(torch, rollout_t
     class OnePromptCut:
         def _roll_out(self, batch, *rest):
             rollout = super()._roll_out(batch, *rest)
-            rollout.ended.copy_(rollout.prompt_of != 1)
+            rollout.ended.copy_(rollout.prompt_index != 1)
             return rollout
 
     trainer = rollout_trainer(mixin=OnePromptCut, overlong="mask", minibatches=3, steps=3)

@@ -128,13 +128,13 @@ class Work:
 
     @classmethod
     def of_completions(
-        cls, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_of: torch.Tensor
+        cls, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_index: torch.Tensor
     ) -> Work:
-        """As models.outputs.forward_completions computes them: prompts (P,), lengths (N,) in tokens; prompt_of (N,)."""
+        """As forward_completions of models/outputs.py computes them: prompts (P,), lengths (N,) in tokens."""
         projected = float(lengths.sum())
         if not computes_prompts_once(model):
-            return cls.of_rows(prompts[prompt_of] + lengths, projected, model)
-        texts = texts_of(prompts.tolist(), lengths.tolist(), prompt_of.tolist())
+            return cls.of_rows(prompts[prompt_index] + lengths, projected, model)
+        texts = texts_of(prompts.tolist(), lengths.tolist(), prompt_index.tolist())
         return cls._of_texts(texts, projected, sum(text[0] for text in texts) + projected)
 
     def without_head(self) -> Work:

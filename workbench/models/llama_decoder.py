@@ -139,11 +139,11 @@ class LlamaDecoder:
         """Keep the rows named, in ascending order; prompts without any are dropped too."""
         stems, heads = self._stems, self._weights.config.num_key_value_heads
         places = torch.arange(len(self._lengths), device=rows.device) if stems.slots is None else stems.slots
-        prompt_of = places[rows] // stems.group
-        kept, prompt_of, counts = prompt_of.unique_consecutive(return_inverse=True, return_counts=True)
+        prompt_index = places[rows] // stems.group
+        kept, prompt_index, counts = prompt_index.unique_consecutive(return_inverse=True, return_counts=True)
         stems.group = int(counts.max())
         first = counts.cumsum(0) - counts
-        stems.slots = prompt_of * stems.group + torch.arange(len(rows), device=rows.device) - first[prompt_of]
+        stems.slots = prompt_index * stems.group + torch.arange(len(rows), device=rows.device) - first[prompt_index]
         stems.row_of = torch.zeros(len(kept) * stems.group, dtype=torch.int64, device=rows.device)
         stems.row_of[stems.slots] = torch.arange(len(rows), device=rows.device)
         if len(kept) * heads < len(stems.keys[0]):

@@ -109,28 +109,28 @@ def forward_completions(
     prompt_mask: torch.Tensor,
     completion_ids: torch.Tensor,
     completion_mask: torch.Tensor,
-    prompt_of: torch.Tensor,
+    prompt_index: torch.Tensor,
     *,
     states: bool = False,
 ) -> HeadInputs:
     """What predicts each token of the completions: hidden (M, H), completion by completion in the order given.
 
     prompt_ids, prompt_mask: (P, Lp); completion_ids, completion_mask: (N, Lc) without the prompt; padding anywhere.
-    prompt_of: (N,), which prompt each continues, in any order. A completion without a token gives no vector. Our own
+    prompt_index: (N,), which prompt each continues, in any order. A completion without a token gives no vector. Our own
     forward computes a prompt once for all of its completions, and no completion's last token, which predicts none.
     states: as forward_to_head's. Raises ModelError for a completion of an empty prompt.
     """
     inner, heard = unwrapped(model), listener()
     prompt_mask, completion_mask = prompt_mask.bool(), completion_mask.bool()
     if heard is not None:
-        heard.hear_completions(inner, prompt_mask.sum(1), completion_mask.sum(1), prompt_of)
+        heard.hear_completions(inner, prompt_mask.sum(1), completion_mask.sum(1), prompt_index)
         with heard_by(None):
             return forward_completions(
-                model, prompt_ids, prompt_mask, completion_ids, completion_mask, prompt_of, states=states
+                model, prompt_ids, prompt_mask, completion_ids, completion_mask, prompt_index, states=states
             )
     prompt_lengths: list[int] = prompt_mask.sum(1).tolist()
     lengths: list[int] = completion_mask.sum(1).tolist()
-    owners: list[int] = prompt_of.tolist()
+    owners: list[int] = prompt_index.tolist()
     for row, (length, owner) in enumerate(zip(lengths, owners, strict=True)):
         if length and not prompt_lengths[owner]:
             raise ModelError(f"completion {row}: its prompt {owner} is empty, so nothing predicts its first token")
@@ -140,7 +140,7 @@ def forward_completions(
         found = _whole(model, inner, states, tokens[layout.source.to(tokens.device)][None], texts=layout.texts)
         return replace(found, hidden=found.hidden[0, layout.predictors.to(tokens.device)])
     input_ids, row_lengths, scored = join_prompt_completion(
-        prompt_ids[prompt_of], prompt_mask[prompt_of], completion_ids, completion_mask
+        prompt_ids[prompt_index], prompt_mask[prompt_index], completion_ids, completion_mask
     )
     found = forward_to_head(model, input_ids, length_mask(row_lengths, input_ids.shape[1]), states=states)
     return replace(found, hidden=found.hidden[:, :-1][scored[:, 1:]])

@@ -172,10 +172,10 @@ def _continued(own: Llama, theirs: Any, texts: Sequence[Tensor]) -> Iterator[tup
     rows = [text for text in texts for _ in range(2)]
     new = torch.stack([texts[0].repeat(NEW)[row % 2 : row % 2 + NEW] for row in range(len(rows))])
     whole = [logits_of(theirs, torch.cat((text, new[row]))[None])[0] for row, text in enumerate(rows)]
-    width, prompt_of = len(texts[0]), torch.arange(len(rows)) // 2
+    width, prompt_index = len(texts[0]), torch.arange(len(rows)) // 2
     mask = torch.tensor([_row(len(text), width, True) for text in texts])
     prompts = torch.zeros_like(mask).masked_scatter(mask.bool(), torch.cat(list(texts)))
-    learned = forward_completions(own, prompts, mask, new, torch.ones_like(new), prompt_of)
+    learned = forward_completions(own, prompts, mask, new, torch.ones_like(new), prompt_index)
     yield "completions", _projected(learned), torch.cat([logits[-NEW - 1 : -1] for logits in whole])
     decoders: dict[str, Any] = {
         "sampling": LlamaDecoder(LlamaWeights(own, 1), NEW),

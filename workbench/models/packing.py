@@ -65,11 +65,11 @@ class Layout:
     """The place where the token is laid out that predicts each completion token, in the order given."""
 
 
-def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]) -> Layout:
+def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_index: Sequence[int]) -> Layout:
     """Each prompt once, before its completions; by their lengths. Prompts without a completion token are left out, and
     so is each completion's last token, which predicts none.
     """
-    texts, branches, continued = _texts(prompts, completions, prompt_of)
+    texts, branches, continued = _texts(prompts, completions, prompt_index)
     # Texts of one shape side by side are attended to in one call.
     used = sorted(texts, key=texts.__getitem__)
     pieces = torch.tensor(
@@ -79,7 +79,7 @@ def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_of: Seque
     starts = torch.zeros_like(laid)
     starts[pieces] = laid[pieces].cumsum(0) - laid[pieces]
     source = _spans((given.cumsum(0) - given)[pieces], laid[pieces])
-    ends = (starts + laid - 1)[torch.tensor(prompt_of, dtype=torch.long)]
+    ends = (starts + laid - 1)[torch.tensor(prompt_index, dtype=torch.long)]
     # A completion's first token is predicted at the prompt's end, every other one by the token before it.
     rows = given[len(prompts) :]
     predictors = _spans(starts[len(prompts) :] - 1, rows)
@@ -88,19 +88,21 @@ def lay_out(prompts: Sequence[int], completions: Sequence[int], prompt_of: Seque
     return Layout([texts[owner] for owner in used], source, predictors)
 
 
-def texts_of(prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]) -> list[Text]:
+def texts_of(prompts: Sequence[int], completions: Sequence[int], prompt_index: Sequence[int]) -> list[Text]:
     """The texts that lay_out makes of the same."""
-    return list(_texts(prompts, completions, prompt_of)[0].values())
+    return list(_texts(prompts, completions, prompt_index)[0].values())
 
 
 def _texts(
-    prompts: Sequence[int], completions: Sequence[int], prompt_of: Sequence[int]
+    prompts: Sequence[int], completions: Sequence[int], prompt_index: Sequence[int]
 ) -> tuple[dict[int, Text], dict[int, list[int]], list[int]]:
     """The text of each prompt that is continued, its completions that have a token laid out, and how many tokens each
     completion has."""
     continued = [max(length - 1, 0) for length in completions]
-    branches: dict[int, list[int]] = {owner: [] for owner, length in zip(prompt_of, completions, strict=True) if length}
-    for row, (length, owner) in enumerate(zip(continued, prompt_of, strict=True)):
+    branches: dict[int, list[int]] = {
+        owner: [] for owner, length in zip(prompt_index, completions, strict=True) if length
+    }
+    for row, (length, owner) in enumerate(zip(continued, prompt_index, strict=True)):
         if length:
             branches[owner].append(row)
     branches = branches or {0: []}

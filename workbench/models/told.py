@@ -20,7 +20,7 @@ class Listener(Protocol):
         """forward_to_head of packed rows at these positions."""
 
     def hear_completions(
-        self, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_of: torch.Tensor
+        self, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_index: torch.Tensor
     ) -> None:
         """Takes note of a call of forward_completions, as Work.of_completions takes it."""
 

@@ -203,5 +203,5 @@ class GRPOTrainer(PolicyGradientTrainer):
 
 def _signal_prompts(rollout: Rollout) -> list[int]:
     """Prompts whose completions' rewards are not all equal."""
-    _, equal = group_spread(rollout.rewards, rollout.prompt_of)
+    _, equal = group_spread(rollout.rewards, rollout.prompt_index)
     return (~equal).nonzero().flatten().tolist()

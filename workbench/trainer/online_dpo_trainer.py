@@ -56,7 +56,7 @@ class OnlineDPOTrainer(OnlineTrainer):
         """These rows as pairs, with the reference's log-probabilities; and behind them a row of no weight."""
         weights = torch.tensor([1.0] * len(won) + [0.0], device=self.device)
         won, lost = [*won, 0], [*lost, 0]
-        owners = rollout.prompt_of[won]
+        owners = rollout.prompt_index[won]
         batch = {
             "prompt_input_ids": rollout.prompts[owners],
             "prompt_attention_mask": rollout.prompt_mask[owners],
@@ -109,7 +109,7 @@ def best_and_worst(rollout: Rollout, *, only_ended: bool = False) -> tuple[list[
     only_ended: completions that were cut become neither.
     """
     groups: dict[int, list[int]] = {}
-    for row, (group, ended) in enumerate(zip(rollout.groups.tolist(), rollout.ended.tolist(), strict=True)):
+    for row, (group, ended) in enumerate(zip(rollout.group_ids.tolist(), rollout.ended.tolist(), strict=True)):
         if ended or not only_ended:
             groups.setdefault(group, []).append(row)
     rewards: list[Any] = rollout.rewards.tolist()

@@ -27,9 +27,9 @@ def completion_logprobs(
         torch.cat([functional.pad(part, (0, max(widths) - part.shape[1])) for part in parts]) for parts in (ids, masks)
     )
     mask = padded_masks.bool()
-    prompt_of = torch.arange(len(ids[0]), device=mask.device).repeat(2)
+    prompt_index = torch.arange(len(ids[0]), device=mask.device).repeat(2)
     outputs = forward_completions(
-        model, batch["prompt_input_ids"], batch["prompt_attention_mask"], padded_ids, mask, prompt_of
+        model, batch["prompt_input_ids"], batch["prompt_attention_mask"], padded_ids, mask, prompt_index
     )
     found = projected_logprobs(
         outputs.hidden, outputs.weight, padded_ids[mask], bias=outputs.bias, temperature=temperature
@@ -47,9 +47,9 @@ def summed_logprobs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 def pairs_work(model: torch.nn.Module, batch: Batch) -> Work:
     """What completion_logprobs computes of a batch."""
     prompts = batch["prompt_attention_mask"].sum(1)
-    prompt_of = torch.arange(len(prompts), device=prompts.device).repeat(2)
+    prompt_index = torch.arange(len(prompts), device=prompts.device).repeat(2)
     completions = torch.cat([completion_lengths(batch, side) for side in SIDES])
-    return Work.of_completions(model, prompts, completions, prompt_of)
+    return Work.of_completions(model, prompts, completions, prompt_index)
 
 
 def reference_columns(model: torch.nn.Module, batch: Batch, temperature: float = 1.0) -> Batch:

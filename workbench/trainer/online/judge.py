@@ -103,7 +103,7 @@ class Judge:
                 state,
                 prefills[prompt],
             )
-            for row, prompt in enumerate(rollout.prompt_of.tolist())
+            for row, prompt in enumerate(rollout.prompt_index.tolist())
         ]
 
     def _rewards(self) -> RewardSet:
@@ -122,7 +122,7 @@ class Judge:
         if self._model is None:
             return self._rewards()
         model = self._model.to(self._device).eval()
-        lengths = rollout.prompt_mask.sum(1)[rollout.prompt_of] + rollout.lengths
+        lengths = rollout.prompt_mask.sum(1)[rollout.prompt_index] + rollout.lengths
         read = Work.of_scored(model, lengths, rollout.prompts.shape[1] + rollout.responses.shape[1])
         assert self._model_flops is not None, "a reward model's FLOPs are counted when it is given"
         spent = (int(read.read), self._model_flops.forward(read))

@@ -33,7 +33,7 @@ def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
     """
     own = {
         "rewards": rollout.rewards.tolist(),
-        "groups": rollout.groups.tolist(),
+        "groups": rollout.group_ids.tolist(),
         "lengths": rollout.lengths.tolist(),
         "ended": rollout.ended.tolist(),
         "by_name": rollout.by_name,
@@ -91,7 +91,7 @@ def completion_rows(rollout: Rollout, advantages: torch.Tensor, num_prompts: int
     shown = set(sorted(range(len(rollout.texts)), key=rollout.prompt_ids.__getitem__)[:num_prompts])
     met: dict[int, int] = {}
     rows: list[dict[str, Any]] = []
-    for row, (prompt, advantage) in enumerate(zip(rollout.prompt_of.tolist(), advantages.tolist(), strict=True)):
+    for row, (prompt, advantage) in enumerate(zip(rollout.prompt_index.tolist(), advantages.tolist(), strict=True)):
         index = met[prompt] = met.get(prompt, -1) + 1
         if prompt not in shown:
             continue

@@ -134,16 +134,16 @@ class OnlineTrainer(BaseTrainer):
         own = sampled.lengths.view(len(ids), settings.group_size).tolist()
         flops = sampling_flops(self.flops, self.policy, ids, own, settings.max_new_tokens)
         attempt.charge(Costs(generated_tokens=int(sampled.lengths.sum()), flops=flops))
-        prompt_of = torch.arange(len(ids), device=self.device).repeat_interleave(settings.group_size)
+        prompt_index = torch.arange(len(ids), device=self.device).repeat_interleave(settings.group_size)
         return Rollout(
             prompts=prompts,
             prompt_mask=prompt_mask,
-            prompt_of=prompt_of,
-            groups=prompt_of + self.rank * RANK_STRIDE,
+            prompt_index=prompt_index,
+            group_ids=prompt_index + self.rank * RANK_STRIDE,
             responses=sampled.token_ids,
             response_mask=length_mask(sampled.lengths, sampled.token_ids.shape[1]),
             ended=sampled.ended,
-            rewards=torch.zeros(len(prompt_of), dtype=torch.float64, device=self.device),
+            rewards=torch.zeros(len(prompt_index), dtype=torch.float64, device=self.device),
             sampled_here=True,
             sampler_logprobs=sampled.logprobs,
             # A truncated distribution is not the one that is trained: then the policy's own are computed where needed.

@@ -79,7 +79,7 @@ class PolicyGradientTrainer(OnlineTrainer):
     ) -> torch.Tensor:
         """(N,) advantages(rewards, groups) over the whole step, at least float32."""
         dtype = torch.promote_types(next(self.policy.parameters()).dtype, torch.float32)
-        return attempt.over_all(advantages, rewards, rollout.groups).to(self.device, dtype)
+        return attempt.over_all(advantages, rewards, rollout.group_ids).to(self.device, dtype)
 
     def _with_old_logprobs(self, rollout: Rollout, attempt: Attempt) -> Rollout:
         """The rollout with the log-probabilities of the policy that sampled, computed where they are not known."""

@@ -26,9 +26,9 @@ class Rollout:
     prompts: torch.Tensor
     """(P, Lp) int64, padded on the left."""
     prompt_mask: torch.Tensor
-    prompt_of: torch.Tensor
+    prompt_index: torch.Tensor
     """(N,) int64: which prompt each completes."""
-    groups: torch.Tensor
+    group_ids: torch.Tensor
     """(N,) int64: completions that are compared with one another share a number, no two processes do."""
     responses: torch.Tensor
     """(N, T) int64, padded on the right."""
@@ -68,27 +68,27 @@ class Rollout:
     def row_batch(self) -> Batch:
         """The rows that scoring and updates take, one for each completion."""
         return {
-            "prompts": self.prompts[self.prompt_of],
-            "prompt_mask": self.prompt_mask[self.prompt_of],
-            "prompt_index": self.prompt_of,
+            "prompts": self.prompts[self.prompt_index],
+            "prompt_mask": self.prompt_mask[self.prompt_index],
+            "prompt_index": self.prompt_index,
             "responses": self.responses,
             "response_mask": self.response_mask,
         }
 
     def of_prompts(self, kept: Sequence[int]) -> Rollout:
         """The completions of these prompts alone, in the order of the prompts given."""
-        owners = self.prompt_of.tolist()
+        owners = self.prompt_index.tolist()
         rows = [row for prompt in kept for row, owner in enumerate(owners) if owner == prompt]
         number = {prompt: place for place, prompt in enumerate(kept)}
         picked = {
             name: None if (value := getattr(self, name)) is None else value[rows]
-            for name in ("groups", "responses", "response_mask", "ended", "rewards", *PER_TOKEN)
+            for name in ("group_ids", "responses", "response_mask", "ended", "rewards", *PER_TOKEN)
         }
         return replace(
             self,
             prompts=self.prompts[list(kept)],
             prompt_mask=self.prompt_mask[list(kept)],
-            prompt_of=torch.tensor([number[owners[row]] for row in rows], device=self.prompt_of.device),
+            prompt_index=torch.tensor([number[owners[row]] for row in rows], device=self.prompt_index.device),
             by_name={name: [values[row] for row in rows] for name, values in self.by_name.items()},
             extra={name: [values[row] for row in rows] for name, values in self.extra.items()},
             texts=[self.texts[prompt] for prompt in kept] if self.texts else [],
@@ -108,7 +108,7 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
     prompt_width = max(part.prompts.shape[1] for part in parts)
     width = max(part.responses.shape[1] for part in parts)
     before = [sum(len(part.prompts) for part in parts[:index]) for index in range(len(parts))]
-    highest = [int(part.groups.max()) + 1 if len(part.groups) else 0 for part in parts]
+    highest = [int(part.group_ids.max()) + 1 if len(part.group_ids) else 0 for part in parts]
 
     def padded(name: str, size: int, *, left: bool = False) -> Any:
         tensors = [getattr(part, name) for part in parts]
@@ -121,13 +121,13 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
     # Groups go on counting, within the process's own range.
     groups, offset = [], 0
     for part, top in zip(parts, highest, strict=True):
-        groups.append(part.groups + offset)
+        groups.append(part.group_ids + offset)
         offset += top % RANK_STRIDE
     return Rollout(
         prompts=padded("prompts", prompt_width, left=True),
         prompt_mask=padded("prompt_mask", prompt_width, left=True),
-        prompt_of=torch.cat([part.prompt_of + start for part, start in zip(parts, before, strict=True)]),
-        groups=torch.cat(groups),
+        prompt_index=torch.cat([part.prompt_index + start for part, start in zip(parts, before, strict=True)]),
+        group_ids=torch.cat(groups),
         responses=padded("responses", width),
         response_mask=padded("response_mask", width),
         ended=torch.cat([part.ended for part in parts]),
@@ -170,7 +170,7 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios
     empty = ~mask.any(1)
     if bool(empty.any()):
         raise DataError(f"batch {number}: rows {empty.nonzero().flatten().tolist()[:10]} have an empty response")
-    prompts, prompt_of = torch.unique(
+    prompts, prompt_index = torch.unique(
         torch.cat((batch["prompts"].masked_fill(~batch["prompt_mask"], 0), batch["prompt_mask"].long()), 1),
         dim=0,
         return_inverse=True,
@@ -185,12 +185,12 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios
         )
     if old is not None and old_are_sums:
         old = torch.where(mask, (old / mask.sum(1))[:, None], 0.0)
-    groups = batch.get("group_ids", prompt_of).long()
+    groups = batch.get("group_ids", prompt_index).long()
     return Rollout(
         prompts=prompts[:, :width],
         prompt_mask=prompts[:, width:].bool(),
-        prompt_of=prompt_of,
-        groups=groups.unique(return_inverse=True)[1] + rank * RANK_STRIDE,
+        prompt_index=prompt_index,
+        group_ids=groups.unique(return_inverse=True)[1] + rank * RANK_STRIDE,
         responses=responses,
         response_mask=mask,
         ended=batch.get("ended", torch.ones_like(mask[:, 0])).bool(),

@@ -38,9 +38,9 @@ def predicting_states(model: torch.nn.Module, batch: Batch, *, states: bool = Fa
 def rollout_work(model: torch.nn.Module, batch: Batch) -> Work:
     """What predicting_states computes of a batch."""
     lengths, responses = (batch[f"{part}_mask"].sum(1) for part in ("prompt", "response"))
-    prompts, prompt_of = batch["prompt_index"].unique(return_inverse=True)
-    of_prompts = lengths.new_zeros(len(prompts)).index_put((prompt_of,), lengths)
-    return Work.of_completions(model, of_prompts, responses, prompt_of)
+    prompts, prompt_index = batch["prompt_index"].unique(return_inverse=True)
+    of_prompts = lengths.new_zeros(len(prompts)).index_put((prompt_index,), lengths)
+    return Work.of_completions(model, of_prompts, responses, prompt_index)
 
 
 def response_logprobs(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:

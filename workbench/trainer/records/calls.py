@@ -110,10 +110,10 @@ class CallMeter:
         self._add(model, Work.of_packed(positions, 0.0, model))
 
     def hear_completions(
-        self, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_of: torch.Tensor
+        self, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_index: torch.Tensor
     ) -> None:
         """Adds a call of forward_completions."""
-        self._add(model, Work.of_completions(model, prompts, lengths, prompt_of).without_head())
+        self._add(model, Work.of_completions(model, prompts, lengths, prompt_index).without_head())
 
     def _add(self, model: torch.nn.Module, work: Work) -> None:
         if projects_everything(model):
