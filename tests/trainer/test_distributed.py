@@ -124,6 +124,20 @@ def test_two_processes_train_as_one_with_every_extra(name, more, run, in_process
     assert same_numbers(row, expected_row)
 
 
+def test_averages_begin_at_the_weights_that_all_processes_share(torch, small_llama, make_trainer, in_processes):
+    """A model that every process has made by itself is the main process's once the trainer is made."""
+
+    def averages(rank):
+        model = small_llama("float64")
+        with torch.no_grad():
+            model.lm_head.weight.add_(rank)
+        trainer = make_trainer("sft", model=model, ema_decay=0.9)
+        return torch.cat([average.flatten() for average in trainer.descent.ema.shadow.values()])
+
+    main, other = in_processes(2, averages)
+    assert (main == other).all()
+
+
 def test_a_process_without_held_out_rows_takes_part_in_evaluation(run, in_processes):
     expected, _ = run("dpo", 0, 1, held_out=1)
     (row, _), _ = in_processes(2, lambda rank: run("dpo", rank, 2, held_out=1))

@@ -45,11 +45,18 @@ class TiedMargin(MeanMargin):
         return LossResult({"margin": LossTerm(-pairs.h.sum(), float(len(pairs.h)))})
 
 
+class TwoPasses(TiedMargin):
+    def _make_update_batches(self, batch):
+        yield batch
+        yield batch
+
+
 @pytest.fixture
 def trained(small_llama):
     def run(trainer_class):
         settings = {"steps": 3, "learning_rate": 0.01, "precision": "float32", "device": "cpu"}
-        trainer = trainer_class(small_llama(), None, [collate(FreeSettings.data_form, make_rows(4))], settings=settings)
+        batches = [collate(FreeSettings.data_form, make_rows(4))]
+        trainer = trainer_class(small_llama(), None, batches, settings=settings, val_loader=batches)
         return trainer, trainer.train()
 
     return run
@@ -67,3 +74,9 @@ def test_with_one_it_is_the_frozen_start_and_charged(trained):
     assert row["loss"] < 0.0
     assert trainer.reference.model is not None
     assert trainer.costs.scored_tokens == trainer.costs.trained_tokens > 0
+
+
+def test_a_method_that_learns_from_its_pairs_twice_has_their_reference_and_is_charged_once(trained):
+    trainer, row = trained(TwoPasses)
+    assert row["eval/loss"] < row["loss"] < 0.0
+    assert 3 * trainer.costs.scored_tokens == 2 * trainer.costs.trained_tokens > 0

@@ -38,6 +38,7 @@ from workbench.trainer.loss import LossResult
 from workbench.trainer.machine import device, distributed
 from workbench.trainer.machine.network import network_of
 from workbench.trainer.machine.recompute import Recompute
+from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.records.calls import CallMeter, says_its_work
 from workbench.trainer.records.charges import Charges
 from workbench.trainer.records.costs import Costs
@@ -93,8 +94,9 @@ class BaseTrainer(SavedTrainer):
         arguments.check_optimizer(optimizer, model, scheduler, self.settings, type(self).__name__)
         recomputing = Recompute(model).active if self.settings.gradient_checkpointing else nullcontext
         self.progress = Progress(self._plan_steps(), enabled=self.is_main)
+        optimizer = configure_optimizer(model, self.settings) if optimizer is None else optimizer
+        self.network.hold(model)  # before anything copies weights: each process has those of the main one from here on
         self.descent = Descent(model, optimizer, scheduler, self.settings, self.num_steps, self.device)
-        self.network.hold(model)
         flops = ModelFlops.counted_of(policy, recomputing, half=self.precision.is_half)
         meter = None if says_its_work(type(self)) else CallMeter(self.model, model, policy)
         self.charges = Charges(flops, meter, ref_model, self.settings)

@@ -11,7 +11,6 @@ from workbench.errors import DataError
 from workbench.models.flops import Work
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loop.updates import Updates
 from workbench.trainer.pairs import completion_logprobs, has_reference, pairs_work, reference_columns, text_lengths
 
 
@@ -31,18 +30,13 @@ class PairTrainer(BaseTrainer):
             if bool(empty.any()):
                 rows = empty.nonzero().flatten().tolist()
                 raise DataError(f"{self._batch_name}: rows {rows[:10]} have an empty {part}; drop them")
-        return prepared
-
-    def _make_update_batches(self, batch: Batch) -> Updates:
-        if not self.settings.needs_reference or has_reference(batch):
-            return Updates([batch])
+        if not self.settings.needs_reference or has_reference(prepared):
+            return prepared
         columns, costs = self._score_by_reference(
-            partial(reference_columns, batch=batch), partial(pairs_work, batch=batch)
+            partial(reference_columns, batch=prepared), partial(pairs_work, batch=prepared)
         )
-        return Updates([batch | columns], costs=costs)
-
-    def _make_validation_batches(self, batch: Batch) -> list[Batch]:
-        return list(self._make_update_batches(batch).batches)
+        self.charges.tell(costs)
+        return prepared | columns
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return text_lengths(batch)

@@ -11,25 +11,24 @@ import torch
 from workbench.trainer.loop.ema import AveragedWeights
 from workbench.trainer.loop.schedule import configure_scheduler
 from workbench.trainer.machine.precision import Precision, resolve_precision
-from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.records.tensors import OptimizerState
 from workbench.trainer.settings import TrainerSettings
 
 
 class Descent:
-    """Moves the weights of a model by their gradients, one step at a time. optimizer, scheduler: None takes the ones
-    that settings name."""
+    """Moves the weights of a model by their gradients, one step at a time. scheduler: None takes the one that
+    settings name."""
 
     def __init__(
         self,
         model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler | None,
         settings: TrainerSettings,
         num_steps: int,
         device: torch.device,
     ) -> None:
-        self.optimizer = configure_optimizer(model, settings) if optimizer is None else optimizer
+        self.optimizer = optimizer
         self.scheduler = scheduler or configure_scheduler(self.optimizer, num_steps, settings)
         self.precision = Precision(resolve_precision(settings.precision, device, model), device)
         self.ema = AveragedWeights(model, settings.ema_decay) if settings.ema_decay else None

@@ -31,6 +31,7 @@ class Charges:
         self.policy, self._meter = policy, meter
         self._ref_model, self._reference = ref_model, policy if ref_model is None else None
         self._rows, self._recomputed = settings.micro_batch_rows, settings.gradient_checkpointing
+        self._told = Costs()
         self.unknown = ""
         """Why calls have no FLOPs though the policy's passes have; empty where none was met so far."""
 
@@ -43,16 +44,22 @@ class Charges:
         return self._reference
 
     def listening(self) -> AbstractContextManager[None]:
-        """Calls are counted within, from none on, where they are counted at all."""
+        """From nothing on, all that is told within is counted, and calls where they are counted at all."""
+        self._told = Costs()
         return self._meter.listening() if self._meter else nullcontext()
 
+    def tell(self, costs: Costs) -> None:
+        """Add what this process has spent, beside the calls that are counted."""
+        self._told = self._told + costs
+
     def heard(self) -> Costs:
-        """What the calls of the last `listening` cost in this process; nothing where calls are not counted."""
+        """What was spent in this process since the last `listening` began: what was told, and where calls are counted
+        what they cost."""
         if self._meter is None:
-            return Costs()
+            return self._told
         found, reason = self._meter.costs(self.policy, recomputed=self._recomputed)
         self.unknown = self.unknown or (reason if not self.policy.uncounted else "")
-        return found
+        return self._told + found
 
     def of_update(self, batch: Batch, work_of: Callable[[Batch], Work], flops_of: Callable[[Work], float]) -> Costs:
         """What the gradient of one update batch took, over all processes, seconds apart. work_of: what a pass over a
