@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,28 +85,40 @@ def test_every_shipped_definition_asks_for_no_more_prompts_than_its_tasks_have(n
             assert len(make_rows(task, "held_out", run.evaluate.prompts, run.evaluate.seed)) == run.evaluate.prompts
 
 
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the shipped definitions, cut to two steps. All processes of the tests share it, so that a start is
+    trained once, as it is for a user."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    made = tmp_path_factory.mktemp("made")
+    (made / "experiments").mkdir()
+    for name in NAMES:
+        definition = yaml.safe_load((ROOT / f"experiments/{name}.yaml").read_text())
+        (made / f"experiments/{name}.yaml").write_text(yaml.safe_dump(shrink(definition), sort_keys=False))
+    for kind, row in STAND_INS.items():
+        for file in (f"{kind}_train.jsonl", f"{kind}_test.jsonl"):
+            (made / file).write_text("".join(json.dumps(row(i)) + "\n" for i in range(40)))
+    make_preset("tiny", made / "model", seed=0)
+    (made / "model/chat_template.jinja").write_text(TEMPLATE)
+    with suppress(OSError):  # another process was first
+        made.rename(shared / "shipped")
+    return shared / "shipped"
+
+
 @pytest.mark.multi
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_shipped_definition_trains_two_steps(tmp_path, name):
-    (tmp_path / "experiments").mkdir()
-    for other in NAMES:
-        definition = yaml.safe_load((ROOT / f"experiments/{other}.yaml").read_text())
-        (tmp_path / f"experiments/{other}.yaml").write_text(yaml.safe_dump(shrink(definition), sort_keys=False))
-    for kind, row in STAND_INS.items():
-        for file in (f"{kind}_train.jsonl", f"{kind}_test.jsonl"):
-            (tmp_path / file).write_text("".join(json.dumps(row(i)) + "\n" for i in range(40)))
-    make_preset("tiny", tmp_path / "model", seed=0)
-    (tmp_path / "model/chat_template.jinja").write_text(TEMPLATE)
+def test_every_shipped_definition_trains_two_steps(shipped, name):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     for command in ("plan", "explain", "run"):
         done = subprocess.run(
             [sys.executable, "-m", "workbench.cli", command, name],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180,
+            cwd=shipped, env=environment, capture_output=True, text=True, timeout=180,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    planned = json.loads((tmp_path / f"runs/{name}/plan.json").read_text())["runs"]
+    planned = json.loads((shipped / f"runs/{name}/plan.json").read_text())["runs"]
     for run in planned:
-        status = json.loads((tmp_path / "runs" / run["folder"] / "status.json").read_text())
+        status = json.loads((shipped / "runs" / run["folder"] / "status.json").read_text())
         assert (status["state"], status["step"]) == ("finished", 2)
-    assert (tmp_path / f"runs/{name}/report/index.html").stat().st_size > 10_000
+    assert (shipped / f"runs/{name}/report/index.html").stat().st_size > 10_000

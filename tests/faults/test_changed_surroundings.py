@@ -14,6 +14,7 @@ import pytest
 from tests.commands import ROOT, Command
 from tests.faults.labs import START, define, outcomes
 from workbench.experiment.stages.cache import VERSIONS
+from workbench.trainer.records.surroundings import installed_version
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 ROWS = [{"prompt": f"say {n}: ", "completion": str(n % 7)} for n in range(64)]
@@ -52,6 +53,7 @@ def other_stage_version():
 def other_library():
     version = importlib.metadata.version
     importlib.metadata.version = lambda name: "0.0.1" if name == "numpy" else version(name)
+    installed_version.cache_clear()
 
 
 def assert_made_anew(call, lab, words, before=lambda: None):

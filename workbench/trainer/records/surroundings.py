@@ -27,7 +27,7 @@ SAMPLED_ROWS = 16
 def surroundings_of(device: torch.device, loader: Any) -> dict[str, str]:
     """The surroundings by name; what cannot be told (the data of a loader that is read but once) is left out. Every
     process must call it."""
-    found = {CODE: own_hash()} | {name: _version(name) for name in LIBRARIES}
+    found = {CODE: own_hash()} | {name: installed_version(name) for name in LIBRARIES}
     processes = distributed.get_world_size()
     found["device"] = _name_of(device)
     found |= {"threads": str(torch.get_num_threads()), "processes": str(processes)}
@@ -48,7 +48,8 @@ def _name_of(device: torch.device) -> str:
 
 
 @functools.cache
-def _version(name: str) -> str:
+def installed_version(name: str) -> str:
+    """A library's version. It is asked for once a process, for that takes 2 ms and a checkpoint asks for several."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
