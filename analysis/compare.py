@@ -35,7 +35,7 @@ class ComparisonResult:
 
     def write(self, folder: Path | str) -> Path:
         """The whole report, written to folder; returns its page."""
-        from analysis.report import write
+        from analysis.report.pages import write
 
         return write(self.study, Path(folder))
 
@@ -55,10 +55,10 @@ def compare(
 
     import pandas as pd
 
-    from analysis import claims, comparability, harms, leaks
-    from analysis.left_out import unfinished
+    from analysis.inference import claims, comparability, harms, leaks
+    from analysis.inference.left_out import unfinished
     from analysis.measures import OUTCOMES
-    from analysis.sections import comparisons, results
+    from analysis.report.sections import comparisons, results
     from analysis.study import open_studies, open_study, study_of
 
     if isinstance(runs, Loaded):

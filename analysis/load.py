@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.spreadsheet import safe
+from analysis.report.spreadsheet import safe
 from workbench.errors import DefinitionError, StorageError
 from workbench.tracking import parquet, reader
 

@@ -177,7 +177,7 @@ def warm_up() -> None:
     import torch
     import torch._dynamo
 
-    import analysis.report  # noqa: F401
+    import analysis.report.pages  # noqa: F401
 
     torch.set_num_threads(1)
 

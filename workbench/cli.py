@@ -253,7 +253,7 @@ def _plan(parsed: argparse.Namespace) -> int:
 
 def _detectable(experiment: Experiment, runs: Path) -> list[str]:
     """Says how small a difference the planned seeds and prompts can tell apart."""
-    from analysis import detectable
+    from analysis.inference import detectable
     from workbench.experiment.inspect_data import Inspector
 
     inspector = Inspector({**experiment.ancestors, **{run.key: run for run in experiment.runs}}, runs)
@@ -276,7 +276,7 @@ def _data(parsed: argparse.Namespace) -> int:
 
 
 def _write_report(folder: Path) -> Path:
-    from analysis.report import write_report
+    from analysis.report.pages import write_report
 
     with told_when_slow(f"writing the report of {folder.name}"):
         return write_report(folder)
@@ -289,7 +289,7 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _compare(parsed: argparse.Namespace) -> int:
-    from analysis.report import write_comparison
+    from analysis.report.pages import write_comparison
 
     folders = [parsed.runs / name for name in _experiments(parsed.names, parsed.runs)]
     out = parsed.runs / "reports" / _together(folder.name for folder in folders)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.before_after import changes, in_words
-from analysis.report import write_report
+from analysis.inference.before_after import changes, in_words
+from analysis.report.pages import write_report
 from analysis.study import open_study
 
 Make = Callable[..., Path]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis import checkpoints, claims, stats
+from analysis import stats
+from analysis.inference import checkpoints, claims
+from analysis.inference.over_optimisation import by_pairs
 from analysis.measures import BY_COLUMN
-from analysis.over_optimisation import by_pairs
-from analysis.sections.cells import limits_text
+from analysis.report.sections.cells import limits_text
 from analysis.study import Study, open_study
 
 Make = Callable[..., Path]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from analysis import budget, claims, comparability
-from analysis.report import write_comparison, write_report
-from analysis.sections import results
+from analysis.inference import budget, claims, comparability
+from analysis.report.pages import write_comparison, write_report
+from analysis.report.sections import results
 from analysis.study import open_studies, open_study
 
 Make = Callable[..., Path]

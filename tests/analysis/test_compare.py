@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import claims, load_runs
+from analysis import load_runs
 from analysis.compare import compare
+from analysis.inference import claims
 from analysis.study import open_study, study_of
 from workbench.errors import DefinitionError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import detectable, stats
+from analysis import stats
+from analysis.inference import detectable
 from analysis.study import open_study
 
 Make = Callable[..., Path]

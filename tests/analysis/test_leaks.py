@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import answer_of
+from analysis.report.pages import answer_of
 from analysis.study import open_study
 
 Make = Callable[..., Path]

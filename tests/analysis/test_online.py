@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from analysis import budget, checkpoints, notices, stats
+from analysis import stats
+from analysis.inference import budget, checkpoints
+from analysis.inference.over_optimisation import by_reward
 from analysis.load import load_runs
 from analysis.measures import BY_COLUMN
-from analysis.over_optimisation import by_reward
-from analysis.report import answer_of, write_report
-from analysis.sections import costs, equal_cost, rollouts
-from analysis.sections.samples import side_by_side
+from analysis.report.pages import answer_of, notices, write_report
+from analysis.report.sections import costs, equal_cost, rollouts
+from analysis.report.sections.samples import side_by_side
 from analysis.study import open_study
 
 Make = Callable[..., Path]

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from analysis.measures import BY_COLUMN
-from analysis.plots import CATEGORIES, CATEGORIES_DARK, Canvas, hold, styles
-from analysis.sections.results import _draw
+from analysis.report.plots import CATEGORIES, CATEGORIES_DARK, Canvas, hold, styles
+from analysis.report.sections.results import _draw
 from analysis.study import open_study
 
-CSS = (Path(__file__).parents[2] / "analysis" / "templates" / "page.css").read_text()
+CSS = (Path(__file__).parents[2] / "analysis" / "report" / "templates" / "page.css").read_text()
 GROUNDS = dict(zip(("light", "dark"), re.findall(r"--ground: (#[0-9a-f]{6})", CSS), strict=True))
 VISION = {
     # Severe anomalies in linear RGB (Machado, Oliveira and Fernandes 2009).

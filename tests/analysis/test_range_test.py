@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis.report import write_report
-from analysis.sections import range_test
+from analysis.report.pages import write_report
+from analysis.report.sections import range_test
 from analysis.study import open_study
 
 Make = Callable[..., Path]

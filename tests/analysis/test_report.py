@@ -16,7 +16,7 @@ import pytest
 
 from analysis import study
 from analysis.load import load_folders
-from analysis.report import MAX_PAGE_BYTES, write_comparison, write_report
+from analysis.report.pages import MAX_PAGE_BYTES, write_comparison, write_report
 from workbench.errors import DefinitionError, StorageError
 
 Make = Callable[..., Path]
@@ -59,7 +59,7 @@ def test_a_report_built_twice_is_byte_identical_in_another_process_too(make_expe
     folder = make_experiment(betas=(0.1, 1.0, 10.0), **SMALL)
     write_report(folder)
     first = _digests(folder / "report")
-    code = "import sys, pathlib, analysis.report as r; r.write_report(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, analysis.report.pages as r; r.write_report(pathlib.Path(sys.argv[1]))"
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env=environment)
     assert _digests(folder / "report") == first
@@ -175,6 +175,6 @@ def test_comparing_nothing_is_an_error(tmp_path: Path) -> None:
 
 def test_heavy_libraries_wait_until_a_report_is_asked_for() -> None:
     heavy = ("pandas", "matplotlib", "scipy.stats", "jinja2", "torch")
-    code = f"import sys, analysis.report; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, analysis.report.pages; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout.strip() == "[]"

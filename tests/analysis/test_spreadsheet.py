@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from analysis.report import _markdown_text
-from analysis.spreadsheet import cell, safe
+from analysis.report.pages import _markdown_text
+from analysis.report.spreadsheet import cell, safe
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "-", "＝1"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.comparability import differences
+from analysis.inference.comparability import differences
 from analysis.study import open_studies, open_study, starts_of
 from workbench.errors import DefinitionError
 

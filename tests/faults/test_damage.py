@@ -211,7 +211,7 @@ def test_no_damage_of_a_parquet_copy_is_read(lab, record_property):
 @pytest.mark.parametrize("name", ["status.json", "provenance.json", "definition.yaml", "../../plan.json"])
 def test_a_damaged_record_of_a_run_is_no_traceback_and_never_believed(name, lab, record_property):
     """What plans, reports and begins from a run meets them; what is no longer known to hold is made anew."""
-    from analysis.report import write_report
+    from analysis.report.pages import write_report
 
     path, rng, tries = (lab / "runs/on/main/seed0" / name).resolve(), random.Random(name), 0
     whole = RunFolder(lab / "runs", "on/main/seed0").status()
@@ -237,7 +237,7 @@ def test_a_damaged_record_of_a_run_is_no_traceback_and_never_believed(name, lab,
 @pytest.mark.parametrize("name", ["metrics.jsonl", "completions.jsonl", "losses.jsonl"])
 @pytest.mark.parametrize("content", [b"", b'{"step": 0', b"\0" * 64])
 def test_a_report_of_a_run_whose_records_are_empty_is_written(name, content, lab):
-    from analysis.report import write_report
+    from analysis.report.pages import write_report
 
     run_folder = lab / "runs/start/main/seed0"
     for copy in run_folder.glob("*.parquet"):

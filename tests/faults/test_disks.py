@@ -358,7 +358,8 @@ def test_reports_and_tables_on_a_full_disk_are_one_line_and_nothing_half_written
         ("export", "start", "--out", str(disk / "out"), "--format", "parquet"),
     ):
         code, output = Command(lab, *arguments, "--runs", str(disk)).end()
-        assert (code, len(output.strip().splitlines())) == (4, 1), output
+        lines = [line for line in output.strip().splitlines() if not line.endswith(" ...")]  # told where it is slow
+        assert (code, len(lines)) == (4, 1), output
         assert "No space left" in output
     assert {path: path.read_bytes() for path in report.rglob("*") if path.is_file()} == before
     assert list(disk.glob("out/*")) == []

@@ -127,8 +127,8 @@ def test_a_signal_that_a_library_turns_into_an_error_is_no_traceback(call):
     assert call("run", "start")[0] == 0
 
     def before():
-        import analysis.report
+        import analysis.report.pages
 
-        analysis.report.describe = lambda study: SignalWithin(signal.SIGTERM).arrive()
+        analysis.report.pages.describe = lambda study: SignalWithin(signal.SIGTERM).arrive()
 
     assert call("report", "start", before=before) == (143, "")

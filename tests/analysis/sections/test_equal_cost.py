@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis import budget, stats
+from analysis import stats
+from analysis.inference import budget
 from analysis.measures import BY_COLUMN, STEPS
-from analysis.report import write_report
-from analysis.sections import equal_cost
+from analysis.report.pages import write_report
+from analysis.report.sections import equal_cost
 from analysis.study import open_study
 
 Make = Callable[..., Path]

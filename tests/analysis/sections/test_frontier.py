@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.plots import Canvas
-from analysis.sections import frontier
+from analysis.report.plots import Canvas
+from analysis.report.sections import frontier
 from analysis.study import Study, open_study
 
 Make = Callable[..., Path]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from analysis.plots import Canvas
-from analysis.report import describe
-from analysis.sections import grid
+from analysis.report.pages import describe
+from analysis.report.plots import Canvas
+from analysis.report.sections import grid
 from analysis.study import Study, open_study
 
 Make = Callable[..., Path]

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from analysis.plots import Canvas
-from analysis.sections import learning, methods
+from analysis.report.plots import Canvas
+from analysis.report.sections import learning, methods
 from analysis.study import open_study
 
 Make = Callable[..., Path]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from scipy import stats as peer
 
-from analysis import prompts, stats
-from analysis.report import write_report
+from analysis import stats
+from analysis.inference import prompts
+from analysis.report.pages import write_report
 from analysis.study import Study, open_study
 
 Make = Callable[..., Path]

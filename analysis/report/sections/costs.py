@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.document import Cell, Prose, Section, Table
 from analysis.measures import COSTS, Measure, format_number, join, number_or_nan
-from analysis.plots import Canvas
-from analysis.sections.cells import setting
+from analysis.report.document import Cell, Prose, Section, Table
+from analysis.report.plots import Canvas
+from analysis.report.sections.cells import setting
 from analysis.study import Study, Variant
 from workbench.tracking.words import plural
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import stats
-from analysis.claims import Answer
-from analysis.document import Cell, Figure, Prose, Section, Table
-from analysis.left_out import unfinished
-from analysis.plots import INK, MUTED, Canvas
-from analysis.sections.cells import setting
+from analysis.inference.claims import Answer
+from analysis.inference.left_out import unfinished
+from analysis.report.document import Cell, Figure, Prose, Section, Table
+from analysis.report.plots import INK, MUTED, Canvas
+from analysis.report.sections.cells import setting
 from analysis.study import Study, Variant
 
 if TYPE_CHECKING:

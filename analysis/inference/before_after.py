@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from analysis import stats
-from analysis.checkpoints import final_items
+from analysis.inference.checkpoints import final_items
 from analysis.measures import BY_COLUMN, Measure, format_p
 from analysis.study import Study, Variant
 from workbench.tracking.names import EXACT_MATCH_GREEDY, HELD_OUT_LOSS

@@ -8,8 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis import comparability, stats
-from analysis.claims import Comparison
+from analysis import stats
+from analysis.inference import comparability
+from analysis.inference.claims import Comparison
 from analysis.measures import COSTS, STEPS, Measure, format_number, join
 from analysis.study import Study, Variant
 from workbench.tracking.words import plural

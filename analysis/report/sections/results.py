@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis import checkpoints
-from analysis.checkpoints import interval_of
-from analysis.claims import checked_by_number, leaders
-from analysis.comparability import group_names, groups, restrict, start_value
-from analysis.document import Cell, Figure, Panel, Prose, Section, Table
+from analysis.inference import checkpoints
+from analysis.inference.checkpoints import interval_of
+from analysis.inference.claims import checked_by_number, leaders
+from analysis.inference.comparability import group_names, groups, restrict, start_value
+from analysis.inference.over_optimisation import by_pairs
 from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, capital, join, plain
-from analysis.over_optimisation import by_pairs
-from analysis.plots import FIRST, MARKERS, MUTED, SECOND, Canvas, hold, slug
-from analysis.sections.cells import limits_text, setting
+from analysis.report.document import Cell, Figure, Panel, Prose, Section, Table
+from analysis.report.plots import FIRST, MARKERS, MUTED, SECOND, Canvas, hold, slug
+from analysis.report.sections.cells import limits_text, setting
 from analysis.study import Study, Variant, begun_from, short
 from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, PAIR_ACCURACY, PAIR_MARGIN
 from workbench.tracking.words import plural

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis import budget, claims, comparability, harms, leaks, notices, over_optimisation
-from analysis.comparability import Group
-from analysis.document import Section, Table
+from analysis.inference import budget, claims, comparability, harms, leaks, over_optimisation
+from analysis.inference.comparability import Group
 from analysis.measures import Measure
-from analysis.plots import Canvas
-from analysis.sections import (
+from analysis.report import notices
+from analysis.report.document import Section, Table
+from analysis.report.plots import Canvas
+from analysis.report.sections import (
     checkpoints,
     comparisons,
     costs,
@@ -33,7 +34,7 @@ from analysis.sections import (
     runs,
     samples,
 )
-from analysis.spreadsheet import cell, safe
+from analysis.report.spreadsheet import cell, safe
 from analysis.study import Study, open_studies, open_study
 from workbench.errors import DefinitionError, StorageError
 from workbench.tracking.terminal import visible

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis import budget, stats
-from analysis.document import Cell, Figure, Panel, Section, Table
+from analysis import stats
+from analysis.inference import budget
 from analysis.measures import Measure, capital, format_number, format_p, power_of_ten
-from analysis.plots import MUTED, Canvas, hold, slug
-from analysis.sections.cells import setting, signed, with_interval
+from analysis.report.document import Cell, Figure, Panel, Section, Table
+from analysis.report.plots import MUTED, Canvas, hold, slug
+from analysis.report.sections.cells import setting, signed, with_interval
 from analysis.study import Study, starts_of
 from workbench.tracking.words import plural
 

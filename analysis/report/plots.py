@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import stats
-from analysis.checkpoints import one_seed
-from analysis.document import Panel, slug
+from analysis.inference.checkpoints import one_seed
 from analysis.measures import Measure
+from analysis.report.document import Panel, slug
 from analysis.study import Study
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import harms
+from analysis.inference import harms
 from analysis.measures import join
 from analysis.study import Study
 from workbench.tracking.words import plural

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from analysis.claims import Answer
+from analysis.inference.claims import Answer
 from analysis.measures import join_few
 from analysis.study import Study
 from workbench.tracking.words import plural

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis import before_after, checkpoints
-from analysis.before_after import Change
-from analysis.checkpoints import PairedTest, PairScore
-from analysis.document import Block, Cell, Heading, Prose, Section, Table
+from analysis.inference import before_after, checkpoints
+from analysis.inference.before_after import Change
+from analysis.inference.checkpoints import PairedTest, PairScore
 from analysis.measures import BY_COLUMN, format_p
-from analysis.plots import Canvas
-from analysis.sections.cells import setting, with_interval
+from analysis.report.document import Block, Cell, Heading, Prose, Section, Table
+from analysis.report.plots import Canvas
+from analysis.report.sections.cells import setting, with_interval
 from analysis.study import Study
 from workbench.tracking.names import PAIR_MARGIN
 

@@ -13,9 +13,10 @@ from itertools import combinations
 
 import numpy as np
 
-from analysis import before_after, comparability, stats
-from analysis.checkpoints import interval_of
-from analysis.left_out import unfinished, without_value
+from analysis import stats
+from analysis.inference import before_after, comparability
+from analysis.inference.checkpoints import interval_of
+from analysis.inference.left_out import unfinished, without_value
 from analysis.measures import Measure, format_number, format_p, join, join_few, plain
 from analysis.study import Study, Variant, starts_of
 from workbench.tracking.names import NUM_PAIRS

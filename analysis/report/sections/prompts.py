@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis import checkpoints, prompts, stats
-from analysis.claims import best_of
-from analysis.document import Block, Cell, Completions, Heading, Prose, Section, Table, Text
+from analysis import stats
+from analysis.inference import checkpoints, prompts
+from analysis.inference.claims import best_of
+from analysis.inference.prompts import Drift, Flips
 from analysis.measures import Measure, format_number, format_p
-from analysis.plots import Canvas
-from analysis.prompts import Drift, Flips
-from analysis.sections.cells import limits_text, setting, signed
-from analysis.sections.checkpoints import paired_tests
+from analysis.report.document import Block, Cell, Completions, Heading, Prose, Section, Table, Text
+from analysis.report.plots import Canvas
+from analysis.report.sections.cells import limits_text, setting, signed
+from analysis.report.sections.checkpoints import paired_tests
 from analysis.study import Study
 from workbench.tracking.words import plural
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.document import Cell, Figure, Prose, Section, Table
 from analysis.measures import format_number
-from analysis.plots import Canvas
-from analysis.sections.cells import setting
+from analysis.report.document import Cell, Figure, Prose, Section, Table
+from analysis.report.plots import Canvas
+from analysis.report.sections.cells import setting
 from analysis.study import Study, Variant
 
 if TYPE_CHECKING:

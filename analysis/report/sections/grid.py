@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.checkpoints import interval_of
-from analysis.document import Block, Cell, Figure, Prose, Section, Table
+from analysis.inference.checkpoints import interval_of
 from analysis.measures import Measure, capital, join, plain
-from analysis.plots import Canvas, slug
-from analysis.sections.cells import with_interval
+from analysis.report.document import Block, Cell, Figure, Prose, Section, Table
+from analysis.report.plots import Canvas, slug
+from analysis.report.sections.cells import with_interval
 from analysis.study import Study, Variant
 from workbench.tracking.words import plural
 

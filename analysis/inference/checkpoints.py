@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from analysis import stats
-from analysis.comparability import groups
+from analysis.inference.comparability import groups
 from analysis.measures import Measure
 from analysis.study import Study, Variant
 from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, PAIR_ACCURACY, PAIR_MARGIN

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis import before_after, stats
-from analysis.claims import best_of, compare_all
+from analysis import stats
+from analysis.inference import before_after
+from analysis.inference.claims import best_of, compare_all
 from analysis.measures import Measure, format_number, format_p
 from analysis.study import Study, Variant
 from workbench.tracking.names import PAIR_ACCURACY, PAIR_MARGIN

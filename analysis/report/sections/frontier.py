@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis import stats
-from analysis.document import Cell, Figure, Panel, Section, Table
 from analysis.measures import BY_COLUMN, Measure, capital, join_few
-from analysis.plots import INK, MUTED, Canvas, hold, slug
-from analysis.sections.cells import setting, with_interval
+from analysis.report.document import Cell, Figure, Panel, Section, Table
+from analysis.report.plots import INK, MUTED, Canvas, hold, slug
+from analysis.report.sections.cells import setting, with_interval
 from analysis.study import Study, Variant
 from workbench.tracking.names import KL_START
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from analysis.document import Figure, Section
 from analysis.measures import capital, join
-from analysis.plots import Canvas
+from analysis.report.document import Figure, Section
+from analysis.report.plots import Canvas
 from analysis.study import Study
 from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, KL_START, PAIR_ACCURACY
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from analysis import budget, claims, stats
-from analysis.checkpoints import interval_of
-from analysis.document import Cell, Prose, Section, Table
+from analysis import stats
+from analysis.inference import budget, claims
+from analysis.inference.checkpoints import interval_of
 from analysis.measures import COSTS, Measure, format_number, join, number_or_nan
-from analysis.plots import Canvas
-from analysis.sections.cells import with_interval
-from analysis.sections.rollouts import num_completions
+from analysis.report.document import Cell, Prose, Section, Table
+from analysis.report.plots import Canvas
+from analysis.report.sections.cells import with_interval
+from analysis.report.sections.rollouts import num_completions
 from analysis.study import Study, Variant
 from workbench.tracking.names import KL_START
 from workbench.tracking.words import plural

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from analysis.claims import Comparison, compare_all
-from analysis.document import Cell, Section, Table
+from analysis.inference.claims import Comparison, compare_all
 from analysis.measures import Measure, format_p
-from analysis.plots import Canvas
-from analysis.sections.cells import setting, signed
+from analysis.report.document import Cell, Section, Table
+from analysis.report.plots import Canvas
+from analysis.report.sections.cells import setting, signed
 from analysis.study import Study
 from workbench.tracking.words import plural
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.document import Completions, Prose, Section, Text
-from analysis.plots import Canvas
+from analysis.report.document import Completions, Prose, Section, Text
+from analysis.report.plots import Canvas
 from analysis.study import Study, Variant
 
 if TYPE_CHECKING:

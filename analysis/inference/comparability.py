@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from analysis.conditions import COUNTED, REWARD, UNKNOWN, Conditions, conditions_of, flops_version
+from analysis.inference.conditions import COUNTED, REWARD, UNKNOWN, Conditions, conditions_of, flops_version
+from analysis.inference.remedies import remedies
 from analysis.measures import BY_COLUMN, OUTCOMES, capital, join, join_few
-from analysis.remedies import remedies
 from analysis.study import Study, Variant
 from workbench.tracking.names import KL_START
 

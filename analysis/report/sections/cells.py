@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from analysis import stats
-from analysis.document import Cell
 from analysis.measures import Measure
+from analysis.report.document import Cell
 from analysis.study import Variant
 
 

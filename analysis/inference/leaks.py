@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from analysis.claims import Answer
+from analysis.inference.claims import Answer
 from analysis.measures import capital, join_few
 from analysis.study import Study
 

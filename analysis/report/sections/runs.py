@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from analysis.document import Cell, Prose, Section, Table
 from analysis.measures import format_number, number_or_nan
-from analysis.notices import Incident, incidents
-from analysis.plots import Canvas
+from analysis.report.document import Cell, Prose, Section, Table
+from analysis.report.notices import Incident, incidents
+from analysis.report.plots import Canvas
 from analysis.study import Study
 
 SHOWN = 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from analysis.document import Bullets, Facts, Prose, Section
 from analysis.measures import BY_COLUMN, DECIDING
-from analysis.plots import Canvas
+from analysis.report.document import Bullets, Facts, Prose, Section
+from analysis.report.plots import Canvas
 from analysis.study import Study
 from workbench.tracking.words import plural
 

@@ -1,0 +1,1 @@
+"""What may be claimed: which runs may be compared, how, and how sure the answer is."""
