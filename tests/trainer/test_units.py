@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from workbench.errors import DefinitionError
+from workbench.errors import DefinitionError, NonFiniteError
 from workbench.tracking.values import Mean
 from workbench.trainer import BaseTrainer, get_trainer_class
 from workbench.trainer.batch_format import PAIRS
@@ -79,6 +79,16 @@ def test_units_are_those_of_all_processes(step_of, in_processes):
     for gradient, own in found:
         assert ((gradient - expected).norm() / expected.norm()).item() <= 1e-5
         assert own["loss"] == pytest.approx(row["loss"])
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_a_step_without_a_unit_that_nothing_foresaw_is_not_learned_from(step_of, rows):
+    class Unitless(Odds):
+        def _compute_loss(self, outputs, batch):
+            return LossResult({"nll": LossTerm(0.0 * outputs.sum(), 0)})
+
+    with pytest.raises(NonFiniteError, match="step 1: loss is nan"):
+        step_of(Unitless, micro_batch_rows=rows)
 
 
 def test_several_micro_batches_need_a_count_and_the_message_says_which(step_of):

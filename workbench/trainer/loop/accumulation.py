@@ -27,19 +27,21 @@ class StepLoss:
 
     def __init__(self) -> None:
         self.units: dict[str, float] | None = None
+        self._is_foreseen = False
         self._sums: dict[str, torch.Tensor] = {}
         self._local_units: dict[str, float] = {}
         self._weights: dict[str, float] = {}
         self._metrics: list[dict[str, Value]] = []
 
-    def know(self, local_units: dict[str, float]) -> None:
-        """Take in this process's units of the whole step, of every term; every process must call it. Raises
-        MethodError."""
+    def know(self, local_units: dict[str, float], *, beforehand: bool = True) -> None:
+        """Take in this process's units of the whole step, of every term; every process must call it. beforehand: before
+        the first forward, so that a step without any is meant to be one. Raises MethodError."""
         try:
             own = {name: float(number) for name, number in local_units.items()}
         except (AttributeError, TypeError, ValueError):
             raise MethodError(f"_count_units gave {local_units!r}; allowed a number by each term's name") from None
         self.units = _summed(distributed.gather_objects(own))
+        self._is_foreseen = beforehand
 
     def add(self, result: LossResult) -> torch.Tensor:
         """Take in a micro-batch; returns the scalar to run backward on (DDP's averaging undone). Raises MethodError
@@ -70,7 +72,8 @@ class StepLoss:
         units = _summed([part[1] for part in found])
         if self.units is None:
             _divide_gradients(parameters, units)
-        nothing = math.nan if self.units is None else 0.0
+        is_known = self._is_foreseen or (self.units is not None and any(units.values()))
+        nothing = 0.0 if is_known else math.nan
         means = {name: sums[name] / units[name] if units[name] else nothing for name in sorted(sums)}
         row = {"loss": sum(weights[name] * mean for name, mean in means.items()) if means else math.nan}
         if len(means) > 1:

@@ -68,7 +68,7 @@ class Gradient:
                     with nullcontext() if synced else self._network.no_sync(), self._recomputing():
                         result = loss_of(micro_batch)
                         if is_whole:
-                            loss.know(result.units)
+                            loss.know(result.units, beforehand=False)
                         self._backward(loss.add(result))
             return loss.finish(self._descent.parameters)
 
