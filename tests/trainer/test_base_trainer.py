@@ -9,6 +9,7 @@ import pytest
 from workbench.errors import CheckpointError, DataError, DefinitionError
 from workbench.tracking.reader import read_rows
 from workbench.trainer.loop.batches import batches_from, split_rows
+from workbench.trainer.records import snapshot
 
 
 @pytest.fixture
@@ -154,6 +155,13 @@ def test_extra_state_that_a_trainer_does_not_know_is_refused(sft, tmp_path):
 
     sft(mixin=WithCritic).save_checkpoint(tmp_path / "c")
     with pytest.raises(CheckpointError, match="does not know: critic"):
+        sft().load_checkpoint(tmp_path / "c")
+
+
+def test_a_checkpoint_of_another_version_is_refused_with_the_remedy(sft, tmp_path, monkeypatch):
+    sft().save_checkpoint(tmp_path / "c")
+    monkeypatch.setattr(snapshot, "VERSION", snapshot.VERSION + 1)
+    with pytest.raises(CheckpointError, match=r"version \d+ is needed, and --inexact cannot .* run afresh \(FRESH=1\)"):
         sft().load_checkpoint(tmp_path / "c")
 
 

@@ -204,6 +204,15 @@ def test_settings_without_a_batch_are_refused_with_what_to_write(own, message, m
         registry.get_settings_class("own")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("data_form", 3, "DataForm"), ("batch", "PAIRS", "BatchFormat"), ("method", "X", "Method")],
+)
+def test_settings_that_describe_themselves_by_another_kind_of_value_are_refused(name, value, allowed):
+    with pytest.raises(DefinitionError, match=f"Own: {name} is {value!r}, allowed a {allowed}$"):
+        type("Own", (TrainerSettings,), {name: value, "__module__": __name__})
+
+
 def test_settings_without_a_docstring_are_explained(monkeypatch):
     class Own(TrainerSettings):
         batch = ROWS

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from workbench.config import AtOnce, Free, NonNegativeInt, PositiveInt, Seconds, Seed, Settings
 from workbench.data import forms
 from workbench.data.forms import DataForm
+from workbench.errors import DefinitionError
 from workbench.trainer.batch_format import BatchFormat
 from workbench.trainer.method import Method
 
@@ -201,8 +202,14 @@ class TrainerSettings(RunSettings):
     def __init_subclass__(cls, **options: Any) -> None:
         """Own settings that name their batch get what they do not say themselves: its data form and its size."""
         super().__init_subclass__(**options)
+        where = f"{cls.__module__}.{cls.__name__}"
         if isinstance(cls.data_form, str):
-            cls.data_form = forms.form_named(cls.data_form, f"{cls.__module__}.{cls.__name__}")
+            cls.data_form = forms.form_named(cls.data_form, where)
+        fields = inspect.get_annotations(cls)
+        for name, allowed in {"data_form": DataForm, "batch": BatchFormat, "method": Method}.items():
+            value = vars(cls).get(name) if name not in fields else None
+            if value is not None and not isinstance(value, allowed):
+                raise DefinitionError(f"{where}: {name} is {value!r}, allowed a {allowed.__name__}")
         if cls.batch is None:
             return
         if cls.batch.data_form is not None and not any("data_form" in vars(base) for base in _below(cls)):

@@ -142,6 +142,7 @@ def _plan_run(
         reason = f"from {where} ({status.get('state', 'unfinished')})"
         if checkpoints and status.get("code") not in (None, own_hash()):
             reason += "; refused as it stands, for the workbench's code is another now: FRESH=1, or INEXACT=1 marks it"
+            reason += " where this code reads its checkpoints"
         return PlannedRun(spec, "resumes", identity, precision, reason)
     other = status.get("commit") not in (None, commit) and commit is not None
     notes = [f"{OTHER_CODE}, commit {str(status['commit'])[:10]}; FRESH=1 trains it anew"] if other else []

@@ -77,7 +77,10 @@ class Origin:
         others."""
         if state.get("version") != VERSION or state.get("trainer") != self.trainer:
             found = f"{state.get('trainer')} checkpoint version {state.get('version')}"
-            raise CheckpointError(f"this is a {found}; {self.trainer} version {VERSION} is needed")
+            raise CheckpointError(
+                f"this is a {found}; {self.trainer} version {VERSION} is needed, and --inexact cannot stand in for it; "
+                "run afresh (FRESH=1), or go on with the workbench that wrote it"
+            )
         saved, own = state["settings"], self._settings()
         differing = sorted(name for name in saved.keys() | own.keys() if saved.get(name) != own.get(name))
         if differing:
