@@ -61,6 +61,16 @@ def test_a_new_part_with_state_is_one_entry(small_llama, collate, make_rows, tmp
     assert again.seen.steps == 3  # rows 0 to 2
 
 
+def test_what_was_given_is_there_when_a_method_sets_up_its_model(small_llama, collate, make_rows):
+    class Looking(SFTTrainer):
+        def _set_up_model(self, model: Any) -> Any:
+            assert (self.train_loader, self.val_loader, self.evaluators) == (batches, batches, [])
+            return super()._set_up_model(model)
+
+    batches = [collate("sft", make_rows(3))]
+    Looking(small_llama(), None, batches, val_loader=batches, settings={"steps": 1, "device": "cpu"})
+
+
 @pytest.mark.parametrize("folder", ["workbench", "analysis", "tests"])
 def test_nothing_outside_of_the_trainers_reads_a_private_name_of_one(folder):
     found = []

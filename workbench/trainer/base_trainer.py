@@ -83,6 +83,9 @@ class BaseTrainer(SavedTrainer):
         self.reference = FrozenReference(ref_model, self.device)
         self.reward_fn, self.reward_model, self.tokenizer = reward_fn, reward_model, as_tokenizer(tokenizer, model)
         self.feed = Feed(train_loader, self.device)
+        self.records = OutputFolder(output_dir, self.settings, writes=self.is_main)
+        stopping = self.settings.early_stopping
+        self.examination = Examination(val_loader, evaluators, stopping, self.network, self.records)
         given = model.to(self.device)
         model = self._set_up_model(given)
         arguments.given_by(
@@ -97,6 +100,7 @@ class BaseTrainer(SavedTrainer):
         optimizer = configure_optimizer(model, self.settings) if optimizer is None else optimizer
         self.network.hold(model)  # before anything copies weights: each process has those of the main one from here on
         self.descent = Descent(model, optimizer, scheduler, self.settings, self.num_steps, self.device)
+        self.examination.ema = self.descent.ema
         flops = ModelFlops.counted_of(policy, recomputing, half=self.precision.is_half)
         meter = None if says_its_work(type(self)) else CallMeter(self.model, model, policy)
         self.charges = Charges(flops, meter, ref_model, self.settings)
@@ -107,10 +111,6 @@ class BaseTrainer(SavedTrainer):
         self.guard = Guard(self.settings, self.num_steps)
         self.health = Health(judges=self.guard.range_test is None, judges_loss=not self.settings.data_form.is_sampled)
         self.state = RunState()
-        self.records = OutputFolder(output_dir, self.settings, writes=self.is_main)
-        self.examination = Examination(
-            val_loader, evaluators, self.settings.early_stopping, self.network, self.descent.ema, self.records
-        )
         self.interrupts = Interrupts()
 
     # The public face.

@@ -33,14 +33,15 @@ class Examination:
         evaluators: Sequence[Evaluator],
         stopping: EarlyStopping | None,
         network: Network,
-        ema: AveragedWeights | None,
         records: OutputFolder,
     ) -> None:
         self.val_loader, self.evaluators = val_loader, list(evaluators)
         self.stopper = Stopper(stopping) if stopping else None
         self.batch_number = 0
         """The number of val_loader's batch that is looked at, counted from 1; 0 where none is."""
-        self._network, self._ema, self._records = network, ema, records
+        self.ema: AveragedWeights | None = None
+        """The average that is measured and left instead of the weights, where there is one."""
+        self._network, self._records = network, records
         self._kept: dict[str, torch.Tensor] = {}
 
     @property
@@ -81,7 +82,7 @@ class Examination:
             return False
         improved = self.stopper.observe(step, held_out)
         if improved and self._records.path is None:
-            weights = self._ema.shadow if self._ema else self._network.state_dict()
+            weights = self.ema.shadow if self.ema else self._network.state_dict()
             self._kept = {name: value.detach().clone() for name, value in weights.items()}
         return improved
 
@@ -99,15 +100,15 @@ class Examination:
     def restore_best(self, step: int) -> bool:
         """Puts the weights that a run leaves into the model at its end: early stopping's best, or the averaged ones.
         Returns whether they are those of an earlier step."""
-        best, weights = self.best_step, self._ema.shadow if self._ema else None
+        best, weights = self.best_step, self.ema.shadow if self.ema else None
         is_earlier = best is not None and best != step
         if best is not None and is_earlier:
-            group = "ema" if self._ema else "model"
+            group = "ema" if self.ema else "model"
             weights = self._records.read_tensors(best, group) if self._records.path else self._kept
         if weights is not None:
             load_model_tensors(self._network.module, weights)
-            if self._ema:
-                self._ema.load_state_dict(weights)
+            if self.ema:
+                self.ema.load_state_dict(weights)
         return is_earlier
 
     def state_dict(self) -> dict[str, Any]:
