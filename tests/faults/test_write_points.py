@@ -15,6 +15,7 @@ from collections import defaultdict
 
 import pytest
 
+from tests.batches import share_of_late_letters
 from tests.faults.conftest import Moments, kill
 from tests.trainers import EVERY_TRAINER, VARIANTS, outcome
 from workbench.tracking.store import MetricStore
@@ -39,27 +40,28 @@ ROLLOUT = {"mid-rollout": "reward", "rollout rewarded": "rewarded"}
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 
 
+def visiting(moments, call, before, after=None):
+    """The call, which visits these points."""
+
+    @functools.wraps(call)
+    def wrapped(*arguments, **keywords):
+        moments.visit(before)
+        result = call(*arguments, **keywords)
+        if after:
+            moments.visit(after)
+        return result
+
+    return wrapped
+
+
 def name_moments(trainer, moments):
-    """The points that are no writes to a folder."""
-
-    def around(owner, name, before, after=None):
-        call = getattr(owner, name)
-
-        @functools.wraps(call)
-        def wrapped(*arguments, **keywords):
-            moments.visit(before)
-            result = call(*arguments, **keywords)
-            if after:
-                moments.visit(after)
-            return result
-
-        setattr(owner, name, wrapped)
-
-    around(MetricStore, "append_many", "append", "appended")
-    around(trainer, "_forward", "forward")
-    around(trainer.precision, "step", "update", "updated")
-    if trainer.reward_fn is not None:
-        around(trainer, "reward_fn", "reward", "rewarded")
+    """Names the points that are no writes to a folder, but for rewards."""
+    for owner, name, *points in (
+        (MetricStore, "append_many", "append", "appended"),
+        (trainer, "_forward", "forward"),
+        (trainer.precision, "step", "update", "updated"),
+    ):
+        setattr(owner, name, visiting(moments, getattr(owner, name), *points))
 
 
 @pytest.fixture
@@ -67,8 +69,10 @@ def train(make_trainer):
     """train(variant, folder, number=0) -> the outcome and the names of all moments; killed before the number-th."""
 
     def run(variant, folder, number=0):
-        moments = Moments(number, kill)
-        trainer = make_trainer(variant, folder, **EVERY)
+        moments, arguments = Moments(number, kill), {}
+        if number >= 0 and VARIANTS[variant].samples:
+            arguments = {"reward_fn": visiting(moments, share_of_late_letters, "reward", "rewarded")}
+        trainer = make_trainer(variant, folder, arguments=arguments, **EVERY)
         if number >= 0:
             name_moments(trainer, moments)
             moments.before_writes(folder)
