@@ -16,6 +16,7 @@ import pytest
 from workbench import cli
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.locks import hold
+from workbench.trainer.registry import trainer_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -249,3 +250,13 @@ def test_explain_tells_a_trainers_settings_and_batches(capsys):
     shown = capsys.readouterr().out
     assert "  beta " in shown
     assert "    prompt_attention_mask (B, P), bool, or 0 and 1: 1 at real tokens, 0 at padding" in shown
+
+
+def test_explain_tells_every_method_side_by_side(capsys):
+    assert cli.main(["explain", "--methods"]) == 0
+    said = capsys.readouterr().out
+    assert [name for name in trainer_names() if f"\n{name}: " not in f"\n{said}"] == []
+    assert said.count("use it when") == len(trainer_names())
+    for arguments in (["explain"], ["explain", "dpo", "--methods"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(arguments)

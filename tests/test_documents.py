@@ -9,10 +9,9 @@ import yaml
 
 from tests.analysis.conftest import write_experiment
 from tests.documents import DOCUMENTS, PAGES, ROOT, blocks
-from workbench.trainer.batch_format import table
-from workbench.trainer.registry import get_settings_class, trainer_names
+from tests.pages import BATCHES, METHODS, batches_table
+from workbench.experiment.definition.methods import methods_table
 
-ORDER = ("sft", "pretrain", "dpo", "grpo", "ppo", "online_dpo")
 OWN_TRAINER = ROOT / "docs/own_trainer.md"
 """Its code is run by tests/trainer/test_own_trainer.py."""
 
@@ -34,11 +33,14 @@ def test_every_python_block_runs(torch, tmp_path, monkeypatch):
     assert len(names["loaded"].runs) > 0
 
 
-def test_the_table_of_batches_is_what_the_trainers_declare():
-    assert sorted(ORDER) == trainer_names()
-    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
-    found = page.split("<!-- batches: begin -->\n\n")[1].split("\n<!-- batches: end -->")[0]
-    assert found == table({name: get_settings_class(name).batch for name in ORDER})
+@pytest.mark.parametrize(
+    ("page", "mark", "made"),
+    [("methods.md", METHODS, lambda: methods_table(ROOT / "experiments")), ("python.md", BATCHES, batches_table)],
+)
+def test_generated_tables_are_what_the_code_says(page, mark, made):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = text.split(f"<!-- {mark}: begin -->\n\n")[1].split(f"\n<!-- {mark}: end -->")[0]
+    assert found == made(), "python -m tests.pages writes it anew"
 
 
 def test_the_table_of_definitions_is_what_is_shipped():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import re
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from workbench.argument_types import cut, folder, positive, seed, temperature
 from workbench.errors import DefinitionError, DivergenceError, StorageError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
 from workbench.permissions import Permissions
@@ -20,8 +20,6 @@ from workbench.tracking.terminal import complain, let_go, open_streams, say, tol
 if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
 
-MAX_SHOWN = 300
-"""How many characters of what was found wrong in a command are shown."""
 _NO_MEMORY = ("memoryerror", "allocate memory", "defaultcpuallocator", "failed to map segment", "start new thread")
 """Words of errors that mean a lack of memory, also where a worker process met it."""
 
@@ -73,11 +71,11 @@ def _told(error: BaseException) -> int | None:
     if isinstance(error, BrokenPipeError):  # the reader of our output has closed it
         return 0
     if isinstance(error, OSError) and error.filename is not None:
-        complain(f"{_cut(str(error.filename))}: {error.strerror}")
+        complain(f"{cut(str(error.filename))}: {error.strerror}")
         return StorageError.exit_code
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY):
         said = (str(error).strip().splitlines() or ["none left"])[-1]  # a worker's error ends with it
-        complain(f"out of memory ({_cut(said)}){_memory_limit()}; allow more, or ask for less")
+        complain(f"out of memory ({cut(said)}){_memory_limit()}; allow more, or ask for less")
         return DivergenceError.exit_code  # the code of a run whose single row does not fit
     return None
 
@@ -93,13 +91,8 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        complain(f"command line: {_cut(message)}; `{self.prog} --help` tells what is allowed")
+        complain(f"command line: {cut(message)}; `{self.prog} --help` tells what is allowed")
         sys.exit(2)
-
-
-def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_SHOWN else f"{line[:MAX_SHOWN]}..."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
-        sub.add_argument("--runs", type=_folder, default=Path("runs"), metavar="DIR", help="folder of all runs")
+        sub.add_argument("--runs", type=folder, default=Path("runs"), metavar="DIR", help="folder of all runs")
         if named:
             sub.add_argument("name", metavar="NAME", help="a file of experiments/, without folder and ending")
         if overrides:
@@ -124,69 +117,39 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "what would run, what is cached, what changed, what it will take"),
     ):
         sub = add(name, command, text)
-        sub.add_argument("--jobs", type=_positive, help="runs side by side (default: cores / threads)")
+        sub.add_argument("--jobs", type=positive, help="runs side by side (default: cores / threads)")
         sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
         sub.add_argument("--share", action="store_true", help="divide the runs among all commands that say so")
         sub.add_argument("--inexact", action="store_true", help="resume under other code, libraries or threads")
         sub.add_argument("--allow-reward-code", action="store_true", help="run the Python files that are rewards")
     data = add("data", _data, "what the model will see: tokens, what is learned of them, lengths, rows cut or left out")
-    data.add_argument("--rows", type=_positive, default=3, help="rows shown here; the page shows more")
+    data.add_argument("--rows", type=positive, default=3, help="rows shown here; the page shows more")
     data.add_argument("--split", choices=("train", "held_out"), default="train", help="what is trained or measured on")
     add("report", _report, "write the report again")
     add("status", _status, "how the runs stand")
-    add("explain", _explain, "every resolved value with its origin, and every convention")
+    explain = add("explain", _explain, "every resolved value with its origin, and every convention", named=False)
+    what = explain.add_mutually_exclusive_group(required=True)
+    what.add_argument("name", nargs="?", metavar="NAME", help="a file of experiments/, or a trainer")
+    what.add_argument("--methods", action="store_true", help="every method side by side")
     compare = add("compare", _compare, "one report over several experiments", overrides=False, named=False)
     compare.add_argument("names", nargs="*", metavar="NAME", help="experiments that were run")
     export = add("export", _export, "runs, metrics and completions as tables", overrides=False, named=False)
     export.add_argument("names", nargs="*", metavar="NAME", help="experiments that were run")
-    export.add_argument("--out", type=_folder, required=True, metavar="DIR", help="folder of the tables")
+    export.add_argument("--out", type=folder, required=True, metavar="DIR", help="folder of the tables")
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
     dashboard = add("dashboard", _dashboard, "TensorBoard over all runs", overrides=False, named=False)
-    dashboard.add_argument("--port", type=_positive, help="of this machine's loopback (default: 6006)")
+    dashboard.add_argument("--port", type=positive, help="of this machine's loopback (default: 6006)")
     sample = add("sample", _sample, "complete a prompt with a run's model", overrides=False, named=False)
     sample.add_argument("run", metavar="RUN", help="experiment/variant/seed0, or a model folder")
     sample.add_argument("prompt", metavar="PROMPT")
-    sample.add_argument("--num", type=_positive, default=1, help="completions")
-    sample.add_argument("--max-new-tokens", type=_positive, help="128, and as many as fit, unless said")
-    sample.add_argument("--temperature", type=_temperature, default=1.0, help="0: the likeliest token")
-    sample.add_argument("--seed", type=_seed, default=0)
+    sample.add_argument("--num", type=positive, default=1, help="completions")
+    sample.add_argument("--max-new-tokens", type=positive, help="128, and as many as fit, unless said")
+    sample.add_argument("--temperature", type=temperature, default=1.0, help="0: the likeliest token")
+    sample.add_argument("--seed", type=seed, default=0)
     sample.add_argument("--raw", action="store_true", help="the prompt as it stands, whatever the run was trained on")
     sample.add_argument("--system", help="a system message before the prompt, through the chat template")
     add("schema", _schema, "the JSON Schema of a definition file", overrides=False, named=False)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed whole numbers from 1 to 999999999")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, allowed whole numbers from 0 to 999999999")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    from workbench.decimals import read_float
-
-    try:
-        value = read_float(text)
-    except ValueError:
-        value = -1.0
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"found {_cut(text)!r}, allowed 0 and finite numbers above it")
-    return value
-
-
-def _folder(text: str) -> Path:
-    from workbench.config import check_path  # pydantic takes a tenth of a second, in which a signal finds no handler
-
-    try:
-        return Path(check_path(text)).expanduser()
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _load(parsed: argparse.Namespace) -> Experiment:
@@ -354,9 +317,12 @@ def _status(parsed: argparse.Namespace) -> int:
 
 def _explain(parsed: argparse.Namespace) -> int:
     from workbench.experiment.definition.explain import explain, explain_trainer
+    from workbench.experiment.definition.methods import methods_text
     from workbench.trainer.registry import trainer_names
 
-    if parsed.name in trainer_names() and not Path("experiments", f"{parsed.name}.yaml").exists():
+    if parsed.methods:
+        say(methods_text())
+    elif parsed.name in trainer_names() and not Path("experiments", f"{parsed.name}.yaml").exists():
         say(explain_trainer(parsed.name))
     else:
         say(explain(_load(parsed)))

@@ -27,6 +27,7 @@ FLOORS = {
     "workbench.trainer": 6,
     "workbench.evaluation": 7,
     "workbench.experiment": 8,
+    "workbench.argument_types": 0.5,  # over config
     "workbench.cli": 9,
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60

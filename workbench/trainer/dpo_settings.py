@@ -56,6 +56,7 @@ class DPOSettings(PreferenceSettings):
         name="DPO",
         formula=f"{{loss}}, {H}",
         learns_from="pairs of a better and a worse completion",
+        paper="Rafailov et al. 2023, arXiv 2305.18290",
         when="preferences are at hand and sampling is dear; gains end where the pairs no longer look like what the "
         "policy writes",
         reference="the start, frozen; its log-probabilities are computed once",

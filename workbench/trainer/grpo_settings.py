@@ -25,6 +25,7 @@ class GRPOSettings(RolloutSettings):
         name="GRPO",
         formula="{loss}; A = {advantage}",
         learns_from="prompts, and a reward that can be computed",
+        paper="Shao et al. 2024, arXiv 2402.03300",
         when="completions can be checked and prompts are neither solved nor hopeless: groups whose rewards are all "
         "alike teach nothing",
         samples=True,

@@ -29,6 +29,8 @@ class Method:
     formula: str
     """What is minimised. A setting that chooses an option, in braces as in {loss}, stands for the option's formula."""
     learns_from: str
+    paper: str = ""
+    """Where it comes from; the papers of its options stand with the options."""
     when: str = ""
     """When to use it, as general advice."""
     samples: bool = False

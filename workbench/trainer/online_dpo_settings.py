@@ -20,6 +20,7 @@ class OnlineDPOSettings(RolloutSettings, PreferenceSettings):
         name="online DPO",
         formula=f"{DPOSettings.method.formula}, on the best and worst of each group",
         learns_from="prompts, and a reward that ranks completions",
+        paper="Guo et al. 2024, arXiv 2402.04792",
         when="a reward ranks completions well but its scale means little, and staying near the start matters",
         samples=True,
         reference="the start, frozen",

@@ -23,6 +23,7 @@ class PPOSettings(RolloutSettings):
         formula="−min(r A, clip(r, 1 − clip, 1 + clip) A), r = π/π_old a token, A from a learned critic; and the "
         "critic's squared error",
         learns_from="prompts, and a reward that can be computed",
+        paper="Schulman et al. 2017, arXiv 1707.06347",
         when="one completion a prompt is all that can be sampled, or rewards come late in long completions; a critic "
         "must be trained and tuned besides",
         samples=True,

@@ -78,6 +78,7 @@ def _method_rows(settings_class: type[TrainerSettings]) -> Iterator[Row]:
     reference = f"{told.reference}; none where {told.tied_by} is 0" if told.tied_by else told.reference
     said = {
         "name": told.name,
+        "paper": told.paper,
         "minimises": told.formula,
         **{f"with {name}": text for name, text in told.extras.items()},
         "learns from": told.learns_from,
