@@ -213,6 +213,12 @@ def test_settings_that_describe_themselves_by_another_kind_of_value_are_refused(
         type("Own", (TrainerSettings,), {name: value, "__module__": __name__})
 
 
+@pytest.mark.parametrize("name", ["method", "batch", "described", "updates_per_rollout"])
+def test_settings_with_a_name_that_the_base_uses_are_refused(name):
+    with pytest.raises(DefinitionError, match=f"Own: {name} is a name of TrainerSettings; give the setting another"):
+        type("Own", (TrainerSettings,), {"__annotations__": {name: int}, name: 3, "__module__": __name__})
+
+
 def test_settings_without_a_docstring_are_explained(monkeypatch):
     class Own(TrainerSettings):
         batch = ROWS

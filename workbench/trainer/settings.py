@@ -205,9 +205,12 @@ class TrainerSettings(RunSettings):
         where = f"{cls.__module__}.{cls.__name__}"
         if isinstance(cls.data_form, str):
             cls.data_form = forms.form_named(cls.data_form, where)
-        fields = inspect.get_annotations(cls)
+        for name, annotation in inspect.get_annotations(cls).items():
+            taken = hasattr(TrainerSettings, name) and name not in TrainerSettings.model_fields
+            if taken and "ClassVar" not in str(annotation):
+                raise DefinitionError(f"{where}: {name} is a name of TrainerSettings; give the setting another one")
         for name, allowed in {"data_form": DataForm, "batch": BatchFormat, "method": Method}.items():
-            value = vars(cls).get(name) if name not in fields else None
+            value = vars(cls).get(name)
             if value is not None and not isinstance(value, allowed):
                 raise DefinitionError(f"{where}: {name} is {value!r}, allowed a {allowed.__name__}")
         if cls.batch is None:
