@@ -88,6 +88,14 @@ def _pairs(rows: list[Row], left: bool, extra: int) -> dict[str, Any]:
     return batch
 
 
+def _pairs_with_margins(rows: list[Row], left: bool, extra: int) -> dict[str, Any]:
+    """Margins between 0 and 1.5."""
+    import torch
+
+    margins = torch.tensor([len(chosen) / 4 for _, chosen, _ in rows])
+    return {**_pairs(rows, left, extra), "margins": margins}
+
+
 def _scored_completions(rows: list[Row], left: bool, extra: int) -> dict[str, Any]:
     """Two completions of every other row's prompt (an odd last row stands alone)."""
     import torch
@@ -109,5 +117,6 @@ _COLLATE = {
     "rows": lambda rows, left, extra: _texts(rows, left, extra, masks_prompt=True),
     "text": lambda rows, left, extra: _texts(rows, left, extra, masks_prompt=False),
     "pairs": _pairs,
+    "pairs_with_margins": _pairs_with_margins,
     "prompts": _scored_completions,
 }

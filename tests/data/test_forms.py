@@ -16,6 +16,7 @@ LINES = {
     "rows": {"prompt": "ab", "completion": "cde"},
     "text": {"text": "abcde"},
     "pairs": {"prompt": "ab", "chosen": "cde", "rejected": "f"},
+    "pairs_with_margins": {"prompt": "ab", "chosen": "cde", "rejected": "f", "margin": 0.5},
     "prompts": {"prompt": "ab", "answer": "cde"},
     "unpaired": {"prompt": "ab", "completion": "cde", "label": False},
 }
@@ -23,6 +24,7 @@ COUNTED = {  # tokens read, tokens of the longest text, and the characters that 
     "rows": (6, 6),
     "text": (6, 0),
     "pairs": (8, 6),
+    "pairs_with_margins": (8, 6),
     "prompts": (2, 2),
     "unpaired": (6, 6),
 }
@@ -54,12 +56,14 @@ def test_a_set_is_batched_by_its_unit_and_shown_whole(kept):
     assert all(len(value) == 1 for value in batch.values())
     shown = {part.name: part.text or part.learned.tolist() for part in rows.parts(0)}
     row = [False, False, True, True, True, True]
+    pair = {"prompt": [False] * 2, "chosen": [True] * 4, "rejected": [True] * 2}
     assert (
         shown
         == {
             "rows": {"": row},
             "text": {"": [True] * 6},
-            "pairs": {"prompt": [False] * 2, "chosen": [True] * 4, "rejected": [True] * 2},
+            "pairs": pair,
+            "pairs_with_margins": {**pair, "margin": "0.5"},
             "prompts": {"prompt": [False] * 2, "answer": "cde"},
             "unpaired": {"": row, "desirable": "false"},
         }[form.name]
@@ -83,7 +87,5 @@ def test_units_name_the_settings_of_a_batch():
 
 
 def test_a_name_that_is_no_forms_is_told_with_those_that_are():
-    with pytest.raises(
-        DefinitionError, match=r"own.My: data_form is 'pair', allowed rows, text, pairs, prompts, unpaired, or a Data"
-    ):
+    with pytest.raises(DefinitionError, match=rf"own.My: data_form is 'pair', allowed {', '.join(FORMS)}, or a Data"):
         form_named("pair", "own.My")

@@ -35,6 +35,15 @@ def flag_of(value: Any, name: str) -> bool:
     return value
 
 
+def amount_of(value: Any, name: str) -> float:
+    """The value where it is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {describe(value)}, allowed a number")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} is {value:g}, allowed a finite number >= 0")
+    return float(value)
+
+
 def check_characters(text: str, name: str) -> None:
     """JSON can write half of a surrogate pair, which no encoding has."""
     if not text.isascii() and _HALF_PAIR.search(text):

@@ -49,6 +49,8 @@ class TokenPair:
     rejected_ids: list[int]
     prompt: str = ""
     """The text of the prompt."""
+    margin: float | None = None
+    """By how much the chosen one is better, where that is read."""
 
 
 def encode_rows(
@@ -116,7 +118,7 @@ def encode_pairs(
             counts.dated |= pair[0].dated
             counts.endless |= not all(_has_end(tokenizer, ids, counts) for ids in itertools.compress(answers, ends))
         counts.spanned += any(side.spanned for side in sides)
-        yield TokenPair(where, prompt, answers[0], answers[1])
+        yield TokenPair(where, prompt, answers[0], answers[1], margin=example.margin)
 
 
 def _unjudged(example: Example) -> Example:

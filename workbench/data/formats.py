@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workbench.data.checks import answer_of, flag_of, is_not_finite, text_of
+from workbench.data.checks import amount_of, answer_of, flag_of, is_not_finite, text_of
 from workbench.data.conversations import (
     Turns,
     parse_sharegpt,
@@ -65,6 +65,8 @@ class Preference(_Row):
     rejected: str | Turns
     chosen_ended: bool = True
     rejected_ended: bool = True
+    margin: float | None = None
+    """By how much the chosen one is better, where that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def _with_lead(
     assert isinstance(rejected, str), "a preference is all turns or all text"
     if not (example.chosen_ended and example.rejected_ended):
         raise ValueError("chosen_ended or rejected_ended is false beside system or tools, allowed without them")
-    return Preference(turns, (("assistant", chosen),), (("assistant", rejected),))
+    return replace(example, prompt=turns, chosen=(("assistant", chosen),), rejected=(("assistant", rejected),))
 
 
 def _after(lead: Turns, turns: Turns) -> Turns:
@@ -272,6 +274,10 @@ def _preference_of_turns(fields: Mapping[str, Any]) -> Preference:
             raise ValueError(f"{name} has a turn of weight 0 or train false, allowed in rows of messages")
     require_answer(chosen, "chosen")
     return Preference(prompt, chosen, rejected)
+
+
+def _with_margin(fields: Mapping[str, Any]) -> Preference:
+    return replace(_preference(fields), margin=amount_of(fields["margin"], "margin"))
 
 
 def _unpaired(fields: Mapping[str, Any]) -> Unpaired:
@@ -350,6 +356,9 @@ PREFERENCES = (
     Format("preference", frozenset({"prompt", "chosen", "rejected"}), _preference, also=ENDED),
     Format("preference with implicit prompt", frozenset({"chosen", "rejected"}), _preference, also=ENDED),
 )
+WITH_MARGINS = tuple(
+    Format(f"{known.name}, with margin", known.needed | {"margin"}, _with_margin, also=ENDED) for known in PREFERENCES
+)
 UNPAIRED = Format(
     *("unpaired", frozenset({"prompt", "completion", "label"}), _unpaired), also=CHECKED, is_meant=_labelled, alone=True
 )
@@ -362,7 +371,7 @@ COMPLETION_FORMATS = (
     Format("sharegpt", frozenset({"conversations"}), _sharegpt, also=CHECKED),
 )
 ROW_FORMATS = (*COMPLETION_FORMATS, TEXT)
-FORMATS = (PROMPT_ANSWER, *PREFERENCES, UNPAIRED, *ROW_FORMATS, PROMPT_ONLY)
+FORMATS = (PROMPT_ANSWER, *PREFERENCES, *WITH_MARGINS, UNPAIRED, *ROW_FORMATS, PROMPT_ONLY)
 """The formats that are known; a row that is of several is of the first, where none of them is asked for."""
 
 

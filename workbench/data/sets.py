@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -142,6 +142,8 @@ class PairSet(TokenSet):
     ref_chosen: np.ndarray | None = None
     """(all chosen tokens,) float32, nats; laid out as chosen.values."""
     ref_rejected: np.ndarray | None = None
+    margins: np.ndarray | None = None
+    """(pairs,) float32, by how much each chosen completion is better; None: nothing says so."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -162,12 +164,13 @@ class PairSet(TokenSet):
     def with_reference(self, path: Path) -> PairSet:
         """Returns these pairs with the log-probabilities that save_reference wrote."""
         arrays = load_arrays(path)
-        return PairSet(self.prompts, self.chosen, self.rejected, arrays["chosen"], arrays["rejected"])
+        return replace(self, ref_chosen=arrays["chosen"], ref_rejected=arrays["rejected"])
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """{prompt_, chosen_, rejected_}{input_ids, attention_mask} (B, L), prompts padded on the left.
 
-        With the reference known also ref_chosen_logprobs and ref_rejected_logprobs, 0 at padding.
+        With the reference known also ref_chosen_logprobs and ref_rejected_logprobs, 0 at padding; margins (B,) where
+        the data has them.
         """
         batch: dict[str, np.ndarray] = {}
         for name, ragged in (("prompt", self.prompts), ("chosen", self.chosen), ("rejected", self.rejected)):
@@ -179,16 +182,20 @@ class PairSet(TokenSet):
                 ("rejected", self.rejected, self.ref_rejected),
             ):
                 batch[f"ref_{name}_logprobs"] = Ragged(known, ragged.offsets).padded(rows, 0.0)[0]
+        if self.margins is not None:
+            batch["margins"] = self.margins[rows]
         return _tensors(**batch)
 
     def parts(self, row: int) -> list[Part]:
         completions = {"chosen": self.chosen, "rejected": self.rejected}
         shown = [Part.of(name, ids[row], learned=True) for name, ids in completions.items()]
-        return [Part.of("prompt", self.prompts[row], learned=False), *shown]
+        margin = [] if self.margins is None else [Part.of_text("margin", json.dumps(self.margins[row].item()))]
+        return [Part.of("prompt", self.prompts[row], learned=False), *shown, *margin]
 
     def save(self, path: Path) -> None:
         parts = {"prompts": self.prompts, "chosen": self.chosen, "rejected": self.rejected}
         arrays = {name: part.values for name, part in parts.items()}
+        arrays |= {} if self.margins is None else {"margins": self.margins}
         save_arrays(path, **arrays, **{f"{name}_offsets": part.offsets for name, part in parts.items()})
 
     @classmethod
@@ -197,7 +204,7 @@ class PairSet(TokenSet):
         prompts, chosen, rejected = (
             Ragged(arrays[name], arrays[f"{name}_offsets"]) for name in ("prompts", "chosen", "rejected")
         )
-        return cls(prompts, chosen, rejected)
+        return cls(prompts, chosen, rejected, margins=arrays.get("margins"))
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ def tokenise_pairs(
     chat template refuses go to bad, as in tokenise_rows."""
     counts, bad = Counts(), bad or BadRows()
     sides: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]] = ([], [], [])
+    margins: list[float] = []
     for chunk in _chunks(examples, bad):
         for pair in encode_pairs(chunk, tokenizer, counts, bad, as_chat=as_chat):
             cut, lost, reason = _cut_pair(tokenizer, pair, max_tokens)
@@ -173,9 +174,11 @@ def tokenise_pairs(
             counts.keep(pair.where)
             for side, tokens in zip(sides, cut, strict=True):
                 side.append(np.asarray(tokens, np.int32))
+            margins += [] if pair.margin is None else [pair.margin]
     bad.check()
+    assert len(margins) in (0, len(sides[0])), "a format has a margin in every row, or in none"
     prompts, chosen_rows, rejected_rows = (Ragged.from_rows(side) for side in sides)
-    pairs = PairSet(prompts, chosen_rows, rejected_rows)
+    pairs = PairSet(prompts, chosen_rows, rejected_rows, margins=np.array(margins, np.float32) if margins else None)
     counts.learned = len(chosen_rows.values) + len(rejected_rows.values)
     counts.tokens = counts.learned + 2 * len(prompts.values)
     counts.bad, counts.bad_examples = bad.count, list(bad.first)

@@ -29,6 +29,9 @@ class Wanted:
 
 
 PAIRS = Wanted(PREFERENCES, "prompt, chosen, rejected")
+PAIRS_WITH_MARGINS = Wanted(
+    (*formats.WITH_MARGINS, *PREFERENCES), "prompt, chosen, rejected, and margin where it is known"
+)
 HELD_OUT = Wanted(
     (*ROW_FORMATS, formats.PROMPT_ANSWER),
     "text; prompt, completion; prompt, answer; messages",

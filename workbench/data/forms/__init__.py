@@ -2,16 +2,27 @@
 
 from workbench.data.formats import Format
 from workbench.data.forms.base import DataForm
-from workbench.data.forms.pairs import PAIRS
+from workbench.data.forms.pairs import PAIRS, PAIRS_WITH_MARGINS
 from workbench.data.forms.prompts import PROMPTS
 from workbench.data.forms.rows import ROWS
 from workbench.data.forms.text import TEXT
 from workbench.data.forms.unpaired import UNPAIRED
 from workbench.errors import DefinitionError
 
-FORMS = {form.name: form for form in (ROWS, TEXT, PAIRS, PROMPTS, UNPAIRED)}
+FORMS = {form.name: form for form in (ROWS, TEXT, PAIRS, PAIRS_WITH_MARGINS, PROMPTS, UNPAIRED)}
 
-__all__ = ["FORMS", "PAIRS", "PROMPTS", "ROWS", "TEXT", "UNPAIRED", "DataForm", "form_named", "form_of"]
+__all__ = [
+    "FORMS",
+    "PAIRS",
+    "PAIRS_WITH_MARGINS",
+    "PROMPTS",
+    "ROWS",
+    "TEXT",
+    "UNPAIRED",
+    "DataForm",
+    "form_named",
+    "form_of",
+]
 
 
 def form_named(name: str, where: str) -> DataForm:

@@ -14,6 +14,7 @@ from workbench.data.forms.rows import ROWS
 from workbench.data.sets import PairSet
 from workbench.data.tokenise import tokenise_pairs
 from workbench.data.wanted import PAIRS as PAIRS_WANTED
+from workbench.data.wanted import PAIRS_WITH_MARGINS as MARGINS_WANTED
 from workbench.models.tokenizer import Tokenizer
 
 
@@ -65,3 +66,13 @@ class Pairs(DataForm):
 
 
 PAIRS = Pairs()
+
+
+class PairsWithMargins(Pairs):
+    """Pairs of which the data may say by how much the chosen completion is better."""
+
+    name = "pairs_with_margins"
+    wanted = MARGINS_WANTED
+
+
+PAIRS_WITH_MARGINS = PairsWithMargins()
