@@ -13,10 +13,13 @@ from workbench.tracking.names import (
     EXACT_MATCH_SAMPLED,
     HELD_OUT_LOSS,
     KL_START,
+    LENGTH_CORRELATION,
     NUM_PAIRS,
     NUM_PROMPTS,
     PAIR_ACCURACY,
     PAIR_MARGIN,
+    SCORE_MEAN,
+    SCORE_SD,
 )
 
 if TYPE_CHECKING:
@@ -81,6 +84,9 @@ OUTCOMES = (
     Measure(EXACT_MATCH_GREEDY, "greedy exact match", "share", "rate", True, NUM_PROMPTS),
     Measure(PAIR_ACCURACY, "pair accuracy", "share", "rate", True, NUM_PAIRS),
     Measure(PAIR_MARGIN, "pair margin", "nats", "nats", None),
+    Measure(SCORE_MEAN, "mean score", "held-out completions", "nats", None),
+    Measure(SCORE_SD, "standard deviation of scores", "held-out completions", "nats", None, least=0.0),
+    Measure(LENGTH_CORRELATION, "score with length", "rank correlation", "nats", None),
     Measure(KL_START, "KL from the start", "nats per sequence", "nats", None, least=0.0),
     Measure(HELD_OUT_LOSS, "held-out loss", "nats per token", "nats", False),
     Measure(COMPLETION_TOKENS, "completion length", "tokens", "nats", None, least=0.0),

@@ -17,15 +17,18 @@ from workbench.tracking.names import (
     EXACT_MATCH_SAMPLED,
     HELD_OUT_LOSS,
     KL_START,
+    LENGTH_CORRELATION,
     PAIR_ACCURACY,
     PAIR_MARGIN,
+    SCORE_MEAN,
+    SCORE_SD,
 )
 
 UNKNOWN = "not recorded"
 NONE = "none"
 REWARD = "version of reward "
 START = "start"
-PAIRS = (PAIR_ACCURACY, PAIR_MARGIN)
+PAIRS = (PAIR_ACCURACY, PAIR_MARGIN, SCORE_MEAN, SCORE_SD, LENGTH_CORRELATION)
 PROMPTS = ("task", "digits", "numbers", "gym", "gym_version", "gym_config", "path", "split", "prompts", "seed")
 """Fields of evaluate that say which prompts are held out."""
 FIELDS = {

@@ -162,7 +162,6 @@ def test_metrics_are_the_means_of_the_records(small_llama, tokenizer, tiny_folde
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "evaluate needs one of task, path, pairs"),
         ({"task": "sort", "path": "a.jsonl"}, "one of task, path, split"),
         ({"task": "sort", "prompts": 0}, "greater than 0"),
         ({"task": "sort", "sampling": {"temperature": 0}}, "greater than 0"),

@@ -128,10 +128,10 @@ def test_what_is_no_classifier_is_refused(tmp_path, tiny_folder, one_label):
         reward("nowhere")
     with pytest.raises(ModelError, match=r"no config\.json"):
         reward(tmp_path)
-    with pytest.raises(ModelError, match=r"no classifier \(LlamaForCausalLM\), its weights lack score.weight"):
+    with pytest.raises(ModelError, match=r"no classifier \(LlamaForCausalLM\), it has no score head"):
         reward(tiny_folder)
     (one_label / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="cannot load it as a sequence classifier"):
+    with pytest.raises(ModelError, match=r"config\.json: not readable as JSON"):
         reward(one_label)
 
 
@@ -158,7 +158,9 @@ def test_the_folders_contents_decide_the_identity(tmp_path, one_label, tiny_fold
     assert identity(copy) == identity(one_label) == identity(one_label, batch_rows=2)
     assert identity(one_label, max_tokens=3) != identity(one_label)
     other = make(tmp_path / "other", tiny_folder, torch, num_labels=2)
-    assert identity(other) != identity(one_label)
+    with pytest.raises(ModelError, match="found no label, allowed one of LABEL_0, LABEL_1"):
+        identity(other)
+    assert identity(other, label="LABEL_1") != identity(one_label)
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert identity(copy) != identity(one_label)
 

@@ -35,7 +35,7 @@ def values(fields, *samples) -> list[float]:
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({}, "found none of them, allowed exactly one of reward, format, regex, length, model, file"),
+    [({}, "found none of them, allowed exactly one of reward, format, regex, length, model, model_from, file"),
      ({"reward": "exact", "regex": "a"}, "found reward and regex, allowed exactly one"),
      ({"reward": "exakt"}, "'exact', 'number'"), ({"reward": "exact", "wait": 1}, "wait"),
      ({"reward": "exact", "workers": 2}, "workers belongs to file, found it with reward"),

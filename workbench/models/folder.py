@@ -24,6 +24,8 @@ INDEX = "model.safetensors.index.json"
 BASE_FILE = "base.json"
 """The file beside an adapter that is a model of its own. It holds the base's folder, as seen from here and from the
 root, and its fingerprint."""
+SCORES_END = "scores_end"
+"""The field of config.json by which our own reward models say that they read a text with the token that ends it."""
 ADDED_TOKENS_VERSION = 1
 """Raised by hand where vocabulary.add_tokens makes other weights."""
 LOADING_VERSION = 2
@@ -212,6 +214,16 @@ def check_folder(folder: Path) -> None:
         raise ModelError(
             f"{folder}: it holds a whole model, and an adapter of another ({ADAPTER_CONFIG}); move the adapter to a "
             "folder of its own, or remove it where it is merged"
+        )
+
+
+def refuse_classifier(folder: Path) -> None:
+    """Raises ModelError where the folder's model scores texts, and is no language model."""
+    named = [name for name in read_json(folder / "config.json").get("architectures") or [] if isinstance(name, str)]
+    if any(name.endswith("ForSequenceClassification") for name in named):
+        raise ModelError(
+            f"{folder}: a {named[0]}, which scores texts and completes none; name a causal language model (as a reward "
+            "it is {model: this folder})"
         )
 
 

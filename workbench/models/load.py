@@ -13,12 +13,13 @@ from workbench.disk import writing
 from workbench.errors import ModelError, StorageError
 from workbench.inputs import Inputs
 from workbench.models import adapters, sizes
-from workbench.models.by_transformers import load_by_transformers, published_tensors
-from workbench.models.folder import adapter_base, check_folder, is_adapter, write_base
+from workbench.models.by_transformers import load_by_transformers
+from workbench.models.folder import adapter_base, check_folder, is_adapter, refuse_classifier, write_base
 from workbench.models.llama import Llama
 from workbench.models.llama_config import LlamaConfig, unsupported_reason
 from workbench.models.own_check import load_checked
 from workbench.models.quantised import num_weights, quantise_linear_layers
+from workbench.models.reward_model import RewardModel, make_classifier, published
 from workbench.models.settings import LoraSettings
 from workbench.models.tokenizer import read_json
 from workbench.models.verdict_cache import remember_verdict
@@ -42,6 +43,7 @@ def load_model(
     """
     folder = Path(folder)
     check_folder(folder)
+    refuse_classifier(folder)
     if is_adapter(folder):
         model = adapters.merge_adapter(load_model(adapter_base(folder), dtype=dtype), folder)
     else:
@@ -77,7 +79,9 @@ def _write_model(model: torch.nn.Module, folder: Path, source: Path) -> None:
         return
     if adapters.has_adapter(model):
         adapters.save_adapter(model, folder / "adapter", source)
-    write_model(published_tensors(model, adapters.merged_tensors(model)), folder, source)
+    write_model(published(model), folder, source)
+    if isinstance(model, RewardModel):
+        make_classifier(folder, model.trunk)
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from workbench.errors import ModelError
 from workbench.models.llama import Llama
@@ -144,6 +145,29 @@ def forward_completions(
     )
     found = forward_to_head(model, input_ids, length_mask(row_lengths, input_ids.shape[1]), states=states)
     return replace(found, hidden=found.hidden[:, :-1][scored[:, 1:]])
+
+
+def last_states(
+    model: torch.nn.Module,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    completion_ids: torch.Tensor,
+    completion_mask: torch.Tensor,
+    prompt_index: torch.Tensor,
+) -> torch.Tensor:
+    """The hidden state (N, H) of each completion's last token, for a head that scores whole texts; arguments as
+    forward_completions'. Our own forward computes a prompt once for all of its completions."""
+    prompt_mask, completion_mask = prompt_mask.bool(), completion_mask.bool()
+    if computes_prompts_once(model):
+        # The last token predicts one more, which is not computed itself.
+        ids, mask = functional.pad(completion_ids, (0, 1)), functional.pad(completion_mask, (0, 1), value=True)
+        found = forward_completions(model, prompt_ids, prompt_mask, ids, mask, prompt_index, states=True)
+        return found.hidden[mask.sum(1).cumsum(0) - 1]
+    input_ids, lengths, _ = join_prompt_completion(
+        prompt_ids[prompt_index], prompt_mask[prompt_index], completion_ids, completion_mask
+    )
+    found = forward_to_head(model, input_ids, length_mask(lengths, input_ids.shape[1]), states=True)
+    return found.hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
 
 
 def _packed(

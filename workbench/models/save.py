@@ -12,18 +12,9 @@ import torch
 
 from workbench.disk import make_folder, writing
 from workbench.errors import StorageError
-from workbench.models.adapters import merged_tensors
-from workbench.models.by_transformers import published_tensors
 from workbench.models.passes import config_field, unwrapped
+from workbench.models.reward_model import RewardModel, make_classifier, published
 from workbench.models.weights import name_ends, write_tensors
-
-_ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-"""transformers' classes of the families that our own Llama runs."""
 
 
 def save_from_memory(model: torch.nn.Module, folder: Path, tokenizer: Any = None) -> None:
@@ -45,19 +36,22 @@ def save_from_memory(model: torch.nn.Module, folder: Path, tokenizer: Any = None
 
 def _write(model: torch.nn.Module, folder: Path, tokenizer: Any) -> None:
     model = _merged_by_peft(model)
-    tensors = published_tensors(model, merged_tensors(model))
+    language_model = model.trunk if isinstance(model, RewardModel) else model
+    tensors = published(model)
     write_tensors(tensors, folder / "model.safetensors")
-    config = _config_of(model)
+    config = _config_of(language_model)
     if config is None:
         return
     dtype = next(value.dtype for value in tensors.values() if value.is_floating_point())
     _write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
-    generation = config_field(model, "generation_config")
+    generation = config_field(language_model, "generation_config")
     if generation is not None:
         _write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
     if callable(getattr(tokenizer, "save", None)):
         tokenizer.save(folder)
         name_ends(folder, tokenizer.eos_ids)
+    if isinstance(model, RewardModel):
+        make_classifier(folder, language_model)
 
 
 def _merged_by_peft(model: torch.nn.Module) -> torch.nn.Module:
@@ -76,7 +70,7 @@ def _config_of(model: torch.nn.Module) -> dict[str, Any] | None:
         fields["architectures"] = [type(model).__name__]
     elif callable(getattr(config, "to_dict", None)):
         fields = dict(config.to_dict())
-        fields.setdefault("architectures", [_ARCHITECTURES[fields["model_type"]]])
+        fields.setdefault("architectures", [f"{fields['model_type'].capitalize()}ForCausalLM"])
     else:
         return None
     fields.pop("torch_dtype", None)

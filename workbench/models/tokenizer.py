@@ -61,7 +61,9 @@ class Tokenizer:
         # One above the highest: the ids of some files have gaps.
         self.num_ids: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         settings = _settings(folder) if settings is None else settings
-        self.added_ids: frozenset[int] = frozenset(backend.get_added_tokens_decoder())
+        added = backend.get_added_tokens_decoder()
+        self.added_ids: frozenset[int] = frozenset(added)
+        self.special_ids: frozenset[int] = frozenset(index for index, token in added.items() if token.special)
         if configs is None:
             configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
         rows = configs[1].get("vocab_size")

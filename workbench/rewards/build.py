@@ -201,6 +201,7 @@ _VERSIONS = {
     "regex": pattern.VERSION,
     "length": length.VERSION,
     "model": classifier.VERSION,
+    "model_from": classifier.VERSION,
     "file": own_code.VERSION,
 }
 
@@ -212,7 +213,7 @@ def _identity(settings: RewardSettings) -> dict[str, Any]:
     if settings.reward == "reasoning_gym":
         fields["package"] = gym_version()
     if settings.model is not None:
-        fields["model"] = classifier.classifier_identity(settings.model)
+        fields["model"] = classifier.classifier_identity(settings.model, settings.label)
     if settings.file is not None:
         fields |= {"file": file_sha256(own_code.find_file(settings.file)), "function": settings.function}
         fields["one_at_a_time"] = settings.one_at_a_time

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ModelError
-from workbench.models.folder import model_fingerprint
+from workbench.models.folder import SCORES_END, model_fingerprint
+from workbench.models.tokenizer import Tokenizer, read_json
 from workbench.rewards.reward import Sample
 from workbench.rewards.settings import RewardSettings
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def find_classifier(path: str) -> Path:
-    """The folder, with a configuration and weights as safetensors. Raises ModelError."""
+def find_classifier(path: str, label: str | None = None) -> Path:
+    """The folder, with a configuration and weights as safetensors. Raises ModelError; also where the configuration has
+    several labels, and label names none of them."""
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         found = "no config.json" if folder.is_dir() else "no such folder"
@@ -28,12 +30,21 @@ def find_classifier(path: str) -> Path:
         pickled = sorted(file.name for file in folder.glob("*.bin"))
         found = f"only {pickled[0]}, a pickle, which is never loaded" if pickled else "no weights"
         raise ModelError(f"rewards: {path}: {found}; save it with model.save_pretrained(folder)")
+    config = read_json(folder / "config.json")
+    named = [name for name in config.get("architectures") or [] if isinstance(name, str)]
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in named):
+        raise ModelError(
+            f"rewards: {path}: no classifier ({', '.join(named)}), it has no score head; name a model that was trained "
+            "to score"
+        )
+    _column(path, _labels(config), label)
     return folder
 
 
-def classifier_identity(path: str) -> str:
-    """The fingerprint of weights, configuration and tokenizer, wherever the folder is."""
-    return model_fingerprint(find_classifier(path))
+def classifier_identity(path: str, label: str | None) -> str:
+    """The fingerprint of weights, configuration and tokenizer, wherever the folder is. Raises ModelError as
+    find_classifier."""
+    return model_fingerprint(find_classifier(path, label))
 
 
 class Classifier:
@@ -44,12 +55,13 @@ class Classifier:
         from workbench.models.flops import ModelFlops
 
         assert settings.model is not None
-        folder = find_classifier(settings.model)
+        folder = find_classifier(settings.model, settings.label)
         self.settings = settings
         self.tokenizer, self.model = _load(folder, settings.model)
         self.model.to(device).eval().requires_grad_(False)
         self.device = device
-        self.column = _column(self.model.config, settings)
+        self.column = _column(settings.model, _labels(self.model.config.to_dict()), settings.label)
+        self._own = Tokenizer.load(folder) if read_json(folder / "config.json").get(SCORES_END) else None
         self._flops, self._spent = ModelFlops.of_classifier(self.model), (0, 0.0)
         self.uncounted = self._flops.uncounted
         if settings.chat_template and not self.tokenizer.chat_template:
@@ -90,10 +102,19 @@ class Classifier:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False)
         else:
             text = sample.prompt + sample.completion
-        # A template writes the special tokens out itself.
-        special = not self.settings.chat_template
-        ids = self.tokenizer(text, add_special_tokens=special, truncation=True, max_length=self.max_tokens)["input_ids"]
-        return list(ids) or [self.tokenizer.eos_token_id or 0]
+        if self._own is not None:
+            ids = _as_trained(self._own, text, sample.ended, templated=self.settings.chat_template)[-self.max_tokens :]
+        else:
+            # A template writes the special tokens out itself.
+            special, most = not self.settings.chat_template, self.max_tokens
+            ids = list(self.tokenizer(text, add_special_tokens=special, truncation=True, max_length=most)["input_ids"])
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if max(ids, default=0) >= rows:
+            raise ModelError(
+                f"rewards: {self.settings.model}: its tokenizer gives id {max(ids)}, and the model has {rows} rows: it "
+                "is another model's vocabulary"
+            )
+        return ids or [self.tokenizer.eos_token_id or 0]
 
     def _score(self, rows: list[list[int]]) -> list[float]:
         import torch
@@ -140,15 +161,32 @@ def _load(folder: Path, shown: str) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _column(config: Any, settings: RewardSettings) -> int:
+def _as_trained(tokenizer: Tokenizer, text: str, ended: bool, *, templated: bool) -> list[int]:
+    """The ids of a text as our own reward models learn them: with what ends a completion where it ended, and nothing
+    behind that."""
+    ids = tokenizer.encode(text)
+    if not templated:
+        ids = tokenizer.begun(ids)
+        return tokenizer.ended(ids) if ended else ids
+    ends = [place for place, index in enumerate(ids) if index in tokenizer.eos_ids]
+    return ids[: ends[-1] + ended] if ends else ids
+
+
+def _labels(config: Mapping[str, Any]) -> dict[str, int]:
+    """The labels that a configuration has, and their logits; transformers' default is two."""
+    named = config.get("label2id") or {label: index for index, label in (config.get("id2label") or {}).items()}
+    numbered = {f"LABEL_{index}": index for index in range(config.get("num_labels") or 2)}
+    return {str(label): int(index) for label, index in (named or numbered).items()}
+
+
+def _column(path: str, labels: Mapping[str, int], label: str | None) -> int:
     """Which logit is the reward."""
-    labels = {str(label): int(index) for label, index in config.label2id.items()}
-    if settings.label is None and config.num_labels == 1:
+    if label is None and len(labels) == 1:
         return 0
-    if settings.label not in labels:
-        found = "no label" if settings.label is None else f"label {settings.label}"
-        raise ModelError(f"rewards: {settings.model}: found {found}, allowed one of {', '.join(labels)}")
-    return labels[settings.label]
+    if label is None or label not in labels:
+        found = "no label" if label is None else f"label {label}"
+        raise ModelError(f"rewards: {path}: found {found}, allowed one of {', '.join(labels)}")
+    return labels[label]
 
 
 def _pad_id(tokenizer: Any, config: Any, rows: list[list[int]]) -> int:

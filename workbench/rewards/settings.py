@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from workbench.config import AtOnce, Free, GivenPath, PositiveInt, Seconds, Settings
 
-KINDS = ("reward", "format", "regex", "length", "model", "file")
+KINDS = ("reward", "format", "regex", "length", "model", "model_from", "file")
+_MODELS = ("model", "model_from")
 _OPTIONS = {
-    "graded": "format",
-    "match": "regex",
-    "label": "model",
-    "chat_template": "model",
-    "max_tokens": "model",
-    "batch_rows": "model",
-    "function": "file",
-    "workers": "file",
-    "timeout_seconds": "file",
+    "graded": ("format",),
+    "match": ("regex",),
+    "label": _MODELS,
+    "chat_template": _MODELS,
+    "max_tokens": _MODELS,
+    "batch_rows": _MODELS,
+    "function": ("file",),
+    "workers": ("file",),
+    "timeout_seconds": ("file",),
 }
-"""Fields that only one kind has."""
+"""Fields that only some kinds have."""
 
 
 class _Sparse(Settings):
@@ -55,7 +56,7 @@ class LengthSettings(_Sparse):
 
 
 class RewardSettings(_Sparse):
-    """One reward. Exactly one of reward, format, regex, length, model, file."""
+    """One reward. Exactly one of reward, format, regex, length, model, model_from, file."""
 
     reward: Literal["exact", "number", "math", "countdown", "sort", "reasoning_gym"] | None = None
     """A built-in check against the prompt's answer: 1 or 0. number: one plain number; math: LaTeX, through math-verify.
@@ -73,6 +74,8 @@ class RewardSettings(_Sparse):
     """A reward of the number of tokens."""
     model: GivenPath | None = None
     """Folder of a sequence classifier as safetensors; the reward is its logit for prompt and completion."""
+    model_from: Annotated[str, Field(min_length=1)] | dict[str, Any] | None = None
+    """The run whose reward model it is: the name of its experiment, or {experiment, variant, seed}, as of a start."""
     label: str | None = None
     """model: whose logit, where the classifier has several labels."""
     chat_template: bool = False
@@ -103,9 +106,9 @@ class RewardSettings(_Sparse):
             raise ValueError(
                 f"found {' and '.join(given) or 'none of them'}, allowed exactly one of {', '.join(KINDS)}"
             )
-        for option, kind in _OPTIONS.items():
-            if kind != given[0] and getattr(self, option) != type(self).model_fields[option].default:
-                raise ValueError(f"{option} belongs to {kind}, found it with {given[0]}")
+        for option, kinds in _OPTIONS.items():
+            if given[0] not in kinds and getattr(self, option) != type(self).model_fields[option].default:
+                raise ValueError(f"{option} belongs to {kinds[0]}, found it with {given[0]}")
         return self
 
     @field_validator("regex")
@@ -130,5 +133,9 @@ class RewardSettings(_Sparse):
     @property
     def label_in_metrics(self) -> str:
         """Its name, else what tells it best: the check, the form, the function, or the kind."""
-        told = {"reward": self.reward, "format": self.format, "file": self.function}
+        told = {"reward": self.reward, "format": self.format, "file": self.function, "model_from": "model"}
         return self.name or told.get(self.kind) or self.kind
+
+    def of_folder(self, folder: str) -> Self:
+        """The same reward by the model of a folder, where that of a run was named."""
+        return self.model_copy(update={"model": folder, "model_from": None})

@@ -55,7 +55,21 @@ class Max:
         return float(self.value)
 
 
-Value = Sum | Mean | Max
+@dataclass(frozen=True)
+class Min:
+    """The smallest value seen."""
+
+    value: Number
+
+    def pool(self, other: Min) -> Min:
+        first, second = float(self.value), float(other.value)
+        return Min(math.nan if math.isnan(first) or math.isnan(second) else min(first, second))
+
+    def result(self) -> float:
+        return float(self.value)
+
+
+Value = Sum | Mean | Max | Min
 
 
 def pool(first: Value, second: Value) -> Value:

@@ -15,6 +15,7 @@ _PLACES = {
     "GRPOTrainer": "grpo_trainer",
     "OnlineDPOTrainer": "online_dpo_trainer",
     "PPOTrainer": "ppo_trainer",
+    "RewardTrainer": "reward_trainer",
     "configure_optimizer": "optimizer",
     "get_trainer_class": "create",
     "create_trainer": "create",

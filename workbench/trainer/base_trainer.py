@@ -243,7 +243,7 @@ class BaseTrainer(SavedTrainer):
             self.interrupts.interruptible(),
         ):
             metrics = self._validate()
-            metrics |= self.examination.ask(self.policy, self.step, self.precision.autocast)
+            metrics |= self.examination.ask(self.result, self.step, self.precision.autocast)
             return distributed.broadcast_object(metrics)
 
     def _validate(self) -> dict[str, float]:

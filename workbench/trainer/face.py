@@ -87,12 +87,17 @@ class TrainerFace:
 
     @property
     def policy(self) -> torch.nn.Module:
-        """The language model: what is evaluated, sampled from and saved."""
+        """The language model that learns, and is sampled from."""
         return self._policy_of(self.network.module)
 
     def _policy_of(self, trained: torch.nn.Module) -> torch.nn.Module:
         """The language model within what _set_up_model returned."""
         return trained
+
+    @property
+    def result(self) -> torch.nn.Module:
+        """What the run leaves, and is evaluated and saved: the policy, unless the method makes something else of it."""
+        return self.policy
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -150,7 +155,7 @@ class TrainerFace:
 
     @property
     def evaluators(self) -> list[Evaluator]:
-        """Functions of the policy and the step that give held-out metrics."""
+        """Functions of the result and the step that give held-out metrics."""
         return self.examination.evaluators
 
     @property

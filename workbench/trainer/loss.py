@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from workbench.errors import MethodError
-from workbench.tracking.values import Max, Mean, Sum, Value
+from workbench.tracking.values import Value
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def as_result(loss: Any, num_rows: int) -> LossResult:
         if not _is_scalar(term.loss_sum):
             raise _refused(f"a loss_sum of {name} that is a {_described(term.loss_sum)}", "a scalar tensor, the sum")
     for name, value in loss.metrics.items():
-        if not isinstance(value, Sum | Mean | Max):
+        if not isinstance(value, Value):
             raise _refused(
                 f"the metric {name} as a {_described(value)}",
-                "Mean(sum, count), Sum(total) or Max(value) of workbench.tracking.values",
+                "Mean(sum, count), Sum(total), Max(value) or Min(value) of workbench.tracking.values",
             )
     return loss
 

@@ -21,13 +21,7 @@ def completion_logprobs(
     model: torch.nn.Module, batch: Batch, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Both sides in one forward: sums (2B,), chosen above rejected; per token (B, C) and (B, R), 0 at padding."""
-    ids, masks = ([batch[f"{side}_{part}"] for side in SIDES] for part in ("input_ids", "attention_mask"))
-    widths = [part.shape[1] for part in ids]
-    padded_ids, padded_masks = (
-        torch.cat([functional.pad(part, (0, max(widths) - part.shape[1])) for part in parts]) for parts in (ids, masks)
-    )
-    mask = padded_masks.bool()
-    prompt_index = torch.arange(len(ids[0]), device=mask.device).repeat(2)
+    padded_ids, mask, prompt_index = _both_sides(batch)
     outputs = forward_completions(
         model, batch["prompt_input_ids"], batch["prompt_attention_mask"], padded_ids, mask, prompt_index
     )
@@ -35,7 +29,9 @@ def completion_logprobs(
         outputs.hidden, outputs.weight, padded_ids[mask], bias=outputs.bias, temperature=temperature
     )
     logprobs = found.new_zeros(mask.shape).masked_scatter(mask, found)
-    chosen, rejected = (part[:, :width] for part, width in zip(logprobs.chunk(2), widths, strict=True))
+    chosen, rejected = (
+        part[:, : batch[f"{side}_input_ids"].shape[1]] for side, part in zip(SIDES, logprobs.chunk(2), strict=True)
+    )
     return logprobs.sum(1), chosen, rejected
 
 
@@ -44,12 +40,37 @@ def summed_logprobs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return completion_logprobs(model, batch)[0]
 
 
+def pair_scores(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """(2B,) a reward model's scores of the completions behind their prompts, chosen above rejected."""
+    scores: torch.Tensor = model(batch["prompt_input_ids"], batch["prompt_attention_mask"], *_both_sides(batch))
+    return scores
+
+
+def _both_sides(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Chosen above rejected: ids and mask (2B, the longer of C and R); and which prompt each continues, (2B,)."""
+    ids, masks = ([batch[f"{side}_{part}"] for side in SIDES] for part in ("input_ids", "attention_mask"))
+    width = max(part.shape[1] for part in ids)
+    padded_ids, padded_masks = (
+        torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts]) for parts in (ids, masks)
+    )
+    return padded_ids, padded_masks.bool(), torch.arange(len(ids[0]), device=padded_masks.device).repeat(2)
+
+
 def pairs_work(model: torch.nn.Module, batch: Batch) -> Work:
     """What completion_logprobs computes of a batch."""
+    return Work.of_completions(model, *_lengths(batch))
+
+
+def scores_work(trunk: torch.nn.Module, batch: Batch) -> Work:
+    """What pair_scores computes of a batch. trunk: the language model within the reward model."""
+    return Work.of_last_states(trunk, *_lengths(batch))
+
+
+def _lengths(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens of the prompts (B,) and of the completions (2B,), and which prompt each of these continues."""
     prompts = batch["prompt_attention_mask"].sum(1)
-    prompt_index = torch.arange(len(prompts), device=prompts.device).repeat(2)
     completions = torch.cat([completion_lengths(batch, side) for side in SIDES])
-    return Work.of_completions(model, prompts, completions, prompt_index)
+    return prompts, completions, torch.arange(len(prompts), device=prompts.device).repeat(2)
 
 
 def reference_columns(model: torch.nn.Module, batch: Batch, temperature: float = 1.0) -> Batch:

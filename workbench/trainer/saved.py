@@ -37,9 +37,9 @@ class SavedTrainer(TrainerHooks):
         }
 
     def save_model(self, path: Path | str) -> None:
-        """Write the policy as it is now, and the tokenizer where one was given, as a Hugging Face folder at `path`."""
+        """Write the result as it is now, and the tokenizer where one was given, as a Hugging Face folder at `path`."""
         if self.is_main:
-            save_from_memory(self.policy, Path(path), self.tokenizer)
+            save_from_memory(self.result, Path(path), self.tokenizer)
         distributed.barrier()
 
     def save_checkpoint(self, path: Path | str) -> None:

@@ -113,6 +113,8 @@ class TrainerSettings(RunSettings):
     """What the trainer learns from; an own trainer's settings may say it by its name."""
     needs_reference: ClassVar[bool] = False
     """Whether its pairs come with a reference's log-probabilities, which are computed before the run and charged."""
+    scores_texts: ClassVar[bool] = False
+    """Whether a run leaves a reward model, which scores texts and completes none, in the place of a language model."""
     method: ClassVar[Method | None] = None
     """What the method says of itself, each class of its own: a class that says nothing has its docstring's first line.
     """

@@ -13,6 +13,7 @@ import pytest
 from workbench.config import fingerprint
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.resolve import load_experiment
+from workbench.trainer.registry import trainer_names
 
 SFT = """question: How well does it sort?
 trainer: sft
@@ -34,7 +35,7 @@ sweep:
   grid: {beta: [0.1, 1]}
   seeds: 2
 """
-TRAINERS = "dpo, grpo, online_dpo, ppo, pretrain, sft"
+TRAINERS = ", ".join(trainer_names())
 MANY = "the 27 names that `workbench explain sft` lists"
 MANY_DPO = "the 31 names that `workbench explain dpo` lists"
 NO_DEFAULT = "found nothing, allowed a value: it has no default"
@@ -183,7 +184,7 @@ GOOD = {
     "data": "data: {task: sort, rows: 128}",
 }
 CORPUS = [
-    tuple(line.split(" | ", 2))
+    tuple(line.replace("{TRAINERS}", TRAINERS).split(" | ", 2))
     for line in Path(__file__).with_name("malformed.txt").read_text().splitlines()
     if not line.startswith("#")
 ]

@@ -10,6 +10,7 @@ import pytest
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.explain import conventions
 from workbench.experiment.definition.resolve import load_experiment
+from workbench.trainer.registry import trainer_names
 
 GRPO = """question: Does it learn to sort?
 trainer: grpo
@@ -21,7 +22,7 @@ hyperparameters:
 """
 REWARDS = "hyperparameters.rewards"
 NO_REWARD = "5: hyperparameters.rewards: found none, allowed one or more for prompts of no built-in task, such as [{reward: number}]"
-ONE_KIND = "allowed exactly one of reward, format, regex, length, model, file"
+ONE_KIND = "allowed exactly one of reward, format, regex, length, model, model_from, file"
 
 # what is replaced, by what, and the lines after "experiments/case.yaml:".
 CASES: list[tuple[str, str, list[str]]] = [
@@ -42,7 +43,7 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("group_size: 4", "loss: grop", ["7: hyperparameters.loss: found 'grop', allowed grpo, dapo, dr_grpo, gspo or cispo, did you mean grpo?"]),
     ("group_size: 4", "temperature: 0", ["7: hyperparameters.temperature: found 0, allowed numbers > 0"]),
     ("group_size: 4", "minibatches: 99", ["5: hyperparameters: minibatches 99 are more than batch_prompts 8; allowed up to it"]),
-    ("trainer: grpo", "trainer: gpro", ["2: trainer: found 'gpro', allowed dpo, grpo, online_dpo, ppo, pretrain, sft, did you mean grpo?"]),
+    ("trainer: grpo", "trainer: gpro", [f"2: trainer: found 'gpro', allowed {', '.join(trainer_names())}, did you mean grpo?"]),
     ("trainer: grpo", "trainer: sft", ["7: hyperparameters.group_size: found an unknown key, allowed the 27 names that `workbench explain sft` lists, did you mean trainer grpo, which has group_size?"]),
 ]  # fmt: skip
 

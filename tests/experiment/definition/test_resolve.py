@@ -15,6 +15,7 @@ from workbench.experiment.definition.overrides import SPACES
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.definition.schema import Experiment
 from workbench.trainer.dpo_trainer import DPOSettings
+from workbench.trainer.registry import trainer_names
 from workbench.trainer.sft_trainer import SFTSettings
 
 SFT = """question: How well does it sort?
@@ -237,7 +238,7 @@ def test_the_folder_of_an_override_is_one_safe_name(folder: Path, value: str) ->
         ("track=[wandbb]", "--set track=[wandbb]: track[0]: found 'wandbb', allowed tensorboard or wandb, did you mean wandb?"),
         ("seeds=0", "--set seeds=0: sweep.seeds: found 0, allowed numbers > 0 or a list"),
         ("arms.a.threads=2", "--set arms.a.threads=2: arms.a.threads: found an unknown arm, allowed none"),
-        ("trainer=dqo", "--set trainer=dqo: trainer: found 'dqo', allowed dpo, grpo, online_dpo, ppo, pretrain, sft, did you mean dpo?"),
+        ("trainer=dqo", f"--set trainer=dqo: trainer: found 'dqo', allowed {', '.join(trainer_names())}, did you mean dpo?"),
         ("evaluate_every=3", "--set evaluate_every=3: evaluate_every: found an unknown key, allowed the 31 names that `workbench explain dpo` lists, did you mean evaluate.every?"),
     ],
 )  # fmt: skip

@@ -110,7 +110,7 @@ def conventions(run: RunSpec) -> dict[str, str]:
     found = {"batch": batch_units(settings), **_EVERYWHERE}
     found |= method.conventions(type(settings).described(), settings)
     if run.evaluate is not None:
-        found |= _EVALUATION
+        found = _EVALUATION | found if settings.scores_texts else found | _EVALUATION
     if run.budget is not None:
         found["budget"] = "counts collecting, reference and rollouts too; evaluation's seconds do not count"
     return found

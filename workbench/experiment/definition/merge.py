@@ -17,7 +17,7 @@ KINDS = {
 LENGTHS = frozenset({"steps", "epochs"})
 """Hyperparameters that say how long to train: the one said last counts."""
 
-FREE_KEYS = ("arms", "columns", "grid", "gym_config")
+FREE_KEYS = ("arms", "columns", "grid", "gym_config", "model_from")
 """Fields that are mappings whose keys whoever writes them chooses."""
 
 

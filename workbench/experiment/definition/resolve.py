@@ -12,10 +12,10 @@ from workbench.experiment.definition.files import check_shape, load_tree
 from workbench.experiment.definition.grid import Point, apply_overrides, arm_classes, arm_trees, points, read_axes
 from workbench.experiment.definition.merge import merge_sections, nest
 from workbench.experiment.definition.overrides import Override, experiment_folder, parse_overrides
-from workbench.experiment.definition.schema import START, Experiment, RunSpec
+from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.definition.sections import Sections, check_sections
 from workbench.experiment.definition.source import Node
-from workbench.experiment.definition.starts import Resolver, resolve_sources
+from workbench.experiment.definition.starts import Resolver, resolve_judges, resolve_sources
 from workbench.experiment.definition.validate import Problems, suggest
 
 MAX_CHAIN = 40
@@ -69,8 +69,8 @@ class _Loader:
         ordered: dict[str, RunSpec] = {}
 
         def visit(run: RunSpec) -> None:
-            for key in (run.start, *run.sources):
-                if key not in (None, START) and key not in ordered:
+            for key in run.needs:
+                if key not in ordered:
                     visit(runs[key])
                     ordered[key] = runs[key]
 
@@ -148,6 +148,7 @@ class _Loader:
         for seed in seeds:
             start = resolver.start(sections.start, seed) if sections.start is not None else None
             sources = resolve_sources(point.tree, seed, resolver)
+            judges = resolve_judges(point.tree, seed, resolver)
             runs.append(
                 RunSpec(
                     experiment=folder_name,
@@ -166,6 +167,7 @@ class _Loader:
                     threads=sections.threads,
                     track=tuple(track.plain()) if track is not None else ("tensorboard",),
                     sources=sources,
+                    judges=judges,
                     origins=origins,
                 )
             )

@@ -19,7 +19,7 @@ from workbench.trainer.settings import Budget, RunSettings, TrainerSettings
 
 START = "start"
 Tracker = Literal["tensorboard", "wandb"]
-NAMES_ONLY = ("experiment", "question", "arm", "variant", "seed", "axes", "sources", "track")
+NAMES_ONLY = ("experiment", "question", "arm", "variant", "seed", "axes", "sources", "judges", "track")
 """Entries of a run's record that no number depends on, or that are written elsewhere in it."""
 WRITTEN_AS = {"evaluate_every": "evaluate.every", "seed": "sweep.seeds", "budget": "budget"}
 """Facts of a run that a definition, and a run's record, have elsewhere than under `hyperparameters`."""
@@ -116,6 +116,8 @@ class RunSpec:
     track: tuple[str, ...]
     sources: tuple[str, ...] = ()
     """The runs that a list at data.collect.from names, by key; "start" is the run's own start."""
+    judges: tuple[str, ...] = ()
+    """The runs whose reward models judge completions, by key, in the order of the rewards that name them."""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """The places where values were written, by dotted path; a value without a place is a default."""
 
@@ -133,6 +135,12 @@ class RunSpec:
     def form(self) -> DataForm:
         """What a row of its training data is."""
         return self.hyperparameters.data_form
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys of the runs that must be finished before this one begins."""
+        named = (self.start, *self.sources, *self.judges)
+        return tuple(key for key in named if key is not None and key != START)
 
     @property
     def budget(self) -> Budget | None:
@@ -155,6 +163,7 @@ class RunSpec:
             "lora": dump(self.lora),
             "data": dump(self.data),
             "sources": list(self.sources),
+            "judges": list(self.judges),
             "hyperparameters": {name: said[name] for name in hyperparameter_names(type(self.hyperparameters))},
             "evaluate": dump(self.evaluate),
             "budget": said["budget"],

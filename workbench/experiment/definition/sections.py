@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.config import Settings
-from workbench.data.settings import DatasetData, DataSettings, ReadData
+from workbench.data.settings import CollectData, DatasetData, DataSettings, ReadData
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.merge import KINDS
 from workbench.experiment.definition.other_names import OURS
@@ -115,7 +115,11 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     evaluate = _section(EvaluateSettings, "evaluate", evaluate_node, problems)
     if evaluate is not None and evaluate_node is not None and evaluate.split is not None and data is not None:
         _check_split(evaluate.split, data, evaluate_node.get("split") or evaluate_node, problems)
+    if evaluate is not None and evaluate_node is not None and data is not None:
+        _check_measured(evaluate, evaluate_node, data, problems)
     hyperparameters = _hyperparameters(cls, tree, evaluate, problems) if cls else None
+    if hyperparameters is not None and hyperparameters.scores_texts:
+        _check_scorer(lora_node, evaluate_node, str(trainer.value if trainer else ""), problems)
     if cls is not None and data is not None and data_node is not None:
         _check_fit(cls, str(trainer.value if trainer else ""), data_node, problems)
     if hyperparameters is not None and data is not None:
@@ -162,6 +166,25 @@ def _missing_data(tree: Node, cls: type[TrainerSettings] | None, problems: Probl
         data = f"data.path={example}" if trainer.is_override else f"data: {{path: {example}}}"
         problem = f"trainer {trainer.value} drops the file's data and hyperparameters; give them, e.g. {data}"
         problems.add(trainer, problem, f"{trainer.field.removesuffix('trainer')}data")
+
+
+def _check_measured(evaluate: EvaluateSettings, node: Node, data: DataSettings, problems: Problems) -> None:
+    """Something to measure: held-out pairs that are collected with the training data, or what is named."""
+    collected = isinstance(data, CollectData) and data.collect.held_out_pairs
+    if evaluate.names_nothing and not collected:
+        problems.add(node, "evaluate needs one of task, path, pairs, split")
+
+
+def _check_scorer(lora: Node | None, evaluate: Node | None, trainer: str, problems: Problems) -> None:
+    """Nothing that only a language model can do is asked of a reward model."""
+    for name in ("task", "path", "verifier"):
+        asked = evaluate.get(name) if evaluate is not None else None
+        if asked is not None and asked.value is not None:
+            problem = f"found prompts to complete, and trainer {trainer} leaves a reward model, which completes none"
+            problems.add(asked, f"{problem}; allowed pairs, split, or data.collect.held_out_pairs")
+    save = lora.get("save") if lora is not None else None
+    if save is not None and save.value == "adapter":
+        problems.add(save, f"found adapter, and trainer {trainer} trains a score head besides; allowed merged")
 
 
 def _check_split(split: str, data: DataSettings, node: Node, problems: Problems) -> None:

@@ -17,8 +17,9 @@ class Resolver:
     def __init__(self, load: Callable[[Node], Experiment | None], problems: Problems) -> None:
         self.load, self.problems = load, problems
 
-    def start(self, node: Node, seed: int) -> str | None:
-        """The key of the run that node means for a run of this seed; None after the problem was added."""
+    def start(self, node: Node, seed: int, *, scores: bool = False) -> str | None:
+        """The key of the run that node means for a run of this seed; None after the problem was added. scores: it is to
+        leave a reward model, and not a language model to begin with."""
         node = _as_key(node)
         reference = validate(StartFrom, node, self.problems)
         if reference is None:
@@ -26,7 +27,7 @@ class Resolver:
         experiment = self.load(node.value["experiment"])
         if experiment is None:
             return None
-        runs = self._of_variant(experiment, reference, node)
+        runs = [run for run in self._of_variant(experiment, reference, node) if self._fits(run, node, scores)]
         return self._of_seed(runs, experiment, reference, node, seed) if runs else None
 
     def _of_variant(self, experiment: Experiment, reference: StartFrom, node: Node) -> list[RunSpec]:
@@ -43,6 +44,17 @@ class Resolver:
             near = suggest(wanted, variants)
             self.problems.add(node.value["variant"], f"found {show(wanted)}, allowed {' | '.join(variants)}{near}")
         return runs
+
+    def _fits(self, run: RunSpec, node: Node, scores: bool) -> bool:
+        """Whether the run leaves what is asked of it; a problem where it does not."""
+        if run.hyperparameters.scores_texts == scores:
+            return True
+        kinds = ("a language model", "a reward model")
+        left, allowed = kinds[not scores], kinds[scores]
+        more = "" if scores else "; a reward model is named in hyperparameters.rewards, as model_from"
+        name = f"{run.experiment}, which leaves {left} (trainer {run.trainer})"
+        self.problems.add(node, f"found {name}, allowed a run that leaves {allowed}{more}")
+        return False
 
     def _of_seed(
         self, runs: list[RunSpec], experiment: Experiment, reference: StartFrom, node: Node, seed: int
@@ -91,3 +103,12 @@ def resolve_sources(tree: Node, seed: int, resolver: Resolver) -> tuple[str, ...
             key = resolver.start(node, seed)
             sources += [key] if key is not None else []
     return tuple(sources)
+
+
+def resolve_judges(tree: Node, seed: int, resolver: Resolver) -> tuple[str, ...]:
+    """Keys of the runs whose reward models hyperparameters.rewards names, in its order."""
+    rewards = tree.get("hyperparameters.rewards")
+    listed = rewards.value if rewards is not None and isinstance(rewards.value, list) else ()
+    named = (entry.value.get("model_from") for entry in listed if isinstance(entry.value, dict))
+    keys = (resolver.start(node, seed, scores=True) for node in named if node is not None and node.value is not None)
+    return tuple(key for key in keys if key is not None)

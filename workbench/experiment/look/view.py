@@ -18,7 +18,7 @@ from workbench.data.sets import Part, TokenSet
 from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
 from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
-from workbench.experiment.definition.schema import START, Experiment, RunSpec
+from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.planning import leaks
 from workbench.experiment.planning.data_warnings import end_warnings
 from workbench.experiment.running.held_out import (
@@ -123,8 +123,8 @@ def look_at_data(experiment: Experiment, runs: Path, split: Split, num_rows: int
 
 
 def _sections(stages: RunStages, spec: RunSpec, split: Split, num_rows: int) -> Iterator[tuple[str, Section]]:
-    for key in (spec.start, *spec.sources):
-        if key not in (None, START) and not RunFolder(stages.models.runs, key).is_finished():
+    for key in spec.needs:
+        if not RunFolder(stages.models.runs, key).is_finished():
             name = key.split("/")[0]
             raise DefinitionError(f"{spec.key}: its data rests on {key}, which is not finished; make exp NAME={name}")
     tokenizer = Tokenizer.load(stages.models.folder(spec))

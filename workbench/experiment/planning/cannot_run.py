@@ -34,7 +34,7 @@ def exit_code(planned: Iterable[PlannedRun]) -> int:
 
 def _problem(run: PlannedRun, broken: set[str], inspector: Inspector | None) -> str | None:
     spec = run.spec
-    before = next((key for key in (spec.start, *spec.sources) if key in broken), None)
+    before = next((key for key in spec.needs if key in broken), None)
     if before is not None:
         return f"{before}, which it begins from, cannot run"
     made = run.state in ("cached", "kept")  # nothing is computed, but the fastest precision is looked for on the device

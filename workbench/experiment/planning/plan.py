@@ -10,7 +10,7 @@ from typing import Literal
 
 from workbench.config import MAX_PART_BYTES, MAX_PATH_BYTES
 from workbench.errors import WorkbenchError
-from workbench.experiment.definition.schema import START, Experiment, RunSpec
+from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.identity import Identity, identify
 from workbench.experiment.planning.changes import change_of
 from workbench.experiment.running.run_folder import RunFolder
@@ -170,8 +170,7 @@ def waves(experiment: Experiment) -> list[list[RunSpec]]:
 
     def depth_of(key: str) -> int:
         if key not in depth:
-            before = [name for name in (specs[key].start, *specs[key].sources) if name not in (None, START)]
-            depth[key] = 1 + max((depth_of(name) for name in before), default=-1)
+            depth[key] = 1 + max(map(depth_of, specs[key].needs), default=-1)
         return depth[key]
 
     ordered: list[list[RunSpec]] = [[] for _ in range(1 + max(map(depth_of, specs)))]

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.disk import make_folder
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.overrides import join_settings
-from workbench.experiment.definition.schema import START, Experiment
+from workbench.experiment.definition.schema import Experiment
 from workbench.experiment.definition.source import show
 from workbench.experiment.running.run_folder import write_json
 from workbench.redaction import redact
@@ -23,9 +23,7 @@ def write_plan(
 ) -> None:
     """Write runs/<experiment>/plan.json. failures: state and message by key of runs that have no folder to say so.
     Raises StorageError when the disk fails."""
-    starts = dict.fromkeys(
-        key for run in experiment.runs for key in (run.start, *run.sources) if key not in (None, START)
-    )
+    starts = dict.fromkeys(key for run in experiment.runs for key in run.needs)
     plan = redact(_plan(experiment, list(starts), notes))
     for run in [*plan["runs"], *plan["starts"]]:
         if run["folder"] in (failures or {}):
@@ -36,7 +34,7 @@ def write_plan(
         write_json(path, plan)
 
 
-def _plan(experiment: Experiment, starts: list[str | None], notes: list[str]) -> dict[str, Any]:
+def _plan(experiment: Experiment, starts: list[str], notes: list[str]) -> dict[str, Any]:
     return {
         "experiment": experiment.name,
         "question": experiment.question,

@@ -7,8 +7,8 @@ from pathlib import Path
 from workbench.data.hub import saved_files
 from workbench.data.reading import local_files
 from workbench.data.settings import DatasetData, ReadData
-from workbench.experiment.definition.schema import START, RunSpec, rewards_of
-from workbench.experiment.identity import held_out_split
+from workbench.experiment.definition.schema import START, RunSpec
+from workbench.experiment.identity import held_out_split, rewards_in
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.models.chat_templates import template_file
 from workbench.models.folder import adapter_base, is_adapter
@@ -26,14 +26,14 @@ def source_files(settings: ReadData) -> list[Path]:
     return local_files(settings) or (saved_files(settings) if isinstance(settings, DatasetData) else [])
 
 
-def opened_by_run(spec: RunSpec, model: Path) -> list[Path]:
+def opened_by_run(spec: RunSpec, runs: Path, model: Path) -> list[Path]:
     """What the run's own process reads, its stages left out. model: the folder that it begins with."""
     found = model_files(model)
     if spec.evaluate is not None and spec.evaluate.path is not None:
         found.append(Path(spec.evaluate.path).expanduser())
     split = held_out_split(spec)
     found += source_files(split) if split is not None else []
-    for reward in rewards_of(spec.hyperparameters):
+    for reward in rewards_in(spec, runs):
         found += [Path(reward.file).expanduser()] if reward.file is not None else []
         found += model_files(Path(reward.model).expanduser()) if reward.model is not None else []
     return found
@@ -41,7 +41,7 @@ def opened_by_run(spec: RunSpec, model: Path) -> list[Path]:
 
 def prepared_from(spec: RunSpec, runs: Path, model: Path) -> list[Path]:
     """All that a run rests on and its identity is taken of."""
-    found = opened_by_run(spec, model)
+    found = opened_by_run(spec, runs, model)
     found += source_files(spec.data) if isinstance(spec.data, ReadData) else []
     if spec.evaluate is not None and spec.evaluate.pairs is not None:
         found.append(Path(spec.evaluate.pairs).expanduser())

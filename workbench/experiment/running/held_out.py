@@ -17,7 +17,7 @@ from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.tasks import make_rows, prompt_id
 from workbench.data.tokenise import encode_prompts
 from workbench.errors import DataError
-from workbench.evaluation.pairs import PairEvaluator
+from workbench.evaluation.pairs import PairEvaluator, ScoreEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
@@ -60,10 +60,8 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
                 records=output_dir / "completions.jsonl",
             )
         )
-    if prepared.held_out_pairs is not None and prepared.held_out_reference is not None:
-        reference = prepared.held_out_reference.folder / REFERENCE_FILE
-        pairs = PAIRS.load(prepared.held_out_pairs.folder / ROWS_FILE, reference)
-        evaluators.append(PairEvaluator(pairs, records=output_dir / "pairs.jsonl"))
+    if prepared.held_out_pairs is not None:
+        evaluators.append(_of_pairs(prepared.held_out_pairs, prepared.held_out_reference, output_dir / "pairs.jsonl"))
     learned = _with_loss(spec, examples)
     if learned:
         rows, counts = held_out_set(spec, learned, tokenizer, as_chat)
@@ -72,6 +70,14 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
             check_lengths(rows.lengths, counts.places, positions, new=0)
         evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
     return evaluators
+
+
+def _of_pairs(pairs: StageResult, reference: StageResult | None, records: Path) -> Evaluator:
+    """By the start's log-probabilities where there are any, else by the scores of a reward model."""
+    if reference is None:
+        return ScoreEvaluator(PAIRS.load(pairs.folder / ROWS_FILE), records=records)
+    scored = PAIRS.load(pairs.folder / ROWS_FILE, reference.folder / REFERENCE_FILE)
+    return PairEvaluator(scored, records=records)
 
 
 def _with_loss(spec: RunSpec, examples: Iterable[Example]) -> list[Example]:

@@ -10,7 +10,7 @@ from workbench.data.forms import PAIRS
 from workbench.data.settings import CollectData, ReadData
 from workbench.errors import ModelError
 from workbench.experiment.definition.schema import RunSpec, scores_reference
-from workbench.experiment.identity import data_files, file_identity, held_out_split, identify, own_code
+from workbench.experiment.identity import data_files, file_identity, held_out_split, identify, own_code, rewards_in
 from workbench.experiment.planning.data_warnings import cut_warnings, data_warnings, end_warnings
 from workbench.experiment.planning.positions import check_rows
 from workbench.experiment.running.files_read import opened_by_run, prepared_from
@@ -40,6 +40,8 @@ class Preparer:
         folder = self.models.unverified(spec)
         inputs = Inputs(prepared_from(spec, self.runs, folder))
         with inputs.unchanged():
+            for key in spec.judges:
+                self.models.made_by(key)
             return self._prepare(spec, precision, self.models.folder(spec), inputs)
 
     def _prepare(self, spec: RunSpec, precision: str, folder: Path, inputs: Inputs) -> PreparedRun:
@@ -73,11 +75,9 @@ class Preparer:
         held_out_reference = None
         if held_out is not None:
             check_rows(spec, PAIRS, held_out, held_out.folder / ROWS_FILE, folder)
+        if held_out is not None and not spec.hyperparameters.scores_texts:
             held_out_reference = self.stages.scored(spec, held_out, folder, worker, inputs)
-        if spec.evaluate is not None:
-            files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
-            split = held_out_split(spec)
-            files |= data_files(split) if split is not None else {}
+        files |= _held_out_files(spec)
         if held_out is not None and (note := (cut := Counts(**held_out.made["counts"])).note()):
             notes.append(f"held-out pairs: {note}")
             if isinstance(data, ReadData):
@@ -100,7 +100,8 @@ class Preparer:
                 for name, stage in (("data", rows), ("held_out_pairs", held_out))
                 if stage is not None
             },
-            opened=Inputs(opened_by_run(spec, folder)).hashes(),
+            rewards=rewards_in(spec, self.runs),
+            opened=Inputs(opened_by_run(spec, self.runs, folder)).hashes(),
         )
 
     def _warn(self, warnings: Iterable[str]) -> None:
@@ -109,3 +110,12 @@ class Preparer:
             if text not in self._told:
                 self._told.add(text)
                 self.reporter.say(f"warning: {text}")
+
+
+def _held_out_files(spec: RunSpec) -> dict[str, str]:
+    """What is measured on, by path, and its contents."""
+    if spec.evaluate is None:
+        return {}
+    split = held_out_split(spec)
+    named = {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
+    return named | (data_files(split) if split is not None else {})

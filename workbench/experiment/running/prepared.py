@@ -9,6 +9,7 @@ from typing import Any
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.identity import Identity
 from workbench.experiment.stages.cache import StageResult
+from workbench.rewards.settings import RewardSettings
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class PreparedRun:
     """SHA-256 by path; of a data set, what decides its rows."""
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What became of the rows of data and held_out_pairs, as Counts."""
+    rewards: tuple[RewardSettings, ...] = ()
+    """What judges completions, the reward models of runs by their folders."""
     opened: dict[str, str] = field(default_factory=dict)
     """What the run's process will read, by path, and the contents that its identity was taken of: Inputs.verified."""
 

@@ -14,7 +14,6 @@ from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
 from workbench.data.sets import PromptSet, TokenSet
 from workbench.errors import Interrupted, WorkbenchError
-from workbench.experiment.definition.schema import rewards_of
 from workbench.experiment.identity import counted_before, measuring_versions, task_of
 from workbench.experiment.planning import leaks
 from workbench.experiment.running.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
@@ -118,9 +117,9 @@ def build_trainer(
     if spec.form.is_sampled and rewarded:
         device = str(training_device(settings.device, settings.deterministic))
         assert isinstance(dataset, PromptSet), "what is sampled is a set of prompts"
-        check_rewarded(rewards_of(settings), task_of(spec), dataset.asked())
+        check_rewarded(prepared.rewards, task_of(spec), dataset.asked())
         rewards["reward_fn"] = build_rewards(
-            rewards_of(settings),
+            prepared.rewards,
             task=task_of(spec),
             device=device,
             columns=dataset.columns(),
@@ -206,7 +205,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
 def _finish(folder: RunFolder, prepared: PreparedRun, trainer: BaseTrainer, seconds: float) -> None:
     ends = Tokenizer.load(prepared.model_folder).with_ends(_ends(prepared)).eos_ids
     with _source_of(prepared).unchanged():
-        save_model(trainer.policy, folder.model, prepared.model_folder, ends=ends)
+        save_model(trainer.result, folder.model, prepared.model_folder, ends=ends)
     trained, frozen = count_parameters(trainer.unwrapped_model)
     own = trainer.costs.as_json()
     for costs in prepared.inherited.values():

@@ -105,7 +105,7 @@ class RunStages:
         """The held-out pairs as token ids; None where evaluate asks for none."""
         held_out = held_out_pairs_source(spec)
         if held_out is not None:
-            return self._read(held_out, PAIRS, tokenizer)
+            return self._read(held_out, spec.form if spec.form.has_pair_accuracy else PAIRS, tokenizer)
         if isinstance(spec.data, CollectData) and spec.data.collect.held_out_pairs and spec.evaluate is not None:
             source = self.collected(spec, "held_out", spec.data.collect.held_out_pairs, worker)
             return self.tokenised(spec, tokenizer, source)

@@ -17,7 +17,7 @@ from typing import Any
 
 from workbench.data.epochs import batches_of_epochs
 from workbench.errors import AlreadyRunningError, DataError, ModelError, StorageError, WorkbenchError
-from workbench.experiment.definition.schema import START, Experiment, RunSpec
+from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.planning.changes import describe_change
 from workbench.experiment.planning.plan import OTHER_CODE, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.planning.plan_file import plan_path, write_plan
@@ -140,8 +140,8 @@ class Sweep:
 
     def is_reported(self, page: Path) -> bool:
         """Whether the report was written after everything that it is made of."""
-        keys = {key for run in self.experiment.runs for key in (run.key, run.start, *run.sources)} - {None, START}
-        sources = [plan_path(self.experiment, self.runs), *(self.runs / str(key) / "status.json" for key in keys)]
+        keys = {key for run in self.experiment.runs for key in (run.key, *run.needs)}
+        sources = [plan_path(self.experiment, self.runs), *(self.runs / key / "status.json" for key in keys)]
         return page.is_file() and all(
             path.is_file() and path.stat().st_mtime <= page.stat().st_mtime for path in sources
         )
@@ -172,7 +172,7 @@ class Sweep:
         self._train(prepared)
 
     def _start_failed(self, spec: RunSpec) -> bool:
-        failed = [key for key in (spec.start or START, *spec.sources) if self.outcome.codes.get(key)]
+        failed = [key for key in spec.needs if self.outcome.codes.get(key)]
         if failed:
             message = f"not run: {failed[0]}, which it begins from, failed"
             self._fail(spec.key, message, self.outcome.codes[failed[0]], "missing")

@@ -148,7 +148,7 @@ def _measure(trainer: BaseTrainer, trained: Trained) -> tuple[dict[int, dict[str
             folder = checkpoint_path(trained.folder, step)
             if checkpoint.find_damage(folder) is None:
                 under = trainer.load_weights(folder, step)
-            elif step == last:
+            elif step == last and trainer.result is trainer.policy:
                 _load_left(trainer, trained.folder)
                 trainer.state.step = step
             else:
