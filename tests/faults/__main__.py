@@ -1,7 +1,8 @@
 """`make faults`: python -m tests.faults [--short] [ROW ...]. Injects every fault of the matrix, prints what survived.
 
 --short: a few tries of what is drawn at random, as CI does. Where `make test` has passed on this very code its counts
-are taken over and its tests are not run again; else a few cases of each contract test are run.
+are taken over and its tests are not run again (after `make test ALL=1` none is); else a few cases of each contract test
+are run.
 Without it: 20 kills of every trainer at random times and as many at named points, 6 of whole commands, and 1,200
 examples of each of the nine fuzz tests. A try is a test case, or as many as it says itself. The table of a whole long
 run is kept in runs/faults; --paste writes it into docs/faults.md.
@@ -13,6 +14,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
@@ -20,12 +22,11 @@ import pytest
 
 from tests.benchmarks.page import paste_table
 from tests.faults.rows import FAULTS
-from tests.faults.tally import QUICK, Counter, kept
+from tests.faults.tally import SHORT, Counter, Tally, kept
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "runs/faults/table.md"
 LONG = {"FAULT_TRIES": "20", "FAULT_EXAMPLES": "1200"}
-SHORT = {"FAULT_TRIES": "2", "FAULT_EXAMPLES": "150"}
 SHORT_CASES = ("--cases", "5")
 
 
@@ -55,19 +56,9 @@ def main() -> int:
         parser.error(f"found {unknown[0]}, allowed 1 to {max(known)}")
     os.environ |= SHORT if parsed.short else LONG
     wanted = set(parsed.rows) or known
-    counter = Counter()
+    counter, started = Counter(), time.monotonic()
     counted = kept() if parsed.short else None
-    started = time.monotonic()
-    rows = ",".join(str(number) for number in sorted(wanted))
-    arguments = ["-n", "logical", "--dist", "worksteal", "-p", "tests.faults.selection", "--faults", rows]
-    if counted is not None:
-        counter.rows.update(counted)
-        arguments += ["-m", f"not ({QUICK})"]
-    elif parsed.short:
-        arguments += SHORT_CASES
-    code = pytest.main(["-q", "--no-header", "-rfE", *arguments, str(ROOT / "tests")], plugins=[counter])
-    if code == pytest.ExitCode.NO_TESTS_COLLECTED and counted is not None:
-        code = 0  # `make test` has run all tests of these rows
+    code = run_tests(wanted, counter, counted, is_short=parsed.short)
     minutes = (time.monotonic() - started) / 60
     tallies = {number: counter.rows[number] for number in sorted(wanted)}
     tries, lost, skipped = (sum(getattr(t, name) for t in tallies.values()) for name in ("tries", "lost", "skipped"))
@@ -84,6 +75,26 @@ def main() -> int:
     if untried:
         print(f"rows without a try: {untried}", file=sys.stderr)
     return int(code != 0 or bool(untried))
+
+
+def run_tests(
+    wanted: set[int], counter: Counter, counted: tuple[str, Mapping[int, Tally]] | None, *, is_short: bool
+) -> int:
+    """Run the tests of these rows less those that were counted, and give pytest's code."""
+    rows = ",".join(str(number) for number in sorted(wanted))
+    arguments = ["-n", "logical", "--dist", "worksteal", "-p", "tests.faults.selection", "--faults", rows]
+    if counted is not None:
+        marks, tallies = counted
+        counter.rows.update(tallies)
+        if not marks:
+            return pytest.ExitCode.OK
+        arguments += ["-m", f"not ({marks})"]
+    elif is_short:
+        arguments += SHORT_CASES
+    code = pytest.main(["-q", "--no-header", "-rfE", *arguments, str(ROOT / "tests")], plugins=[counter])
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED and counted is not None:
+        return pytest.ExitCode.OK  # `make test` has run all tests of these rows
+    return int(code)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A pytest plugin, `-p tests.faults.tally`: counts what became of the tests of every row of the fault matrix.
 
 `make test` keeps its counts, with a fingerprint of the code that they are of. A short run of the matrix on the same
-code takes them over and runs only what `make test` leaves out, so CI runs no test twice.
+code takes them over and runs only what `make test` left out, which after `make test ALL=1` is nothing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from tests.faults.rows import rows_of
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "runs/faults/tests.json"
-QUICK = "not slow"
-"""The marks of what `make test` runs."""
+MARKS = ("not slow", "")
+"""What `make test` runs, and what it runs with ALL=1."""
+SHORT = {"FAULT_TRIES": "2", "FAULT_EXAMPLES": "150"}
+"""How often a short run tries what is drawn at random, as tests do where nobody says otherwise."""
 
 
 @dataclass
@@ -49,14 +51,14 @@ class Counter:
             if report.skipped:
                 tally.skipped += 1
             elif report.when == "call" or report.failed:
-                drawn = int(os.environ.get("FAULT_EXAMPLES", "150")) if "test_fuzz.py" in report.nodeid else 1
+                drawn = int(tries()["FAULT_EXAMPLES"]) if "test_fuzz.py" in report.nodeid else 1
                 tally.tries += dict(report.user_properties).get("tries", drawn)
                 tally.lost += report.failed
                 tally.failed += [report.nodeid] * report.failed
 
 
 class Keeper(Counter):
-    """Keeps the counts of a whole quick session in which nothing failed."""
+    """Keeps the counts of a whole session of `make test` in which nothing failed."""
 
     def __init__(self, config: pytest.Config) -> None:
         super().__init__()
@@ -66,11 +68,12 @@ class Keeper(Counter):
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         option = self.config.option
-        is_whole = option.markexpr == QUICK and not option.keyword and self.config.args_source.name != "ARGS"
+        is_whole = option.markexpr in MARKS and not option.keyword and self.config.args_source.name != "ARGS"
         if exitstatus == 0 and is_whole and self.code == fingerprint():
             KEPT.parent.mkdir(parents=True, exist_ok=True)
             rows = {number: asdict(tally) for number, tally in self.rows.items()}
-            KEPT.write_text(json.dumps({"code": self.code, "rows": rows}), encoding="utf-8")
+            record = {"code": self.code, "marks": option.markexpr, "rows": rows}
+            KEPT.write_text(json.dumps(record), encoding="utf-8")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,9 +82,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Keeper(config))
 
 
+def tries() -> dict[str, str]:
+    """How often this process and its tests try what is drawn at random."""
+    return {name: os.environ.get(name, number) for name, number in SHORT.items()}
+
+
 def fingerprint() -> str:
     """A hash of everything that the outcome of a test rests on but the machine."""
-    found = hashlib.sha256()
+    found = hashlib.sha256(json.dumps(tries()).encode())
     for folder in ("workbench", "analysis", "tests", "experiments"):
         for path in sorted((ROOT / folder).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -91,12 +99,12 @@ def fingerprint() -> str:
     return found.hexdigest()
 
 
-def kept() -> Mapping[int, Tally] | None:
-    """The counts of the last `make test`; None where it was of other code, failed, or never ran."""
+def kept() -> tuple[str, Mapping[int, Tally]] | None:
+    """The marks of the last `make test` and its counts; None where it was of other code, failed, or never ran."""
     try:
         record = json.loads(KEPT.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if record["code"] != fingerprint():
         return None
-    return {int(number): Tally(**tally) for number, tally in record["rows"].items()}
+    return record["marks"], {int(number): Tally(**tally) for number, tally in record["rows"].items()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import tally
+from tests.faults.__main__ import run_tests
 from tests.faults.rows import FAULTS
 
 TESTS = Path(__file__).parents[1]
@@ -39,15 +40,30 @@ def test_every_test_of_a_fault_stands_in_a_row() -> None:
     assert [name for name in faults if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)] == []
 
 
-def test_counts_of_other_code_are_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_of_other_code_or_of_other_tries_are_not_taken_over(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(tally, "KEPT", tmp_path / "tests.json")
     assert tally.kept() is None
     rows = {"1": {"tries": 3, "lost": 0, "skipped": 0, "seconds": 1.0, "failed": []}}
-    tally.KEPT.write_text(json.dumps({"code": tally.fingerprint(), "rows": rows}))
+    record = {"code": tally.fingerprint(), "marks": "not slow", "rows": rows}
+    tally.KEPT.write_text(json.dumps(record))
     found = tally.kept()
     assert found is not None
-    assert found[1].tries == 3
-    tally.KEPT.write_text(json.dumps({"code": "of another day", "rows": rows}))
+    assert (found[0], found[1][1].tries) == ("not slow", 3)
+    monkeypatch.setenv("FAULT_TRIES", "1")
+    assert tally.kept() is None
+    tally.KEPT.write_text(json.dumps(record | {"code": "of another day"}))
+    monkeypatch.undo()
+    monkeypatch.setattr(tally, "KEPT", tmp_path / "tests.json")
     assert tally.kept() is None
     tally.KEPT.write_text("torn")
     assert tally.kept() is None
+
+
+@pytest.mark.parametrize(("marks", "run"), [("not slow", True), ("", False)])
+def test_what_was_run_before_is_counted_and_not_run_again(marks, run, monkeypatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(pytest, "main", lambda arguments, plugins: asked.append(arguments) or 0)
+    counter = tally.Counter()
+    assert run_tests({1}, counter, (marks, {1: tally.Tally(tries=3)}), is_short=True) == 0
+    assert counter.rows[1].tries == 3
+    assert [arguments[-2] for arguments in asked] == ["not (not slow)"] * run
