@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import gc
 import multiprocessing
 import os
 import random
@@ -11,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,11 +48,8 @@ class Command:
         _keep_orphans()
         self._arguments = arguments
         self._others = {process.pid for process in _descendants()}
-        said = f"{lab.name}-said-{uuid.uuid4().hex[:8]}"
-        self._output = lab.with_name(f"{said}.out")
-        self._errors = lab.with_name(f"{said}.err") if errors_apart else self._output
-        for path in (self._output, self._errors):
-            path.touch()
+        self._output = self._open()
+        self._errors = self._open() if errors_apart else self._output
         self._started = time.monotonic()
         settings = {"WANDB_MODE": "offline"} | environment
         self._process: _Program | _Fork
@@ -59,6 +58,12 @@ class Command:
         else:
             self._process = _Fork(lab, arguments, settings, self._output, self._errors)
         self.pid = self._process.pid
+
+    def _open(self) -> int:
+        """A file in memory, for as long as this object lives."""
+        file = os.memfd_create("said")
+        weakref.finalize(self, os.close, file)
+        return file
 
     def processes(self) -> list[psutil.Process]:
         """Itself and all that it started, in whichever session, as far as they live."""
@@ -93,13 +98,14 @@ class Command:
         """Its code and all that it said."""
         self._process.wait(timeout)
         code = self._process.code()
-        assert code is not None, f"still running after {timeout:g} s: {self._output.read_text()}"
-        return code, self._output.read_text()
+        said = _read(self._output)
+        assert code is not None, f"still running after {timeout:g} s: {said}"
+        return code, said
 
     def completed(self, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """As subprocess.run would give it, at its end."""
         code, output = self.end(timeout)
-        return subprocess.CompletedProcess(self._arguments, code, output, self._errors.read_text())
+        return subprocess.CompletedProcess(self._arguments, code, output, _read(self._errors))
 
     def orphans(self, seconds: float = 3.0) -> list[str]:
         """What still runs so long after its end."""
@@ -112,16 +118,15 @@ class Command:
 class _Program:
     """A new Python."""
 
-    def __init__(self, lab: Path, command: Sequence[str], settings: dict[str, str], output: Path, errors: Path) -> None:
-        with open(output, "ab") as out, open(errors, "ab") as err:
-            self._process = subprocess.Popen(
-                command,
-                cwd=lab,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"} | settings,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+    def __init__(self, lab: Path, command: Sequence[str], settings: dict[str, str], output: int, errors: int) -> None:
+        self._process = subprocess.Popen(
+            command,
+            cwd=lab,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1"} | settings,
+            stdout=output,
+            stderr=errors,
+            start_new_session=True,
+        )
         self.pid = self._process.pid
 
     def wait(self, seconds: float) -> None:
@@ -135,9 +140,7 @@ class _Program:
 class _Fork:
     """A fork of this process."""
 
-    def __init__(
-        self, lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path, errors: Path
-    ) -> None:
+    def __init__(self, lab: Path, arguments: Sequence[str], settings: dict[str, str], output: int, errors: int) -> None:
         context = multiprocessing.get_context("fork")
         self._process = context.Process(target=_be_the_command, args=(lab, arguments, settings, output, errors))
         self._process.start()
@@ -150,12 +153,12 @@ class _Fork:
         return self._process.exitcode
 
 
-def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str], output: Path, errors: Path) -> None:
+def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str], output: int, errors: int) -> None:
     from workbench import cli
 
     os.setsid()
-    for stream, path in ((1, output), (2, errors)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
+    for stream, file in ((1, output), (2, errors)):
+        os.dup2(file, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
     os.chdir(lab)
     os.environ |= {"NO_COLOR": "1"} | settings
@@ -167,6 +170,7 @@ def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str
         os._exit(ended.code if isinstance(ended.code, int) else 1)
 
 
+@functools.cache
 def warm_up() -> None:
     """Import what a command imports, for all that are forked from here."""
     import matplotlib.backends.backend_agg
@@ -180,6 +184,12 @@ def warm_up() -> None:
     import analysis.report.pages  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.freeze()
+
+
+def _read(file: int) -> str:
+    """All of it, while others write to it: their place in it is this process's too."""
+    return os.pread(file, os.fstat(file).st_size, 0).decode()
 
 
 def _keep_orphans() -> None:

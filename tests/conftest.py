@@ -1,15 +1,14 @@
-"""Small real models, batches and trainers, tests in processes of their own, and tests that run alone."""
+"""Small real models, batches and trainers, and tests in processes of their own."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
+import gc
 import multiprocessing
 import os
 import pickle
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,31 +18,13 @@ import pytest
 from tests import batches
 from tests.batches import VOCABULARY
 
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test marked `alone` waits for the tests of other workers (pytest -n) to end, and they for it."""
-    with _room(alone=item.get_closest_marker("alone") is not None):
-        return (yield)
+pytest_plugins = ["tests.order", "tests.seconds"]
 
 
-@contextlib.contextmanager
-def _room(alone: bool) -> Iterator[None]:
-    """Nobody else's while alone, else shared. Whoever waits holds the door, so that those who share cannot pass it."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    if run is None:
-        yield
-        return
-    folder = Path(tempfile.gettempdir())
-    with open(folder / f"workbench-door-{run}", "w") as door, open(folder / f"workbench-room-{run}", "w") as room:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            # Not by closing: a process that the test left behind has these files open too.
-            fcntl.flock(room, fcntl.LOCK_UN)
+def pytest_collection_finish() -> None:
+    """What was loaded is no garbage: to look through it takes half a second each time, and every fork would copy it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +34,23 @@ def torch():
 
     torch.set_num_threads(1)
     return torch
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """once(name, make) -> what make(folder) gave the first of all workers (pytest -n) that asked; the others wait."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def get(name: str, make: Callable[[Path], Any]) -> Any:
+        made = shared / f"{name}.pickle"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                made.write_bytes(pickle.dumps(make(tmp_path_factory.mktemp(name))))
+        return pickle.loads(made.read_bytes())
+
+    return get
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +179,7 @@ def in_processes(torch) -> Callable[..., list[Any]]:
     import peft  # noqa: F401
     import torch._dynamo  # noqa: F401
 
+    gc.freeze()
     from workbench.trainer.machine.distributed import leave_process_group
 
     def child(function: Callable[[int], Any], rank: int, world: int, port: int, sender: Any) -> None:
