@@ -13,23 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import ROOT, Command, run
 from workbench import cli
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.locks import hold
 from workbench.trainer.registry import trainer_names
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "workbench.cli", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.fixture
@@ -73,7 +61,7 @@ def test_all_problems_of_a_definition_are_told_at_once_within_two_seconds(tmp_pa
         "question: x\ntrainer: dop\nmodel: {preset: tiny}\ndata: {task: sort, digit: 3}\nsweep: {seeds: 0}\n"
     )
     started = time.monotonic()
-    done = run(tmp_path, "run", "bad")
+    done = Command(tmp_path, "run", "bad", cold=True, errors_apart=True).completed()
     assert time.monotonic() - started < 2
     assert done.returncode == 2
     assert [line.split(": ")[0] for line in done.stderr.splitlines()] == [

@@ -73,15 +73,19 @@ def test_a_report_built_twice_is_byte_identical_in_another_process_too(make_expe
 @pytest.mark.parametrize(
     "shape",
     [
-        {"betas": (0.1, 1.0, 10.0)},
-        {"betas": (), "arms": ("sft", "dpo", "grpo")},
-        {"betas": (0.1, 1.0), "arms": ("sft", "dpo")},
-        {"betas": (), "seeds": 1},
-        {"betas": (0.05, 0.5), "seeds": 1, "pairs": 30},
-        {"betas": (1.0,), "states": {("beta=1", s): "missing" for s in range(3)}},
-        {"betas": (0.1, 1.0), "states": {("beta=1", s): "failed" for s in range(3)}},
+        pytest.param({"betas": (0.1, 1.0), "arms": ("sft", "dpo")}, id="arms x axis"),
+        pytest.param({"betas": (1.0,), "states": {("beta=1", s): "missing" for s in range(3)}}, id="nothing made"),
+        *(
+            pytest.param(shape, id=name, marks=pytest.mark.slow)
+            for name, shape in {
+                "axis": {"betas": (0.1, 1.0, 10.0)},
+                "arms": {"betas": (), "arms": ("sft", "dpo", "grpo")},
+                "single": {"betas": (), "seeds": 1},
+                "pairs": {"betas": (0.05, 0.5), "seeds": 1, "pairs": 30},
+                "half failed": {"betas": (0.1, 1.0), "states": {("beta=1", s): "failed" for s in range(3)}},
+            }.items()
+        ),
     ],
-    ids=["axis", "arms", "arms x axis", "single", "pairs", "nothing made", "half failed"],
 )
 def test_every_shape_of_experiment_gets_a_whole_offline_page(make_experiment: Make, shape: dict) -> None:
     page = write_report(make_experiment(**{**SMALL, **shape}))

@@ -45,20 +45,16 @@ def build(make_trainer, rollout_arguments):
     return build
 
 
-@pytest.fixture(scope="module")
-def finished():
-    return {}
-
-
 @pytest.fixture
-def whole(build, finished, tmp_path):
+def whole(build, once):
     """whole(variant) -> the outcome of the uninterrupted run."""
 
     def run(variant):
-        if variant not in finished:
-            trainer = build(variant, tmp_path / f"whole-{variant}")
+        def make(folder):
+            trainer = build(variant, folder)
             trainer.train()
-            finished[variant] = outcome(trainer, tmp_path / f"whole-{variant}")
-        return finished[variant]
+            return outcome(trainer, folder)
+
+        return once(f"whole-{variant}", make)
 
     return run

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.commands import Command
 from workbench.data.settings import TaskData
 from workbench.data.tasks import make_rows
 from workbench.experiment.definition.resolve import load_experiment
@@ -77,46 +74,44 @@ def _shrink_rollouts(settings: dict[str, Any], task: str | None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_definition_asks_for_no_more_prompts_than_its_tasks_have(name):
+    asked: list[Any] = []
     for run in load_experiment(name, folder=ROOT / "experiments").runs:
         if isinstance(run.data, TaskData):
-            assert len(make_rows(run.data, "train", run.data.rows, run.data.seed)) == run.data.rows
+            asked.append((run.data, "train", run.data.rows, run.data.seed))
         if run.evaluate is not None and run.evaluate.task is not None:
-            task = run.evaluate.task_settings
-            assert len(make_rows(task, "held_out", run.evaluate.prompts, run.evaluate.seed)) == run.evaluate.prompts
+            asked.append((run.evaluate.task_settings, "held_out", run.evaluate.prompts, run.evaluate.seed))
+    for task, split, rows, seed in {repr(one): one for one in asked}.values():
+        assert len(make_rows(task, split, rows, seed)) == rows
 
 
 @pytest.fixture(scope="session")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shipped(once: Callable[..., Path]) -> Path:
     """A folder of the shipped definitions, cut to two steps. All processes of the tests share it, so that a start is
     trained once, as it is for a user."""
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    made = tmp_path_factory.mktemp("made")
-    (made / "experiments").mkdir()
+    return once("shipped", write_definitions)
+
+
+def write_definitions(folder: Path) -> Path:
+    (folder / "experiments").mkdir()
     for name in NAMES:
         definition = yaml.safe_load((ROOT / f"experiments/{name}.yaml").read_text())
-        (made / f"experiments/{name}.yaml").write_text(yaml.safe_dump(shrink(definition), sort_keys=False))
+        (folder / f"experiments/{name}.yaml").write_text(yaml.safe_dump(shrink(definition), sort_keys=False))
     for kind, row in STAND_INS.items():
         for file in (f"{kind}_train.jsonl", f"{kind}_test.jsonl"):
-            (made / file).write_text("".join(json.dumps(row(i)) + "\n" for i in range(40)))
-    make_preset("tiny", made / "model", seed=0)
-    (made / "model/chat_template.jinja").write_text(TEMPLATE)
-    with suppress(OSError):  # another process was first
-        made.rename(shared / "shipped")
-    return shared / "shipped"
+            (folder / file).write_text("".join(json.dumps(row(i)) + "\n" for i in range(40)))
+    make_preset("tiny", folder / "model", seed=0)
+    (folder / "model/chat_template.jinja").write_text(TEMPLATE)
+    return folder
 
 
 @pytest.mark.multi
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shipped_definition_trains_two_steps(shipped, name):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     for command in ("plan", "explain", "run"):
-        done = subprocess.run(
-            [sys.executable, "-m", "workbench.cli", command, name],
-            cwd=shipped, env=environment, capture_output=True, text=True, timeout=180,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        code, output = Command(shipped, command, name).end(180.0)
+        assert code == 0, output
     planned = json.loads((shipped / f"runs/{name}/plan.json").read_text())["runs"]
     for run in planned:
         status = json.loads((shipped / "runs" / run["folder"] / "status.json").read_text())

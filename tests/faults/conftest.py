@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import warm_up
+from tests.commands import Command, warm_up
 from tests.faults.labs import make_lab
 
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree")
@@ -73,6 +74,18 @@ def kill() -> None:
 def lab(tmp_path: Path) -> Path:
     """A folder with the experiments of labs.py."""
     return make_lab(tmp_path / "lab")
+
+
+@pytest.fixture
+def started(once: Callable[..., Path], tmp_path: Path) -> Path:
+    """A lab whose start is trained."""
+
+    def make(folder: Path) -> Path:
+        code, output = Command(make_lab(folder / "lab"), "run", "start").end()
+        assert code == 0, output
+        return folder / "lab"
+
+    return shutil.copytree(once("started", make), tmp_path / "lab")
 
 
 @pytest.fixture

@@ -12,22 +12,27 @@ import time
 import pytest
 
 from tests.commands import ROOT, Command
-from tests.faults.labs import START, define, outcomes
+from tests.faults.labs import START, define, make_lab, outcomes
 from workbench.experiment.stages.cache import VERSIONS
 from workbench.trainer.records.surroundings import installed_version
 
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 ROWS = [{"prompt": f"say {n}: ", "completion": str(n % 7)} for n in range(64)]
 RUN = "long/main/seed0"
+LONG = START | {"data": {"path": "rows.jsonl"}}
+LONG["hyperparameters"] = START["hyperparameters"] | {"steps": 60, "checkpoint_every": 5}
 
 
 @pytest.fixture
-def interrupted(lab):
-    """The lab with a run on a data file that was stopped half-way, and its own words."""
+def lab(once, tmp_path):
+    """A lab with a run on a data file that was stopped half-way."""
+    return shutil.copytree(once("interrupted", interrupt), tmp_path / "lab")
+
+
+def interrupt(folder):
+    lab = make_lab(folder / "lab")
     write_data(lab, ROWS)
-    definition = START | {"data": {"path": "rows.jsonl"}}
-    definition["hyperparameters"] = START["hyperparameters"] | {"steps": 60, "checkpoint_every": 5}
-    define(lab, "long", definition)
+    define(lab, "long", LONG)
     command = Command(lab, "run", "long")
     while not list((lab / "runs" / RUN / "checkpoints").glob("step_*[0-9]/manifest.json")):
         assert command.is_running(), command.end()
@@ -35,7 +40,7 @@ def interrupted(lab):
     command.send(signal.SIGTERM)
     assert command.end()[0] == 128 + signal.SIGTERM
     assert 5 <= status(lab)["step"] < 60
-    return definition
+    return lab
 
 
 def write_data(lab, rows):
@@ -69,30 +74,29 @@ def assert_made_anew(call, lab, words, before=lambda: None):
     assert outcomes(lab / "whole") == made
 
 
-def test_another_stage_version_makes_it_anew(interrupted, call, lab):
+def test_another_stage_version_makes_it_anew(call, lab):
     was = VERSIONS["data"]
     assert_made_anew(call, lab, f"stages.data was {was}, is {was + 1}", other_stage_version)
 
 
-def test_other_data_makes_it_anew(interrupted, call, lab):
+def test_other_data_makes_it_anew(call, lab):
     write_data(lab, ROWS[1:])
     assert_made_anew(call, lab, "data.")
 
 
-def test_another_definition_makes_it_anew(interrupted, call, lab):
-    interrupted["hyperparameters"]["weight_decay"] = 0.1
-    define(lab, "long", interrupted)
+def test_another_definition_makes_it_anew(call, lab):
+    define(lab, "long", LONG | {"hyperparameters": LONG["hyperparameters"] | {"weight_decay": 0.1}})
     assert_made_anew(call, lab, "hyperparameters.weight_decay was 0.0, is 0.1")
 
 
-def test_another_number_of_threads_is_not_gone_on_with(interrupted, call, lab):
-    define(lab, "long", interrupted | {"threads": 2})
+def test_another_number_of_threads_is_not_gone_on_with(call, lab):
+    define(lab, "long", LONG | {"threads": 2})
     code, said = call("run", "long")
     assert "threads" in said, said
     assert code == 3 or list((lab / "runs/.superseded/long/main").iterdir())
 
 
-def test_another_library_is_refused_by_name_and_marked_where_it_was_asked_for(interrupted, call, lab):
+def test_another_library_is_refused_by_name_and_marked_where_it_was_asked_for(call, lab):
     stopped_at, numpy = status(lab)["step"], importlib.metadata.version("numpy")
     code, said = call("run", "long", before=other_library)
     assert (code, f"numpy {numpy}, now 0.0.1" in said, "INEXACT=1" in said) == (3, True, True), said
@@ -106,13 +110,14 @@ def test_another_library_is_refused_by_name_and_marked_where_it_was_asked_for(in
     assert "numpy" in (lab / "runs/long/report/report.md").read_text()
 
 
-def test_the_same_surroundings_go_on_to_the_same_bits(interrupted, call, lab):
+def test_the_same_surroundings_go_on_to_the_same_bits(call, lab):
     assert call("run", "long")[0] == 0
     assert call("run", "long", "--runs", "whole")[0] == 0
     assert outcomes(lab / "runs") == outcomes(lab / "whole")
 
 
-def test_other_code_of_the_workbench_is_refused_by_name_and_marked_where_it_was_asked_for(interrupted, lab, tmp_path):
+@pytest.mark.long
+def test_other_code_of_the_workbench_is_refused_by_name_and_marked_where_it_was_asked_for(lab, tmp_path):
     """A copy of the package with one comment more, as a pull, an edit or another installed version would be."""
     for name in ("workbench", "analysis"):
         shutil.copytree(ROOT / name, tmp_path / "other" / name, ignore=shutil.ignore_patterns("__pycache__"))

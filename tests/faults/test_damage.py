@@ -114,15 +114,18 @@ def test_no_damage_of_a_trainer_s_checkpoint_is_loaded(variant, make_trainer, tm
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(once):
     """A lab with a finished start, a finished run on it, and its stages."""
-    lab = tmp_path_factory.mktemp("lab")
-    (lab / "experiments").mkdir()
-    for name, definition in (("start", START), ("on", ON)):
-        (lab / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(definition))
-    done = run(lab, "run", "on")
-    assert done.returncode == 0, done.stderr
-    return lab
+
+    def make(lab):
+        (lab / "experiments").mkdir()
+        for name, definition in (("start", START), ("on", ON)):
+            (lab / "experiments" / f"{name}.yaml").write_text(yaml.safe_dump(definition))
+        done = run(lab, "run", "on")
+        assert done.returncode == 0, done.stderr
+        return lab
+
+    return once("start-and-on", make)
 
 
 @pytest.fixture
@@ -208,6 +211,7 @@ def test_no_damage_of_a_parquet_copy_is_read(lab, record_property):
     record_property("tries", tries)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["status.json", "provenance.json", "definition.yaml", "../../plan.json"])
 def test_a_damaged_record_of_a_run_is_no_traceback_and_never_believed(name, lab, record_property):
     """What plans, reports and begins from a run meets them; what is no longer known to hold is made anew."""

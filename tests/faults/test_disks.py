@@ -277,12 +277,15 @@ def lab(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
+def whole_run(once):
     """The run `long`, where nothing happened to it."""
-    lab = write_lab(tmp_path_factory.mktemp("whole"))
-    code, output = Command(lab, "run", "long").end()
-    assert code == 0, output
-    return lab / "runs/long/main/seed0"
+
+    def make(folder):
+        code, output = Command(write_lab(folder), "run", "long").end()
+        assert code == 0, output
+        return folder / "runs/long/main/seed0"
+
+    return once("long", make)
 
 
 def begin_and(lab, disk, act):

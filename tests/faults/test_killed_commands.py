@@ -18,22 +18,27 @@ from tests.commands import Command
 from tests.faults.labs import TRIES, make_lab, outcomes
 from tests.tracking.frames import assert_equal
 
-pytestmark = [pytest.mark.slow, pytest.mark.multi]
+pytestmark = [pytest.mark.slow, pytest.mark.multi, pytest.mark.long]
 TRACKED = ("sweep/dpo/seed0", "sweep/grpo/seed0")
 EARLIEST = 0.3
 """Of a command's time: before that it has read nothing but its own modules."""
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(once):
     """What a command that nobody kills leaves, and how long it takes."""
-    lab = make_lab(tmp_path_factory.mktemp("whole"))
-    started = time.monotonic()
-    code, output = Command(lab, "run", "sweep").end()
-    assert code == 0, output
-    for run in TRACKED:
-        assert_equal(lab / "runs" / run)
-    return outcomes(lab / "runs"), time.monotonic() - started
+
+    def make(folder):
+        lab = make_lab(folder / "lab")
+        started = time.monotonic()
+        code, output = Command(lab, "run", "sweep").end()
+        seconds = time.monotonic() - started
+        assert code == 0, output
+        for run in TRACKED:
+            assert_equal(lab / "runs" / run)
+        return outcomes(lab / "runs"), seconds
+
+    return once("sweep", make)
 
 
 def kill_all(command, _rng):

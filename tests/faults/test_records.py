@@ -35,13 +35,17 @@ def train(make_trainer):
 
 
 @pytest.fixture
-def broken_off(train, tmp_path):
+def broken_off(train, once, tmp_path):
     """broken_off(name) -> (the outcome of the whole run, the folder of one that was interrupted after a few steps)."""
 
     def stop(name):
-        with pytest.raises(Interrupted):
-            train(name, tmp_path / "stopped", until=ENDED_AT)
-        return train(name, tmp_path / "whole"), tmp_path / "stopped"
+        def make(folder):
+            with pytest.raises(Interrupted):
+                train(name, folder / "stopped", until=ENDED_AT)
+            return train(name, folder / "whole"), folder / "stopped"
+
+        whole, stopped = once(f"broken-off-{name}", make)
+        return whole, shutil.copytree(stopped, tmp_path / "stopped")
 
     return stop
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import psutil
 import pytest
@@ -34,6 +35,11 @@ LEFT = {
 }
 
 
+@pytest.fixture
+def lab(started):
+    return started
+
+
 def evil(lab, body, score=SCORE, **more):
     """An experiment whose reward runs the body at each call."""
     (lab / "reward.py").write_text(
@@ -63,12 +69,13 @@ def train(lab):
 
 @pytest.fixture
 def expected(lab):
-    """Of the run whose reward leaves nothing; its start is trained."""
+    """Of the run whose reward leaves nothing."""
     evil(lab, "pass")
     assert train(lab)[0] == 0
     return outcomes(lab / "runs")["evil/main/seed0"]
 
 
+@pytest.mark.long
 def test_what_own_code_leaves_moves_no_number_holds_no_lock_and_outlives_no_run(lab, expected):
     for name, body in LEFT.items():
         evil(lab, body)
@@ -100,6 +107,7 @@ def test_an_exit_that_says_all_is_well_is_no_finished_run(lab, call):
 
     from workbench.trainer.base_trainer import BaseTrainer
 
+    shutil.rmtree(lab / "runs")
     define(lab, "after", {**SWEEP, "start_from": "start", "arms": {"grpo": SWEEP["arms"]["grpo"]}})
     for where in ("train", "resume"):
         code, said = call(

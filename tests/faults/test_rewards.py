@@ -21,6 +21,11 @@ BAD = {
 }
 
 
+@pytest.fixture
+def lab(started):
+    return started
+
+
 def train(call, lab, trainer, body, **settings):
     """Code and status of a run that is rewarded by a function with this body."""
     (lab / "reward.py").write_text(f"def reward(prompts, completions, **_):\n    {body}\n")

@@ -12,7 +12,7 @@ import yaml
 from tests.commands import Command
 from tests.faults.labs import START, SWEEP, make_lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.multi]
+pytestmark = [pytest.mark.slow, pytest.mark.multi, pytest.mark.long]
 CANARIES = {
     name: f"canary-{name}-7d1f9c"
     for name in ("variable", "argument", "question", "url", "diff", "bearer", "netrc", "printed", "raised", "proxy")

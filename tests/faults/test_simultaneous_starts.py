@@ -96,14 +96,19 @@ def seeds(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def of_one_command(tmp_path_factory):
+def of_one_command(once):
     """What the runs come to where one command makes them all."""
-    lab = make_seeds(tmp_path_factory.mktemp("one"))
-    code, output = Command(lab, "run", "seeds").end()
-    assert code == 0, output
-    return outcomes(lab / "runs")
+
+    def make(folder):
+        lab = make_seeds(folder / "lab")
+        code, output = Command(lab, "run", "seeds").end()
+        assert code == 0, output
+        return outcomes(lab / "runs")
+
+    return once("seeds", make)
 
 
+@pytest.mark.long
 def test_commands_that_share_an_experiment_divide_its_runs(seeds, of_one_command):
     commands = [Command(seeds, "run", "seeds", "--share", "--jobs", "1") for _ in range(3)]
     ends = [command.end() for command in commands]
@@ -115,6 +120,7 @@ def test_commands_that_share_an_experiment_divide_its_runs(seeds, of_one_command
     assert (seeds / "runs/seeds/report/index.html").is_file()
 
 
+@pytest.mark.long
 def test_one_that_shares_goes_on_with_the_runs_of_one_that_was_killed(seeds, of_one_command):
     first, second = (Command(seeds, "run", "seeds", "--share", "--jobs", "1") for _ in range(2))
     deadline = time.monotonic() + 60
@@ -129,6 +135,7 @@ def test_one_that_shares_goes_on_with_the_runs_of_one_that_was_killed(seeds, of_
         assert_equal(seeds / f"runs/seeds/main/seed{seed}")
 
 
+@pytest.mark.long
 def test_experiments_that_share_a_start_make_it_once(seeds):
     commands = [Command(seeds, "run", name) for name in ("seeds", "sweep")]
     ends = [command.end() for command in commands]

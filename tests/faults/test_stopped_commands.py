@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -23,13 +24,17 @@ NUMBERS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(once):
     """What a command that nobody stops leaves, how long it takes, and where."""
-    lab = make_lab(tmp_path_factory.mktemp("whole"))
-    started = time.monotonic()
-    code, output = Command(lab, "run", "sweep", cold=True).end()
-    assert code == 0, output
-    return outcomes(lab / "runs"), time.monotonic() - started, lab
+
+    def make(folder):
+        lab = make_lab(folder / "lab")
+        started = time.monotonic()
+        code, output = Command(lab, "run", "sweep", cold=True).end()
+        assert code == 0, output
+        return outcomes(lab / "runs"), time.monotonic() - started, lab
+
+    return once("sweep-from-a-cold-start", make)
 
 
 def stop(command, number, seconds):
@@ -53,6 +58,7 @@ def texts(runs):
     return {path: path.read_text() for path in [*runs.rglob("log.txt"), *runs.rglob("status.json")]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", NUMBERS.values(), ids=NUMBERS)
 def test_a_signal_at_any_time_stops_in_order_and_the_same_command_ends_bit_identical(
     number, whole, tmp_path, record_property
@@ -109,8 +115,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
-def test_every_other_command_stops_too(arguments, whole, record_property):
-    finished = whole[-1]
+def test_every_other_command_stops_too(arguments, whole, tmp_path, record_property):
+    finished = shutil.copytree(whole[-1], tmp_path / "lab")
     started = time.monotonic()
     code, output = Command(finished, *arguments, cold=True).end()
     assert code == 0, output

@@ -249,10 +249,14 @@ def rows_of(names: list[str]) -> list[dict[str, str]]:
     return found
 
 
+def written_lines() -> list[str]:
+    """The lines of the table in the document."""
+    return DOCUMENT.read_text(encoding="utf-8").split(START)[1].split(END)[0].strip().splitlines()[2:]
+
+
 def written_rows() -> dict[str, str]:
     """Each family's line of the table in the document."""
-    lines = DOCUMENT.read_text(encoding="utf-8").split(START)[1].split(END)[0].strip().splitlines()[2:]
-    return {line.split("|")[1].strip(): line for line in lines}
+    return {line.split("|")[1].strip(): line for line in written_lines()}
 
 
 def main(names: list[str]) -> None:

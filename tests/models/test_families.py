@@ -79,8 +79,16 @@ def is_tied(model):
 ROWS = torch.tensor([[3, 5, 2, 7, 11, 9, 4], [8, 6, 30, 2, 12, 13, 14]])
 
 
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2, alpha=4.0)], ids=["full", "lora"])
-@pytest.mark.parametrize("trainer", ["sft", "dpo"])
+LORA = LoraSettings(rank=2, alpha=4.0)
+WAYS = [
+    pytest.param("sft", None, id="sft-full"),
+    pytest.param("dpo", LORA, id="dpo-lora"),
+    pytest.param("sft", LORA, id="sft-lora", marks=pytest.mark.slow),
+    pytest.param("dpo", None, id="dpo-full", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("trainer", "lora"), WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_step_of_training_is_saved_as_transformers_reads_it(
     family, trainer, lora, folder_of, collate, make_rows, tmp_path

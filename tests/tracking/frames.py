@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ def in_tensorboard(run: Path) -> pd.DataFrame:
 
 
 def wandb_records(run: Path) -> list[dict[str, Any]]:
-    (folder,) = (run / "wandb").glob("*run-*")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(folder)]
+    """By the program that `wandb leet inspect --json` starts, without the second that its Python takes."""
+    (file,) = (run / "wandb").glob("*run-*/*.wandb")
+    program = Path(str(importlib.util.find_spec("wandb").origin)).with_name("bin") / "wandb-core"
+    options = ["--no-observability", "--json", "--run-file", str(file), str(file.parent.parent)]
+    command = [str(program), "leet", "inspect", *options]
     done = subprocess.run(command, capture_output=True, check=True, text=True, env=without_wandb())
     return [json.loads(line) for line in done.stdout.splitlines()]
 

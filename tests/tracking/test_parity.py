@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,19 @@ DEFINITIONS = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(once: Callable[..., Path]) -> Path:
     """A folder of runs that the command made, each with both trackers."""
-    lab = tmp_path_factory.mktemp("lab")
-    (lab / "experiments").mkdir()
-    for name, text in DEFINITIONS.items():
-        (lab / "experiments" / f"{name}.yaml").write_text(text + TRACK)
-    for name in ("pairs", "online", "stopped"):
-        done = run(lab, "run", name, "--jobs", "1")
-        assert done.returncode == 0, done.stderr
-    return lab / "runs"
+
+    def make(lab: Path) -> Path:
+        (lab / "experiments").mkdir()
+        for name, text in DEFINITIONS.items():
+            (lab / "experiments" / f"{name}.yaml").write_text(text + TRACK)
+        for name in ("pairs", "online", "stopped"):
+            done = run(lab, "run", name, "--jobs", "1")
+            assert done.returncode == 0, done.stderr
+        return lab / "runs"
+
+    return once("tracked", make)
 
 
 NAMES = ["start", "pairs", "online", "stopped"]

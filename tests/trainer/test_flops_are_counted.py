@@ -108,7 +108,7 @@ def test_of_pairs_where_a_prompt_is_computed_with_each_completion(small_llama: C
     assert shared.costs.trained_tokens == 6 * (12 + 4 + 6)
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -309,7 +309,7 @@ def test_layers_that_longer_rows_do_not_compute_as_short_ones_say_are_not_counte
     assert "Steep: 2 rows of 72 tokens compute" in ModelFlops.counted_of(Steep()).uncounted
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("settings", [{}, pytest.param({"gradient_checkpointing": True}, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 def test_of_adapters_no_gradient_counts_of_what_nothing_is_trained_before(
     kind: str, settings: dict[str, Any], small_llama: Callable, collate: Callable
@@ -362,7 +362,9 @@ def test_windows_are_made_by_masks_and_held_by_caches() -> None:
     assert pairs_of_call(half, 10, 10, masked=False)[0] == pytest.approx(share * 100 + (1 - share) * 55)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "gemma2", "gpt_oss", "llama4_text"])
+@pytest.mark.parametrize(
+    "kind", ["mistral", "gemma2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gpt_oss", "llama4_text"))]
+)
 def test_of_small_models_with_windows(kind: str) -> None:
     from tests.models.families import tiny_model
 

@@ -83,7 +83,14 @@ def first_step(torch, build):
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [("sft", "llama"), ("dpo", "llama+lora"), ("dpo", "gpt2"), ("sft", "mistral+lora"), ("dpo", "opt")],
+    [
+        ("sft", "llama"),
+        ("dpo", "gpt2"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("dpo", "llama+lora"), ("sft", "mistral+lora"), ("dpo", "opt"))
+        ),
+    ],
 )
 def test_the_gradient_is_the_same_and_less_is_kept(first_step, name, model):
     plain, kept = first_step(name, model, recomputed=False)

@@ -96,7 +96,10 @@ OVERRIDES = [
 OVERRIDES += ["arms.a", "arms.a.threads", "hyperparameters.steps.x", "start_from.seed", "budget.flops", "a.b.c", *KEYS]
 
 
-@pytest.mark.parametrize("block", range(40))
+BLOCKS = [*range(10), *(pytest.param(block, marks=pytest.mark.slow) for block in range(10, 40))]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
 def test_any_combination_is_lines_or_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "experiments"

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,23 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.tracking.frames import wandb_records
 from workbench.tracking.sinks.follow import Followers, replay
 from workbench.tracking.sinks.replay import is_complete, needs_replay
 from workbench.tracking.sinks.wandb import completion_table, has_credentials, run_id, unsent
 
 Row = dict[str, Any]
 FAKE_KEY = "c4a4a57e" * 5
-READERS_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-
-
-def _records(run: Any) -> list[Row]:
-    """Every record of the run's one W&B folder."""
-    (folder,) = (run.folder / "wandb").glob("*run-*")
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(folder)]
-    lines = subprocess.run(
-        command, capture_output=True, check=True, text=True, env=READERS_ENVIRONMENT
-    ).stdout.splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def _history(records: list[Row]) -> dict[str, dict[int, float]]:
@@ -47,7 +33,7 @@ def _history(records: list[Row]) -> dict[str, dict[int, float]]:
 def test_offline_files_hold_the_record(make_run: Callable[..., Any], tmp_path: Path) -> None:
     run = make_run().train(20).end()
     assert replay([run.folder], 60.0) == ()
-    records = _records(run)
+    records = wandb_records(run.folder)
     assert _history(records) == run.series(exact=True)
     described = next(record["run"] for record in records if record["type"] == "run")
     assert described["project"] == "workbench"
@@ -75,7 +61,7 @@ def test_a_resume_that_cut_rows_leaves_each_step_once(make_run: Callable[..., An
     _wait_for(lambda: list((run.folder / "wandb").glob("*run-*/*.wandb")))
     run.cut(10).train(20).end()
     assert followers.finish(60.0) == ()
-    assert _history(_records(run)) == run.series(exact=True)
+    assert _history(wandb_records(run.folder)) == run.series(exact=True)
 
 
 def test_rollouts_have_a_table_of_their_own_at_each_shown_step_of_a_resumed_run(make_run: Callable[..., Any]) -> None:
@@ -83,7 +69,7 @@ def test_rollouts_have_a_table_of_their_own_at_each_shown_step_of_a_resumed_run(
     replay([run.folder], 60.0)
     run.cut(7).train_online(12).end()
     replay([run.folder], 60.0)
-    records = _records(run)
+    records = wandb_records(run.folder)
     assert _history(records) == run.series(exact=True)
     items = [record["history"]["item"] for record in records if record["type"] == "history"]
     sizes = {item["_step"]: item["completions/train.nrows"] for item in items if "completions/train.nrows" in item}
@@ -97,7 +83,7 @@ def test_a_rebuild_takes_the_former_runs_place(make_run: Callable[..., Any]) -> 
     run.train(10).end()
     assert needs_replay(run.folder)
     replay([run.folder], 60.0)
-    assert _history(_records(run)) == run.series(exact=True)
+    assert _history(wandb_records(run.folder)) == run.series(exact=True)
     assert not needs_replay(run.folder)
 
 
@@ -146,7 +132,7 @@ def test_an_unreachable_server_leaves_an_offline_run(
     assert killed == ()
     for run in runs:
         assert is_complete(run.folder, "tensorboard")
-        assert _history(_records(run)) == run.series(exact=True)
+        assert _history(wandb_records(run.folder)) == run.series(exact=True)
         assert not any(FAKE_KEY.encode() in path.read_bytes() for path in run.folder.rglob("*") if path.is_file())
     assert "wandb kept offline" in runs[0].log()
 
