@@ -21,6 +21,7 @@ SAMPLING = {"batch_prompts": 3, "group_size": 3, "max_new_tokens": 4}
 """Of trainers of prompts."""
 # Terms of different units, and a reference that is not the start: at h = 0 only rounding decides who wins.
 PAIR_TERMS = {"nll_weight": 0.5, "beta": 0.5, "starts_from_reference": False}
+MIXED = {"on_policy_share": 0.5, "max_new_tokens": 4}
 TOKEN_TERMS = {"beta": 0.1, "entropy_bonus": 0.05}
 
 
@@ -39,6 +40,7 @@ TRAINERS = {name: Entry() for name in trainer_names()} | {
     "grpo": Entry({"passes": 2, "minibatches": 2}, TOKEN_TERMS),
     "ppo": Entry({"passes": 2, "kl_target": 0.01, "kl_horizon": 50.0, "kl_stop": 1e-4}, TOKEN_TERMS),
     "online_dpo": Entry({"passes": 2}, PAIR_TERMS),
+    "distill": Entry(MIXED, MIXED),
 }
 ONLINE = [name for name in TRAINERS if get_settings_class(name).data_form.is_sampled]
 
@@ -102,7 +104,7 @@ def make_trainer(
     variant: str | Variant,
     folder: Path | None = None,
     *,
-    make_model: Callable[[], Any],
+    make_model: Callable[..., Any],
     rows: int = 3,
     batches: Any = None,
     model: Any = None,
@@ -131,6 +133,8 @@ def make_trainer(
     if variant.samples:
         given |= {"tokenizer": Letters(), "reward_fn": share_of_late_letters}
     trainer_class = get_trainer_class(variant.trainer)
+    if trainer_class.settings_class.needs_teacher:
+        given["ref_model"] = make_model(seed=1).to(next(model.parameters()).dtype)
     if mixin is not None:
         trainer_class = watched(trainer_class, mixin)
     return trainer_class(

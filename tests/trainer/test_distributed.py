@@ -17,6 +17,7 @@ pytestmark = pytest.mark.multi
 SETTINGS = {
     "sft": {"learning_rate": 0.01},
     "dpo": {"learning_rate": 0.01, "nll_weight": 0.5},
+    "distill": {"learning_rate": 0.01, "on_policy_share": 0.5, "max_new_tokens": 4},
 }
 ONLINE = {
     "grpo-group": ("grpo", {"beta": 0.1, "entropy_bonus": 0.05, "passes": 2}),

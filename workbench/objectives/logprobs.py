@@ -43,9 +43,9 @@ def projected_logprobs(
     """
 
     def score(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return token_logprobs(_logits(hidden, weight, bias, temperature), targets)
+        return token_logprobs(head_logits(hidden, weight, bias, temperature), targets)
 
-    return _in_chunks(score, hidden, weight, targets, chunk)
+    return in_chunks(score, hidden, weight, targets, chunk)
 
 
 def projected_entropies(
@@ -59,26 +59,29 @@ def projected_entropies(
     """Entropy of the whole distribution at each position, nats, with its gradient; as projected_logprobs. (N,)."""
 
     def score(hidden: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        logprobs = at_least_float32(_logits(hidden, weight, bias, temperature)).log_softmax(-1)
+        logprobs = at_least_float32(head_logits(hidden, weight, bias, temperature)).log_softmax(-1)
         return -(logprobs.exp() * logprobs).sum(-1)
 
-    return _in_chunks(score, hidden, weight, hidden.new_zeros(len(hidden)), chunk)
+    return in_chunks(score, hidden, weight, hidden.new_zeros(len(hidden)), chunk)
 
 
-def _logits(
+def head_logits(
     hidden: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, temperature: float
 ) -> torch.Tensor:
+    """(N, V) logits over the temperature, in the precision that the head gives. Arguments as projected_logprobs'."""
     logits = hidden if weight is None else functional.linear(hidden, weight, bias)
     return at_least_float32(logits) / temperature if temperature != 1.0 else logits
 
 
-def _in_chunks(
+def in_chunks(
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     hidden: torch.Tensor,
     weight: torch.Tensor | None,
     targets: torch.Tensor,
     chunk: int | None,
 ) -> torch.Tensor:
+    """score(hidden, targets) of (N, H) and (N, ...), in chunks that the backward pass computes again where N x V is
+    large, or where there are more than `chunk` rows."""
     vocabulary = hidden.shape[1] if weight is None else weight.shape[0]
     rows = chunk or max(1, CHUNK_ELEMENTS // vocabulary)
     if len(hidden) <= rows:

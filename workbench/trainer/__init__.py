@@ -12,6 +12,7 @@ _PLACES = {
     "SFTTrainer": "sft_trainer",
     "PretrainTrainer": "pretrain_trainer",
     "DPOTrainer": "dpo_trainer",
+    "DistillTrainer": "distill_trainer",
     "GRPOTrainer": "grpo_trainer",
     "OnlineDPOTrainer": "online_dpo_trainer",
     "PPOTrainer": "ppo_trainer",

@@ -95,7 +95,7 @@ def describe(method: Method, settings: Settings) -> dict[str, Any]:
         "formula": formula(method, settings),
         "learns_from": method.learns_from,
         "when": method.when,
-        "samples": method.samples,
+        "samples": method.samples or bool(getattr(settings, "own_completions", 0)),
         "reference": f"none ({method.tied_by} is 0)" if untied else method.reference,
         "reward": method.reward,
         "critic": method.critic,

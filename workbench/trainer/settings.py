@@ -115,6 +115,8 @@ class TrainerSettings(RunSettings):
     """Whether its pairs come with a reference's log-probabilities, which are computed before the run and charged."""
     scores_texts: ClassVar[bool] = False
     """Whether a run leaves a reward model, which scores texts and completes none, in the place of a language model."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether it learns from another model, which a definition names as `teacher`; a script passes it as ref_model."""
     method: ClassVar[Method | None] = None
     """What the method says of itself, each class of its own: a class that says nothing has its docstring's first line.
     """
@@ -168,6 +170,17 @@ class TrainerSettings(RunSettings):
     def updates_per_rollout(self) -> int:
         """Optimiser steps that one of the loader's batches gives."""
         return 1
+
+    @property
+    def stores_teacher(self) -> bool:
+        """Whether what the teacher says of the data is computed once, before the run, which is charged for it."""
+        return False
+
+    @property
+    def own_completions(self) -> float:
+        """Of each row that a step takes, the completions by the model itself that stand in its place: 0, or the share
+        of rows that are completed anew."""
+        return 0.0
 
     @property
     def trained_trunks(self) -> int:
