@@ -137,7 +137,7 @@ def test_inherited_costs_are_charged_in_full_and_the_start_is_not(make_experimen
     own, full = rows["beta = 1", "own"], rows["beta = 1", "charged in full"]
     assert float(own["flops"]) == 2.1e9 * 6
     assert float(full["flops"]) == pytest.approx(2.1e9 * 6 + 7.4e10 + 3.6e10)
-    assert ("collecting pairs", "own") in rows
+    assert ("collecting samples", "own") in rows
     assert ("start sft_sort/main/seed0", "charged in full") not in rows
 
 

@@ -1,4 +1,4 @@
-"""What a run trains on: a built-in task, a file, a data set, or pairs collected from models' own samples."""
+"""What a run trains on: a built-in task, a file, a data set, or what is collected from models' own samples."""
 
 from __future__ import annotations
 
@@ -108,12 +108,15 @@ class DatasetData(ReadData):
 
 
 class CollectSettings(TaskSettings):
-    """Preference pairs from models' own samples, ranked by the task's verifier."""
+    """Models' own samples: preference pairs ranked by the task's verifier, or completions as they are."""
 
     model_config = ConfigDict(populate_by_name=True)
 
     pairs: Made = 4096
     """Pairs collected for training, one a prompt at most."""
+    completions: Made | None = None
+    """Completions collected instead of pairs, for a trainer of rows: one a prompt of each sampler, right or wrong, but
+    none that was cut before its end."""
     held_out_pairs: Annotated[int, Field(ge=0, le=MAX_MADE)] = 0
     """Pairs collected on held-out prompts, for eval/pair_accuracy."""
     samples_per_prompt: Annotated[int, Field(ge=2, le=10_000)] = 4
@@ -127,15 +130,28 @@ class CollectSettings(TaskSettings):
     seed: Seed = 0
     """Seed of prompts and samples."""
 
+    @property
+    def wanted(self) -> int:
+        """Pairs or completions that are collected for training."""
+        return self.completions or self.pairs
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that each model gives of a prompt."""
+        return 1 if self.completions else self.samples_per_prompt
+
     @model_validator(mode="after")
     def _few_enough(self) -> CollectSettings:
+        given = {"pairs", "held_out_pairs", "samples_per_prompt", "no_correct"} & self.model_fields_set
+        if self.completions and given:
+            raise ValueError(f"{sorted(given)[0]} is of pairs, found it with completions; allowed one of them")
         pairs = self.pairs + self.held_out_pairs
         check_product("pairs x samples_per_prompt", (pairs, self.samples_per_prompt), "completions to sample")
         return self
 
 
 class CollectData(Settings):
-    """Pairs made from models' own samples."""
+    """Pairs or completions made from models' own samples."""
 
     collect: CollectSettings
     """How they are collected."""

@@ -74,9 +74,10 @@ def identify(
     left_out |= {name for name in _WHEN_ASKED if hyperparameters[name] is None}
     if spec.hyperparameters.steps is None:
         hyperparameters["epochs_version"] = EPOCHS_VERSION
+    if spec.form.is_sampled or spec.hyperparameters.own_completions:
+        hyperparameters["sampling_version"] = SAMPLING_VERSION
     if spec.form.is_sampled:
         hyperparameters["rewards"] = _rewards_identity(spec, rewards_in(spec, runs, coming))
-        hyperparameters["sampling_version"] = SAMPLING_VERSION
         if getattr(spec.hyperparameters, "dynamic_sampling", 0):
             hyperparameters["dynamic_sampling_version"] = DYNAMIC_SAMPLING_VERSION
     return Identity(
@@ -86,6 +87,7 @@ def identify(
             "seed": spec.seed,
             "model": model,
             "lora": dump(spec.lora),
+            **teacher_identity(spec, runs, coming),
             "data": data_identity(spec, model, runs, coming),
             "stages": _stages_identity(spec),
             "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in left_out},
@@ -99,8 +101,12 @@ def identify(
 
 def _stages_identity(spec: RunSpec) -> dict[str, int]:
     """Versions of the stages that a run of its kind rests on."""
-    with_pairs = spec.form.takes_reference or (spec.evaluate is not None and spec.evaluate.pairs)
-    return {name: version for name, version in VERSIONS.items() if with_pairs or name == "data"}
+    names = {"data"}
+    if spec.form.takes_reference or (spec.evaluate is not None and spec.evaluate.pairs):
+        names |= {"collect", "ref_logprobs"}
+    names |= {"collect"} if isinstance(spec.data, CollectData) else set()
+    names |= {"teacher_logprobs"} if spec.hyperparameters.stores_teacher else set()
+    return {name: version for name, version in VERSIONS.items() if name in names}
 
 
 def task_of(spec: RunSpec) -> str | None:
@@ -132,8 +138,16 @@ def model_identity(
     """What decides the weights a run begins with."""
     if start is not None:
         return _made_model(runs, start, coming)
-    assert settings is not None, "a run has a start or a model"
+    assert settings is not None, "a run, and a teacher, is a start or a model"
     return settings_identity(settings)
+
+
+def teacher_identity(spec: RunSpec, runs: Path, coming: Mapping[str, RunFolder] = NOWHERE_ELSE) -> dict[str, Any]:
+    """What decides the teacher's weights, by the name `teacher`; empty where there is none."""
+    if spec.teacher is None:
+        return {}
+    key, settings = (spec.teacher, None) if isinstance(spec.teacher, str) else (None, spec.teacher)
+    return {"teacher": model_identity(settings, key, runs, coming)}
 
 
 def _folder(runs: Path, key: str, coming: Mapping[str, RunFolder]) -> RunFolder:
@@ -201,6 +215,8 @@ def collect_identity(
 ) -> dict[str, Any]:
     """What collected pairs depend on: the samplers' weights among it."""
     collect = {key: value for key, value in task_fields(dump(data.collect)).items() if key != "from"}
+    if collect["completions"] is None:  # as it was before there were any
+        del collect["completions"]
     samplers = [model if key == START else _made_model(runs, key, coming) for key in samplers_of(spec)]
     versions = [tasks.VERSION, verifier_version(data.collect.task), SAMPLING_VERSION]
     return {**collect, "samplers": samplers, "versions": versions}

@@ -17,7 +17,11 @@ from workbench.tracking.words import plural
 
 FIELDS = ("generated_tokens", "trained_tokens", "scored_tokens", "flops", "seconds")
 Costs = dict[str, float]
-STAGES = {"collect": "collecting pairs", "ref_logprobs": "reference log-probs"}
+STAGES = {
+    "collect": "collecting samples",
+    "ref_logprobs": "reference log-probs",
+    "teacher_logprobs": "teacher log-probs",
+}
 
 
 def section(study: Study, canvas: Canvas) -> Section | None:

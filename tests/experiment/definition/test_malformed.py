@@ -40,7 +40,7 @@ MANY = "the 27 names that `workbench explain sft` lists"
 MANY_DPO = "the 31 names that `workbench explain dpo` lists"
 NO_DEFAULT = "found nothing, allowed a value: it has no default"
 A_NAME = "the name of a file in experiments/ (letters, digits, - and _, at most 100)"
-ARM_KEYS = "trainer, start_from, model, lora, data, hyperparameters, evaluate, budget, threads"
+ARM_KEYS = "trainer, start_from, model, teacher, lora, data, hyperparameters, evaluate, budget, threads"
 TOP_KEYS = f"{ARM_KEYS}, question, extends, arms, sweep, track"
 DPO_NAMES = "sigmoid, cdpo, robust, ipo, ipo_sum or hinge"
 
@@ -80,7 +80,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "threads", "theads", [f"8: theads: found an unknown key, allowed {TOP_KEYS}, did you mean threads?"]),
     (SFT, "hyperparameters:", "hyperparams:", [f"5: hyperparams: found an unknown key, allowed {TOP_KEYS}, did you mean hyperparameters?"]),
     (SFT, "learning_rate", "learning-rat", [f"7: hyperparameters.learning-rat: found an unknown key, allowed {MANY}, did you mean learning_rate?"]),
-    (SFT, "steps", "beta", [f"6: hyperparameters.beta: found an unknown key, allowed {MANY}, did you mean trainer dpo, which has beta?"]),
+    (SFT, "steps", "beta", [f"6: hyperparameters.beta: found an unknown key, allowed {MANY}, did you mean trainer distill, which has beta?"]),
     (SFT, "steps", "seed", ["6: hyperparameters.seed: found it under hyperparameters, allowed as sweep.seeds"]),
     (SFT, "steps", "evaluate_every", ["6: hyperparameters.evaluate_every: found it under hyperparameters, allowed as evaluate.every"]),
     (SFT, "steps: 10", "budget: {flops: 1}", ["6: hyperparameters.budget: found it under hyperparameters, allowed as budget"]),
@@ -118,7 +118,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     # trainers, and data that does not fit them
     (SFT, "trainer: sft", "trainer: stf", [f"2: trainer: found 'stf', allowed {TRAINERS}, did you mean sft?"]),
     (SFT, "trainer: sft", "trainer: 5", ["2: trainer: found 5, allowed text"]),
-    (SFT, "{task: sort, rows: 128}", "{collect: {task: sort, pairs: 10}}", ["4: data.collect: found preference pairs for trainer sft, allowed task, path or dataset"]),
+    (SFT, "{task: sort, rows: 128}", "{collect: {task: sort, pairs: 10}}", ["4: data.collect: found preference pairs for trainer sft, allowed completions, such as 4096"]),
     (DPO, "{collect: {task: sort, pairs: 10}}", "{task: sort, rows: 9}", ["4: data.task: found rows of a task for trainer dpo, allowed path to a preference file, or collect: {task: ...} to make pairs"]),
     (DPO, "beta: 0.1", "loss: sigmod", [f"6: hyperparameters.loss: found 'sigmod', allowed {DPO_NAMES}, did you mean sigmoid?"]),
     (DPO, "beta: 0.1", "label_smoothing: 0.7", ["6: hyperparameters.label_smoothing: found 0.7, allowed numbers < 0.5"]),
@@ -144,7 +144,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (DPO, "[0.1, 1]", "[1, 1.0]", ["9: sweep.grid.beta[1]: found 1.0 again, allowed each value once"]),
     (DPO, "[0.1, 1]", "[1], hyperparameters.beta: [2]", ["9: sweep.grid.hyperparameters.beta: found the same setting as axis beta, allowed one axis for a setting"]),
     (DPO, "{beta: [0.1", "{bta: [0.1", [f"9: sweep.grid.bta: found an unknown key, allowed {MANY_DPO}, did you mean beta?"]),
-    (DPO, "{beta: [0.1", "{dta.collect.pairs: [5", ["9: sweep.grid.dta.collect.pairs: found an unknown section 'dta', allowed model, lora, data, hyperparameters, evaluate, budget, start_from, did you mean data?"]),
+    (DPO, "{beta: [0.1", "{dta.collect.pairs: [5", ["9: sweep.grid.dta.collect.pairs: found an unknown section 'dta', allowed model, lora, data, hyperparameters, evaluate, budget, start_from, teacher, did you mean data?"]),
     (DPO, "grid:", "gird:", ["9: sweep.gird: found an unknown key, allowed grid, seeds, did you mean grid?"]),
     (DPO, "seeds: 2", "seeds: 0", ["10: sweep.seeds: found 0, allowed numbers > 0 or a list"]),
     (DPO, "seeds: 2", "seeds: two", ["10: sweep.seeds: found 'two', allowed a whole number or a list"]),

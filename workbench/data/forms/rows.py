@@ -25,6 +25,8 @@ class Rows(DataForm):
         "text; prompt, completion; messages",
         ONE_SIDE | EVERY_COMPLETION | {PROMPT_ANSWER: ONE_ANSWER},
     )
+    sources: ClassVar[tuple[str, ...]] = ("task", "path", "dataset", "collect")
+    sources_text = "task, path, dataset or collect"
     has_row_loss = True
     every_token: ClassVar[bool] = False
     """Whether prompts are learned too, and rows that are too long divided instead of cut."""

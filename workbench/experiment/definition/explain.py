@@ -95,6 +95,8 @@ def rows(run: RunSpec, experiment: Experiment | None = None) -> Iterator[Row]:
     """Every value of a run with its origin; with an experiment, swept values are given as all of them."""
     if run.start is not None:
         yield Row("start_from", run.start, _origin(run, "start_from", experiment))
+    if isinstance(run.teacher, str):
+        yield Row("teacher", run.teacher, _origin(run, "teacher", experiment))
     axes = dict(experiment.axes) if experiment is not None else {}
     yield Row("seeds", list(experiment.seeds) if experiment else run.seed, run.origins.get("sweep.seeds", DEFAULT))
     for path, value in _flat(_settings(run)):
@@ -128,7 +130,8 @@ def batch_units(settings: TrainerSettings) -> str:
 
 
 def _settings(run: RunSpec) -> dict[str, Any]:
-    return {key: value for key, value in run.to_definition().items() if key not in (*NAMES_ONLY, "start_from")}
+    named = ("start_from", "teacher") if isinstance(run.teacher, str) else ("start_from",)
+    return {key: value for key, value in run.to_definition().items() if key not in (*NAMES_ONLY, *named)}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

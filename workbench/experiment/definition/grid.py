@@ -18,7 +18,8 @@ from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import TrainerSettings
 
 MAX_RUNS = 1_000
-TOP_KEYS = ("threads", "start_from", *(name for name in SECTIONS if name != "hyperparameters"))
+RUN_KEYS = ("start_from", "teacher")
+TOP_KEYS = ("threads", *RUN_KEYS, *(name for name in SECTIONS if name != "hyperparameters"))
 Classes = Mapping[str | None, type[TrainerSettings] | None]
 
 
@@ -49,10 +50,10 @@ def setting_path(key: str, node: Node, classes: Classes, problems: Problems) -> 
         problems.add(node, f"found {describe(node)}, allowed one of them at a time, such as steps=5")
         return None
     if rest:
-        if first in (*SECTIONS, "start_from") and first != "hyperparameters":
+        if first in (*SECTIONS, *RUN_KEYS) and first != "hyperparameters":
             return (first, *rest)
         if first != "hyperparameters":
-            names = [*SECTIONS, "start_from"]
+            names = [*SECTIONS, *RUN_KEYS]
             problems.add(
                 node, f"found an unknown section {show(first)}, allowed {', '.join(names)}{suggest(first, names)}"
             )

@@ -68,7 +68,9 @@ def _fill(schema: dict[str, Any]) -> None:
     for name in SECTIONS:
         description = {"description": text} if (text := properties[name].get("description")) else {}
         properties[name] = {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}], **description}
-    properties["start_from"]["anyOf"] = [{"type": "string"}, {"$ref": "#/$defs/StartFrom"}, {"type": "null"}]
+    run = [{"type": "string"}, {"$ref": "#/$defs/StartFrom"}]
+    properties["start_from"]["anyOf"] = [*run, {"type": "null"}]
+    properties["teacher"]["anyOf"] = [*run, {"$ref": "#/$defs/model"}, {"type": "null"}]
     properties["trainer"] = {"enum": trainer_names(), "description": properties["trainer"]["description"]}
     schema["allOf"] = [
         {

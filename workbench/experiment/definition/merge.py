@@ -6,13 +6,16 @@ from dataclasses import replace
 
 from workbench.experiment.definition.source import Node, join_field
 
-REPLACED_WITH_TRAINER = ("hyperparameters", "data")
+REPLACED_WITH_TRAINER = ("hyperparameters", "data", "teacher")
 # Of these keys a section holds one; naming another drops it.
 KINDS = {
     "data": ("task", "path", "dataset", "collect"),
     "model": ("preset", "path", "name"),
+    "teacher": ("experiment", "preset", "path", "name"),
     "evaluate": ("task", "path", "split"),
 }
+
+NAMES_A_RUN = ("start_from", "teacher")
 
 LENGTHS = frozenset({"steps", "epochs"})
 """Hyperparameters that say how long to train: the one said last counts."""
@@ -24,8 +27,8 @@ FREE_KEYS = ("arms", "columns", "grid", "gym_config", "model_from")
 def merge_sections(base: Node, over: Node) -> Node:
     """over's settings laid over base's (whole definitions or arms).
 
-    Naming another trainer drops base's hyperparameters and data; start_from and model drop each other; data of another
-    kind or task, another kind of model and another start_from replace the whole section.
+    Naming another trainer drops base's hyperparameters, data and teacher; start_from and model drop each other; data of
+    another kind or task, another kind of model, another start_from and another teacher replace the whole section.
     """
     kept = dict(base.value)
     trainer, other = kept.get("trainer"), over.value.get("trainer")
@@ -87,11 +90,11 @@ def _merge_section(name: str, base: Node, over: Node) -> Node:
             both = arm in arms and isinstance(arms[arm].value, dict) and isinstance(item.value, dict)
             arms[arm] = merge_sections(arms[arm], item) if both else item
         return replace(over, value=arms)
-    if name == "start_from" and isinstance(base.value, str):
+    if name in NAMES_A_RUN and isinstance(base.value, str):
         base = replace(base, value={"experiment": base})
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
-    if name == "start_from" and "experiment" in over.value:
+    if name in NAMES_A_RUN and "experiment" in over.value:
         return over
     kinds = [kind for kind in KINDS.get(name, ()) if kind in over.value]
     if kinds and not any(kind in base.value for kind in kinds):

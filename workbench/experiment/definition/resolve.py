@@ -149,6 +149,7 @@ class _Loader:
             start = resolver.start(sections.start, seed) if sections.start is not None else None
             sources = resolve_sources(point.tree, seed, resolver)
             judges = resolve_judges(point.tree, seed, resolver)
+            teacher = resolver.start(sections.teacher, seed) if isinstance(sections.teacher, Node) else sections.teacher
             runs.append(
                 RunSpec(
                     experiment=folder_name,
@@ -168,6 +169,7 @@ class _Loader:
                     track=tuple(track.plain()) if track is not None else ("tensorboard",),
                     sources=sources,
                     judges=judges,
+                    teacher=teacher,
                     origins=origins,
                 )
             )

@@ -54,6 +54,8 @@ class Arm(Settings):
     """The run to begin from, instead of `model`: the name of its experiment, or {experiment, variant, seed}."""
     model: dict[str, Any] | None = None
     """The model to begin from, instead of `start_from`."""
+    teacher: str | dict[str, Any] | None = None
+    """The model that distillation learns from: an experiment as in `start_from`, or a model as in `model`."""
     lora: dict[str, Any] | None = None
     """Train low-rank adapters and leave the weights frozen."""
     data: dict[str, Any] | None = None
@@ -118,6 +120,8 @@ class RunSpec:
     """The runs that a list at data.collect.from names, by key; "start" is the run's own start."""
     judges: tuple[str, ...] = ()
     """The runs whose reward models judge completions, by key, in the order of the rewards that name them."""
+    teacher: str | ModelSettings | None = None
+    """The model that is learned from, where the trainer learns from one: a run's, by its key, or one by its place."""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """The places where values were written, by dotted path; a value without a place is a default."""
 
@@ -139,7 +143,8 @@ class RunSpec:
     @property
     def needs(self) -> tuple[str, ...]:
         """Keys of the runs that must be finished before this one begins."""
-        named = (self.start, *self.sources, *self.judges)
+        teacher = self.teacher if isinstance(self.teacher, str) else None
+        named = (self.start, *self.sources, *self.judges, teacher)
         return tuple(key for key in named if key is not None and key != START)
 
     @property
@@ -150,6 +155,7 @@ class RunSpec:
     def to_definition(self) -> dict[str, Any]:
         """Plain data for definition.yaml."""
         said = dump(self.hyperparameters)
+        teacher = split_key(self.teacher) if isinstance(self.teacher, str) else dump(self.teacher)
         return {
             "experiment": self.experiment,
             "question": self.question,
@@ -161,6 +167,7 @@ class RunSpec:
             "start_from": split_key(self.start) if self.start else None,
             "model": dump(self.model),
             "lora": dump(self.lora),
+            **({"teacher": teacher} if teacher is not None else {}),
             "data": dump(self.data),
             "sources": list(self.sources),
             "judges": list(self.judges),

@@ -41,6 +41,8 @@ class Sections:
     data: DataSettings
     model: ModelSettings | None
     start: Node | None
+    teacher: Node | ModelSettings | None
+    """A run to be resolved, or a model."""
     lora: LoraSettings | None
     evaluate: EvaluateSettings | None
     threads: int
@@ -110,6 +112,7 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     if model is not None and model.add_tokens and lora_node is not None and model_node is not None:
         at = model_node.get("add_tokens") or model_node
         problems.add(at, "found together with lora, which would leave their rows untaught; allowed in a run without it")
+    teacher = _teacher(tree, cls, problems, sound)
     arm = validate(Arm, _only(tree, "threads"), problems)
     lora = _section(LoraSettings, "lora", lora_node, problems)
     evaluate = _section(EvaluateSettings, "evaluate", evaluate_node, problems)
@@ -121,7 +124,7 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     if hyperparameters is not None and hyperparameters.scores_texts:
         _check_scorer(lora_node, evaluate_node, str(trainer.value if trainer else ""), problems)
     if cls is not None and data is not None and data_node is not None:
-        _check_fit(cls, str(trainer.value if trainer else ""), data_node, problems)
+        _check_fit(cls, str(trainer.value if trainer else ""), data_node, data, problems)
     if hyperparameters is not None and data is not None:
         _check_rewards(hyperparameters, data, tree, problems)
     if (
@@ -133,7 +136,7 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
         or arm is None
     ):
         return None
-    return Sections(str(trainer.value), hyperparameters, data, model, start, lora, evaluate, arm.threads)
+    return Sections(str(trainer.value), hyperparameters, data, model, start, teacher, lora, evaluate, arm.threads)
 
 
 def _section(cls: type[SettingsType], name: str, node: Node | None, problems: Problems) -> SettingsType | None:
@@ -144,6 +147,32 @@ def _section(cls: type[SettingsType], name: str, node: Node | None, problems: Pr
 def _given(tree: Node, name: str) -> Node | None:
     node = tree.get(name)
     return node if node is not None and node.value is not None else None
+
+
+def _teacher(
+    tree: Node, cls: type[TrainerSettings] | None, problems: Problems, sound: bool
+) -> Node | ModelSettings | None:
+    """The model that is learned from, of a trainer that learns from one."""
+    node = _given(tree, "teacher")
+    if node is None:
+        if cls is not None and cls.needs_teacher:
+            _missing(
+                tree,
+                "teacher",
+                "the model to learn from, such as {experiment: NAME} or {path: FOLDER}",
+                problems,
+                sound,
+            )
+        return None
+    if cls is not None and not cls.needs_teacher:
+        takers = [name for name in trainer_names() if get_settings_class(name).needs_teacher]
+        problems.add(node, f"found a teacher for a trainer that learns from none, allowed for {', '.join(takers)}")
+        return None
+    if isinstance(node.value, dict) and "experiment" not in node.value:
+        return _section(ModelSettings, "teacher", node, problems)
+    if isinstance(node.value, dict):
+        validate(StartFrom, node, problems)
+    return node
 
 
 def _only(tree: Node, name: str) -> Node:
@@ -256,12 +285,19 @@ def _data(node: Node, problems: Problems) -> DataSettings | None:
     return settings
 
 
-def _check_fit(cls: type[TrainerSettings], trainer: str, data: Node, problems: Problems) -> None:
+def _check_fit(
+    cls: type[TrainerSettings], trainer: str, data: Node, settings: DataSettings, problems: Problems
+) -> None:
     """Data that has rows of the trainer's form, as far as the definition can tell."""
     for kind, what in (("task", "rows of a task"), ("collect", "preference pairs")):
         if kind in data.value and kind not in cls.data_form.sources:
             problem = f"found {what} for trainer {trainer}, allowed {cls.data_form.sources_text}"
             problems.add(data.value[kind], problem)
+            return
+    pairs = cls.data_form.num_completions == 2
+    if isinstance(settings, CollectData) and pairs == bool(settings.collect.completions):
+        found, allowed = ("completions", "pairs") if pairs else ("preference pairs", "completions, such as 4096")
+        problems.add(data.value["collect"], f"found {found} for trainer {trainer}, allowed {allowed}")
 
 
 def _check_rewards(settings: TrainerSettings, data: DataSettings, tree: Node, problems: Problems) -> None:

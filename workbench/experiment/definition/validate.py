@@ -16,7 +16,7 @@ from workbench.experiment.definition.source import Node, describe, join_field
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
 Hint = Callable[[str], str]
-MAX_LISTED = 14
+MAX_LISTED = 15
 SCHEMA = "schema.json"
 
 _KINDS = {

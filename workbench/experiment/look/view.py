@@ -229,7 +229,8 @@ def _source(data: Any) -> str:
         parts = [data.dataset, *([f"configuration {data.config}"] if data.config else []), f"split {data.split}"]
         return ", ".join(parts)
     if isinstance(data, CollectData):
-        return f"pairs collected from models' own samples of the task {data.collect.task}"
+        what = "completions" if data.collect.completions else "pairs"
+        return f"{what} collected from models' own samples of the task {data.collect.task}"
     assert isinstance(data, TaskData), "every kind of data has a name"
     return f"the task {data.task}"
 

@@ -89,6 +89,9 @@ def _beside(spec: RunSpec, within: list[tuple[str, Any, Any]]) -> list[str]:
         elif name == "model" or name.startswith("model."):
             what = f"start_from: the weights of {spec.start}" if spec.start else "what the folder of the model holds"
             told[f"{what} changed"] = None
+        elif name == "teacher" or name.startswith("teacher."):
+            what = spec.teacher if isinstance(spec.teacher, str) else "the folder of the model"
+            told[f"teacher: the weights of {what} changed"] = None
         elif name == "data.samplers":
             told["data.collect.from: the weights of what is sampled from changed"] = None
         elif _VERSION.search(name):

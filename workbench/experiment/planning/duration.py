@@ -73,8 +73,9 @@ class Durations:
             settings = spec.data.collect
             held_out = settings.held_out_pairs
             prompt, completion = self._task_lengths(spec, settings)
-            sampled = prompt + settings.samples_per_prompt * completion
-            work += (pairs + held_out) * PROMPTS_PER_PAIR * sampled / SAMPLING_SHARE
+            sampled = prompt + settings.num_samples * completion
+            prompts = 1.0 if settings.completions else PROMPTS_PER_PAIR
+            work += (pairs + held_out) * prompts * sampled / SAMPLING_SHARE
         scored = held_out + (pairs if scores_reference(spec) else 0.0)
         work += scored * statistics.fmean(data.lengths)
         return 2 * size.policy * work / self.speeds[spec.key].flops_per_second

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.data.epochs import batches_of_epochs, rows_of_epochs
+from workbench.data.taught import stored_bytes
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.planning.lengths import CHARACTERS_PER_TOKEN, DataSize, data_size
@@ -55,6 +56,8 @@ class Estimate:
     """Steps after which the run's budget ends it, what comes before its first step not counted; None: none does."""
     full_steps: float = 0.0
     """The steps, of which the last one of `epochs` counts as the share of its rows; 0: not known."""
+    stored_bytes: float = 0.0
+    """At most, of what a teacher says of the rows; runs of one teacher on the same data share it."""
     data: DataSize | None = None
     """How the rows and their tokens are known."""
 
@@ -83,6 +86,7 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
         again = 2 * size.hidden if settings.gradient_checkpointing else 0
         per_step = work.trained_tokens * (4 * size.frozen + 6 * size.trained + again)
         per_step += 2 * size.policy * (work.generated_tokens + work.scored_tokens)
+        per_step += 2 * size.teacher * work.taught_tokens
         step_seconds = sampling_work(per_step, work.generated_tokens, size.policy) / speed.flops_per_second
         within = _steps_within(spec.budget, per_step, work.trained_tokens, step_seconds)
         ended = within if within < full else None
@@ -95,7 +99,16 @@ def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Spe
     if last is not None and lengths:
         characters_per_token = 1.0 if _by_character(config) else CHARACTERS_PER_TOKEN
         disk += record_bytes(spec, last, lengths, characters_per_token)
-    return Estimate(rows, steps, steps_per_epoch, tokens_per_step, flops, seconds, memory, disk, ended, full, data)
+    taught = 0.0
+    if settings.stores_teacher and config is not None and work is not None and rows:
+        taught = stored_bytes(rows * work.trained_tokens / work.rows, config["vocab_size"])
+    spent = (flops, seconds, memory, disk, ended, full)
+    return Estimate(rows, steps, steps_per_epoch, tokens_per_step, *spent, stored_bytes=taught, data=data)
+
+
+def shared_bytes(found: Iterable[tuple[RunSpec, Estimate]]) -> float:
+    """What runs that share it store once."""
+    return sum({str((spec.teacher, spec.data)): estimated.stored_bytes for spec, estimated in found}.values())
 
 
 def model_bytes(spec: RunSpec, runs: Path) -> float:
@@ -132,6 +145,16 @@ def tokens_of(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> tuple[
 def run_size(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> RunSize | None:
     """Numbers of a run's parameters: of the weights that lie in the model's folder, else by its config.json; None while
     neither is here."""
+    found = _student_size(spec, specs, runs)
+    if found is None or spec.teacher is None or spec.hyperparameters.stores_teacher:
+        return found
+    teacher = spec.teacher
+    asked = specs[teacher] if isinstance(teacher, str) else replace(spec, start=None, model=teacher, lora=None)
+    size = _student_size(asked, specs, runs)
+    return None if size is None else replace(found, teacher=size.policy)
+
+
+def _student_size(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> RunSize | None:
     config, folder = model_shape(spec, specs, runs), start_folder(spec, specs, runs)
     if folder is not None:
         try:

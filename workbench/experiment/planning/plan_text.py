@@ -12,7 +12,14 @@ from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.planning.cannot_run import exit_code, with_problems
 from workbench.experiment.planning.duration import Durations
-from workbench.experiment.planning.estimate import Estimate, estimate, run_size, start_config, start_folder
+from workbench.experiment.planning.estimate import (
+    Estimate,
+    estimate,
+    run_size,
+    shared_bytes,
+    start_config,
+    start_folder,
+)
 from workbench.experiment.planning.lengths import CHARACTERS_PER_TOKEN
 from workbench.experiment.planning.plan import DESCRIPTIONS, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.planning.positions import positions_notes
@@ -205,5 +212,7 @@ def _totals(
     disk = [found.disk_bytes for found in known if found.disk_bytes is not None]
     if len(disk) == len(todo):
         free = free_bytes(runs)
-        warning = "  <- more than there is" if sum(disk) > free else ""
-        yield f"disk: about {as_text(sum(disk))} of {as_text(free)} free{warning}"
+        stored = shared_bytes((run.spec, estimates[run.spec.key]) for run in todo)
+        told = f", at most {as_text(stored)} of it what a teacher says of the data" if stored else ""
+        warning = "  <- more than there is" if sum(disk) + stored > free else ""
+        yield f"disk: about {as_text(sum(disk) + stored)} of {as_text(free)} free{told}{warning}"

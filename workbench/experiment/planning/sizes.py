@@ -37,6 +37,8 @@ class StepWork:
     """Read forward to sample completions: each prompt once, and the completions."""
     scored_tokens: float
     """Read forward alone by a reference and a critic."""
+    taught_tokens: float
+    """Read forward alone by a teacher."""
     rows: int
     """Rows, pairs or completions that a step learns from."""
     longest: float
@@ -48,7 +50,9 @@ class StepWork:
         completions are taken to be half as long as they may be."""
         mean, longest, rows = statistics.fmean(lengths), quantile(lengths, 0.95), settings.batch_rows_per_step()
         if not isinstance(settings, RolloutSettings):
-            return cls(rows * mean, 0.0, 0.0, rows, longest)
+            trained = rows * mean
+            taught = trained if settings.needs_teacher and not settings.stores_teacher else 0.0
+            return cls(trained, settings.own_completions * trained, 0.0, taught, rows, longest)
         completion, updates = settings.max_new_tokens / 2, settings.updates_per_rollout
         sampled, learned = rows * settings.group_size, rows * settings.learned_completions
         method = settings.described()
@@ -57,6 +61,7 @@ class StepWork:
             trained_tokens=(rows * mean + learned * completion) / settings.minibatches,
             generated_tokens=(rows * mean + sampled * completion) / updates,
             scored_tokens=scorers * (rows * mean + learned * completion) / updates,
+            taught_tokens=0.0,
             rows=-(-learned // (settings.num_texts() * settings.minibatches)),
             longest=(longest + settings.max_new_tokens) * settings.num_texts(),
         )
@@ -65,13 +70,15 @@ class StepWork:
 @dataclass(frozen=True)
 class RunSize:
     """Numbers of a run's parameters. policy: of the language model; hidden: of its layers' matrices; state: beside
-    weight and gradient, AdamW's two moments, Muon's one of a hidden matrix, averaged weights."""
+    weight and gradient, AdamW's two moments, Muon's one of a hidden matrix, averaged weights. teacher: of the model
+    that is learned from."""
 
     policy: int
     hidden: int
     trained: int
     frozen: int
     state: int
+    teacher: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any], spec: RunSpec) -> RunSize:
@@ -121,7 +128,7 @@ def memory_bytes(config: Mapping[str, Any], spec: RunSpec, size: RunSize, work: 
         method = settings.described()
         in_training = method.samples and has_reference(method, settings)
         references = bool(spec.start and spec.evaluate) + in_training
-    held = 2.0 * size.trained + size.state + size.frozen + references * size.policy
+    held = 2.0 * size.trained + size.state + size.frozen + references * size.policy + size.teacher
     held += size.policy / 2 if half else 0.0  # weights in half precision, made once a forward pass
     return BYTES_PER_NUMBER * (held + SLACK * (tokens * kept + logits))
 

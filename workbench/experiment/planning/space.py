@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workbench.errors import StorageError
 from workbench.experiment.definition.schema import Experiment, RunSpec
-from workbench.experiment.planning.estimate import estimate, model_bytes
+from workbench.experiment.planning.estimate import Estimate, estimate, model_bytes, shared_bytes
 from workbench.experiment.planning.plan import plan_runs, recorded_precisions, waves
 from workbench.experiment.planning.speed import Speed, measured_speed
 from workbench.tracking.words import plural
@@ -34,14 +34,17 @@ def refuse_without_space(experiment: Experiment, runs: Path, fresh: bool) -> Non
 def needed_bytes(todo: Iterable[RunSpec], specs: Mapping[str, RunSpec], runs: Path) -> float:
     """What these runs will write beyond what is there of them: of a run that cannot be known yet, nothing."""
     needed, todo = 0.0, list(todo)
+    estimates: list[tuple[RunSpec, Estimate]] = []
     speeds: dict[tuple[str, int], Speed] = {}
     for spec in todo:
         kind = (spec.trainer, spec.threads)
         if kind not in speeds:
             speeds[kind] = measured_speed(runs, spec)
         found = estimate(spec, specs, runs, speeds[kind])
+        estimates.append((spec, found))
         needed += max(0.0, (found.disk_bytes or 0.0) - _written(runs / spec.key))
     models = {str(spec.model): spec for spec in todo if spec.model is not None}
+    needed += shared_bytes(estimates)
     return needed + sum(model_bytes(spec, runs) for spec in models.values()) + (REPORT_BYTES if todo else 0)
 
 

@@ -26,9 +26,9 @@ def source_files(settings: ReadData) -> list[Path]:
     return local_files(settings) or (saved_files(settings) if isinstance(settings, DatasetData) else [])
 
 
-def opened_by_run(spec: RunSpec, runs: Path, model: Path) -> list[Path]:
-    """What the run's own process reads, its stages left out. model: the folder that it begins with."""
-    found = model_files(model)
+def opened_by_run(spec: RunSpec, runs: Path, *models: Path) -> list[Path]:
+    """What the run's own process reads, its stages left out. models: the folders of those that it loads."""
+    found = [path for model in models for path in model_files(model)]
     if spec.evaluate is not None and spec.evaluate.path is not None:
         found.append(Path(spec.evaluate.path).expanduser())
     split = held_out_split(spec)
@@ -39,15 +39,16 @@ def opened_by_run(spec: RunSpec, runs: Path, model: Path) -> list[Path]:
     return found
 
 
-def prepared_from(spec: RunSpec, runs: Path, model: Path) -> list[Path]:
+def prepared_from(spec: RunSpec, runs: Path, *models: Path) -> list[Path]:
     """All that a run rests on and its identity is taken of."""
-    found = opened_by_run(spec, runs, model)
+    found = opened_by_run(spec, runs, *models)
     found += source_files(spec.data) if isinstance(spec.data, ReadData) else []
     if spec.evaluate is not None and spec.evaluate.pairs is not None:
         found.append(Path(spec.evaluate.pairs).expanduser())
     for key in spec.sources:
         found += model_files(RunFolder(runs, key).model) if key != START else []
-    return found + (_given_files(spec.model) if spec.model is not None else [])
+    given = (settings for settings in (spec.model, spec.teacher) if isinstance(settings, ModelSettings))
+    return found + [path for settings in given for path in _given_files(settings)]
 
 
 def _given_files(settings: ModelSettings) -> list[Path]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from workbench.data.counts import Counts
 from workbench.data.forms import PAIRS
 from workbench.data.settings import CollectData, ReadData
-from workbench.errors import ModelError
+from workbench.errors import DefinitionError, ModelError
 from workbench.experiment.definition.schema import RunSpec, scores_reference
 from workbench.experiment.identity import data_files, file_identity, held_out_split, identify, own_code, rewards_in
 from workbench.experiment.planning.data_warnings import cut_warnings, data_warnings, end_warnings
@@ -37,12 +38,27 @@ class Preparer:
     def prepare(self, spec: RunSpec, precision: str) -> PreparedRun:
         """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError; DataError too
         where a file that it is made of changes meanwhile."""
-        folder = self.models.unverified(spec)
-        inputs = Inputs(prepared_from(spec, self.runs, folder))
+        folders = [self.models.unverified(spec), *self._teacher(spec)]
+        inputs = Inputs(prepared_from(spec, self.runs, *folders))
         with inputs.unchanged():
             for key in spec.judges:
                 self.models.made_by(key)
             return self._prepare(spec, precision, self.models.folder(spec), inputs)
+
+    def _teacher(self, spec: RunSpec) -> list[Path]:
+        """The folder of the model that is learned from, where there is one. DefinitionError where its tokens are not
+        the student's."""
+        folder = self.models.teacher(spec)
+        if folder is None:
+            return []
+        own, teachers = Tokenizer.load(self.models.unverified(spec)), Tokenizer.load(folder)
+        if not own.has_tokens_of(teachers):
+            where = spec.origins.get("teacher", spec.key)
+            raise DefinitionError(
+                f"{where}: teacher: found {teachers.name}, whose {teachers.vocab_size:,} tokens are not the "
+                f"{own.vocab_size:,} of {own.name}; allowed a teacher with the student's vocabulary"
+            )
+        return [folder]
 
     def _prepare(self, spec: RunSpec, precision: str, folder: Path, inputs: Inputs) -> PreparedRun:
         identity = identify(spec, self.runs, precision)
@@ -52,15 +68,12 @@ class Preparer:
         worker = self.models.worker(spec, precision)
         data = spec.data
         notes = [REPLACED] if replaces_template(folder) else []
-        files = own_code(spec)
         inherited: dict[str, dict[str, float]] = {}
         source: StageResult | None = None
         if isinstance(data, CollectData):
-            source = self.stages.collected(spec, "train", data.collect.pairs, worker)
+            source = self.stages.collected(spec, "train", data.collect.wanted, worker)
             inherited["collect"] = source.made["costs"]
-            notes.append(collect.pair_note(source.made))
-        elif isinstance(data, ReadData):
-            files |= data_files(data)
+            notes.append(collect.collect_note(source.made))
         rows = self.stages.tokenised(spec, tokenizer, source)
         check_rows(spec, spec.form, rows, rows.folder / ROWS_FILE, folder)
         found = Counts(**rows.made["counts"])
@@ -71,13 +84,16 @@ class Preparer:
         if scores_reference(spec):
             reference = self.stages.scored(spec, rows, folder, worker, inputs)
             inherited["ref_logprobs"] = reference.made["costs"]
+        teacher, taught = self._teacher(spec), None
+        if spec.hyperparameters.stores_teacher:
+            taught = self.stages.taught(spec, rows, teacher[0], worker, inputs)
+            inherited["teacher_logprobs"] = taught.made["costs"]
         held_out = self.stages.held_out_pairs(spec, tokenizer, worker)
         held_out_reference = None
         if held_out is not None:
             check_rows(spec, PAIRS, held_out, held_out.folder / ROWS_FILE, folder)
         if held_out is not None and not spec.hyperparameters.scores_texts:
             held_out_reference = self.stages.scored(spec, held_out, folder, worker, inputs)
-        files |= _held_out_files(spec)
         if held_out is not None and (note := (cut := Counts(**held_out.made["counts"])).note()):
             notes.append(f"held-out pairs: {note}")
             if isinstance(data, ReadData):
@@ -88,20 +104,18 @@ class Preparer:
             precision,
             folder,
             rows,
+            teacher_folder=next(iter(teacher), None),
             reference=reference,
+            taught=taught,
             held_out_pairs=held_out,
             held_out_reference=held_out_reference,
             inherited=inherited,
             collected=source,
             notes=tuple(notes),
-            data_files=files,
-            counts={
-                name: {key: value for key, value in stage.made["counts"].items() if key != "places"}
-                for name, stage in (("data", rows), ("held_out_pairs", held_out))
-                if stage is not None
-            },
+            data_files=_files(spec),
+            counts=_counts(data=rows, held_out_pairs=held_out),
             rewards=rewards_in(spec, self.runs),
-            opened=Inputs(opened_by_run(spec, self.runs, folder)).hashes(),
+            opened=Inputs(opened_by_run(spec, self.runs, folder, *teacher)).hashes(),
         )
 
     def _warn(self, warnings: Iterable[str]) -> None:
@@ -112,10 +126,20 @@ class Preparer:
                 self.reporter.say(f"warning: {text}")
 
 
-def _held_out_files(spec: RunSpec) -> dict[str, str]:
-    """What is measured on, by path, and its contents."""
-    if spec.evaluate is None:
-        return {}
+def _files(spec: RunSpec) -> dict[str, str]:
+    """The files that the run rests on, and the hashes of their contents, for the record."""
+    files = own_code(spec)
+    files |= data_files(spec.data) if isinstance(spec.data, ReadData) else {}
+    if spec.evaluate is not None:
+        files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
     split = held_out_split(spec)
-    named = {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
-    return named | (data_files(split) if split is not None else {})
+    return files | (data_files(split) if split is not None else {})
+
+
+def _counts(**stages: StageResult | None) -> dict[str, dict[str, Any]]:
+    """What became of the rows of each stage that there is."""
+    return {
+        name: {key: value for key, value in stage.made["counts"].items() if key != "places"}
+        for name, stage in stages.items()
+        if stage is not None
+    }

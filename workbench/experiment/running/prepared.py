@@ -21,8 +21,12 @@ class PreparedRun:
     precision: str
     model_folder: Path
     data: StageResult
+    teacher_folder: Path | None = None
+    """The model that is learned from, where there is one."""
     reference: StageResult | None = None
     """Per-token log-probabilities of the training pairs."""
+    taught: StageResult | None = None
+    """The teacher's log-probabilities of the training rows, where they are stored."""
     held_out_pairs: StageResult | None = None
     held_out_reference: StageResult | None = None
     inherited: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -50,6 +54,12 @@ class PreparedRun:
 
     @property
     def _stages(self) -> dict[str, StageResult]:
-        found = (self.collected, self.data, self.reference, self.held_out_pairs, self.held_out_reference)
-        names = ("collect", "data", "ref_logprobs", "held_out_pairs", "held_out_ref_logprobs")
-        return {name: stage for name, stage in zip(names, found, strict=True) if stage is not None}
+        found = {
+            "collect": self.collected,
+            "data": self.data,
+            "ref_logprobs": self.reference,
+            "teacher_logprobs": self.taught,
+            "held_out_pairs": self.held_out_pairs,
+            "held_out_ref_logprobs": self.held_out_reference,
+        }
+        return {name: stage for name, stage in found.items() if stage is not None}

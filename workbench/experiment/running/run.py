@@ -12,7 +12,8 @@ from typing import Any
 
 from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
-from workbench.data.sets import PromptSet, TokenSet
+from workbench.data.sets import PromptSet, RowSet, TokenSet
+from workbench.data.taught import TaughtSet
 from workbench.errors import Interrupted, WorkbenchError
 from workbench.experiment.identity import counted_before, measuring_versions, task_of
 from workbench.experiment.planning import leaks
@@ -21,6 +22,7 @@ from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.run_folder import FINISHED, RunFolder
 from workbench.experiment.stages.data import ROWS_FILE
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
+from workbench.experiment.stages.teacher_logprobs import TEACHER_FILE
 from workbench.inputs import Inputs
 from workbench.interrupts import interrupt_behind
 from workbench.locks import INSIDE, hold, hold_file
@@ -113,12 +115,14 @@ def build_trainer(
     rank, world_size = get_rank(), get_world_size()
     dataset = _dataset(prepared)
     loader = BatchLoader(dataset, settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size)
-    rewards = {}
+    more: dict[str, Any] = {}
+    if prepared.teacher_folder is not None and prepared.taught is None:
+        more["ref_model"] = load_model(prepared.teacher_folder)
     if spec.form.is_sampled and rewarded:
         device = str(training_device(settings.device, settings.deterministic))
         assert isinstance(dataset, PromptSet), "what is sampled is a set of prompts"
         check_rewarded(prepared.rewards, task_of(spec), dataset.asked())
-        rewards["reward_fn"] = build_rewards(
+        more["reward_fn"] = build_rewards(
             prepared.rewards,
             task=task_of(spec),
             device=device,
@@ -133,7 +137,7 @@ def build_trainer(
         evaluators=build_evaluators(prepared, tokenizer, output_dir),
         output_dir=output_dir,
         tokenizer=tokenizer,
-        **rewards,
+        **more,
     )
     for costs in prepared.inherited.values():
         trainer.costs.add(Costs.of(costs))
@@ -156,19 +160,34 @@ def _ends(prepared: PreparedRun) -> list[int]:
     return list(prepared.data.made["counts"]["ends"].values())
 
 
-def _dataset(prepared: PreparedRun) -> TokenSet:
+def _dataset(prepared: PreparedRun) -> TokenSet | TaughtSet:
     scored = prepared.reference.folder / REFERENCE_FILE if prepared.reference is not None else None
-    return prepared.spec.form.load(prepared.data.folder / ROWS_FILE, scored)
+    rows = prepared.spec.form.load(prepared.data.folder / ROWS_FILE, scored)
+    if prepared.taught is None:
+        return rows
+    assert isinstance(rows, RowSet), "a teacher's log-probabilities are stored of rows"
+    return TaughtSet.load(rows, prepared.taught.folder / TEACHER_FILE)
 
 
 def made_of(prepared: PreparedRun, runs: Path) -> dict[str, Any]:
     """What the run rests on, for provenance.json."""
     spec, start = prepared.spec, None
     if spec.start is not None:
-        start = {"folder": spec.start, "model_sha256": RunFolder(runs, spec.start).status().get("model_sha256")}
-    own = {"threads": spec.threads, "data": prepared.data_files, "stages": prepared.stages, "start": start}
+        start = {"folder": spec.start, "model_sha256": _model_sha256(runs, spec.start)}
+    own: dict[str, Any] = {
+        "threads": spec.threads,
+        "data": prepared.data_files,
+        "stages": prepared.stages,
+        "start": start,
+    }
+    if isinstance(spec.teacher, str):
+        own["teacher"] = {"folder": spec.teacher, "model_sha256": _model_sha256(runs, spec.teacher)}
     method = describe(type(spec.hyperparameters).described(), spec.hyperparameters)
     return {**own, "counts": prepared.counts, "method": method}
+
+
+def _model_sha256(runs: Path, key: str) -> Any:
+    return RunFolder(runs, key).status().get("model_sha256")
 
 
 def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, Any]) -> bool:

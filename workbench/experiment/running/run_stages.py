@@ -10,8 +10,11 @@ from typing import Any
 
 from workbench.data import tasks
 from workbench.data.forms import PAIRS, DataForm
+from workbench.data.sets import RowSet
 from workbench.data.settings import CollectData, ReadData, TaskData
 from workbench.data.tasks import Split
+from workbench.data.taught import num_learned, stored_bytes
+from workbench.errors import DefinitionError
 from workbench.experiment.definition.schema import START, RunSpec, dump
 from workbench.experiment.identity import (
     collect_identity,
@@ -20,17 +23,18 @@ from workbench.experiment.identity import (
     samplers_of,
     source_identity,
     task_fields,
+    teacher_identity,
 )
 from workbench.experiment.running.files_read import model_files, source_files
 from workbench.experiment.running.held_out_files import held_out_pairs_source
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.running.start_models import StartModels
-from workbench.experiment.stages import collect, reference_logprobs
+from workbench.experiment.stages import collect, reference_logprobs, teacher_logprobs
 from workbench.experiment.stages.cache import VERSIONS, Stage, StageCache, StageResult
 from workbench.experiment.stages.data import ROWS_FILE, Reading, write_rows
 from workbench.experiment.stages.worker import Worker
 from workbench.inputs import Inputs
-from workbench.models.tokenizer import Tokenizer
+from workbench.models.tokenizer import Tokenizer, read_json
 from workbench.tracking.words import plural
 from workbench.trainer.settings import COSTS_VERSION
 
@@ -53,7 +57,7 @@ class RunStages:
             return self._read(spec.data, form, tokenizer)
         source = None
         if isinstance(spec.data, CollectData):
-            source = self.collected(spec, "train", spec.data.collect.pairs, self.models.worker(spec))
+            source = self.collected(spec, "train", spec.data.collect.wanted, self.models.worker(spec))
         return self.tokenised(spec, tokenizer, source)
 
     def collected(self, spec: RunSpec, split: Split, num_pairs: int, worker: Worker) -> StageResult:
@@ -77,24 +81,24 @@ class RunStages:
         folders = [
             self.models.folder(spec) if name == START else self.models.made_by(name) for name in samplers_of(spec)
         ]
-        label = f"collecting {plural(num_pairs, 'held-out pair' if split == 'held_out' else 'pair')}"
+        what = "completion" if settings.completions else "held-out pair" if split == "held_out" else "pair"
         return self._get(
             Stage("collect", VERSIONS["collect"], key | COSTS),
             lambda folder, progress: collect.collect_pairs(
                 folder, settings, split=split, num_pairs=num_pairs, samplers=folders, worker=worker, jobs=self.jobs,
                 on_progress=progress,
             ),
-            label,
+            f"collecting {plural(num_pairs, what)}",
             inputs,
         )  # fmt: skip
 
     def tokenised(self, spec: RunSpec, tokenizer: Tokenizer, source: StageResult | None) -> StageResult:
-        """The training data as token ids; source: the collected pairs it comes from, if any."""
+        """The training data as token ids; source: what was collected, that it comes from, if any."""
         data = spec.data
         if isinstance(data, ReadData):
             return self._read(data, spec.form, tokenizer)
         if source is not None:
-            reading = Reading.of_collected(source.folder / collect.PAIRS_FILE)
+            reading = Reading.of_collected(source.folder / collect.PAIRS_FILE, spec.form)
             inputs = Inputs.verified(source.hashes)
             return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading, inputs)
         assert isinstance(data, TaskData), "pairs are collected before they are tokenised"
@@ -132,6 +136,36 @@ class RunStages:
                 out, rows, model_folder=folder, worker=scorer, jobs=self.jobs, on_progress=progress
             ),
             f"scoring {plural(len(rows), 'pair')} under the reference",
+            inputs | read,
+        )
+
+    def taught(self, spec: RunSpec, data: StageResult, folder: Path, worker: Worker, inputs: Inputs) -> StageResult:
+        """What the teacher, in that folder, says of the rows. inputs: as those of `scored`. DefinitionError where it is
+        too much to be stored."""
+        read = Inputs.verified(data.hashes)
+        with read.unchanged():
+            rows = RowSet.load(data.folder / ROWS_FILE)
+        vocabulary = read_json(folder / "config.json")["vocab_size"]
+        size = stored_bytes(num_learned(rows), vocabulary)
+        if size > teacher_logprobs.LARGEST:
+            where = spec.origins.get("hyperparameters.teacher_logprobs", spec.key)
+            raise DefinitionError(
+                f"{where}: hyperparameters.teacher_logprobs: stored would take {size / 1e9:,.3g} GB, "
+                f"{num_learned(rows):,} tokens x {vocabulary:,} log-probabilities; allowed up to "
+                f"{teacher_logprobs.LARGEST / 1e9:.3g} GB: take each_step, or fewer rows"
+            )
+        key = {
+            **teacher_identity(spec, self.models.runs),
+            "data": data.stage.fingerprint,
+            "precision": worker.precision,
+            "threads": worker.threads,
+        }
+        return self._get(
+            Stage("teacher_logprobs", VERSIONS["teacher_logprobs"], key | COSTS),
+            lambda out, progress: teacher_logprobs.score_by_teacher(
+                out, rows, model_folder=folder, worker=worker, jobs=self.jobs, on_progress=progress
+            ),
+            f"scoring {plural(len(rows), 'row')} under the teacher",
             inputs | read,
         )
 

@@ -15,6 +15,7 @@ from workbench.locks import hold
 from workbench.models.give_template import REPLACED, replaces_template
 from workbench.models.load import load_model
 from workbench.models.resolve import resolve_model_folder
+from workbench.models.settings import ModelSettings
 from workbench.trainer.machine.device import training_device
 from workbench.trainer.machine.precision import resolve_precision
 
@@ -40,14 +41,23 @@ class StartModels:
         if spec.start is not None:
             return self.made_by(spec.start)
         assert spec.model is not None
+        return self._named(spec.model)
+
+    def _named(self, settings: ModelSettings) -> Path:
         stages = self.runs / FOLDER
         make_folder(stages)
         with hold(self.runs, "models", on_wait=lambda holder: self.reporter.say(f"waiting for a model: {holder}")):
-            folder = resolve_model_folder(spec.model, stages)
+            folder = resolve_model_folder(settings, stages)
         if replaces_template(folder) and folder not in self._told:
             self._told.add(folder)
             self.reporter.say(f"model.chat_template: {REPLACED}")
         return folder
+
+    def teacher(self, spec: RunSpec) -> Path | None:
+        """The model that the run learns from, where it learns from one; verified where it is another run's."""
+        if spec.teacher is None:
+            return None
+        return self.made_by(spec.teacher) if isinstance(spec.teacher, str) else self._named(spec.teacher)
 
     def unverified(self, spec: RunSpec) -> Path:
         """The folder of the start's model, not yet verified."""

@@ -23,7 +23,7 @@ from workbench.tracking.reader import read_json
 
 FOLDER = "stages"
 MANIFEST = "stage.json"
-VERSIONS = {"data": 8, "collect": 2, "ref_logprobs": 3}
+VERSIONS = {"data": 8, "collect": 2, "ref_logprobs": 3, "teacher_logprobs": 1}
 """Versions of what each stage makes. One is raised where the same key would give another result; then the stages are
 made anew, and the runs that rest on them."""
 

@@ -1,4 +1,4 @@
-"""The stage "collect": preference pairs from models' own samples, ranked by the task's verifier."""
+"""The stage "collect": models' own samples, as preference pairs ranked by the task's verifier or as they are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.data.encoding import TokenPair
+from workbench.data.formats import PromptCompletion
 from workbench.data.settings import CollectSettings
 from workbench.data.sources import read_records
 from workbench.data.tasks import Split, TaskRow, completion_limit, iterate_rows
@@ -69,9 +70,10 @@ def collect_pairs(
     jobs: int,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Write pairs.jsonl (prompt, chosen, rejected, each also as *_ids; *_ended); returns costs and counts.
+    """Write pairs.jsonl (prompt, chosen, rejected, each also as *_ids; *_ended; of completions prompt and completion);
+    returns costs and counts. num_pairs: pairs, or completions.
 
-    samplers: model folders. Raises DataError when the models give too few pairs.
+    samplers: model folders. Raises DataError when the models give too few of them.
     """
     rows = iterate_rows(settings, split, settings.seed)
     blocks: list[Block] = []
@@ -99,7 +101,7 @@ def collect_pairs(
         )
         rate = max(found / len(blocks), 1.0)
         width = max(jobs, math.ceil((num_pairs - found) / rate * 1.05 / jobs) * jobs)
-    return _write(folder, blocks, num_pairs)
+    return _write(folder, blocks, num_pairs, completions=bool(settings.completions))
 
 
 def _blocks(rows: Iterator[TaskRow], number: int) -> Iterator[list[TaskRow]]:
@@ -138,7 +140,7 @@ class _Sampler:
                 settings=self.sampling,
                 max_new_tokens=self.limit,
                 eos_ids=self.tokenizer.eos_ids,
-                num_samples=settings.samples_per_prompt,
+                num_samples=settings.num_samples,
             )
         generated = sum(len(sample.token_ids) for samples in completions for sample in samples)
         lengths = [[len(sample.token_ids) for sample in samples] for samples in completions]
@@ -169,6 +171,9 @@ def _sample_block(samplers: list[_Sampler], rows: list[TaskRow], settings: Colle
         block.correct_samples += len(right)
         block.none_correct += not right
         block.all_correct += not wrong
+        if settings.completions:
+            block.pairs += [{"prompt": row.prompt, "completion": each.text} for each in samples if each.ended]
+            continue
         if not right and settings.no_correct == "reference":
             right = [_reference(samplers[0].tokenizer, row)]
         wrong = [sample for sample in wrong if right and sample.text != right[0].text]
@@ -193,7 +198,13 @@ def read_pairs(path: Path) -> Iterator[TokenPair]:
         yield TokenPair(record.where, prompt, chosen, rejected, record.fields["prompt"])
 
 
-def _write(folder: Path, blocks: list[Block], num_pairs: int) -> dict[str, Any]:
+def read_completions(path: Path) -> Iterator[PromptCompletion]:
+    """The completions of a stage, as text."""
+    for record in read_records(path):
+        yield PromptCompletion(record.fields["prompt"], record.fields["completion"])
+
+
+def _write(folder: Path, blocks: list[Block], num_pairs: int, *, completions: bool) -> dict[str, Any]:
     used: list[Block] = []
     pairs: list[Pair] = []
     for block in blocks:
@@ -212,12 +223,17 @@ def _write(folder: Path, blocks: list[Block], num_pairs: int) -> dict[str, Any]:
         "generated_tokens": sum(block.generated_tokens for block in used),
         "flops": None if math.isnan(flops) else flops,
     }
-    return {"pairs": num_pairs, **totals, "costs": costs}
+    return {"pairs": num_pairs, "completions": completions, **totals, "costs": costs}
 
 
 def _too_few(settings: CollectSettings, found: int, wanted: int, blocks: list[Block]) -> str:
     prompts = sum(block.prompts for block in blocks)
     samples = max(1, sum(block.samples for block in blocks))
+    if settings.completions:
+        return (
+            f"data.collect: {found:,} of {wanted:,} completions from {prompts:,} prompts of {settings.task}; the "
+            "others were cut before their end, or there are no more prompts: ask for fewer"
+        )
     share = sum(block.correct_samples for block in blocks) / samples
     return (
         f"data.collect: {found:,} of {wanted:,} pairs from {prompts:,} prompts of {settings.task}; {share:.1%} of the "
@@ -226,9 +242,11 @@ def _too_few(settings: CollectSettings, found: int, wanted: int, blocks: list[Bl
     )
 
 
-def pair_note(made: Mapping[str, Any]) -> str:
+def collect_note(made: Mapping[str, Any]) -> str:
     """One sentence for the report."""
     share = made["correct_samples"] / max(1, made["samples"])
+    if made.get("completions"):
+        return f"{made['pairs']:,} completions were collected from {made['prompts']:,} prompts ({share:.1%} right)"
     return (
         f"{made['pairs']:,} pairs were collected from {made['prompts']:,} prompts and {made['samples']:,} samples "
         f"({share:.1%} right; {made['none_correct']:,} prompts had no right one, {made['all_correct']:,} no wrong one)"

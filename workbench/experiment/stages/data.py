@@ -18,7 +18,7 @@ from workbench.data.settings import ReadData, TaskData
 from workbench.data.tasks import make_rows
 from workbench.errors import DataError
 from workbench.experiment.running.held_out_files import task_example
-from workbench.experiment.stages.collect import read_pairs
+from workbench.experiment.stages.collect import read_completions, read_pairs
 from workbench.models.tokenizer import Tokenizer
 
 ROWS_FILE = "rows.safetensors"
@@ -79,9 +79,11 @@ class Reading:
         return cls(read, form, "prompt-completion", task=settings.task)
 
     @classmethod
-    def of_collected(cls, pairs: Path) -> Reading:
-        """Reads pairs that were collected, as the token ids that were sampled."""
-        return cls(lambda _: read_pairs(pairs), PAIRS, "preference")
+    def of_collected(cls, path: Path, form: DataForm) -> Reading:
+        """Reads what was collected: pairs as the token ids that were sampled, completions as text."""
+        if form is PAIRS:
+            return cls(lambda _: read_pairs(path), form, "preference")
+        return cls(lambda _: read_completions(path), form, "prompt-completion")
 
 
 def write_rows(folder: Path, reading: Reading, tokenizer: Tokenizer) -> dict[str, Any]:

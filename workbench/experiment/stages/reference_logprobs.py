@@ -57,7 +57,7 @@ def score_reference(
         on_progress(done, len(pairs))
 
     on_progress(0, len(pairs))
-    blocks = _blocks(pairs.lengths)
+    blocks = blocks_of(pairs.lengths)
     results = fork_map(setup, score, blocks, jobs=jobs, threads=worker.threads, on_result=count)
     sides: tuple[list[Any], list[Any]] = ([None] * len(pairs), [None] * len(pairs))
     for rows, (chosen, rejected, *_) in zip(blocks, results, strict=True):
@@ -68,7 +68,7 @@ def score_reference(
     return {"costs": {"scored_tokens": int(read), "flops": None if math.isnan(flops) else flops}}
 
 
-def _blocks(lengths: np.ndarray) -> list[np.ndarray]:
+def blocks_of(lengths: np.ndarray) -> list[np.ndarray]:
     """Rows of like length together."""
     order = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[order]) // BLOCK_TOKENS
