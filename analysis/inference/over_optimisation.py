@@ -68,10 +68,9 @@ def by_reward(study: Study) -> list[str]:
     Over seeds: one-sample t tests of both changes, Holm over all that are looked at. With one seed only the
     checkpoint's own items speak, against the start.
     """
-    measure = study.deciding
+    measure, found = study.deciding, drifts(study)
     if measure is None or measure.higher_is_better is None or not study.has("reward"):
         return []
-    found = [drift for variant in study.variants for drift in _drifts(study, variant, measure)]
     if not found:
         return _one_seed(study)
     texts: dict[str, str] = {}
@@ -85,6 +84,14 @@ def by_reward(study: Study) -> list[str]:
                 "longer a sign of the task; the held-out measure decides."
             )
     return list(texts.values())
+
+
+def drifts(study: Study) -> list[Drift]:
+    """How reward and the deciding measure moved together, of each setting that has several seeds."""
+    measure = study.deciding
+    if measure is None or measure.higher_is_better is None or not study.has("reward"):
+        return []
+    return [drift for variant in study.variants for drift in _drifts(study, variant, measure)]
 
 
 def _drifts(study: Study, variant: Variant, measure: Measure) -> list[Drift]:

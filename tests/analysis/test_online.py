@@ -80,6 +80,18 @@ def test_reward_up_and_held_out_down_is_named_where_the_seeds_show_it(make_budge
     assert text in answer_of(study).flags
 
 
+def test_the_change_of_the_reward_stands_beside_that_of_what_was_wanted(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(**SMALL)
+    write_report(folder)
+    rows = (folder / "report/optimised.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [
+        [name, since] for name in ("grpo", "ppo") for since in ("since the start", "in the second half")
+    ]
+    cells = dict(zip(rows[0].split(","), rows[4].split(","), strict=True))
+    assert float(cells["reward_mean"]) > 0 > float(cells["held_out_mean"])
+    assert "Reward against what was wanted" in (folder / "report/report.md").read_text()
+
+
 def test_one_seed_speaks_of_its_checkpoint_only(make_budget_experiment: Make) -> None:
     folder = make_budget_experiment(steps=20, every=5, prompts=200, arms=("grpo", "ppo"), seeds=1)
     assert by_reward(open_study(folder)) == []

@@ -135,6 +135,12 @@ def test_what_is_no_classifier_is_refused(tmp_path, tiny_folder, one_label):
         reward(one_label)
 
 
+def test_a_tokenizer_of_another_model_is_refused_where_it_gives_an_id_without_a_row(tmp_path, tiny_folder, torch):
+    small = make(tmp_path / "small", tiny_folder, torch, num_labels=1, vocab_size=60)
+    with pytest.raises(ModelError, match="gives id 69, and the model has 60 rows: it is another model's vocabulary"):
+        reward(small).score(samples(["ab"], prompt=""))
+
+
 def test_pickles_and_remote_code_are_never_loaded(one_label, torch):
     config = json.loads((one_label / "config.json").read_text())
     (one_label / "evil.py").write_text(f"open({str(one_label / 'ran')!r}, 'w')")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from tests.batches import collate, make_rows
 from workbench.data.formats import Preference
+from workbench.data.forms import PAIRS
 from workbench.data.sets import PairSet
 from workbench.data.tokenise import tokenise_pairs
 from workbench.errors import ModelError
@@ -86,6 +88,26 @@ def test_the_saved_classifier_scores_as_the_trainer_does_padded_and_alone(tmp_pa
     samples = [Sample(row[0], row[side], None, 1, True, 64) for side in (1, 2) for row in ROWS]
     reward = build_rewards([RewardSettings(model=str(tmp_path / "model"))], task=None, device="cpu")
     assert reward.score(samples).total == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_classifier_that_is_given_from_python_reads_completions_to_their_ends(tmp_path, trained, pairs, torch):
+    """Rows are padded by zeros, and the classifier's padding token is another."""
+    import transformers
+
+    from workbench.trainer.online.judge import sequence_scores
+
+    trained().save_model(tmp_path / "model")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    model.config.pad_token_id = 97  # no text has it
+    batch = collate(PAIRS, make_rows(4))
+    names = {"prompts": "prompt_input_ids", "prompt_mask": "prompt_attention_mask"}
+    names |= {"responses": "chosen_input_ids", "response_mask": "chosen_attention_mask"}
+    rows = {name: batch[key] for name, key in names.items()}
+    alone = [
+        model(input_ids=torch.tensor([[*prompt, *chosen]])).logits[0, 0].item() for prompt, chosen, _ in make_rows(4)
+    ]
+    found = sequence_scores(model, SimpleNamespace(row_batch=lambda: rows))
+    assert found == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_score_is_read_at_the_last_real_token_wherever_the_padding_stands(trained, pairs, torch):

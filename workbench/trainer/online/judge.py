@@ -11,6 +11,7 @@ import torch
 from workbench.data.chat import opened_thought
 from workbench.errors import DefinitionError
 from workbench.models.flops import ModelFlops, Work
+from workbench.models.passes import config_field
 from workbench.models.told import heard_by
 from workbench.permissions import Permissions
 from workbench.rewards.build import build_rewards
@@ -136,6 +137,9 @@ def sequence_scores(model: torch.nn.Module, rollout: Rollout) -> list[float]:
     rows = rollout.row_batch()
     ids = torch.cat((rows["prompts"], rows["responses"]), 1)
     mask = torch.cat((rows["prompt_mask"], rows["response_mask"]), 1)
+    # transformers' classifiers of decoders read the last token that is not this one.
+    padding = config_field(config_field(model, "config"), "pad_token_id")
+    ids = ids if padding is None else ids.masked_fill(~mask, padding)
     order = torch.sort((~mask).to(torch.uint8), dim=1, stable=True).indices  # real tokens first: padded on the right
     logits = model(input_ids=ids.gather(1, order), attention_mask=mask.gather(1, order).long()).logits
     if logits.ndim != 2 or logits.shape[1] != 1:
