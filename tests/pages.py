@@ -14,13 +14,14 @@ from analysis import load_runs
 from analysis.stats import t_interval
 from tests.benchmarks.page import paste_table
 from tests.documents import ROOT
-from workbench.experiment.definition.methods import MEASURED, methods_table
+from workbench.experiment.definition.methods import MEASURED, methods_table, options_table
+from workbench.objectives.preference import PREFERENCE_LOSSES
 from workbench.trainer.batch_format import table
 from workbench.trainer.registry import get_settings_class, trainer_names
 
 DEFINITION = "methods_sort"
 MEASURE = "eval/exact_match_sampled"
-METHODS, BATCHES = "workbench explain --methods", "batches"
+METHODS, BATCHES, PAIRWISE = "workbench explain --methods", "batches", "losses of dpo"
 """What the tables' marks are called."""
 
 
@@ -41,6 +42,7 @@ def measured(folder: Path) -> dict[str, str]:
 def write_pages() -> None:
     """Pastes every generated table into its page."""
     paste_table(ROOT / "docs/methods.md", methods_table(ROOT / "experiments"), METHODS)
+    paste_table(ROOT / "docs/methods.md", options_table(PREFERENCE_LOSSES), PAIRWISE)
     paste_table(ROOT / "docs/python.md", batches_table(), BATCHES)
 
 

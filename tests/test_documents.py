@@ -9,8 +9,9 @@ import yaml
 
 from tests.analysis.conftest import write_experiment
 from tests.documents import DOCUMENTS, PAGES, ROOT, blocks
-from tests.pages import BATCHES, METHODS, batches_table
-from workbench.experiment.definition.methods import methods_table
+from tests.pages import BATCHES, METHODS, PAIRWISE, batches_table
+from workbench.experiment.definition.methods import methods_table, options_table
+from workbench.objectives.preference import PREFERENCE_LOSSES
 
 OWN_TRAINER = ROOT / "docs/own_trainer.md"
 """Its code is run by tests/trainer/test_own_trainer.py."""
@@ -35,7 +36,11 @@ def test_every_python_block_runs(torch, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("page", "mark", "made"),
-    [("methods.md", METHODS, lambda: methods_table(ROOT / "experiments")), ("python.md", BATCHES, batches_table)],
+    [
+        ("methods.md", METHODS, lambda: methods_table(ROOT / "experiments")),
+        ("methods.md", PAIRWISE, lambda: options_table(PREFERENCE_LOSSES)),
+        ("python.md", BATCHES, batches_table),
+    ],
 )
 def test_generated_tables_are_what_the_code_says(page, mark, made):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

@@ -22,6 +22,8 @@ SAMPLING = {"batch_prompts": 3, "group_size": 3, "max_new_tokens": 4}
 # Terms of different units, and a reference that is not the start: at h = 0 only rounding decides who wins.
 PAIR_TERMS = {"nll_weight": 0.5, "beta": 0.5, "starts_from_reference": False}
 MIXED = {"on_policy_share": 0.5, "max_new_tokens": 4}
+# A reference with weights of its own, which move within a rollout's passes and between batches.
+MOVING = {"sync_reference_every": 2, "sync_reference_weight": 0.5}
 TOKEN_TERMS = {"beta": 0.1, "entropy_bonus": 0.05}
 
 
@@ -36,10 +38,10 @@ class Entry:
 
 
 TRAINERS = {name: Entry() for name in trainer_names()} | {
-    "dpo": Entry(terms=PAIR_TERMS),
+    "dpo": Entry(MOVING | {"loss": {"aot": 0.5, "bco_pair": 1.0}}, PAIR_TERMS),
     "grpo": Entry({"passes": 2, "minibatches": 2}, TOKEN_TERMS),
     "ppo": Entry({"passes": 2, "kl_target": 0.01, "kl_horizon": 50.0, "kl_stop": 1e-4}, TOKEN_TERMS),
-    "online_dpo": Entry({"passes": 2}, PAIR_TERMS),
+    "online_dpo": Entry(MOVING | {"passes": 2}, PAIR_TERMS),
     "distill": Entry(MIXED, MIXED),
 }
 ONLINE = [name for name in TRAINERS if get_settings_class(name).data_form.is_sampled]

@@ -65,6 +65,11 @@ class Free:
     counts in no fingerprint."""
 
 
+class Added:
+    """The mark of a field that came after runs had been made, as in `Annotated[float, Added]`: at its default it counts
+    in no fingerprint, so that those runs are still valid."""
+
+
 class Settings(BaseModel):
     """The base of all settings: frozen, and closed to unknown names. The docstring under a field becomes its
     description in the schema."""
@@ -82,8 +87,13 @@ class Settings(BaseModel):
             raise DefinitionError(told) from None
 
     def free_fields(self) -> set[str]:
-        """The names of the fields that no number depends on, given the values of the others."""
-        return {name for name, field in type(self).model_fields.items() if Free in field.metadata}
+        """The names of the fields that no number depends on, given the values of the others; and of those added later
+        that are as if they were not there."""
+        fields = type(self).model_fields.items()
+        free = {name for name, field in fields if Free in field.metadata}
+        return free | {
+            name for name, field in fields if Added in field.metadata and getattr(self, name) == field.default
+        }
 
     def decisive(self) -> dict[str, Any]:
         """The fields that numbers depend on, of these settings and of those within them, as JSON values."""

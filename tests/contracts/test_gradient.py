@@ -24,6 +24,8 @@ VARIANTS = {
     "ppo-head": ("ppo", {"critic": "head"}),
     "ppo-overlong": ("ppo", {"overlong": "mask"}),
     "ppo-raw": ("ppo", {"whiten_advantages": False, "gamma": 0.9}),
+    "dpo-over-step": ("dpo", {"loss": {"aot": 1.0, "aot_unpaired": 0.5, "bco_pair": 0.25}, "beta": 0.5}),
+    "dpo-of-tokens": ("dpo", {"loss": "ipo", "length_discount": 0.5, "pair_weighting": "wpo"}),
 }
 
 
@@ -78,12 +80,12 @@ def test_gradient_is_the_same_in_micro_batches_and_when_activations_are_computed
 
 @pytest.mark.parametrize("dtype", ALLOWED)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_gradient_of_every_online_loss_is_the_same_in_micro_batches(
-    torch, variant, dtype, gradient, collate, make_rows
-):
+def test_gradient_of_every_loss_is_the_same_in_micro_batches(torch, variant, dtype, gradient, collate, make_rows):
     """Statistics over the batch, as those of advantages and of whitening, are the whole step's."""
     name, settings = VARIANTS[variant]
-    batch = collate(name, make_rows(7)) | {"ended": torch.tensor([1, 0, 1, 1, 0, 1, 1]).bool()}
+    batch = collate(name, make_rows(7))
+    if name != "dpo":
+        batch["ended"] = torch.tensor([1, 0, 1, 1, 0, 1, 1]).bool()
     if variant == "grpo-sums":
         batch["old_logprobs"] = batch["old_logprobs"].sum(1)
     assert_equal(gradient(name, dtype, batch, 2, **settings), gradient(name, dtype, batch, **settings), dtype)

@@ -86,6 +86,7 @@ def make_seeds(folder):
     sweep = START | {"start_from": "start", "sweep": {"seeds": 4}, "track": SWEEP["track"]}
     del sweep["model"]
     sweep["hyperparameters"] = START["hyperparameters"] | {"steps": 40}
+    sweep["evaluate"] = START["evaluate"] | {"every": 10}
     (lab / "experiments/seeds.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
     return lab
 

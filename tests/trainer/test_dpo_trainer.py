@@ -37,6 +37,8 @@ def dpo(small_llama, collate, make_rows):
         ({"loss": "hinge"}, 1.0),
         ({"loss": "ipo"}, 25.0),
         ({"loss": "ipo_sum"}, 25.0),
+        ({"loss": {"aot": 1.0, "bco_pair": 0.5}}, 2 * math.log(2)),
+        ({"loss": {"sigmoid": 2.0, "hinge": 0.5}, "length_discount": 0.5}, 2 * math.log(2) + 0.5),
     ],
 )
 @pytest.mark.parametrize("lora", [False, True])

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from tests.trainers import Watched, without_clocks
-from workbench.errors import DivergenceError
+from workbench.errors import DataError, DivergenceError
 from workbench.rewards.reward import Reward, RewardSet
 from workbench.trainer.online.rollout import rollout_made_elsewhere
+from workbench.trainer.online_dpo_settings import OnlineDPOSettings
 from workbench.trainer.online_dpo_trainer import best_and_worst
 from workbench.trainer.pairs import completion_logprobs
 
@@ -153,3 +154,17 @@ def test_under_overlong_mask_a_cut_completion_is_no_side_of_a_pair(torch):
     rollout = rollout_made_elsewhere(batch, 1, 0)
     assert best_and_worst(rollout) == ([0], [2])
     assert best_and_worst(rollout, only_ended=True) == ([1], [2])
+
+
+@pytest.mark.parametrize("loss", ["aot", {"sigmoid": 1.0, "bco_pair": 0.5}])
+def test_a_loss_over_the_pairs_of_a_step_is_refused_by_name(loss):
+    with pytest.raises(ValueError, match=r"(aot|bco_pair) compares all pairs of a step .* allowed with trainer: dpo"):
+        OnlineDPOSettings(loss=loss)
+
+
+def test_a_reference_that_moves_takes_no_log_probabilities_of_another(torch, make_trainer, collate, make_rows):
+    batch = collate("online_dpo", make_rows(4))
+    batch |= {"ref_logprobs": torch.zeros(batch["responses"].shape)}
+    trainer = make_trainer("online_dpo-scored", batches=[batch], sync_reference_every=2)
+    with pytest.raises(DataError, match="sync_reference_every moves the reference; leave ref_logprobs out"):
+        trainer.train()

@@ -40,14 +40,14 @@ class FrozenReference:
 
     given: the caller's model, frozen here and moved to the device; None takes the policy's own start. A copy of that is
     made when it is first asked for, before any update; a resumed trainer copies its start again before the checkpoint's
-    weights are loaded (load_state_dict).
+    weights are loaded (load_state_dict). moves: whether `move` will change that copy, so that a checkpoint holds it.
     """
 
     _policy: torch.nn.Module
 
-    def __init__(self, given: torch.nn.Module | None, device: torch.device) -> None:
+    def __init__(self, given: torch.nn.Module | None, device: torch.device, *, moves: bool = False) -> None:
         self.given = self.model = given
-        self._copied = False
+        self._copied, self._moves = False, moves
         if given is not None:
             given.to(device).eval().requires_grad_(False)
 
@@ -67,14 +67,35 @@ class FrozenReference:
             with adapters_off(self._policy):
                 yield self._policy
 
+    @torch.no_grad()
+    def move(self, weight: float) -> None:
+        """Each weight of the copy becomes `weight` times the policy's and 1 - `weight` times its own."""
+        assert self._moves, "a checkpoint must know that it moves"
+        assert self._copied, "nothing but a copy has weights of its own; it was made when it scored"
+        assert self.model is not None, "it was copied"
+        for own, policy in zip(self.model.parameters(), self._policy.parameters(), strict=True):
+            own.lerp_(policy.to(own.dtype), weight)
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds: whether the start was copied."""
-        return {COPIED: self._copied}
+        """What a checkpoint holds: whether the start was copied, and the weights of a copy that moves."""
+        return {COPIED: self._copied, **self._moving_weights()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The mirror of state_dict, for a policy that still is as it was at the start."""
+        """The mirror of state_dict, for a policy that still is as it was at the start; where the copy moves, also for
+        one that has gone on from this checkpoint and goes back to it."""
+        if self._moves and not state[COPIED]:
+            self.model, self._copied = None, False
         if state[COPIED] and self.model is None:
             self._copy()
+        with torch.no_grad():
+            for name, own in self._moving_weights().items():
+                own.copy_(state[name])
+
+    def _moving_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of a copy that moves, by name."""
+        if not self._moves or self.model is None:
+            return {}
+        return {f"weights.{name}": parameter for name, parameter in self.model.named_parameters()}
 
     def _copy(self) -> None:
         self.model = copy.deepcopy(self._policy).eval().requires_grad_(False)

@@ -48,6 +48,27 @@ def projected_logprobs(
     return in_chunks(score, hidden, weight, targets, chunk)
 
 
+def projected_alignments(
+    hidden: torch.Tensor,
+    weight: torch.Tensor | None,
+    targets: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+) -> torch.Tensor:
+    """(N, 2): what projected_logprobs gives, and without gradient log sum p², the log-probability that two draws from
+    the whole distribution are equal."""
+
+    def score(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = head_logits(hidden, weight, bias, temperature)
+        known = at_least_float32(logits.detach())
+        equal = (2 * known).logsumexp(-1) - 2 * known.logsumexp(-1)
+        return torch.stack((token_logprobs(logits, targets), equal), 1)
+
+    return in_chunks(score, hidden, weight, targets, chunk)
+
+
 def projected_entropies(
     hidden: torch.Tensor,
     weight: torch.Tensor | None,

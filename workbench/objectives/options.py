@@ -23,6 +23,10 @@ class Option(Generic[T]):
     """The paper that it comes from; empty where no paper has it."""
     reads: tuple[str, ...] = ()
     """The settings that it reads, of those that not every option of its table does."""
+    requires: tuple[str, ...] = ()
+    """Those of them that may not be 0 with it."""
+    over_step: bool = False
+    """Whether its value for a row depends on the other rows of the step."""
     conventions: Mapping[str, str] = field(default_factory=dict)
     """What a method's numbers mean with it, in words, where that differs from the method's own."""
 
@@ -36,11 +40,15 @@ class Options(Mapping[str, T]):
     """Functions by name. As the metadata of a settings' field, Annotated[str, TABLE], it allows their names alone.
 
     title: what `explain` calls the choice. off: the name that stands for no option at all, allowed in settings beside
-    the others. used_with: the setting without which the choice has no effect.
+    the others. used_with: the setting without which the choice has no effect. weighted: several may be chosen, each
+    with its weight, as {name: weight}.
     """
 
-    def __init__(self, title: str, *, off: str | None = None, used_with: str | None = None) -> None:
+    def __init__(
+        self, title: str, *, off: str | None = None, used_with: str | None = None, weighted: bool = False
+    ) -> None:
         self.title = title
+        self.weighted = weighted
         self.off = off
         self.used_with = used_with
         self._options: dict[str, Option[T]] = {}
@@ -58,6 +66,12 @@ class Options(Mapping[str, T]):
     def about(self, name: str) -> Option[T] | None:
         """What an option says of itself; None for the name that stands for none."""
         return self._options[name] if name != self.off else None
+
+    def chosen(self, value: str | Mapping[str, float]) -> dict[str, float]:
+        """The options that a setting's value stands for, each with its weight, in the order of their names; none where
+        it stands for none."""
+        weights = value if isinstance(value, Mapping) else {value: 1.0}
+        return {name: weights[name] for name in sorted(weights) if name != self.off}
 
     @property
     def all(self) -> Mapping[str, Option[T]]:
@@ -85,4 +99,11 @@ class Options(Mapping[str, T]):
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        return core_schema.literal_schema(self.names)
+        names = core_schema.literal_schema(self.names)
+        if not self.weighted:
+            return names
+        weight = core_schema.float_schema(gt=0, allow_inf_nan=False)
+        weights = core_schema.dict_schema(names, weight, min_length=1)
+        return core_schema.tagged_union_schema(
+            {"name": names, "weights": weights}, lambda value: "weights" if isinstance(value, Mapping) else "name"
+        )

@@ -80,7 +80,7 @@ class BaseTrainer(SavedTrainer):
     ) -> None:
         self.settings: Any = cast(Any, settings)  # arguments.checked made a dict, or nothing, settings
         self.network = network_of(device.training_device(self.settings.device, self.settings.deterministic))
-        self.reference = FrozenReference(ref_model, self.device)
+        self.reference = FrozenReference(ref_model, self.device, moves=self.settings.reference_moves)
         self.reward_fn, self.reward_model, self.tokenizer = reward_fn, reward_model, as_tokenizer(tokenizer, model)
         self.feed = Feed(train_loader, self.device)
         self.records = OutputFolder(output_dir, self.settings, writes=self.is_main)
@@ -180,6 +180,7 @@ class BaseTrainer(SavedTrainer):
             row["skipped"] = 1.0
         self.state.stopped_by = verdict.ends_run
         self.state.step += 1
+        self._updated()
         learned = self.feed.drop_first(is_enough=self._is_enough(row))
         row["time/step_seconds"] = time.perf_counter() - started
         row["time/update_seconds"] = time.perf_counter() - update_started

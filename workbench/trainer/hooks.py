@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -148,6 +148,27 @@ class TrainerHooks(TrainerFace, abc.ABC):
         work = work_of(self.ref_model or self.policy)
         return scored, Costs(scored_tokens=int(work.read), flops=self.charges.reference.forward(work))
 
+    def _survey(
+        self,
+        batch: Batch,
+        measure: Callable[[torch.nn.Module, Batch], torch.Tensor],
+        work_of: Callable[[Batch], Work],
+    ) -> tuple[torch.Tensor, Costs]:
+        """measure(policy, micro-batch), (B, ...), of all rows of this process's part of a step, and what it cost: for
+        `_make_update_batches`, where a loss needs a statistic over the whole step before its first backward
+        (distributed.over_all_rows gives it). The policy is as it is before the update, without gradients.
+
+        work_of: what `measure` computes of a batch.
+        """
+
+        def measured(micro_batches: Sequence[Batch]) -> torch.Tensor:
+            with heard_by(None), torch.no_grad(), self.precision.autocast():
+                return torch.cat([measure(self.policy, micro_batch) for micro_batch in micro_batches])
+
+        found = self.gradient.within_memory(batch, measured)
+        work = self.charges.as_cut(batch, work_of)
+        return found, Costs(scored_tokens=int(work.read), flops=self.flops.forward(work))
+
     def _training_flops(self, work: Work) -> float:
         """Of one update's forward and backward."""
         return self.charges.training(work)
@@ -186,6 +207,10 @@ class TrainerHooks(TrainerFace, abc.ABC):
     def _is_enough(self, row: dict[str, float]) -> bool:
         """Whether the step of that row is the last that learns from its updates, however many of them are left."""
         return False
+
+    def _updated(self) -> None:
+        """What follows an update, as a part of it: it may move what the method keeps, and may not fail. `self.step`
+        counts the update."""
 
     def _watch(self, row: dict[str, Any]) -> Iterable[str]:
         """Warnings, each with its remedy, that the recorded row gives rise to; raises DivergenceError to stop."""

@@ -39,12 +39,15 @@ class Method:
     """What the policy is compared with, where it is compared."""
     tied_by: str = ""
     """The setting that is 0 where there is no reference; empty: there always is the one that `reference` names."""
+    moved: str = ""
+    """What the reference is where it moves, as settings.reference_moves says; settings stand in braces."""
     reward: str = ""
     """What judges completions, where something does."""
     critic: str = ""
     """What values states, where something does."""
     extras: Mapping[str, str] = field(default_factory=dict)
-    """What a setting adds to the formula where it is not 0, by its name; options stand in braces likewise."""
+    """What a setting adds to the formula where it is neither 0 nor off, by its name; options stand in braces
+    likewise."""
     conventions: Mapping[str, str] = field(default_factory=dict)
     """What its numbers mean, in words, by what they are of."""
     measures: tuple[Measure, ...] = ()
@@ -57,28 +60,41 @@ def option_tables(settings_class: type[Settings]) -> dict[str, Options[Any]]:
     return {name: table for name, field in fields for table in field.metadata if isinstance(table, Options)}
 
 
-def chosen_options(settings: Settings) -> Iterator[tuple[str, str, Options[Any], Option[Any]]]:
-    """The name of each such setting that has an effect, its value, its table and the option chosen."""
+def chosen_options(settings: Settings) -> Iterator[tuple[str, Options[Any], dict[str, Option[Any]]]]:
+    """The name of each such setting that has an effect, its table, and the options chosen; each is called by its name,
+    with its weight before it where there are several."""
     for setting, table in option_tables(type(settings)).items():
-        name = getattr(settings, setting)
-        option = table.about(name)
-        if option is not None and (table.used_with is None or getattr(settings, table.used_with)):
-            yield setting, name, table, option
+        weights = table.chosen(getattr(settings, setting))
+        if weights and (table.used_with is None or getattr(settings, table.used_with)):
+            alone = list(weights.values()) == [1.0]
+            called = {name if alone else f"{weight:g} x {name}": table.all[name] for name, weight in weights.items()}
+            yield setting, table, called
+
+
+def is_asked(settings: Settings, name: str) -> bool:
+    """Whether a setting is neither 0 nor the name that stands for no option."""
+    table = option_tables(type(settings)).get(name)
+    return bool(getattr(settings, name)) and (table is None or bool(table.chosen(getattr(settings, name))))
 
 
 def conventions(method: Method, settings: Settings) -> dict[str, str]:
     """What the method's numbers mean with these settings."""
     found = dict(method.conventions)
-    for _, name, table, option in chosen_options(settings):
-        found |= {table.title: f"{name}: {option.described}", **option.conventions}
+    for _, table, called in chosen_options(settings):
+        found[table.title] = "; ".join(f"{name}: {option.described}" for name, option in called.items())
+        for option in called.values():
+            found |= option.conventions
+    if method.moved and _moves(settings):
+        found["reference"] = reference(method, settings)
     return found
 
 
 def formula(method: Method, settings: Settings) -> str:
     """What is minimised with these settings."""
-    text = "; ".join([method.formula, *(extra for name, extra in method.extras.items() if getattr(settings, name))])
-    for setting, name, _, option in chosen_options(settings):
-        text = text.replace(f"{{{setting}}}", f"{name}: {option.formula}")
+    text = "; ".join([method.formula, *(extra for name, extra in method.extras.items() if is_asked(settings, name))])
+    for setting, _, called in chosen_options(settings):
+        formulas = " + ".join(f"{name}: {option.formula}" for name, option in called.items())
+        text = text.replace(f"{{{setting}}}", formulas)
     return text
 
 
@@ -87,16 +103,26 @@ def has_reference(method: Method, settings: Settings) -> bool:
     return bool(method.reference) and (not method.tied_by or bool(getattr(settings, method.tied_by)))
 
 
+def reference(method: Method, settings: Settings) -> str:
+    """What the policy is compared with under these settings."""
+    if method.reference and not has_reference(method, settings):
+        return f"none ({method.tied_by} is 0)"
+    return method.moved.format_map(dict(settings)) if _moves(settings) else method.reference
+
+
+def _moves(settings: Settings) -> bool:
+    return bool(getattr(settings, "reference_moves", False))
+
+
 def describe(method: Method, settings: Settings) -> dict[str, Any]:
     """The method as it runs with these settings, for a run's record."""
-    untied = method.reference and not has_reference(method, settings)
     return {
         "name": method.name,
         "formula": formula(method, settings),
         "learns_from": method.learns_from,
         "when": method.when,
         "samples": method.samples or bool(getattr(settings, "own_completions", 0)),
-        "reference": f"none ({method.tied_by} is 0)" if untied else method.reference,
+        "reference": reference(method, settings),
         "reward": method.reward,
         "critic": method.critic,
         "measures": [asdict(measure) for measure in method.measures],

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from workbench.objectives.preference import PREFERENCE_LOSSES
 from workbench.trainer.dpo_settings import PAIRWISE, DPOSettings, PreferenceSettings
 from workbench.trainer.method import Method
 from workbench.trainer.online.settings import SAMPLED, RolloutSettings
@@ -36,6 +37,16 @@ class OnlineDPOSettings(RolloutSettings, PreferenceSettings):
 
     group_size: Annotated[int, Field(ge=2)] = 4
     """Completions sampled of each prompt, of which the best and the worst become a pair."""
+
+    @model_validator(mode="after")
+    def _losses_are_of_one_pair(self) -> OnlineDPOSettings:
+        for name in PREFERENCE_LOSSES.chosen(self.loss):
+            if PREFERENCE_LOSSES.all[name].over_step:
+                raise ValueError(
+                    f"{name} compares all pairs of a step before its update, and a rollout's pairs are learned from in "
+                    "passes and minibatches, over which they change; allowed with trainer: dpo, or another loss"
+                )
+        return self
 
     @classmethod
     def num_texts(cls) -> int:

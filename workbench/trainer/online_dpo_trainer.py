@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from workbench.errors import DataError
 from workbench.models.flops import Work
 from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult
@@ -18,7 +19,7 @@ from workbench.trainer.online.minibatches import shuffled_parts
 from workbench.trainer.online.online_trainer import OnlineTrainer
 from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online_dpo_settings import OnlineDPOSettings
-from workbench.trainer.pairs import completion_logprobs, pairs_work, reference_columns, text_lengths
+from workbench.trainer.pairs import PairLogprobs, pairs_work, reference_columns, text_lengths
 from workbench.trainer.preference import PreferenceObjective
 from workbench.trainer.settings import TrainerSettings
 
@@ -30,6 +31,7 @@ class OnlineDPOTrainer(OnlineTrainer):
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._objective = PreferenceObjective(self.settings)
+        self._objective.refuse_fixed_reference(self.ref_model, model)
         return super()._set_up_model(model)
 
     # From prompts to updates.
@@ -67,6 +69,11 @@ class OnlineDPOTrainer(OnlineTrainer):
             "pair_weights": weights,
         }
         known = rollout.ref_logprobs
+        if known is not None and self.settings.reference_moves:
+            raise DataError(
+                f"batch {self._batch_number} holds log-probabilities of a reference, and sync_reference_every moves "
+                "the reference; leave ref_logprobs out"
+            )
         if known is not None:
             return batch | {"ref_chosen_logprobs": known[won], "ref_rejected_logprobs": known[lost]}
         with attempt.timed("reference"):
@@ -92,15 +99,17 @@ class OnlineDPOTrainer(OnlineTrainer):
     def _work(self, batch: Batch) -> Work:
         return pairs_work(self.policy, batch)
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        """Summed log-probabilities of the completions: chosen above rejected, (2B,)."""
-        return completion_logprobs(self.model, batch, self.settings.temperature)[0]
+    def _forward(self, batch: Batch) -> PairLogprobs:
+        return self._objective.scores(self.model, batch, self.settings.temperature)
 
-    def _compute_loss(self, outputs: torch.Tensor, batch: Batch) -> LossResult:
+    def _compute_loss(self, outputs: PairLogprobs, batch: Batch) -> LossResult:
         return self._objective.loss(outputs, batch, is_first_step=self.step == 0)
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
         return self._objective.check_start(super()._check_gradient(row), self.precision.name)
+
+    def _updated(self) -> None:
+        self._objective.move_reference(self.reference, self.step)
 
 
 def best_and_worst(rollout: Rollout, *, only_ended: bool = False) -> tuple[list[int], list[int]]:

@@ -44,5 +44,5 @@ class PairTrainer(BaseTrainer):
     def _work(self, batch: Batch) -> Work:
         return pairs_work(self.policy, batch)
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
+    def _forward(self, batch: Batch) -> Any:
         return completion_logprobs(self.model, batch)[0]

@@ -5,34 +5,61 @@ A batch has the keys of batch_format.PAIRS. Letters: B pairs, C and R positions 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional
 
 from workbench.models.flops import Work
 from workbench.models.outputs import forward_completions
-from workbench.objectives.logprobs import projected_logprobs
+from workbench.objectives.logprobs import projected_alignments, projected_logprobs
 from workbench.objectives.preference import PairLogratios
 from workbench.trainer.loop.batches import Batch
 
 SIDES = ("chosen", "rejected")
 
 
+@dataclass(frozen=True)
+class PairLogprobs:
+    """Log-probabilities of both sides' completions under a model, nats."""
+
+    sums: torch.Tensor
+    """(2B,) over each completion, chosen above rejected."""
+    chosen: torch.Tensor
+    """(B, C) of each token, 0 at padding."""
+    rejected: torch.Tensor
+    """(B, R) of each token, 0 at padding."""
+    alignments: torch.Tensor | None = None
+    """(2B,) mean over a completion's tokens of log p − log Σ p², the sum over the vocabulary; without gradient."""
+
+
 def completion_logprobs(
     model: torch.nn.Module, batch: Batch, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Both sides in one forward: sums (2B,), chosen above rejected; per token (B, C) and (B, R), 0 at padding."""
+    found = pair_logprobs(model, batch, temperature)
+    return found.sums, found.chosen, found.rejected
+
+
+def pair_logprobs(
+    model: torch.nn.Module, batch: Batch, temperature: float = 1.0, *, aligned: bool = False
+) -> PairLogprobs:
+    """Both sides in one forward. aligned: with their alignments."""
     padded_ids, mask, prompt_index = _both_sides(batch)
     outputs = forward_completions(
         model, batch["prompt_input_ids"], batch["prompt_attention_mask"], padded_ids, mask, prompt_index
     )
-    found = projected_logprobs(
-        outputs.hidden, outputs.weight, padded_ids[mask], bias=outputs.bias, temperature=temperature
-    )
+    project = projected_alignments if aligned else projected_logprobs
+    found = project(outputs.hidden, outputs.weight, padded_ids[mask], bias=outputs.bias, temperature=temperature)
+    alignments = None
+    if aligned:
+        found, equal = found.unbind(1)
+        alignments = found.new_zeros(mask.shape).masked_scatter(mask, found.detach() - equal).sum(1) / mask.sum(1)
     logprobs = found.new_zeros(mask.shape).masked_scatter(mask, found)
     chosen, rejected = (
         part[:, : batch[f"{side}_input_ids"].shape[1]] for side, part in zip(SIDES, logprobs.chunk(2), strict=True)
     )
-    return logprobs.sum(1), chosen, rejected
+    return PairLogprobs(logprobs.sum(1), chosen, rejected, alignments)
 
 
 def summed_logprobs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -86,11 +113,31 @@ def has_reference(batch: Batch) -> bool:
 
 def pair_logratios(sums: torch.Tensor, batch: Batch) -> PairLogratios:
     """Policy minus reference of both sides, in the precision of the sums. sums: (2B,), chosen above rejected."""
-    ratios = [
-        own - (batch[f"ref_{side}_logprobs"].to(sums.dtype) * batch[f"{side}_attention_mask"]).sum(1)
-        for side, own in zip(SIDES, sums.chunk(2), strict=True)
+    return _logratios(sums, batch, [batch[f"{side}_attention_mask"] for side in SIDES])
+
+
+def discounted_logratios(scores: PairLogprobs, batch: Batch, discount: float) -> PairLogratios:
+    """The same with tokens beyond the length of the pair's shorter completion counted 1 − discount (LD-DPO, Liu et al.
+    2024, arXiv 2409.06411, eq. 6, whose alpha is 1 − discount)."""
+    shared = torch.minimum(*(completion_lengths(batch, side) for side in SIDES))[:, None]
+    masks = [batch[f"{side}_attention_mask"].long() for side in SIDES]
+    weights = [mask * torch.where(mask.cumsum(1) <= shared, 1.0, 1.0 - discount) for mask in masks]
+    sides = zip((scores.chosen, scores.rejected), weights, strict=True)
+    return _logratios(torch.cat([(own * weight).sum(1) for own, weight in sides]), batch, weights)
+
+
+def _logratios(sums: torch.Tensor, batch: Batch, weights: list[torch.Tensor]) -> PairLogratios:
+    """weights: of each token of the reference's sums, (B, C) and (B, R)."""
+    references = [
+        (batch[f"ref_{side}_logprobs"].to(sums.dtype) * weight).sum(1)
+        for side, weight in zip(SIDES, weights, strict=True)
     ]
-    return PairLogratios(*ratios, *(completion_lengths(batch, side) for side in SIDES))
+    chosen, rejected = sums.chunk(2)
+    ref_chosen, ref_rejected = references
+    lengths, other_lengths = (completion_lengths(batch, side) for side in SIDES)
+    return PairLogratios(
+        chosen - ref_chosen, rejected - ref_rejected, lengths, other_lengths, ref_margins=ref_chosen - ref_rejected
+    )
 
 
 def completion_lengths(batch: Batch, side: str) -> torch.Tensor:

@@ -188,6 +188,11 @@ class TrainerSettings(RunSettings):
         return 0
 
     @property
+    def reference_moves(self) -> bool:
+        """Whether the reference changes while the run trains, so that nothing of it can be computed before."""
+        return False
+
+    @property
     def rolls_back(self) -> bool:
         """Whether a step in trouble may return to a checkpoint; then the cadence of checkpoints decides numbers."""
         return self.non_finite == "rollback" or (self.spikes is not None and self.spikes.action == "rollback")

@@ -37,12 +37,12 @@ sweep:
 """
 TRAINERS = ", ".join(trainer_names())
 MANY = "the 27 names that `workbench explain sft` lists"
-MANY_DPO = "the 31 names that `workbench explain dpo` lists"
+MANY_DPO = "the 38 names that `workbench explain dpo` lists"
 NO_DEFAULT = "found nothing, allowed a value: it has no default"
 A_NAME = "the name of a file in experiments/ (letters, digits, - and _, at most 100)"
 ARM_KEYS = "trainer, start_from, model, teacher, lora, data, hyperparameters, evaluate, budget, threads"
 TOP_KEYS = f"{ARM_KEYS}, question, extends, arms, sweep, track"
-DPO_NAMES = "sigmoid, cdpo, robust, ipo, ipo_sum or hinge"
+DPO_NAMES = "sigmoid, cdpo, robust, ipo, ipo_sum, hinge, sigmoid_norm, exo_pair, nca_pair, bco_pair, bco_pair_unshifted, sppo_hard, apo_zero, apo_down, aot, aot_unpaired or discopop"
 
 # base, what is replaced ("" appends), by what, and the lines after "experiments/case.yaml:".
 CASES: list[tuple[str, str, str, list[str]]] = [
@@ -121,6 +121,12 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "{task: sort, rows: 128}", "{collect: {task: sort, pairs: 10}}", ["4: data.collect: found preference pairs for trainer sft, allowed completions, such as 4096"]),
     (DPO, "{collect: {task: sort, pairs: 10}}", "{task: sort, rows: 9}", ["4: data.task: found rows of a task for trainer dpo, allowed path to a preference file, or collect: {task: ...} to make pairs"]),
     (DPO, "beta: 0.1", "loss: sigmod", [f"6: hyperparameters.loss: found 'sigmod', allowed {DPO_NAMES}, did you mean sigmoid?"]),
+    (DPO, "beta: 0.1", "loss: {sigmod: 1.0}", ["6: hyperparameters.loss.sigmod: found an unknown key, allowed the 17 names that schema.json lists, did you mean sigmoid?"]),
+    (DPO, "beta: 0.1", "loss: {sigmoid: 0}", ["6: hyperparameters.loss.sigmoid: found 0, allowed numbers > 0"]),
+    (DPO, "beta: 0.1", "loss: {}", ["6: hyperparameters.loss: found a mapping, allowed at least 1 values"]),
+    (DPO, "beta: 0.1", "loss: exo_pair", ["9: hyperparameters: exo_pair needs label_smoothing in (0, 0.5)"]),
+    (DPO, "beta: 0.1", "loss: apo_zero\n  divergence: alpha", ["10: hyperparameters: apo_zero has no form under another divergence than reverse_kl, for it is no function of a difference of two scores; use sigmoid, cdpo, robust, ipo, ipo_sum, hinge, sigmoid_norm, exo_pair, discopop"]),
+    (DPO, "beta: 0.1\n  steps: 10", "sync_reference_every: 5\n  steps: 10\nlora: {}", ["8: lora: found together with a reference that moves (sync_reference_every), which has no weights of its own where it is the policy with its adapter off; allowed one of them"]),
     (DPO, "beta: 0.1", "label_smoothing: 0.7", ["6: hyperparameters.label_smoothing: found 0.7, allowed numbers < 0.5"]),
     # starts
     (DPO, "sft_sort", "sft_sorted", ["3: start_from: found 'sft_sorted', allowed case, sft_sort, did you mean sft_sort?"]),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from workbench.objectives.options import Options
 from workbench.trainer import method
 from workbench.trainer.registry import get_settings_class, trainer_names
 
@@ -104,5 +106,19 @@ def methods_table(folder: Path = Path("experiments")) -> str:
         )
         for row in method_rows(folder)
     ]
+    return _markdown(head, rows)
+
+
+def options_table(options: Options[Any]) -> str:
+    """The functions that a setting chooses from, as a table in Markdown."""
+    head = (options.title, "formula", "paper", "it reads")
+    rows = [
+        (f"`{name}`", option.formula, option.paper, ", ".join(f"`{setting}`" for setting in option.reads))
+        for name, option in options.all.items()
+    ]
+    return _markdown(head, rows)
+
+
+def _markdown(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     table = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in table) + "\n"

@@ -220,7 +220,8 @@ def rewards_of(settings: TrainerSettings) -> tuple[RewardSettings, ...]:
 
 def scores_reference(spec: RunSpec) -> bool:
     """Whether its training data is scored under a reference before the run, which is charged for it."""
-    return spec.form.takes_reference and spec.hyperparameters.needs_reference
+    settings = spec.hyperparameters
+    return spec.form.takes_reference and settings.needs_reference and not settings.reference_moves
 
 
 def make_key(experiment: str, variant: str, seed: int) -> str:

@@ -125,6 +125,12 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
         _check_scorer(lora_node, evaluate_node, str(trainer.value if trainer else ""), problems)
     if cls is not None and data is not None and data_node is not None:
         _check_fit(cls, str(trainer.value if trainer else ""), data_node, data, problems)
+    if hyperparameters is not None and hyperparameters.reference_moves and lora_node is not None:
+        problems.add(
+            lora_node,
+            "found together with a reference that moves (sync_reference_every), which has no weights of its own where "
+            "it is the policy with its adapter off; allowed one of them",
+        )
     if hyperparameters is not None and data is not None:
         _check_rewards(hyperparameters, data, tree, problems)
     if (

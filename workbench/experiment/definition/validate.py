@@ -112,6 +112,9 @@ def _translate(cls: type[Settings], node: Node, error: ValidationError, problems
             axis = f", did you mean sweep.grid.{name}?" if item["loc"][:-1] == ("sweep",) else ""
             problem = hint(name) if top and hint else unknown_key(name, keys, suggest(name, keys) or axis)
             problems.add(at, problem, field)
+        elif item["loc"][-1:] == ("[key]",):
+            names = re.findall(r"'([^']*)'", str(context.get("expected")))
+            problems.add(at, unknown_key(str(item["loc"][-2]), names), field)
         elif kind == "missing" and missing:
             problems.add(at, "found nothing, allowed a value: it has no default", field)
         elif kind in ("value_error", "assertion_error"):

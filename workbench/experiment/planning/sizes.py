@@ -52,7 +52,8 @@ class StepWork:
         if not isinstance(settings, RolloutSettings):
             trained = rows * mean
             taught = trained if settings.needs_teacher and not settings.stores_teacher else 0.0
-            return cls(trained, settings.own_completions * trained, 0.0, taught, rows, longest)
+            scored = trained if settings.reference_moves else 0.0
+            return cls(trained, settings.own_completions * trained, scored, taught, rows, longest)
         completion, updates = settings.max_new_tokens / 2, settings.updates_per_rollout
         sampled, learned = rows * settings.group_size, rows * settings.learned_completions
         method = settings.described()
@@ -126,7 +127,7 @@ def memory_bytes(config: Mapping[str, Any], spec: RunSpec, size: RunSize, work: 
     references = 0
     if spec.lora is None:  # else it is the policy with its adapter off
         method = settings.described()
-        in_training = method.samples and has_reference(method, settings)
+        in_training = (method.samples or settings.reference_moves) and has_reference(method, settings)
         references = bool(spec.start and spec.evaluate) + in_training
     held = 2.0 * size.trained + size.state + size.frozen + references * size.policy + size.teacher
     held += size.policy / 2 if half else 0.0  # weights in half precision, made once a forward pass
@@ -140,7 +141,8 @@ def disk_bytes(size: RunSize, settings: TrainerSettings, steps: float | None, se
         by_steps = steps // settings.checkpoint_every if settings.checkpoint_every else 0
         by_time = seconds // settings.checkpoint_seconds if settings.checkpoint_seconds else 0
         at_once = min(at_once, 1 + by_steps + by_time)
-    return BYTES_PER_NUMBER * (size.policy + (size.trained + size.state) * at_once)
+    checkpoint = size.trained + size.state + (size.policy if settings.reference_moves else 0)
+    return BYTES_PER_NUMBER * (size.policy + checkpoint * at_once)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

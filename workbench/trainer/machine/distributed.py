@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -95,6 +96,20 @@ def gather_objects(value: T) -> list[T]:
     with waiting():
         torch.distributed.all_gather_object(gathered, value, group=_group(torch.device("cpu")))
     return gathered
+
+
+def over_all_rows(
+    function: Callable[..., torch.Tensor], *columns: torch.Tensor, everywhere: bool = True
+) -> torch.Tensor:
+    """function(*columns) of the rows (N, ...) of all processes, in the order of their ranks, on the CPU; of what it
+    gives, this process's rows. everywhere: every process calls it, else each is alone with its rows."""
+    found = gather_objects([column.tolist() for column in columns]) if everywhere else [[c.tolist() for c in columns]]
+    everyone = [
+        torch.tensor([value for part in found for value in part[place]], dtype=column.dtype)
+        for place, column in enumerate(columns)
+    ]
+    start = sum(len(part[0]) for part in found[: get_rank() if everywhere else 0])
+    return function(*everyone)[start : start + len(columns[0])]
 
 
 def broadcast_object(value: T) -> T:

@@ -44,14 +44,7 @@ class Attempt:
 
     def over_all(self, function: Callable[..., torch.Tensor], *columns: torch.Tensor) -> torch.Tensor:
         """function(*columns) over the rows (N,) of all processes that take part; this process's part, on the CPU."""
-        found = self.gather([column.tolist() for column in columns])
-        everyone = [
-            torch.tensor([value for part in found for value in part[place]], dtype=column.dtype)
-            for place, column in enumerate(columns)
-        ]
-        own = distributed.get_rank() if self.everywhere else 0
-        start = sum(len(part[0]) for part in found[:own])
-        return function(*everyone)[start : start + len(columns[0])]
+        return distributed.over_all_rows(function, *columns, everywhere=self.everywhere)
 
     def charge(self, costs: Costs) -> None:
         """Add what this process has spent."""
