@@ -43,6 +43,8 @@ TRAINERS = {name: Entry() for name in trainer_names()} | {
     "ppo": Entry({"passes": 2, "kl_target": 0.01, "kl_horizon": 50.0, "kl_stop": 1e-4}, TOKEN_TERMS),
     "online_dpo": Entry(MOVING | {"passes": 2}, PAIR_TERMS),
     "distill": Entry(MIXED, MIXED),
+    "orpo": Entry(terms={"nll_over": "prompt_and_response"}),
+    "simpo": Entry(terms={"nll_weight": 0.5, "alpha": 0.1}),
 }
 ONLINE = [name for name in TRAINERS if get_settings_class(name).data_form.is_sampled]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import yaml
@@ -37,7 +37,7 @@ def _stop_after_a_step(self, batch):
     return ""
 
 
-OrpoTrainer._get_extra_log_info = _stop_after_a_step
+RrhfTrainer._get_extra_log_info = _stop_after_a_step
 """
 SMALL = "steps=2 seeds=1 batch_pairs=16 precision=float32 evaluate.prompts=8 evaluate.every=0 data.collect.pairs=32 "
 SMALL += "data.collect.no_correct=reference"
@@ -45,31 +45,31 @@ COMMANDS = """
 import sys
 from workbench import cli
 runs = (["run", *RUN], ["run", *RUN], ["run", "--runs=whole", *RUN])
-for arguments in (["schema"], ["explain", "orpo"], ["plan", *RUN], *runs):
+for arguments in (["schema"], ["explain", "rrhf"], ["plan", *RUN], *runs):
     print("code", cli.main(arguments))
 """
 
 
 @pytest.fixture
-def orpo(monkeypatch):
+def rrhf(monkeypatch):
     """The page's trainer class, found by its name as if its files were there."""
     from workbench.trainer import get_trainer_class
 
-    names = [*registry.trainer_names(), "orpo"]
+    names = [*registry.trainer_names(), "rrhf"]
     monkeypatch.setattr(registry, "trainer_names", lambda: names)
     for kind, block in (("settings", SETTINGS), ("trainer", TRAINER)):
-        module = ModuleType(f"workbench.trainer.orpo_{kind}")
+        module = ModuleType(f"workbench.trainer.rrhf_{kind}")
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(compile(block, module.__name__, "exec"), vars(module))
-    return get_trainer_class("orpo")
+    return get_trainer_class("rrhf")
 
 
 def write_files_of_the_page(folder):
     (folder / "methods").mkdir()
-    (folder / "methods/orpo_settings.py").write_text(SETTINGS)
-    (folder / "methods/orpo_trainer.py").write_text(TRAINER + STOP_ONCE)
+    (folder / "methods/rrhf_settings.py").write_text(SETTINGS)
+    (folder / "methods/rrhf_trainer.py").write_text(TRAINER + STOP_ONCE)
     (folder / "experiments").mkdir()
-    (folder / "experiments/orpo_sort.yaml").write_text(DEFINITION)
+    (folder / "experiments/rrhf_sort.yaml").write_text(DEFINITION)
     start = yaml.safe_load((ROOT / "experiments/sft_sort.yaml").read_text())
     start["hyperparameters"]["steps"] = 1
     start["evaluate"]["prompts"] = 8
@@ -80,31 +80,31 @@ def write_files_of_the_page(folder):
 @pytest.mark.multi
 def test_a_method_in_a_folder_of_its_own_is_explained_planned_trained_stopped_resumed_and_reported(tmp_path):
     write_files_of_the_page(tmp_path)
-    program = (sys.executable, "-c", COMMANDS.replace("RUN", repr(["orpo_sort", f"--settings={SMALL}"])))
+    program = (sys.executable, "-c", COMMANDS.replace("RUN", repr(["rrhf_sort", f"--settings={SMALL}"])))
     said = Command(tmp_path, cold=True, program=program, WORKBENCH_TRAINERS="methods").completed().stdout
     assert re.findall(r"^code (\d+)$", said, re.MULTILINE) == ["0", "0", "0", "143", "0", "0"], said
-    assert "orpo_hyperparameters" in said, "the schema has it"
+    assert "rrhf_hyperparameters" in said, "the schema has it"
     assert re.search(r"learns from +pairs of a better and a worse completion", said)
-    assert "Weight of the odds ratio (the paper's lambda)." in said
+    assert "Weight of the ranking beside the likelihood." in said
     assert "16 pairs per step" in said
     assert "scoring" not in said, "no reference is read"
     resumed, whole = outcomes(tmp_path / "runs"), outcomes(tmp_path / "whole")
     assert resumed == whole
-    (folder,) = (tmp_path / "runs").glob("orpo_sort+*")
-    assert {"loss/nll", "loss/odds_ratio", "log_odds_ratio"} <= set(read_rows(folder / "main/seed0/metrics.jsonl")[-1])
+    (folder,) = (tmp_path / "runs").glob("rrhf_sort+*")
+    assert {"loss/nll", "loss/ranking", "margin"} <= set(read_rows(folder / "main/seed0/metrics.jsonl")[-1])
     page = (folder / "report/index.html").read_text()
-    assert "−log σ(log odds(chosen) − log odds(rejected))" in page, "the methods side by side have its formula"
-    assert "log odds ratio over steps" in page
+    assert "max(0, m(rejected) − m(chosen))" in page, "the methods side by side have its formula"
+    assert "margin a token over steps" in page
 
 
-def test_the_odds_of_four_in_five_are_four(orpo, torch):
-    found = sys.modules[orpo.__module__].log_odds(torch.tensor([0.8, 0.5]).log())
-    assert found.exp().tolist() == pytest.approx([4.0, 1.0])
+def test_a_rejected_completion_costs_what_it_stands_above_the_chosen_one(rrhf, torch):
+    found = sys.modules[rrhf.__module__].rank_losses(torch.tensor([0.5, -0.25]))
+    assert found.tolist() == [0.0, 0.25]
 
 
-def trained(orpo, model, batch, **settings):
+def trained(rrhf, model, batch, **settings):
     chosen = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None} | settings
-    trainer = orpo(model, None, [batch], settings=chosen)
+    trainer = rrhf(model, None, [batch], settings=chosen)
     gradients = {}
     trainer.optimizer.register_step_pre_hook(
         lambda *_: gradients.update({name: p.grad.clone() for name, p in model.named_parameters()})
@@ -119,36 +119,10 @@ def assert_equal(torch, found, expected):
     assert ((together[0] - together[1]).norm() / together[1].norm()).item() <= 1e-5
 
 
-def test_the_gradient_of_two_terms_does_not_depend_on_micro_batches(orpo, torch, small_llama, collate, make_rows):
+def test_the_gradient_of_two_terms_does_not_depend_on_micro_batches(rrhf, torch, small_llama, collate, make_rows):
     batch = collate("dpo", make_rows(5))
-    row, gradients = trained(orpo, small_llama(), batch)
-    assert_equal(torch, trained(orpo, small_llama(), batch, micro_batch_rows=2), (row["loss"], gradients))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-def test_the_loss_and_the_gradient_are_those_of_trls_formula(orpo, torch, small_llama, collate, make_rows):
-    from trl.experimental.orpo import ORPOTrainer
-
-    rows, beta, model = make_rows(4), 0.3, small_llama()
-    logprobs, nll = [], torch.tensor(0.0)
-    for side in (1, 2):
-        for row in rows:
-            ids = torch.tensor([row[0] + row[side]])
-            labels = torch.tensor([[-100] * len(row[0]) + row[side]])
-            logits = model(ids).logits
-            logprobs.append(ORPOTrainer.get_batch_logps(logits, labels, average_log_prob=True))
-            if side == 1:  # TRL learns the prompt's tokens too
-                nll = nll - ORPOTrainer.get_batch_logps(logits, labels).sum()
-    chosen, rejected = torch.cat(logprobs).chunk(2)
-    peer = SimpleNamespace(beta=beta, accelerator=SimpleNamespace(device="cpu"))
-    losses, _, _, _, log_odds = ORPOTrainer.odds_ratio_loss(peer, chosen, rejected)
-    loss = nll / sum(len(row[1]) for row in rows) - losses.mean()
-    loss.backward()
-    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
-    found = trained(orpo, small_llama(), collate("dpo", rows), beta=beta)
-    assert_equal(torch, found, (loss.item(), expected))
-    assert found[0]["log_odds_ratio"] == pytest.approx(log_odds.item(), rel=1e-5)
+    row, gradients = trained(rrhf, small_llama(), batch)
+    assert_equal(torch, trained(rrhf, small_llama(), batch, micro_batch_rows=2), (row["loss"], gradients))
 
 
 @pytest.mark.parametrize(

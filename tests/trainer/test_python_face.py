@@ -41,10 +41,7 @@ def forever(batch):
     ("change", "message"),
     [
         ({"settings": {"learning_rat": 1.0}}, "learning_rat is no setting of SFTSettings; did you mean learning_rate"),
-        (
-            {"settings": {"beta": 1.0}},
-            "beta is no setting of SFTSettings; it is one of distill, dpo, grpo, online_dpo, ppo",
-        ),
+        ({"settings": {"beta": 1.0}}, "beta is no setting of SFTSettings; it is one of .*dpo, .*ppo"),
         ({"settings": {"lr": 1.0}}, "lr is no setting of SFTSettings; did you mean learning_rate"),
         ({"settings": {"steps": -1}}, "settings: steps is -1: "),
         (
@@ -54,7 +51,7 @@ def forever(batch):
         ({"settings": get_settings_class("sft")}, "settings is the class SFTSettings"),
         ({"learning_rate": 1e-4}, r"it is a setting; write settings=\{'learning_rate': 0.0001\}"),
         ({"max_steps": 4}, r"it is a setting; write settings=\{'steps': 4\}"),
-        ({"beta": 0.1}, "has no argument beta: it is a setting of "),
+        ({"beta": 0.1}, "has no argument beta: it is a setting of .*dpo"),
         ({"train_loder": []}, "has no argument train_loder; did you mean train_loader"),
         ({"model": None}, "model is None: allowed a torch.nn.Module"),
         ({"model": "gpt2"}, r"model is the text 'gpt2': .*from_pretrained"),

@@ -9,6 +9,18 @@ from typing import Any, Literal
 from workbench.config import Settings
 from workbench.objectives.options import Option, Options
 
+PairScore = Literal["log_ratio", "logprob", "mean_logprob"]
+"""What a method prefers a completion by: the summed log-probability above the reference's, the summed log-probability,
+or its mean a token."""
+REFERENCE_FREE = {
+    "loss": "pairwise loss summed over pairs, divided once by the number of pairs over the whole step; a likelihood "
+    "term is divided by its tokens",
+    "reference": "none",
+    "logps/*": "log-probability of a completion, summed over its tokens, end included",
+    "nll_loss": "negative log-likelihood a token of what the likelihood term learns",
+}
+"""The conventions of methods on pairs that have no reference."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -45,6 +57,8 @@ class Method:
     """What judges completions, where something does."""
     critic: str = ""
     """What values states, where something does."""
+    score: PairScore = "log_ratio"
+    """What it prefers a completion by, where it learns from better and worse ones."""
     extras: Mapping[str, str] = field(default_factory=dict)
     """What a setting adds to the formula where it is neither 0 nor off, by its name; options stand in braces
     likewise."""

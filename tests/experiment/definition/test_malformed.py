@@ -80,7 +80,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "threads", "theads", [f"8: theads: found an unknown key, allowed {TOP_KEYS}, did you mean threads?"]),
     (SFT, "hyperparameters:", "hyperparams:", [f"5: hyperparams: found an unknown key, allowed {TOP_KEYS}, did you mean hyperparameters?"]),
     (SFT, "learning_rate", "learning-rat", [f"7: hyperparameters.learning-rat: found an unknown key, allowed {MANY}, did you mean learning_rate?"]),
-    (SFT, "steps", "beta", [f"6: hyperparameters.beta: found an unknown key, allowed {MANY}, did you mean trainer distill, which has beta?"]),
+    (SFT, "steps", "beta", [f"6: hyperparameters.beta: found an unknown key, allowed {MANY}, did you mean trainer cpo, which has beta?"]),
     (SFT, "steps", "seed", ["6: hyperparameters.seed: found it under hyperparameters, allowed as sweep.seeds"]),
     (SFT, "steps", "evaluate_every", ["6: hyperparameters.evaluate_every: found it under hyperparameters, allowed as evaluate.every"]),
     (SFT, "steps: 10", "budget: {flops: 1}", ["6: hyperparameters.budget: found it under hyperparameters, allowed as budget"]),

@@ -113,8 +113,8 @@ def test_what_is_said_of_an_ambiguous_start_can_be_pasted(tmp_path: Path) -> Non
 
 
 def test_a_field_of_a_section_is_found_from_anywhere() -> None:
-    assert elsewhere("alpha") == ", did you mean lora.alpha?"
-    assert elsewhere("alpha", "data") == ", did you mean lora.alpha?"
+    assert elsewhere("rank") == ", did you mean lora.rank?"
+    assert elsewhere("rank", "data") == ", did you mean lora.rank?"
     assert elsewhere("nothing_like_it") == ""
 
 
@@ -122,7 +122,7 @@ BLOCKS = [
     (path.name, block)
     for path in DOCUMENTS
     for block in blocks(path, "yaml")
-    if "trainer: orpo" not in block  # tests/trainer/test_own_trainer.py runs it
+    if "trainer: rrhf" not in block  # tests/trainer/test_own_trainer.py runs it
 ]
 
 

@@ -129,9 +129,9 @@ def test_an_axis_that_an_arm_s_trainer_lacks_is_an_error_that_names_who_has_it(f
     text = SFT + "arms:\n  a: {}\n  d: {trainer: dpo, data: {path: p.jsonl}}\nsweep: {grid: {beta: [1, 2]}}\n"
     assert problems(folder, text) == (
         "experiments/x.yaml:10: sweep.grid.beta[0]: found an unknown key, allowed the 27 names that `workbench explain sft` lists, "
-        "did you mean trainer distill, which has beta?",
+        "did you mean trainer cpo, which has beta?",
         "experiments/x.yaml:10: sweep.grid.beta[1]: found an unknown key, allowed the 27 names that `workbench explain sft` lists, "
-        "did you mean trainer distill, which has beta?",
+        "did you mean trainer cpo, which has beta?",
     )
 
 

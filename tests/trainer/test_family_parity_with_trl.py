@@ -1,0 +1,156 @@
+"""Law 5: ORPO, CPO and SimPO agree with the trainers of trl.experimental (TRL 1.16) within 1e-5: loss, gradient and
+rewards of a step, and the weights after 20 whole steps."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    # TRL's, transformers' and accelerate's own deprecations, not ours.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+ROWS = [
+    ("12ab", "21ba", "9"),
+    ("sort: 3", "3", "333 three"),
+    ("a longer prompt than the others", "short", "and a rather long answer"),
+    ("x", "yz", "zyxw"),
+]
+STEPS, LEARNING_RATE = 20, 1e-3
+THEIRS = {
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": [],
+    "gradient_checkpointing": False,
+    "max_steps": STEPS,
+    "learning_rate": LEARNING_RATE,
+    "lr_scheduler_type": "constant",
+    "per_device_train_batch_size": len(ROWS),
+    "logging_steps": 1,
+    "logging_first_step": True,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+OURS = {"steps": STEPS, "learning_rate": LEARNING_RATE, "precision": "float32", "device": "cpu"}
+METHODS = {
+    "orpo": ("orpo", {"nll_over": "prompt_and_response", "beta": 0.3}, {"beta": 0.3}),
+    "cpo": ("cpo", {"beta": 0.2}, {"beta": 0.2, "loss_type": "sigmoid", "cpo_alpha": 1.0}),
+    "cpo-hinge": ("cpo", {"loss": "hinge", "beta": 0.2}, {"beta": 0.2, "loss_type": "hinge", "cpo_alpha": 1.0}),
+    "simpo": (
+        "simpo",
+        {"beta": 2.0, "gamma": 0.7},
+        {"beta": 2.0, "loss_type": "simpo", "simpo_gamma": 0.7, "cpo_alpha": 0.0},
+    ),
+    "simpo-alpha": (
+        "simpo",
+        {"beta": 2.0, "gamma": 0.7, "alpha": 0.1, "nll_weight": 0.5},
+        {"beta": 2.0, "loss_type": "simpo", "simpo_gamma": 0.7, "alpha": 0.1, "cpo_alpha": 0.5},
+    ),
+}
+REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+METRICS = {
+    "orpo": (*REWARDS, "nll_loss", "log_odds_ratio", "log_odds_chosen"),
+    "cpo": (*REWARDS, "nll_loss"),
+    "simpo": REWARDS,
+}
+
+
+def peer_of(name, theirs, settings, tokenizer, folder):
+    """trl.experimental's trainer on the rows; SimPO is a loss of its CPO."""
+    import datasets
+    from trl.experimental import cpo, orpo
+
+    trainer, config = (orpo.ORPOTrainer, orpo.ORPOConfig) if name == "orpo" else (cpo.CPOTrainer, cpo.CPOConfig)
+    return trainer(
+        theirs,
+        args=config(output_dir=str(folder), **THEIRS, **settings),
+        train_dataset=datasets.Dataset.from_list([{"prompt": p, "chosen": c, "rejected": r} for p, c, r in ROWS]),
+        processing_class=tokenizer,
+    )
+
+
+def batch_of(peer, collate):
+    """Our batch of the token ids that the peer made."""
+    rows = [peer.train_dataset[index] for index in range(len(ROWS))]
+    ids = []
+    for row in rows:
+        prompt = row["prompt_input_ids"]
+        sides = [row[f"{side}_input_ids"] for side in ("chosen", "rejected")]
+        assert all(side[: len(prompt)] == prompt for side in sides)
+        ids.append((prompt, *(side[len(prompt) :] for side in sides)))
+    return collate("dpo", ids)
+
+
+@pytest.fixture
+def models(torch, tiny_folder):
+    """transformers' model of the tiny preset and ours, moved alike so that probabilities are uneven."""
+    import transformers
+
+    from workbench.models.load import load_model
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    own = load_model(tiny_folder)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in own.named_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+            theirs.get_parameter(name).copy_(parameter)
+    return theirs, own
+
+
+@pytest.fixture
+def both(models, tiny_folder, tmp_path, collate):
+    """both(method, **settings) -> the peer, and our trainer on its token ids."""
+
+    def make(method, **more):
+        import transformers
+
+        from workbench.trainer import get_trainer_class
+
+        (theirs, own), (name, settings, theirs_settings) = models, METHODS[method]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
+        peer = peer_of(name, theirs, theirs_settings, tokenizer, tmp_path)
+        batch = batch_of(peer, collate)
+        return peer, get_trainer_class(name)(own, None, [batch], settings=OURS | settings | more)
+
+    return make
+
+
+def distance(torch, found, expected):
+    """The norm of the difference over the norm, of parameters or gradients by name."""
+    found, expected = (torch.cat([part[name].flatten() for name in expected]) for part in (found, expected))
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_loss_gradient_and_metrics_of_a_step(torch, both, method):
+    peer, ours = both(method, max_grad_norm=None, steps=1)
+    rows = [peer.train_dataset[index] for index in range(len(ROWS))]
+    loss, metrics = peer.get_batch_loss_metrics(peer.model, peer.data_collator(rows))
+    loss.backward()
+    found = {}
+    ours.optimizer.register_step_pre_hook(
+        lambda *_: found.update({name: p.grad.clone() for name, p in ours.policy.named_parameters()})
+    )
+    row = ours.train()
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert distance(torch, found, {name: p.grad for name, p in peer.model.named_parameters() if name in found}) <= 1e-5
+    for name in METRICS[method.partition("-")[0]]:
+        assert row[name] == pytest.approx(float(metrics[name]), rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_twenty_whole_steps(torch, both, method):
+    peer, ours = both(method)
+    losses = []
+    check = ours._check_gradient
+    ours._check_gradient = lambda row: losses.append(row["loss"]) or check(row)
+    ours.train()
+    peer.train()
+    expected = [entry["loss"] for entry in peer.state.log_history if "loss" in entry]
+    assert len(expected) == STEPS
+    # The peer's log keeps a rounded loss.
+    assert losses == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert losses[-1] < 0.9 * losses[0]
+    own = dict(ours.policy.named_parameters())
+    assert distance(torch, own, {name: p for name, p in peer.model.named_parameters() if name in own}) <= 1e-5
