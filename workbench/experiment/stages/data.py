@@ -10,7 +10,7 @@ from typing import Any
 from workbench.data import overlap
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.forms import PAIRS, DataForm
+from workbench.data.forms import DataForm
 from workbench.data.overlap import PromptHasher, PromptHashes
 from workbench.data.reading import Examples
 from workbench.data.sets import TokenSet
@@ -81,7 +81,7 @@ class Reading:
     @classmethod
     def of_collected(cls, path: Path, form: DataForm) -> Reading:
         """Reads what was collected: pairs as the token ids that were sampled, completions as text."""
-        if form is PAIRS:
+        if form.has_pair_accuracy:
             return cls(lambda _: read_pairs(path), form, "preference")
         return cls(lambda _: read_completions(path), form, "prompt-completion")
 
