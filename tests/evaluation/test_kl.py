@@ -82,7 +82,7 @@ def test_its_mean_over_samples_is_the_divergence_of_whole_sequences(speaker, tok
         policy, [tokenizer.encode("a")], [0], settings=SamplingSettings(), max_new_tokens=3,
         eos_ids=tokenizer.eos_ids, num_samples=2000,
     )  # fmt: skip
-    completions = [sample.token_ids for sample in samples]
+    completions = [sample.completion_ids for sample in samples]
     found = sequence_kl(policy, frozen_reference(reference), [tokenizer.encode("a")] * 2000, completions)
     mean = sum(found) / 2000
     error = (sum((value - mean) ** 2 for value in found) / 2000**2) ** 0.5

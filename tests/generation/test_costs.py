@@ -54,7 +54,7 @@ def counted(model: Any, group: int) -> tuple[float, list[list[int]]]:
             eos_ids=list(range(0, VOCABULARY, 8)),
             num_samples=group,
         )
-    lengths = [[len(each.token_ids) for each in own] for own in found]
+    lengths = [[len(each.completion_ids) for each in own] for own in found]
     assert len({length for own in lengths for length in own}) > 2
     return float(counter.get_total_flops()), lengths
 

@@ -90,7 +90,7 @@ def test_each_sample_is_the_same_however_many_are_asked_for(torch, request, ragg
     four = _generate(model, prompts, num_samples=4)
     assert [samples[:1] for samples in four] == _generate(model, prompts)
     assert [samples[3] for samples in four] == [_slowly(torch, model, prompt, WHOLE, sample=3) for prompt in prompts]
-    assert len({tuple(sample.token_ids) for sample in four[0]}) > 1
+    assert len({tuple(sample.completion_ids) for sample in four[0]}) > 1
 
 
 @pytest.mark.parametrize("name", ["own", "theirs"])
@@ -105,11 +105,11 @@ def test_dropping_finished_rows_does_not_matter(request, ragged_prompts, name, m
 def test_every_end_stops_and_is_the_last_token(own, ragged_prompts):
     for eos_ids in ((), (3,), EOS, tuple(range(17))):
         for [completion] in _generate(own, ragged_prompts, eos_ids=eos_ids, max_new_tokens=8):
-            ends = [place for place, token in enumerate(completion.token_ids) if token in eos_ids]
+            ends = [place for place, token in enumerate(completion.completion_ids) if token in eos_ids]
             assert completion.ended == bool(ends)
-            assert ends in ([], [len(completion.token_ids) - 1])
-            assert completion.ended or len(completion.token_ids) == 8
-    both = {c.token_ids[-1] for [c] in _generate(own, ragged_prompts) if c.ended}
+            assert ends in ([], [len(completion.completion_ids) - 1])
+            assert completion.ended or len(completion.completion_ids) == 8
+    both = {c.completion_ids[-1] for [c] in _generate(own, ragged_prompts) if c.ended}
     assert both == set(EOS)
 
 
@@ -118,8 +118,8 @@ def test_a_shorter_limit_gives_the_beginning(own, ragged_prompts, max_new_tokens
     for [long], [short] in zip(
         _generate(own, ragged_prompts), _generate(own, ragged_prompts, max_new_tokens=max_new_tokens), strict=True
     ):
-        assert short.token_ids == long.token_ids[:max_new_tokens]
-        assert short.ended == (long.ended and len(long.token_ids) <= max_new_tokens)
+        assert short.completion_ids == long.completion_ids[:max_new_tokens]
+        assert short.ended == (long.ended and len(long.completion_ids) <= max_new_tokens)
 
 
 CHAIN = [[0.25, 0.5, 0.125, 0.125], [0.5, 0.25, 0.25, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]]
@@ -141,7 +141,7 @@ def test_sequences_come_as_often_as_their_probabilities_say(bigram_model, settin
     assert sum(probabilities.values()) == pytest.approx(1)
     counts = {ids: 0 for ids, value in probabilities.items() if value}
     for sample in samples:
-        counts[tuple(sample.token_ids)] += 1
+        counts[tuple(sample.completion_ids)] += 1
     expected = np.array([probabilities[ids] for ids in counts]) * 6000
     assert scipy.stats.chisquare(list(counts.values()), expected).pvalue > 1e-3
 
@@ -184,8 +184,10 @@ def test_bf16_autocast_gives_samples_of_the_bf16_model(torch, request, ragged_pr
         found = _generate(model, ragged_prompts)
         assert found == _generate(model, ragged_prompts)
         alone = [_slowly(torch, model, prompt, WHOLE) for prompt in ragged_prompts[:20]]
-    assert all(0 <= token < 17 for [sample] in found for token in sample.token_ids)
-    first = [sample.token_ids[0] == other.token_ids[0] for [sample], other in zip(found[:20], alone, strict=True)]
+    assert all(0 <= token < 17 for [sample] in found for token in sample.completion_ids)
+    first = [
+        sample.completion_ids[0] == other.completion_ids[0] for [sample], other in zip(found[:20], alone, strict=True)
+    ]
     assert sum(first) >= 18, "logits of 8 bits may move a draw, but seldom"
 
 

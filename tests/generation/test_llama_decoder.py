@@ -140,7 +140,7 @@ def test_samples_of_the_static_decoder_are_those_of_the_dynamic_one(torch, own, 
 
     monkeypatch.setattr(decoding, "LlamaDecoder", Undropped)
     found = sample(own, **asked)
-    assert found.token_ids.equal(expected.token_ids)
+    assert found.completion_ids.equal(expected.completion_ids)
     assert found.lengths.equal(expected.lengths)
     assert (found.logprobs - expected.logprobs).abs().max() < 1e-5
 

@@ -28,7 +28,7 @@ def _asked(prompts, **changes):
 
 
 def _rows(samples: Samples) -> list[Completion]:
-    told = zip(samples.token_ids.tolist(), samples.lengths.tolist(), samples.ended.tolist(), strict=True)
+    told = zip(samples.completion_ids.tolist(), samples.lengths.tolist(), samples.ended.tolist(), strict=True)
     return [Completion(ids[:length], ended) for ids, length, ended in told]
 
 
@@ -55,9 +55,9 @@ def test_logprobs_and_entropies_are_those_of_the_models_own_forward(torch, reque
     model = request.getfixturevalue(name)
     samples = sample(model, **_asked(ragged_prompts, settings=settings))
     for index, (prompt, row) in enumerate(zip(ragged_prompts, _rows(samples), strict=True)):
-        logprobs, entropies = _by_hand(torch, model, prompt, row.token_ids, settings)
-        assert samples.logprobs[index, : len(row.token_ids)].tolist() == pytest.approx(logprobs, abs=1e-5)
-        assert samples.entropies[index, : len(row.token_ids)].tolist() == pytest.approx(entropies, abs=1e-5)
+        logprobs, entropies = _by_hand(torch, model, prompt, row.completion_ids, settings)
+        assert samples.logprobs[index, : len(row.completion_ids)].tolist() == pytest.approx(logprobs, abs=1e-5)
+        assert samples.entropies[index, : len(row.completion_ids)].tolist() == pytest.approx(entropies, abs=1e-5)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=NAMES)
@@ -75,11 +75,11 @@ def test_the_tokens_are_those_of_generate_in_the_prompts_order(own, ragged_promp
 
 def test_after_its_end_a_row_is_zero_and_the_longest_row_gives_the_width(torch, own, ragged_prompts):
     samples = sample(own, **_asked(ragged_prompts, eos_ids=(3, 5, 7, 11)))
-    width = samples.token_ids.shape[1]
+    width = samples.completion_ids.shape[1]
     assert width == max(samples.lengths.tolist())
     outside = torch.arange(width) >= samples.lengths[:, None]
     assert outside.any()
-    for values in (samples.token_ids, samples.logprobs, samples.entropies):
+    for values in (samples.completion_ids, samples.logprobs, samples.entropies):
         assert not values[outside].any()
     assert (samples.logprobs[~outside] < 0).all()
     assert (samples.entropies[~outside] > 0).all()
@@ -87,9 +87,9 @@ def test_after_its_end_a_row_is_zero_and_the_longest_row_gives_the_width(torch, 
 
 def test_types_and_shapes(torch, own):
     samples = sample(own, **_asked([[1], [2, 3]], num_samples=4, eos_ids=(), max_new_tokens=5))
-    assert samples.token_ids.shape == samples.logprobs.shape == samples.entropies.shape == (8, 5)
+    assert samples.completion_ids.shape == samples.logprobs.shape == samples.entropies.shape == (8, 5)
     assert samples.lengths.tolist() == [5] * 8
-    assert samples.token_ids.dtype == samples.lengths.dtype == torch.int64
+    assert samples.completion_ids.dtype == samples.lengths.dtype == torch.int64
     assert samples.logprobs.dtype == samples.entropies.dtype == torch.float32
     assert samples.ended.dtype == torch.bool
     assert not samples.logprobs.requires_grad
@@ -104,7 +104,7 @@ def test_hand_worked_numbers(bigram_model):
     quarter = -0.25 * math.log(0.25) - 0.75 * math.log(0.75)
     entropies = [math.log(2), quarter, 0.0]
     for row in range(60):
-        ids = [(0, 1, 2)[row // 20], *samples.token_ids[row, : samples.lengths[row]].tolist()]
+        ids = [(0, 1, 2)[row // 20], *samples.completion_ids[row, : samples.lengths[row]].tolist()]
         for place, (before, token) in enumerate(itertools.pairwise(ids)):
             assert samples.logprobs[row, place].item() == pytest.approx(math.log(HALVES[before][token]), abs=1e-4)
             assert samples.entropies[row, place].item() == pytest.approx(entropies[before], abs=1e-4)
@@ -133,9 +133,9 @@ def test_under_bf16_the_numbers_are_float32_and_near_those_of_the_float32_model(
         samples = sample(model, **_asked(ragged_prompts))
     assert samples.logprobs.dtype == samples.entropies.dtype == torch.float32
     for index, (prompt, row) in enumerate(zip(ragged_prompts, _rows(samples), strict=True)):
-        logprobs, entropies = _by_hand(torch, model, prompt, row.token_ids, WHOLE)
-        assert samples.logprobs[index, : len(row.token_ids)].tolist() == pytest.approx(logprobs, abs=0.25)
-        assert samples.entropies[index, : len(row.token_ids)].tolist() == pytest.approx(entropies, abs=0.25)
+        logprobs, entropies = _by_hand(torch, model, prompt, row.completion_ids, WHOLE)
+        assert samples.logprobs[index, : len(row.completion_ids)].tolist() == pytest.approx(logprobs, abs=0.25)
+        assert samples.entropies[index, : len(row.completion_ids)].tolist() == pytest.approx(entropies, abs=0.25)
 
 
 @pytest.mark.parametrize("name", ["own", "theirs", "gpt2"])
@@ -156,6 +156,6 @@ def test_a_model_with_an_adapter_tells_the_numbers_of_its_own_forward(torch, req
     model.eval()
     assert _rows(samples) != _rows(before)
     for index, (prompt, row) in enumerate(zip(ragged_prompts, _rows(samples), strict=True)):
-        logprobs, entropies = _by_hand(torch, model, prompt, row.token_ids, WHOLE)
-        assert samples.logprobs[index, : len(row.token_ids)].tolist() == pytest.approx(logprobs, abs=1e-5)
-        assert samples.entropies[index, : len(row.token_ids)].tolist() == pytest.approx(entropies, abs=1e-5)
+        logprobs, entropies = _by_hand(torch, model, prompt, row.completion_ids, WHOLE)
+        assert samples.logprobs[index, : len(row.completion_ids)].tolist() == pytest.approx(logprobs, abs=1e-5)
+        assert samples.entropies[index, : len(row.completion_ids)].tolist() == pytest.approx(entropies, abs=1e-5)

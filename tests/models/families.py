@@ -198,9 +198,9 @@ def check_samples(kind: str, model: torch.nn.Module, theirs: torch.nn.Module, cl
     for number in (1, 4):
         made = generate(model, ROWS, [0] * len(ROWS), settings=None, max_new_tokens=10, eos_ids=[], num_samples=number)
         for prompt, samples in zip(ROWS, made, strict=True):
-            text = [*prompt, *samples[0].token_ids]
+            text = [*prompt, *samples[0].completion_ids]
             logits = theirs(torch.tensor([text])).logits[0, len(prompt) - 1 : -1]
-            short = logits.max(-1).values - logits.gather(-1, torch.tensor(samples[0].token_ids)[:, None])[:, 0]
+            short = logits.max(-1).values - logits.gather(-1, torch.tensor(samples[0].completion_ids)[:, None])[:, 0]
             assert float(short.max()) < 10 * close, f"{kind}: {number} completions: off by {float(short.max())}"
             assert all(sample == samples[0] for sample in samples)
 

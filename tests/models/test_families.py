@@ -135,7 +135,7 @@ def test_sampling_greedily_takes_the_likeliest_token_of_the_whole_text(family, f
     made = generate(model, prompts, [0, 1], settings=None, max_new_tokens=4, eos_ids=[])
     for prompt, [sample] in zip(prompts, made, strict=True):
         text = list(prompt)
-        for token in sample.token_ids:
+        for token in sample.completion_ids:
             logits = model(torch.tensor([text])).logits[0, -1]
             assert logits.max() - logits[token] < 1e-4
             text.append(token)
@@ -145,10 +145,10 @@ def test_sampling_ends_at_every_eos_that_generation_config_lists(folder_of, tmp_
     folder = shutil.copytree(folder_of("qwen2"), tmp_path / "model")
     model, prompt = load_model(folder), [[3, 5, 2]]
     [[free]] = generate(model, prompt, [0], settings=None, max_new_tokens=3, eos_ids=[])
-    last = free.token_ids[-1]
+    last = free.completion_ids[-1]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 96, last]}))
     tokenizer = Tokenizer.load(folder)
     assert tokenizer.eos_ids == (1, 96, last)
     [[sample]] = generate(model, prompt, [0], settings=None, max_new_tokens=9, eos_ids=tokenizer.eos_ids)
     assert sample.ended
-    assert sample.token_ids == free.token_ids[: free.token_ids.index(last) + 1]
+    assert sample.completion_ids == free.completion_ids[: free.completion_ids.index(last) + 1]

@@ -110,11 +110,11 @@ def with_logprobs(torch, batch):
 
     def make(model, noise=0.3):
         from workbench.trainer.online.rollout import rollout_made_elsewhere
-        from workbench.trainer.online.scoring import predicting_states, response_logprobs
+        from workbench.trainer.online.scoring import predicting_states, rollout_logprobs
 
         rows = rollout_made_elsewhere(batch, 1, 0).row_batch()
         with torch.no_grad():
-            own = response_logprobs(predicting_states(model, rows), rows, OURS["temperature"])
+            own = rollout_logprobs(predicting_states(model, rows), rows, OURS["temperature"])
         generator = torch.Generator().manual_seed(3)
         moved = [own + noise * torch.randn(own.shape, generator=generator) for _ in range(2)]
         old, reference = (torch.where(batch["response_mask"], part, 0.0) for part in moved)

@@ -11,7 +11,7 @@ from workbench.errors import DataError, DivergenceError
 from workbench.objectives.policy_gradient import POLICY_LOSSES
 from workbench.trainer import GRPOTrainer
 from workbench.trainer.online import online_trainer, policy_gradient
-from workbench.trainer.online.scoring import predicting_states, response_logprobs
+from workbench.trainer.online.scoring import predicting_states, rollout_logprobs
 
 LOSSES = {
     "grpo": {},
@@ -79,7 +79,7 @@ def test_leaving_out_completions_without_advantage_moves_no_number(
     loss, torch, rollout_trainer, first_gradients, monkeypatch
 ):
     settings = {"loss": loss, **LOSSES[loss], "reward_fn": late_letters, "passes": 2, "steps": 2, "learning_rate": 1e-5}
-    assert len(rollout_trainer(**settings).updates_of().batches[0]["responses"]) < 12  # some are left out
+    assert len(rollout_trainer(**settings).updates_of().batches[0]["completion_ids"]) < 12  # some are left out
     rows, gradients = first_gradients(rollout_trainer(**settings))
     cut = policy_gradient.cut_rollout
     monkeypatch.setattr(
@@ -108,7 +108,7 @@ def test_old_logprobs_are_fixed_before_the_first_update_and_each_pass_meets_each
         assert prompts.sort().values.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     for batch in updates:
         own = trainer.logprobs_of(batch)
-        torch.testing.assert_close(batch["old_logprobs"], own * batch["response_mask"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(batch["old_logprobs"], own * batch["completion_mask"], rtol=1e-5, atol=1e-5)
     row = trainer.train()
     assert row["clip_ratio/region_mean"] > 0.0  # the policy has moved
     [made] = trainer.made
@@ -195,7 +195,7 @@ def test_overlong_masking_takes_cut_completions_out_of_loss_and_divisor(torch, c
 
     for loss in LOSSES:
         reduction = POLICY_LOSSES[loss].reduction
-        units = reduction.units(made["response_mask"].sum(1), 64)
+        units = reduction.units(made["completion_mask"].sum(1), 64)
         (total, gradient), *parts = [run(loss, *case) for case in ((ended, "keep"), (ended, "mask"), (~ended, "mask"))]
         shares = [units[ended].sum() / units.sum(), units[~ended].sum() / units.sum()]
         assert sum(share * part[0] for share, part in zip(shares, parts, strict=True)) == pytest.approx(total, rel=1e-6)
@@ -242,7 +242,7 @@ def test_a_kl_penalty_in_the_reward_is_summed_over_the_completion_before_the_bas
     [batch], rewards = made.batches, torch.tensor([entry["reward"] for entry in made.completions])
     with torch.no_grad():
         own, reference = (
-            response_logprobs(predicting_states(model, batch), batch, 1.0)
+            rollout_logprobs(predicting_states(model, batch), batch, 1.0)
             for model in (small_llama(), small_llama(seed=1))
         )
 
@@ -274,9 +274,9 @@ def test_importance_correction_weighs_tokens_by_trainer_over_sampler(torch, roll
     own = plain.logprobs_of(batch)
     losses = [trainer.train()["loss/policy"] * batch["units"].sum().item() for trainer in (plain, corrected)]
     ratio = (own - batch["sampler_logprobs"]).exp().clamp(max=2.0)
-    expected = -(ratio * batch["advantages"][:, None] * batch["response_mask"]).sum().item()
+    expected = -(ratio * batch["advantages"][:, None] * batch["completion_mask"]).sum().item()
     assert losses[1] == pytest.approx(expected, rel=1e-4)
-    assert losses[0] == pytest.approx(-(batch["advantages"][:, None] * batch["response_mask"]).sum().item(), rel=1e-4)
+    assert losses[0] == pytest.approx(-(batch["advantages"][:, None] * batch["completion_mask"]).sum().item(), rel=1e-4)
     assert losses[0] != pytest.approx(losses[1], rel=1e-2)
 
 

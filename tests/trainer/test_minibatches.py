@@ -13,8 +13,8 @@ def rows(torch):
     lengths = torch.tensor([1, 2, 3, 4])
     return {
         "prompt_index": torch.tensor([0, 0, 1, 1]),
-        "responses": torch.arange(16).view(4, 4),
-        "response_mask": torch.arange(4) < lengths[:, None],
+        "completion_ids": torch.arange(16).view(4, 4),
+        "completion_mask": torch.arange(4) < lengths[:, None],
         "units": lengths.double(),
         "tokens": lengths.double(),
     }
@@ -32,21 +32,21 @@ def cut(rows, learned, counted, passes=1, minibatches=1):
 
 def test_rows_that_are_not_computed_leave_their_units_to_one_that_is(rows):
     (batch,) = cut(rows, [0, 1, 1, 0], [1, 1, 1, 1])
-    assert batch["responses"].tolist() == [[4, 5, 6], [8, 9, 10]]  # cut to the longest
+    assert batch["completion_ids"].tolist() == [[4, 5, 6], [8, 9, 10]]  # cut to the longest
     assert batch["units"].tolist() == [2.0 + 1.0 + 4.0, 3.0]
     assert rows["units"].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_where_nothing_is_learned_a_row_that_counts_is_computed(rows):
     (batch,) = cut(rows, [0, 0, 0, 0], [0, 1, 1, 1])
-    assert batch["responses"].tolist() == [[4, 5]]
-    assert batch["response_mask"].tolist() == [[True, True]]
+    assert batch["completion_ids"].tolist() == [[4, 5]]
+    assert batch["completion_mask"].tolist() == [[True, True]]
 
 
 def test_a_row_that_does_not_count_has_no_token_where_nothing_else_is_there(rows):
     uncounted = rows | {"units": rows["units"] * 0, "tokens": rows["tokens"] * 0}
     (batch,) = cut(uncounted, [0, 0, 0, 0], [0, 0, 0, 0])
-    assert batch["response_mask"].any().item() is False
+    assert batch["completion_mask"].any().item() is False
     assert batch["units"].sum() == 0
 
 

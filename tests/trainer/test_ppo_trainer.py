@@ -7,7 +7,7 @@ import pytest
 from workbench.models.llama import Llama
 from workbench.tracking.reader import read_rows
 from workbench.trainer.online.actor_critic import ActorCritic
-from workbench.trainer.online.scoring import predicting_states, response_logprobs
+from workbench.trainer.online.scoring import predicting_states, rollout_logprobs
 
 KL = "policy/approxkl_avg"
 
@@ -22,14 +22,14 @@ def first_update(torch, trainer):
 def logprobs_under(torch, model, batch):
     """(N, T) of a model."""
     with torch.no_grad():
-        return response_logprobs(predicting_states(model, batch), batch, 1.0)
+        return rollout_logprobs(predicting_states(model, batch), batch, 1.0)
 
 
 def test_the_reward_sits_on_the_last_real_token_and_never_on_padding(torch, rollout_trainer):
     """The critic begins at 0: with lambda 1 an advantage is the discounted reward."""
     trainer = rollout_trainer("ppo", beta=0.0, whiten_advantages=False, gamma=0.5, gae_lambda=1.0)
     rows, rewards = first_update(torch, trainer)
-    mask = rows["response_mask"]
+    mask = rows["completion_mask"]
     lengths = mask.sum(1).tolist()
     assert len(set(lengths)) > 1
     for row, length in enumerate(lengths):
@@ -47,7 +47,7 @@ def test_the_kl_to_the_reference_is_taken_from_the_reward_of_each_token(torch, r
     rows, rewards = first_update(torch, trainer)
     own, reference = (logprobs_under(torch, model, rows) for model in (small_llama(), small_llama(seed=1)))
     expected = -0.3 * (own - reference)
-    expected[torch.arange(12), rows["response_mask"].sum(1) - 1] += rewards
+    expected[torch.arange(12), rows["completion_mask"].sum(1) - 1] += rewards
     torch.testing.assert_close(rows["advantages"], expected, rtol=1e-4, atol=1e-4)
     row = rollout_trainer("ppo", beta=0.3, steps=1, arguments={"ref_model": small_llama(seed=1)}).train()
     kl = (own - reference).sum(1).mean().item()
@@ -61,19 +61,19 @@ def test_the_kl_to_the_reference_is_taken_from_the_reward_of_each_token(torch, r
 def test_advantages_are_whitened_over_the_whole_step_and_returns_are_raw(torch, rollout_trainer):
     trainer = rollout_trainer("ppo", beta=0.0, minibatches=3, passes=1, gae_lambda=1.0)
     updates = trainer.updates_of().batches
-    advantages = torch.cat([batch["advantages"][batch["response_mask"]] for batch in updates]).double()
+    advantages = torch.cat([batch["advantages"][batch["completion_mask"]] for batch in updates]).double()
     assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert advantages.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
-    assert all(abs(b["advantages"][b["response_mask"]].mean().item()) > 1e-2 for b in updates)
-    returns = torch.cat([batch["returns"][batch["response_mask"]] for batch in updates])
+    assert all(abs(b["advantages"][b["completion_mask"]].mean().item()) > 1e-2 for b in updates)
+    returns = torch.cat([batch["returns"][batch["completion_mask"]] for batch in updates])
     assert 0.0 <= returns.min() < returns.max() <= 1.0
 
 
 def test_cut_completions_under_overlong_mask_do_not_enter_the_whitening(torch, rollout_trainer):
     trainer = rollout_trainer("ppo", beta=0.0, passes=1, overlong="mask")
     (batch,) = trainer.updates_of().batches
-    advantages = batch["advantages"][batch["response_mask"]].double()
-    assert 0 < len(batch["responses"]) < 12
+    advantages = batch["advantages"][batch["completion_mask"]].double()
+    assert 0 < len(batch["completion_ids"]) < 12
     assert advantages.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert advantages.std(correction=0).item() == pytest.approx(1.0, abs=1e-5)
 

@@ -11,7 +11,7 @@ from tests.trainers import ONLINE, watched
 from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
 from workbench.generation.costs import sampling_flops
 from workbench.tracking.reader import read_rows
-from workbench.trainer.online.scoring import predicting_states, response_entropies
+from workbench.trainer.online.scoring import predicting_states, rollout_entropies
 
 MADE = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None}
 
@@ -26,7 +26,7 @@ def test_without_updates_sampler_and_trainer_agree_at_every_step(name, rollout_t
     trainer = rollout_trainer(name, steps=4, learning_rate=0.0, passes=2, temperature=0.8, arguments={})
     trainer.train()
     gaps = [
-        ((trainer.logprobs_of(batch) - batch["old_logprobs"]) * batch["response_mask"]).abs().max().item()
+        ((trainer.logprobs_of(batch) - batch["old_logprobs"]) * batch["completion_mask"]).abs().max().item()
         for batch in (updates.batches[0] for updates in trainer.made)
         if "old_logprobs" in batch
     ]
@@ -97,7 +97,7 @@ def test_metrics_of_a_rollout_by_hand(torch, rollout_trainer):
     whole = rollout_trainer("ppo").updates_of().batches[0]  # PPO learns from every completion, of the same samples
     with torch.no_grad():
         states = predicting_states(trainer.policy, whole)
-    entropies = response_entropies(states, whole, 1.0)
+    entropies = rollout_entropies(states, whole, 1.0)
     assert row["entropy"] == pytest.approx(entropies.sum().item() / lengths.sum().item(), rel=1e-5)
     assert {"time/sample_seconds", "time/reward_seconds", "time/update_seconds"} <= row.keys()
 
@@ -198,7 +198,7 @@ def test_without_a_tokenizer_the_models_own_ids_end_a_completion(torch, ends, ro
     trainer = rollout_trainer("ppo", model=small_llama(eos_token_id=ends), reward_fn=None, arguments=arguments)
     made = trainer.updates_of()
     batch, ended = made.batches[0], torch.tensor([entry["ended"] for entry in made.completions])
-    last = batch["responses"].gather(1, batch["response_mask"].sum(1)[:, None] - 1)[:, 0]
+    last = batch["completion_ids"].gather(1, batch["completion_mask"].sum(1)[:, None] - 1)[:, 0]
     assert ended.any()
     assert torch.equal(ended, torch.isin(last, torch.tensor(ends).flatten()))
 
@@ -294,7 +294,7 @@ def test_without_old_logprobs_they_are_the_policys_own_before_the_first_update(t
     first, second = trainer.updates_of().batches
     own = trainer.logprobs_of(first)
     assert torch.equal(first["old_logprobs"], second["old_logprobs"])
-    torch.testing.assert_close(first["old_logprobs"], own * first["response_mask"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(first["old_logprobs"], own * first["completion_mask"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_group_of_one_has_no_advantage_and_is_warned_of(torch, made, small_llama):

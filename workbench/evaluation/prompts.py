@@ -67,14 +67,14 @@ class PromptEvaluator:
                 for split, found in scores.items()
             },
             # The length is that of the sampled completions, where there are any.
-            COMPLETION_TOKENS: statistics.fmean(len(completion.token_ids) for completion in last),
+            COMPLETION_TOKENS: statistics.fmean(len(completion.completion_ids) for completion in last),
             ENDED: statistics.fmean(completion.ended for completion in last),
             NUM_PROMPTS: float(len(self.prompts)),
         }
         if self.reference is not None:
             whole = completions["sampled"] if sampling == WHOLE else self._complete(model, WHOLE)
             prompt_ids = [prompt.token_ids for prompt in self.prompts]
-            divergences = sequence_kl(model, self.reference, prompt_ids, [c.token_ids for c in whole])
+            divergences = sequence_kl(model, self.reference, prompt_ids, [c.completion_ids for c in whole])
             metrics[KL_START] = statistics.fmean(divergences)
         if self.records is not None:
             self._record(step, completions, scores)
@@ -109,7 +109,7 @@ class PromptEvaluator:
                         "sample_index": 0,
                         "prompt": prompt.prompt,
                         "completion": text,
-                        "num_tokens": len(completion.token_ids),
+                        "num_tokens": len(completion.completion_ids),
                         "ended": completion.ended,
                         "rewards": {self.verifier: score},
                         "exact_match": float(score == 1.0),

@@ -58,7 +58,7 @@ def sample_text(
         eos_ids=tokenizer.eos_ids,
         num_samples=num_samples,
     )
-    return tokenizer.decode_batch([sample.token_ids for sample in samples])
+    return tokenizer.decode_batch([sample.completion_ids for sample in samples])
 
 
 def _fitting(folder: Path, num_prompt_tokens: int) -> int:

@@ -28,15 +28,15 @@ MAX_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """token_ids: the end-of-sequence token included where `ended`, else sampling was cut at max_new_tokens."""
+    """completion_ids: the end-of-sequence token included where `ended`, else sampling was cut at max_new_tokens."""
 
-    token_ids: list[int]
+    completion_ids: list[int]
     ended: bool
 
 
 def completion_texts(tokenizer: Tokenizer, completions: Sequence[Completion]) -> list[str]:
     """Text of each without its end-of-sequence token; any other special token is shown: it is part of the answer."""
-    rows = [c.token_ids[:-1] if c.ended else c.token_ids for c in completions]
+    rows = [c.completion_ids[:-1] if c.ended else c.completion_ids for c in completions]
     return tokenizer.decode_batch(rows, skip_special_tokens=False)
 
 
@@ -66,7 +66,7 @@ def generate(
     task = Task(settings, max_new_tokens, eos_ids, num_samples, scored=False)
     found: list[list[Completion]] = [[] for _ in prompts]
     for batch, rows in _rollouts(model, prompts, seeds, task, on_progress):
-        told = zip(rows.token_ids.tolist(), rows.lengths.tolist(), rows.ended.tolist(), strict=True)
+        told = zip(rows.completion_ids.tolist(), rows.lengths.tolist(), rows.ended.tolist(), strict=True)
         completions = [Completion(ids[:length], ended) for ids, length, ended in told]
         for position, index in enumerate(batch):
             found[index] = completions[position * num_samples : (position + 1) * num_samples]
@@ -93,7 +93,7 @@ def sample(
         batches += batch
         parts.append(rows)
     device = next(model.parameters()).device
-    longest = max(part.token_ids.shape[1] for part in parts)
+    longest = max(part.completion_ids.shape[1] for part in parts)
     # Batches hold prompts in order of length; back to the order they were given in.
     places = torch.tensor(batches, dtype=torch.int64, device=device).argsort()[:, None] * num_samples
     places = (places + torch.arange(num_samples, device=device)).flatten()

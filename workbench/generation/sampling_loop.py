@@ -25,7 +25,7 @@ class Samples:
     N rows, a prompt's samples side by side; L tokens of the longest completion. An entry after a row's end is 0.
     """
 
-    token_ids: torch.Tensor
+    completion_ids: torch.Tensor
     """(N, L) int64."""
     lengths: torch.Tensor
     """(N,) int64: tokens of each, its end-of-sequence token included."""
@@ -57,7 +57,7 @@ def rollout(decoder: Decoder, prompts: list[Sequence[int]], seeds: list[int], ta
     row_seeds = mix(row_seeds, torch.arange(task.num_samples, device=device).repeat(len(prompts)))
     ends = torch.tensor(list(task.eos_ids), dtype=torch.int64, device=device)
     # Step by step, (limit, N): what is written in a row after its end is taken out again below.
-    token_ids = torch.zeros(limit, num_rows, dtype=torch.int64, device=device)
+    completion_ids = torch.zeros(limit, num_rows, dtype=torch.int64, device=device)
     alive = torch.zeros(limit, num_rows, dtype=torch.bool, device=device)
     scores = torch.zeros(2, limit if task.scored else 0, num_rows, device=device)
     active = torch.arange(num_rows, device=device)  # the sample of each row of the batch
@@ -70,7 +70,7 @@ def rollout(decoder: Decoder, prompts: list[Sequence[int]], seeds: list[int], ta
             scores[1, position].index_copy_(0, active, scored.entropies)
         else:
             tokens = draw(logits, task.settings, row_seeds, position)
-        token_ids[position].index_copy_(0, active, tokens)
+        completion_ids[position].index_copy_(0, active, tokens)
         alive[position].index_copy_(0, active, running)
         if position + 1 == limit:
             break
@@ -86,7 +86,7 @@ def rollout(decoder: Decoder, prompts: list[Sequence[int]], seeds: list[int], ta
         logits = decoder.step(tokens)
     lengths = alive.sum(0)
     width = int(lengths.max())
-    last = token_ids.gather(0, lengths[None] - 1)[0]
+    last = completion_ids.gather(0, lengths[None] - 1)[0]
     alive = alive[:width].T
     logprobs, entropies = (score[:width].T.where(alive, 0.0) if task.scored else score.T for score in scores)
-    return Samples(token_ids[:width].T.where(alive, 0), lengths, torch.isin(last, ends), logprobs, entropies)
+    return Samples(completion_ids[:width].T.where(alive, 0), lengths, torch.isin(last, ends), logprobs, entropies)

@@ -87,7 +87,7 @@ def _given(samples: Sequence[Sample], log: _Log) -> dict[str, Any]:
             [{"role": "assistant", "content": sample.completion}] if spoken else sample.completion
             for sample, spoken in zip(samples, turns, strict=True)
         ],
-        "completion_ids": [list(sample.token_ids) for sample in samples],
+        "completion_ids": [list(sample.completion_ids) for sample in samples],
         "answers": [sample.answer for sample in samples],
         "num_tokens": [sample.num_tokens for sample in samples],
         "ended": [sample.ended for sample in samples],

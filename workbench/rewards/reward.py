@@ -35,7 +35,7 @@ class Sample:
     num_tokens: int
     ended: bool
     token_limit: int
-    token_ids: tuple[int, ...] = ()
+    completion_ids: tuple[int, ...] = ()
     """The ids of the completion, its end included."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The data's own columns of the prompt's row."""

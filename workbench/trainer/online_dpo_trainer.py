@@ -62,10 +62,10 @@ class OnlineDPOTrainer(OnlineTrainer):
         batch = {
             "prompt_input_ids": rollout.prompts[owners],
             "prompt_attention_mask": rollout.prompt_mask[owners],
-            "chosen_input_ids": rollout.responses[won],
-            "chosen_attention_mask": rollout.response_mask[won],
-            "rejected_input_ids": rollout.responses[lost],
-            "rejected_attention_mask": rollout.response_mask[lost],
+            "chosen_input_ids": rollout.completion_ids[won],
+            "chosen_attention_mask": rollout.completion_mask[won],
+            "rejected_input_ids": rollout.completion_ids[lost],
+            "rejected_attention_mask": rollout.completion_mask[lost],
             "pair_weights": weights,
         }
         known = rollout.ref_logprobs

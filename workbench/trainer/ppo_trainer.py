@@ -20,7 +20,7 @@ from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
 from workbench.trainer.online.policy_gradient import PolicyGradientTrainer, mean_per_token
 from workbench.trainer.online.rollout import Rollout
-from workbench.trainer.online.scoring import response_entropies, response_logprobs, rollout_work
+from workbench.trainer.online.scoring import rollout_entropies, rollout_logprobs, rollout_work
 from workbench.trainer.ppo_settings import LARGEST_KL_ERROR, PPOSettings
 from workbench.trainer.records.costs import Costs
 from workbench.trainer.settings import TrainerSettings
@@ -68,7 +68,7 @@ class PPOTrainer(PolicyGradientTrainer):
 
     def _with_advantages(self, rollout: Rollout, attempt: Attempt) -> tuple[Batch, torch.Tensor]:
         """Advantages, returns and old values (N, T) beside the old log-probabilities; and the KL to the reference."""
-        settings, mask = self.settings, rollout.response_mask
+        settings, mask = self.settings, rollout.completion_mask
         old_logprobs = rollout.old_logprobs
         assert old_logprobs is not None, "_learn gives them"
         divergence = torch.zeros_like(old_logprobs)
@@ -92,11 +92,11 @@ class PPOTrainer(PolicyGradientTrainer):
         """(N, T) values of the critic as it is now; what computing them costs is charged."""
         rows, trained = rollout.row_batch(), self.unwrapped_model
         assert isinstance(trained, ActorCritic)
-        size = self.micro_batch_rows or len(rows["responses"])
+        size = self.micro_batch_rows or len(rows["completion_ids"])
         with heard_by(None), self.precision.autocast():
             parts = [
                 trained.values({key: value[start : start + size] for key, value in rows.items()})
-                for start in range(0, len(rows["responses"]), size)
+                for start in range(0, len(rows["completion_ids"]), size)
             ]
         work = rollout_work(self.policy, rows).without_head()
         attempt.charge(Costs(scored_tokens=int(work.read), flops=(self._critic_flops or self.flops).forward(work)))
@@ -139,8 +139,8 @@ class PPOTrainer(PolicyGradientTrainer):
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Log-probabilities and values (B, T), and entropies where a bonus is asked for."""
         states, values = self.model(batch)
-        logprobs = response_logprobs(states, batch, self.settings.temperature)
-        entropies = response_entropies(states, batch, self.settings.temperature) if self._entropy_bonus else None
+        logprobs = rollout_logprobs(states, batch, self.settings.temperature)
+        entropies = rollout_entropies(states, batch, self.settings.temperature) if self._entropy_bonus else None
         return logprobs, values, entropies
 
     def _compute_loss(

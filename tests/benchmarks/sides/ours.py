@@ -109,12 +109,12 @@ def run_generate(workload: Workload, folder: Path, turns: Turns) -> None:
         with Precision(workload.precision, torch.device("cpu")).autocast():
             if workload.group > 1:
                 drawn = sample(model, prompts, seeds, settings=SamplingSettings(), num_samples=workload.group, **limits)
-                tokens, found = int(drawn.lengths.sum()), drawn.token_ids.flatten().tolist()
+                tokens, found = int(drawn.lengths.sum()), drawn.completion_ids.flatten().tolist()
                 continue
             settings = SamplingSettings() if workload.num_ends else None
             completions = generate(model, prompts, seeds, settings=settings, **limits)
-        tokens = sum(len(samples[0].token_ids) for samples in completions)
-        found = [float(token) for samples in completions for token in samples[0].token_ids]
+        tokens = sum(len(samples[0].completion_ids) for samples in completions)
+        found = [float(token) for samples in completions for token in samples[0].completion_ids]
 
 
 RUN = {"sft": run_sft, "dpo": run_dpo, "generate": run_generate}

@@ -42,7 +42,7 @@ class PacedGRPOTrainer(GRPOTrainer):
         return super()._next_batch()
 
     def _compute_loss(self, outputs: Any, batch: Batch) -> Any:
-        self.turns.facts.setdefault("trained_tokens", []).append(int(batch["response_mask"].sum()))
+        self.turns.facts.setdefault("trained_tokens", []).append(int(batch["completion_mask"].sum()))
         return super()._compute_loss(outputs, batch)
 
 

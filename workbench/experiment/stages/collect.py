@@ -42,7 +42,7 @@ class Sampled:
 
     text: str
     ended: bool
-    token_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
 
 
 @dataclass
@@ -142,12 +142,12 @@ class _Sampler:
                 eos_ids=self.tokenizer.eos_ids,
                 num_samples=settings.num_samples,
             )
-        generated = sum(len(sample.token_ids) for samples in completions for sample in samples)
-        lengths = [[len(sample.token_ids) for sample in samples] for samples in completions]
+        generated = sum(len(sample.completion_ids) for samples in completions for sample in samples)
+        lengths = [[len(sample.completion_ids) for sample in samples] for samples in completions]
         spent = sampling_flops(self.flops, self.model, prompts, lengths, self.limit)
         texts = iter(completion_texts(self.tokenizer, [sample for samples in completions for sample in samples]))
         found = [
-            [Sampled(next(texts), sample.ended, tuple(sample.token_ids)) for sample in samples]
+            [Sampled(next(texts), sample.ended, tuple(sample.completion_ids)) for sample in samples]
             for samples in completions
         ]
         return prompts, found, generated, spent
@@ -180,7 +180,11 @@ def _sample_block(samplers: list[_Sampler], rows: list[TaskRow], settings: Colle
         if right and wrong:
             pair: Pair = {"prompt": row.prompt, "chosen": right[0].text, "rejected": wrong[0].text}
             pair |= {} if wrong[0].ended else {"rejected_ended": False}
-            ids = {"prompt_ids": prompt_ids, "chosen_ids": right[0].token_ids, "rejected_ids": wrong[0].token_ids}
+            ids = {
+                "prompt_ids": prompt_ids,
+                "chosen_ids": right[0].completion_ids,
+                "rejected_ids": wrong[0].completion_ids,
+            }
             block.pairs.append(pair | ids)
     return block
 

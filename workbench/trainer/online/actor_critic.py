@@ -48,14 +48,14 @@ class ActorCritic(nn.Module):
         found = predicting_states(self.policy, batch)
         # Without a weight they are logits already (Gemma 2's): then the states take a pass of their own.
         shared = self.trunk is None and found.weight is not None
-        values = in_places(self.value_head(found.hidden), batch["response_mask"]) if shared else self.values(batch)
+        values = in_places(self.value_head(found.hidden), batch["completion_mask"]) if shared else self.values(batch)
         return found, values
 
     def values(self, batch: Batch) -> torch.Tensor:
         """(B, T) the values alone."""
         trunk = self.policy if self.trunk is None else self.trunk
         states = predicting_states(trunk, batch, states=True)
-        return in_places(self.value_head(states.hidden), batch["response_mask"])
+        return in_places(self.value_head(states.hidden), batch["completion_mask"])
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
         """Turns it on in the policy and in the critic's own trunk (transformers' name)."""

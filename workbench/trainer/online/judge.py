@@ -98,7 +98,7 @@ class Judge:
                 lengths[row],
                 ended[row],
                 self._settings.max_new_tokens,
-                tuple(rollout.responses[row, : lengths[row]].tolist()),
+                tuple(rollout.completion_ids[row, : lengths[row]].tolist()),
                 of_prompts["columns"][prompt] or {},
                 of_prompts["messages"][prompt],
                 state,
@@ -124,7 +124,7 @@ class Judge:
             return self._rewards()
         model = self._model.to(self._device).eval()
         lengths = rollout.prompt_mask.sum(1)[rollout.prompt_index] + rollout.lengths
-        read = Work.of_scored(model, lengths, rollout.prompts.shape[1] + rollout.responses.shape[1])
+        read = Work.of_scored(model, lengths, rollout.prompts.shape[1] + rollout.completion_ids.shape[1])
         assert self._model_flops is not None, "a reward model's FLOPs are counted when it is given"
         spent = (int(read.read), self._model_flops.forward(read))
         scored = Reward("reward_model", lambda _: sequence_scores(model, rollout), take_costs=lambda: spent)
@@ -135,8 +135,8 @@ class Judge:
 def sequence_scores(model: torch.nn.Module, rollout: Rollout) -> list[float]:
     """A reward model's number for each completion with its prompt: model(input_ids, attention_mask).logits[:, 0]."""
     rows = rollout.row_batch()
-    ids = torch.cat((rows["prompts"], rows["responses"]), 1)
-    mask = torch.cat((rows["prompt_mask"], rows["response_mask"]), 1)
+    ids = torch.cat((rows["prompts"], rows["completion_ids"]), 1)
+    mask = torch.cat((rows["prompt_mask"], rows["completion_mask"]), 1)
     # transformers' classifiers of decoders read the last token that is not this one.
     padding = config_field(config_field(model, "config"), "pad_token_id")
     ids = ids if padding is None else ids.masked_fill(~mask, padding)

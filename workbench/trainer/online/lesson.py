@@ -30,4 +30,4 @@ class Lesson:
         """(N,) one number for each completion."""
         if self.advantages.ndim == 1:
             return self.advantages
-        return (self.advantages * self.rollout.response_mask).sum(1) / self.rollout.lengths
+        return (self.advantages * self.rollout.completion_mask).sum(1) / self.rollout.lengths

@@ -12,7 +12,7 @@ FRESH = "fresh"
 """1 in the rows of a rollout's first update: no update lies between its sampling and it."""
 COUNTED = ("units", "tokens")
 PADDED = (
-    *("responses", "response_mask", "old_logprobs", "sampler_logprobs", "ref_logprobs"),
+    *("completion_ids", "completion_mask", "old_logprobs", "sampler_logprobs", "ref_logprobs"),
     *("advantages", "returns", "old_values"),
 )
 """Columns that are cut to the longest response of each update where they are (N, T)."""
@@ -68,14 +68,14 @@ def _update(
     computed = [place for place, is_learned in zip(places, wanted, strict=True) if is_learned]
     # Something must be computed: a row that counts, where there is one.
     computed = computed or [place for place in places if counted[place]][:1] or places[:1]
-    width = max(1, int(rows["response_mask"][computed].sum(1).max()))
+    width = max(1, int(rows["completion_mask"][computed].sum(1).max()))
     batch = {name: value[computed] for name, value in rows.items()}
     batch |= {name: value[:, :width] for name, value in batch.items() if name in PADDED and value.ndim == 2}
     # A row without units (cut, and left out of the loss) may be computed where nothing else is; it must not count.
-    batch["response_mask"] = batch["response_mask"] & counted[computed][:, None]
+    batch["completion_mask"] = batch["completion_mask"] & counted[computed][:, None]
     for name in COUNTED:
         left_out = rows[name][places].sum() - batch[name].sum()
         batch[name] = batch[name].clone()
         batch[name][0] += left_out
-    batch[FRESH] = torch.full((len(computed),), float(fresh), device=batch["responses"].device)
+    batch[FRESH] = torch.full((len(computed),), float(fresh), device=batch["completion_ids"].device)
     return batch

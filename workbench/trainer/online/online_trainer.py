@@ -26,7 +26,7 @@ from workbench.trainer.online.lesson import Lesson
 from workbench.trainer.online.metrics import REWARD, completion_rows, rollout_metrics
 from workbench.trainer.online.rollout import RANK_STRIDE, Rollout, rollout_made_elsewhere
 from workbench.trainer.online.sampler import ends_of, ids_of, judged_ids, sampling_seeds
-from workbench.trainer.online.scoring import predicting_states, response_logprobs, rollout_work
+from workbench.trainer.online.scoring import predicting_states, rollout_logprobs, rollout_work
 from workbench.trainer.online.settings import RolloutSettings
 from workbench.trainer.online.signals import SignalWatch
 from workbench.trainer.records.costs import Costs
@@ -140,8 +140,8 @@ class OnlineTrainer(BaseTrainer):
             prompt_mask=prompt_mask,
             prompt_index=prompt_index,
             group_ids=prompt_index + self.rank * RANK_STRIDE,
-            responses=sampled.token_ids,
-            response_mask=length_mask(sampled.lengths, sampled.token_ids.shape[1]),
+            completion_ids=sampled.completion_ids,
+            completion_mask=length_mask(sampled.lengths, sampled.completion_ids.shape[1]),
             ended=sampled.ended,
             rewards=torch.zeros(len(prompt_index), dtype=torch.float64, device=self.device),
             sampled_here=True,
@@ -151,7 +151,7 @@ class OnlineTrainer(BaseTrainer):
             entropies=sampled.entropies,
             texts=batch.get("texts") or self._judge.texts(ids),  # type: ignore[arg-type]
             prompt_ids=names or [f"batch{self._batch_number}-{row}" for row in range(len(ids))],
-            completions=self._judge.texts(judged_ids(sampled.token_ids, sampled.lengths, sampled.ended)),
+            completions=self._judge.texts(judged_ids(sampled.completion_ids, sampled.lengths, sampled.ended)),
         )
 
     @property
@@ -176,19 +176,19 @@ class OnlineTrainer(BaseTrainer):
     def _logprobs_under(self, model: torch.nn.Module, rollout: Rollout, attempt: Attempt) -> torch.Tensor:
         """(N, T) log-probabilities of the rollout's completions, computed in micro-batches and charged."""
         rows = rollout.row_batch()
-        size = self.micro_batch_rows or len(rows["responses"])
+        size = self.micro_batch_rows or len(rows["completion_ids"])
         parts = []
         with heard_by(None), self.precision.autocast():
-            for start in range(0, len(rows["responses"]), size):
+            for start in range(0, len(rows["completion_ids"]), size):
                 part = {key: value[start : start + size] for key, value in rows.items()}
-                parts.append(response_logprobs(predicting_states(model, part), part, self.settings.temperature))
+                parts.append(rollout_logprobs(predicting_states(model, part), part, self.settings.temperature))
         work = self.charges.as_cut(rows, lambda part: rollout_work(model, part))
         flops = self.flops if model is self.policy else self.charges.reference
         attempt.charge(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
         return torch.cat(parts)
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
-        return batch["prompt_mask"].sum(1) + batch["response_mask"].sum(1)
+        return batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)
 
     def _work(self, batch: Batch) -> Work:
         return rollout_work(self.policy, batch)

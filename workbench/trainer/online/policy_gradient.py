@@ -21,7 +21,7 @@ from workbench.trainer.online.metrics import GAP, KL, LARGEST_GAP
 from workbench.trainer.online.minibatches import FRESH, cut_rollout
 from workbench.trainer.online.online_trainer import OnlineTrainer
 from workbench.trainer.online.rollout import Rollout
-from workbench.trainer.online.scoring import predicting_states, response_entropies, response_logprobs
+from workbench.trainer.online.scoring import predicting_states, rollout_entropies, rollout_logprobs
 
 GAP_TOLERANCE = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}
 """Nats per token between sampler and trainer that rounding alone may give while their weights are the same."""
@@ -98,8 +98,8 @@ class PolicyGradientTrainer(OnlineTrainer):
         old, reference = rollout.old_logprobs, rollout.ref_logprobs
         assert old is not None, "the KL in the reward is of the policy that sampled"
         assert reference is not None, "the KL in the reward is to the reference"
-        penalties = torch.where(rollout.response_mask, estimate(old, reference), 0.0)
-        sums = torch.stack((penalties.double().sum(), rollout.response_mask.double().sum()))
+        penalties = torch.where(rollout.completion_mask, estimate(old, reference), 0.0)
+        sums = torch.stack((penalties.double().sum(), rollout.completion_mask.double().sum()))
         total, num_tokens = attempt.total(sums).tolist()
         attempt.metrics[KL] = total / num_tokens
         return rollout.rewards - self.settings.beta * penalties.sum(1).double()
@@ -114,20 +114,20 @@ class PolicyGradientTrainer(OnlineTrainer):
         """Log-probabilities of the completions (B, T), and their entropies where a bonus is asked for."""
         states = predicting_states(self.model, batch)
         temperature = self.settings.temperature
-        logprobs = response_logprobs(states, batch, temperature)
-        return logprobs, response_entropies(states, batch, temperature) if self._entropy_bonus else None
+        logprobs = rollout_logprobs(states, batch, temperature)
+        return logprobs, rollout_entropies(states, batch, temperature) if self._entropy_bonus else None
 
     def _sampled_tokens(self, logprobs: torch.Tensor, batch: Batch) -> SampledTokens:
         """The tokens with their advantages; ratios are to old_logprobs, or 1 where there are none."""
         advantages = batch["advantages"]
         old = batch.get("old_logprobs", logprobs.detach())
         return SampledTokens(
-            logprobs, old, advantages if advantages.ndim == 2 else advantages[:, None], batch["response_mask"]
+            logprobs, old, advantages if advantages.ndim == 2 else advantages[:, None], batch["completion_mask"]
         )
 
     def _weights(self, batch: Batch) -> torch.Tensor:
         """(B, T) weight of each token in the sum that is divided by the units; 0 at padding."""
-        mask = batch["response_mask"]
+        mask = batch["completion_mask"]
         return torch.where(mask, self._reduction.weights(mask.sum(1))[:, None], 0.0)
 
     def _entropy_term(self, entropies: torch.Tensor | None, batch: Batch) -> dict[str, LossTerm]:
@@ -140,7 +140,7 @@ class PolicyGradientTrainer(OnlineTrainer):
         """How far the trainer's log-probabilities (B, T) are from the sampler's, before any update of the rollout."""
         if "sampler_logprobs" not in batch or not bool(batch[FRESH].any()):
             return {}
-        mask = batch["response_mask"]
+        mask = batch["completion_mask"]
         gaps = torch.where(mask, (logprobs.detach() - batch["sampler_logprobs"]).abs(), 0.0)
         return {GAP: Mean(gaps.sum().double(), float(mask.sum())), LARGEST_GAP: Max(gaps.max())}
 
@@ -158,5 +158,5 @@ class PolicyGradientTrainer(OnlineTrainer):
 
 def mean_per_token(values: torch.Tensor, batch: Batch) -> Mean:
     """The mean of values (B, T) over all tokens of the step, those of completions that were not computed among them."""
-    summed = torch.where(batch["response_mask"], values.double(), 0.0).sum()
+    summed = torch.where(batch["completion_mask"], values.double(), 0.0).sum()
     return Mean(summed, float(batch["tokens"].sum()))

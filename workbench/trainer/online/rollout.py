@@ -30,9 +30,9 @@ class Rollout:
     """(N,) int64: which prompt each completes."""
     group_ids: torch.Tensor
     """(N,) int64: completions that are compared with one another share a number, no two processes do."""
-    responses: torch.Tensor
+    completion_ids: torch.Tensor
     """(N, T) int64, padded on the right."""
-    response_mask: torch.Tensor
+    completion_mask: torch.Tensor
     ended: torch.Tensor
     """(N,) bool: not cut at the limit."""
     rewards: torch.Tensor
@@ -63,7 +63,7 @@ class Rollout:
     @property
     def lengths(self) -> torch.Tensor:
         """(N,) tokens of each completion."""
-        return self.response_mask.sum(1)
+        return self.completion_mask.sum(1)
 
     def row_batch(self) -> Batch:
         """The rows that scoring and updates take, one for each completion."""
@@ -71,8 +71,8 @@ class Rollout:
             "prompts": self.prompts[self.prompt_index],
             "prompt_mask": self.prompt_mask[self.prompt_index],
             "prompt_index": self.prompt_index,
-            "responses": self.responses,
-            "response_mask": self.response_mask,
+            "completion_ids": self.completion_ids,
+            "completion_mask": self.completion_mask,
         }
 
     def of_prompts(self, kept: Sequence[int]) -> Rollout:
@@ -82,7 +82,7 @@ class Rollout:
         number = {prompt: place for place, prompt in enumerate(kept)}
         picked = {
             name: None if (value := getattr(self, name)) is None else value[rows]
-            for name in ("group_ids", "responses", "response_mask", "ended", "rewards", *PER_TOKEN)
+            for name in ("group_ids", "completion_ids", "completion_mask", "ended", "rewards", *PER_TOKEN)
         }
         return replace(
             self,
@@ -106,7 +106,7 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
     if len(parts) == 1:
         return parts[0]
     prompt_width = max(part.prompts.shape[1] for part in parts)
-    width = max(part.responses.shape[1] for part in parts)
+    width = max(part.completion_ids.shape[1] for part in parts)
     before = [sum(len(part.prompts) for part in parts[:index]) for index in range(len(parts))]
     highest = [int(part.group_ids.max()) + 1 if len(part.group_ids) else 0 for part in parts]
 
@@ -128,15 +128,15 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
         prompt_mask=padded("prompt_mask", prompt_width, left=True),
         prompt_index=torch.cat([part.prompt_index + start for part, start in zip(parts, before, strict=True)]),
         group_ids=torch.cat(groups),
-        responses=padded("responses", width),
-        response_mask=padded("response_mask", width),
+        completion_ids=padded("completion_ids", width),
+        completion_mask=padded("completion_mask", width),
         ended=torch.cat([part.ended for part in parts]),
         rewards=torch.cat([part.rewards for part in parts]),
         sampled_here=parts[0].sampled_here,
         old_are_sums=any(part.old_are_sums for part in parts),
         by_name={name: [value for part in parts for value in part.by_name[name]] for name in parts[0].by_name},
         extra={
-            name: [value for part in parts for value in part.extra.get(name, [None] * len(part.responses))]
+            name: [value for part in parts for value in part.extra.get(name, [None] * len(part.completion_ids))]
             for name in dict.fromkeys(name for part in parts for name in part.extra)
         },
         logged={
@@ -157,16 +157,18 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios
     old_logprobs may be sums (B,), which allow ratios of whole completions alone. needs_ratios: what takes ratios of
     single tokens, and therefore no sums; empty where nothing does.
     """
-    responses, rewards = batch["responses"], batch["rewards"].double()
-    mask = batch.get("response_mask", torch.ones_like(responses, dtype=torch.bool)).bool()
+    completion_ids, rewards = batch["responses"], batch["rewards"].double()
+    mask = batch.get("response_mask", torch.ones_like(completion_ids, dtype=torch.bool)).bool()
     if not bool(rewards.isfinite().all()):
         row = int((~rewards.isfinite()).nonzero()[0])
         raise DataError(f"batch {number}: rewards[{row}] is {float(rewards[row])}; allowed finite numbers")
     for name in ("response_mask", "ref_logprobs", "old_logprobs", "rewards", "ended", "group_ids"):
         value = batch.get(name)
-        wanted = responses.shape[: value.ndim] if value is not None else ()
+        wanted = completion_ids.shape[: value.ndim] if value is not None else ()
         if value is not None and value.shape != wanted:
-            raise DataError(f"batch {number}: {name} is {tuple(value.shape)}, responses are {tuple(responses.shape)}")
+            raise DataError(
+                f"batch {number}: {name} is {tuple(value.shape)}, responses are {tuple(completion_ids.shape)}"
+            )
     empty = ~mask.any(1)
     if bool(empty.any()):
         raise DataError(f"batch {number}: rows {empty.nonzero().flatten().tolist()[:10]} have an empty response")
@@ -191,8 +193,8 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios
         prompt_mask=prompts[:, width:].bool(),
         prompt_index=prompt_index,
         group_ids=groups.unique(return_inverse=True)[1] + rank * RANK_STRIDE,
-        responses=responses,
-        response_mask=mask,
+        completion_ids=completion_ids,
+        completion_mask=mask,
         ended=batch.get("ended", torch.ones_like(mask[:, 0])).bool(),
         rewards=rewards,
         old_logprobs=old,

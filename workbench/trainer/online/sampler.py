@@ -27,10 +27,10 @@ def ends_of(tokenizer: Any, policy: torch.nn.Module) -> tuple[int, ...]:
     return tuple(found) if isinstance(found, list | tuple) else () if found is None else (found,)
 
 
-def judged_ids(token_ids: torch.Tensor, lengths: torch.Tensor, ended: torch.Tensor) -> list[list[int]]:
+def judged_ids(completion_ids: torch.Tensor, lengths: torch.Tensor, ended: torch.Tensor) -> list[list[int]]:
     """The completions without the end-of-sequence token, which is no part of the answer's text."""
     shown = (lengths - ended.long()).tolist()
-    return [row[:length] for row, length in zip(token_ids.tolist(), shown, strict=True)]
+    return [row[:length] for row, length in zip(completion_ids.tolist(), shown, strict=True)]
 
 
 def ids_of(tokens: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:

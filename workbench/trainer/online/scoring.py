@@ -1,4 +1,4 @@
-"""Log-probabilities of responses under a model, a prompt computed once for all of its responses."""
+"""Log-probabilities of sampled completions under a model, a prompt computed once for all of its completions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from workbench.trainer.loop.batches import Batch
 
 
 def predicting_states(model: torch.nn.Module, batch: Batch, *, states: bool = False) -> HeadInputs:
-    """What predicts each real response token, (M, H), row by row.
+    """What predicts each real token of a completion, (M, H), row by row.
 
-    batch: {prompts, prompt_mask, responses, response_mask} (B, L), and prompt_index (B,), equal where prompts are.
+    batch: {prompts, prompt_mask, completion_ids, completion_mask} (B, L), and prompt_index (B,), equal where prompts
+    are.
     states: never logits, whatever the model does to those (see HeadInputs).
     """
     numbers: dict[int, int] = {}  # of each prompt, in the order that prompts are met
@@ -28,8 +29,8 @@ def predicting_states(model: torch.nn.Module, batch: Batch, *, states: bool = Fa
         model,
         batch["prompts"][rows],
         batch["prompt_mask"][rows],
-        batch["responses"],
-        batch["response_mask"],
+        batch["completion_ids"],
+        batch["completion_mask"],
         torch.tensor(owners, device=batch["prompts"].device),
         states=states,
     )
@@ -37,24 +38,24 @@ def predicting_states(model: torch.nn.Module, batch: Batch, *, states: bool = Fa
 
 def rollout_work(model: torch.nn.Module, batch: Batch) -> Work:
     """What predicting_states computes of a batch."""
-    lengths, responses = (batch[f"{part}_mask"].sum(1) for part in ("prompt", "response"))
+    lengths, completions = (batch[f"{part}_mask"].sum(1) for part in ("prompt", "completion"))
     prompts, prompt_index = batch["prompt_index"].unique(return_inverse=True)
     of_prompts = lengths.new_zeros(len(prompts)).index_put((prompt_index,), lengths)
-    return Work.of_completions(model, of_prompts, responses, prompt_index)
+    return Work.of_completions(model, of_prompts, completions, prompt_index)
 
 
-def response_logprobs(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:
-    """(B, T) log-probability of each response token at that temperature, nats, 0 at padding."""
-    mask = batch["response_mask"]
-    targets = batch["responses"][mask]
+def rollout_logprobs(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:
+    """(B, T) log-probability of each token of a completion at that temperature, nats, 0 at padding."""
+    mask = batch["completion_mask"]
+    targets = batch["completion_ids"][mask]
     logprobs = projected_logprobs(states.hidden, states.weight, targets, bias=states.bias, temperature=temperature)
     return in_places(logprobs, mask)
 
 
-def response_entropies(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:
-    """(B, T) entropy of the distribution that each response token was drawn from, nats, 0 at padding."""
+def rollout_entropies(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:
+    """(B, T) entropy of the distribution that each token of a completion was drawn from, nats, 0 at padding."""
     entropies = projected_entropies(states.hidden, states.weight, bias=states.bias, temperature=temperature)
-    return in_places(entropies, batch["response_mask"])
+    return in_places(entropies, batch["completion_mask"])
 
 
 def in_places(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

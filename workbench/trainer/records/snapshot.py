@@ -14,7 +14,7 @@ from workbench.trainer.checkpoint import Tensors
 from workbench.trainer.records.surroundings import differences, surroundings_of
 from workbench.trainer.settings import TrainerSettings
 
-VERSION = 7
+VERSION = 8
 
 
 class Part(Protocol):
