@@ -321,7 +321,7 @@ def test_where_groups_are_not_compared_a_group_of_one_is_not_warned_of(made, sma
     ("change", "message"),
     [
         (lambda b: b["rewards"].__setitem__(2, float("nan")), r"batch 1: rewards\[2\] is nan"),
-        (lambda b: b["response_mask"].__setitem__(1, False), r"batch 1: rows \[1\] have an empty response"),
+        (lambda b: b["response_mask"].__setitem__(1, False), r"batch 1: rows \[1\] have an empty completion"),
         (lambda b: b.pop("rewards"), "responses without rewards"),
     ],
 )

@@ -17,7 +17,7 @@ def of_the_seed(torch, **more):
 
 
 def sums_of(torch, model, batch):
-    """(B,) log-probabilities of the responses, from the model's own logits."""
+    """(B,) log-probabilities of the completions, from the model's own logits."""
     ids = torch.cat((batch["prompts"], batch["responses"]), 1)
     with torch.no_grad():
         logits = model(ids)

@@ -198,7 +198,7 @@ PROMPTS = BatchFormat(
             needs="rewards",
             mask="response_mask",
         ),
-        BatchField("rewards", "B", "numbers", "what each response earned", optional=True, needs="responses"),
+        BatchField("rewards", "B", "numbers", "what each completion earned", optional=True, needs="responses"),
         BatchField(
             "response_mask", "B T", "mask", "1 at real tokens; absent: all are", optional=True, needs="responses"
         ),
@@ -211,12 +211,12 @@ PROMPTS = BatchFormat(
             *("ref_logprobs", "B T", "logprobs", "under the reference, of each token"), optional=True, needs="responses"
         ),
         BatchField(
-            *("group_ids", "B", "groups", "equal where responses are compared; absent: where prompts are equal"),
+            *("group_ids", "B", "groups", "equal where completions are compared; absent: where prompts are equal"),
             optional=True,
             needs="responses",
         ),
         BatchField(
-            "ended", "B", "mask", "0 where the response was cut; absent: none was", optional=True, needs="responses"
+            "ended", "B", "mask", "0 where the completion was cut; absent: none was", optional=True, needs="responses"
         ),
     ),
     texts=(("prompts", "responses"),),

@@ -44,7 +44,7 @@ class ActorCritic(nn.Module):
         self.value_head = ValueHead(width).to(first.device, dtype)
 
     def forward(self, batch: Batch) -> tuple[HeadInputs, torch.Tensor]:
-        """What predicts each response token under the policy (M, H); the values (B, T) of the states before them."""
+        """What predicts each token of a completion (M, H); and the values (B, T) of the states before them."""
         found = predicting_states(self.policy, batch)
         # Without a weight they are logits already (Gemma 2's): then the states take a pass of their own.
         shared = self.trunk is None and found.weight is not None

@@ -15,7 +15,7 @@ PADDED = (
     *("completion_ids", "completion_mask", "old_logprobs", "sampler_logprobs", "ref_logprobs"),
     *("advantages", "returns", "old_values"),
 )
-"""Columns that are cut to the longest response of each update where they are (N, T)."""
+"""Columns that are cut to the longest completion of each update where they are (N, T)."""
 
 
 def shuffled_parts(count: int, passes: int, parts: int, order: np.random.Generator) -> list[np.ndarray]:

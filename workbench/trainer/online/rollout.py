@@ -151,8 +151,9 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
 
 
 def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios: str = "") -> Rollout:
-    """The rollout of a batch with responses and rewards. DataError where parts do not fit. number: the batch's, for
-    messages.
+    """The rollout of a batch that brings completions with their rewards. number: the batch's, for messages.
+
+    Raises DataError where parts do not fit.
 
     old_logprobs may be sums (B,), which allow ratios of whole completions alone. needs_ratios: what takes ratios of
     single tokens, and therefore no sums; empty where nothing does.
@@ -167,11 +168,11 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios
         wanted = completion_ids.shape[: value.ndim] if value is not None else ()
         if value is not None and value.shape != wanted:
             raise DataError(
-                f"batch {number}: {name} is {tuple(value.shape)}, responses are {tuple(completion_ids.shape)}"
+                f"batch {number}: {name} is {tuple(value.shape)}, responses is {tuple(completion_ids.shape)}"
             )
     empty = ~mask.any(1)
     if bool(empty.any()):
-        raise DataError(f"batch {number}: rows {empty.nonzero().flatten().tolist()[:10]} have an empty response")
+        raise DataError(f"batch {number}: rows {empty.nonzero().flatten().tolist()[:10]} have an empty completion")
     prompts, prompt_index = torch.unique(
         torch.cat((batch["prompts"].masked_fill(~batch["prompt_mask"], 0), batch["prompt_mask"].long()), 1),
         dim=0,
