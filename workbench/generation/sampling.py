@@ -18,6 +18,6 @@ class SamplingSettings(Settings):
     temperature: PositiveFloat = 1.0
     """Logits are divided by it."""
     top_k: NonNegativeInt = 0
-    """Only the k likeliest tokens; 0: all."""
+    """Draws among the k likeliest tokens; 0: among all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Only the likeliest tokens that together reach this probability."""
+    """Draws among the likeliest tokens that together reach this probability."""

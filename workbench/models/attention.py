@@ -126,7 +126,7 @@ class TextPlan:
 
     @functools.cached_property
     def grid(self) -> Grid | None:
-        """None where grid_size gives none."""
+        """The texts as rows of one width; None where grid_size gives no such width."""
         size = grid_size(self.texts)
         if size is None:
             return None

@@ -44,10 +44,13 @@ class UncountedError(Exception):
 
 @dataclass(frozen=True)
 class TokenFlops:
-    """Of the layers without the output head, a token: forward; backward of what is trained; what gradient
-    checkpointing computes once more, None where that was not counted. pair, backward_pair: of two tokens of a row, of
-    which looking_back and backward_looking_back by kernels that compute only what the causal mask lets through. row,
-    backward_row: of a row whatever its length (a projected position, the ends of a convolution)."""
+    """FLOPs of the layers, without the output head.
+
+    A token costs `forward`, and `backward` for what is trained; gradient checkpointing computes `again` once more, None
+    where that was not counted. Two tokens of a row cost `pair` and `backward_pair`; `looking_back` and
+    `backward_looking_back` are the part of it in kernels that compute only what the causal mask lets through. A row of
+    any length costs `row` and `backward_row` (a projected position, the ends of a convolution).
+    """
 
     forward: float
     backward: float
@@ -69,8 +72,10 @@ def count_layers(
     states_of: Callable[[torch.Tensor], torch.Tensor] | None = None,
     window: int = 0,
 ) -> TokenFlops:
-    """By short passes, whose gradients are dropped. Raises UncountedError where the model cannot make them, where they
-    multiply nothing that torch's counter knows, or where one more pass of another shape is not what the fit says.
+    """Counts the layers' FLOPs in short passes, whose gradients are dropped.
+
+    Raises UncountedError where the model cannot make these passes, where they multiply nothing that torch's counter
+    knows, or where one more pass of another shape is not what the fit says.
 
     states_of: a pass of a model that is no language model, (B, T) token ids to whatever it gives for them. window: how
     far its layers with a window look back; 0: there are none. half: it runs in half precision, where our own forward

@@ -102,7 +102,7 @@ class Work:
 
     @classmethod
     def _of_texts(cls, texts: Sequence[Text], projected: float, read: float) -> Work:
-        """Of one call of our own forward on texts laid end to end."""
+        """What one call of our own forward computes of texts laid end to end."""
         pairs = pairs_of_texts(texts)
         return cls(float(sum(map(sum, texts))), pairs.seen, projected, read, beyond=pairs.ahead)
 
@@ -123,14 +123,14 @@ class Work:
 
     @classmethod
     def total(cls, parts: Iterable[Work]) -> Work:
-        """Of several passes together."""
+        """What several passes compute together."""
         return cls(*(sum(values) for values in zip(*map(astuple, parts), strict=True)))
 
     @classmethod
     def of_completions(
         cls, model: torch.nn.Module, prompts: torch.Tensor, lengths: torch.Tensor, prompt_index: torch.Tensor
     ) -> Work:
-        """As forward_completions of models/outputs.py computes them: prompts (P,), lengths (N,) in tokens."""
+        """What forward_completions of models/outputs.py computes; prompts (P,) and lengths (N,) are in tokens."""
         projected = float(lengths.sum())
         if not computes_prompts_once(model):
             return cls.of_rows(prompts[prompt_index] + lengths, projected, model)
@@ -148,11 +148,11 @@ class Work:
         return replace(work, projected=float(len(lengths)), read=work.read - len(lengths))
 
     def without_head(self) -> Work:
-        """The same pass for its hidden states alone."""
+        """Returns the same pass where only its hidden states are computed."""
         return replace(self, projected=0.0)
 
     def projected_again(self) -> Work:
-        """The same pass, whose states are projected twice."""
+        """Returns the same pass where its states are projected twice."""
         return replace(self, projected=2 * self.projected)
 
 
@@ -239,7 +239,7 @@ class ModelFlops:
 
     @classmethod
     def of_classifier(cls, model: torch.nn.Module) -> ModelFlops:
-        """Of a model that gives a text its logits, model(input_ids, attention_mask).logits, and is only read."""
+        """Counts a model that is only read and gives a text its logits: model(input_ids, attention_mask).logits."""
         plain = replace(cls.of_model(model), num_head=0)
         try:
             layers = count_layers(
@@ -269,7 +269,7 @@ class ModelFlops:
         return cls(trained, frozen, layers, width, head.weight.numel(), learns, projects_everything(model))
 
     def forward(self, work: Work) -> float:
-        """Of one pass."""
+        """FLOPs of one forward pass."""
         if self.uncounted:
             return math.nan
         layers: float = 2 * (self.num_trained + self.num_frozen - self.num_head) * work.tokens
@@ -278,7 +278,7 @@ class ModelFlops:
         return layers + 2 * self.num_head * self._projected(work) + self._attention(work)
 
     def backward(self, work: Work) -> float:
-        """Of the same pass: gradients of its inputs, and of what is trained."""
+        """FLOPs of the backward of the same pass: gradients of its inputs, and of what is trained."""
         if self.uncounted:
             return math.nan
         trained_head = self.num_head if self.head_is_trained else 0

@@ -30,7 +30,7 @@ from workbench.trainer.online.rollout import Rollout, join_rollouts
 from workbench.trainer.settings import TrainerSettings
 
 SUMMED = "summed"
-"""In the rows of an update whose old log-probabilities are known as a sum a completion alone."""
+"""This column marks the rows of an update whose old log-probabilities are known only as a sum a completion."""
 SAID_OF_SUMS = (
     "old_logprobs are one sum a completion: the ratio is the whole completion's, clipped as one number and taken at "
     "each of its tokens; bring one a token (B, L) for ratios of tokens, or take loss: gspo for their geometric mean"
@@ -45,15 +45,15 @@ class GroupObjective:
     surrogate: Callable[..., Any]
     clip: Clip
     kl_loss: Callable[..., torch.Tensor] | None
-    """Of a KL term in the loss; None where there is none."""
+    """Estimates the KL of a term in the loss; None where there is none."""
     kl_penalty: Callable[..., torch.Tensor] | None
-    """Of a KL that rewards are lessened by; None where there is none."""
+    """Estimates the KL that is taken from the rewards; None where there is none."""
     correct: Callable[..., torch.Tensor] | None
     """The weight of samples of another policy; None where they are taken as they are."""
 
     @classmethod
     def of(cls, settings: GRPOSettings) -> GroupObjective:
-        """As the settings say."""
+        """Looks up the functions that these settings name."""
         return cls(
             ADVANTAGES[settings.advantage],
             POLICY_LOSSES[settings.loss].surrogate,
@@ -80,12 +80,12 @@ class GRPOTrainer(PolicyGradientTrainer):
     # From prompts to updates.
 
     def _sampled(self, batch: Batch, attempt: Attempt) -> tuple[Rollout, Rollout]:
-        """Under dynamic sampling further batches are sampled too, until groups enough differ."""
+        """Samples further batches too where dynamic sampling is asked for, until enough groups have unequal rewards."""
         if not self.settings.dynamic_sampling:
             return super()._sampled(batch, attempt)
         parts = [self._roll_out(batch, attempt)]
         found = len(_signal_prompts(parts[0]))
-        # Every process takes as many batches as the neediest: they share one loader.
+        # Every process takes as many batches as the one that needs most: they share one loader.
         while len(parts) <= self.settings.dynamic_sampling and distributed.any_process(found < len(parts[0].prompts)):
             parts.append(self._roll_out(self._next_batch(), attempt, len(parts)))
             found += len(_signal_prompts(parts[-1]))
@@ -93,7 +93,7 @@ class GRPOTrainer(PolicyGradientTrainer):
         return self._with_signal(parts), join_rollouts(parts)
 
     def _with_signal(self, parts: list[Rollout]) -> Rollout:
-        """As many groups as one batch has prompts, those without signal left out as far as others replace them."""
+        """Keeps as many groups as one batch has prompts; those without signal make room where others replace them."""
         wanted, kept = len(parts[0].prompts), [_signal_prompts(part) for part in parts]
         found = [part.of_prompts(prompts) for part, prompts in zip(parts, kept, strict=True) if prompts]
         if not found:

@@ -59,13 +59,13 @@ class TrainerHooks(TrainerFace, abc.ABC):
 
     @property
     def _batch_name(self) -> str:
-        """Of the loader's batch that is being prepared, for messages."""
+        """What messages call the loader's batch that is being prepared."""
         number = self.examination.batch_number
         return f"val_loader's batch {number}" if number else f"batch {self._batch_number}"
 
     @property
     def _batch_number(self) -> int:
-        """Of the train_loader's batch that is being prepared, counted from 1."""
+        """The number of the train_loader's batch that is being prepared, counted from 1."""
         return self.feed.number
 
     @abc.abstractmethod
@@ -170,7 +170,7 @@ class TrainerHooks(TrainerFace, abc.ABC):
         return found, Costs(scored_tokens=int(work.read), flops=self.flops.forward(work))
 
     def _training_flops(self, work: Work) -> float:
-        """Of one update's forward and backward."""
+        """FLOPs of one update's forward and backward."""
         return self.charges.training(work)
 
     @property
@@ -179,7 +179,10 @@ class TrainerHooks(TrainerFace, abc.ABC):
         return self.charges.uncounted(self.costs)
 
     def _uncounted_info(self) -> dict[str, str]:
-        """For the line that training starts with. DefinitionError where a budget needs what cannot be counted."""
+        """What the line that training starts with says of FLOPs that are not counted.
+
+        Raises DefinitionError where a budget needs them.
+        """
         if reason := self.uncounted:
             refuse_uncounted(self.settings.budget, reason)
         return {"FLOPs": f"not counted: {reason}"} if reason else {}
@@ -197,7 +200,7 @@ class TrainerHooks(TrainerFace, abc.ABC):
         return [batch]
 
     def _make_validation_batches(self, batch: Batch) -> Iterable[Batch]:
-        """The same for a batch of val_loader, whose loss alone is wanted."""
+        """The batches that one batch of val_loader gives; only their loss is wanted."""
         return [batch]
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from workbench.trainer.settings import TrainerSettings
 
 APPROXIMATE_KL = "policy/approxkl_avg"
 BETA = "beta"
-"""In the method's state: the coefficient that the next rollout's rewards are taken with."""
+"""This entry of the method's state is the coefficient of the KL in the next rollout's rewards."""
 
 
 class PPOTrainer(PolicyGradientTrainer):

@@ -57,8 +57,8 @@ class SavedTrainer(TrainerHooks):
         self.state.mark_inexact(changed)
 
     def load_weights(self, path: Path | str, step: int) -> list[str]:
-        """Of a checkpoint of that step what evaluating depends on, alone: the trainer can then evaluate, and not train
-        on. What was another while it trained, in words."""
+        """Loads only what evaluating depends on from a checkpoint of that step: the trainer can evaluate then, and
+        cannot train on. Returns what was another while it trained, in words."""
         tensors, state = checkpoint.read(Path(path))
         self.network.load_state_dict(tensors.get("model", {}))
         if self.descent.ema:

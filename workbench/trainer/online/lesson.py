@@ -16,7 +16,7 @@ class Lesson:
     """The rows that update batches are cut from, and what is recorded of the rollout's N completions."""
 
     rollout: Rollout
-    """As it is learned from, with the log-probabilities that the method asked for."""
+    """The rollout as it is learned from, with the log-probabilities that the method asked for."""
     advantages: torch.Tensor
     """(N,) or (N, T), as completions.jsonl tells them: of several a completion their mean."""
     rows: Batch

@@ -16,7 +16,7 @@ from workbench.errors import DataError
 from workbench.trainer.loop.batches import Batch
 
 RANK_STRIDE = 1 << 32
-"""Between the group numbers of two processes, so that groups of all are told apart."""
+"""The group numbers of two processes are this far apart, so that no two groups share a number."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Rollout:
     rewards: torch.Tensor
     """(N,) float64."""
     sampled_here: bool = False
-    """By this trainer, with the weights that the first update begins from."""
+    """Whether this trainer sampled it, with the weights that the first update begins from."""
     sampler_logprobs: torch.Tensor | None = None
     """(N, T) float32 as the sampler drew them, truncation included; none where they were made elsewhere."""
     old_logprobs: torch.Tensor | None = None
     """(N, T) float32 under the whole distribution of the policy that sampled; none where they are to be computed."""
     old_are_sums: bool = False
-    """Only a completion's sum of old_logprobs is known: it lies evenly over the completion's tokens."""
+    """Whether only the sum of a completion's old_logprobs is known; it is then spread evenly over its tokens."""
     entropies: torch.Tensor | None = None
     """(N, T) float32 at the sampling temperature."""
     ref_logprobs: torch.Tensor | None = None
@@ -56,7 +56,7 @@ class Rollout:
     logged: dict[str, list[float]] = field(default_factory=dict)
     """Numbers that rewards logged, any number of each."""
     texts: list[str] = field(default_factory=list)
-    """Of the prompts, P; none where the completions were made elsewhere."""
+    """The prompts as text, P; none where the completions were made elsewhere."""
     prompt_ids: list[str] = field(default_factory=list)
     completions: list[str] = field(default_factory=list)
 

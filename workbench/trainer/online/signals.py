@@ -12,14 +12,14 @@ from workbench.trainer.online.metrics import ENTROPY, GROUPS, LENGTH, LONE_GROUP
 FIRST = 5
 """Rollouts that say what is normal."""
 SMOOTHING = 0.8
-"""Of the moving averages that are compared with the first rollouts."""
+"""The weight of the past in the moving averages that are compared with the first rollouts."""
 COLLAPSED_LENGTH = 0.3
 COLLAPSED_ENTROPY = 0.1
 NEAR_MAXIMUM = 0.95
 ROUNDING = 1e-9
-"""Relative, of a mean of equal rewards."""
+"""A mean of equal rewards may differ from them by this much, relative to them."""
 EVALUATIONS = 3
-"""In a row, over which the training reward rises and the held-out metric falls."""
+"""The training reward rises and the held-out metric falls over this many evaluations in a row."""
 HELD_OUT = ("eval/exact_match_greedy", "eval/exact_match_sampled")
 
 

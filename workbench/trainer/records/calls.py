@@ -139,7 +139,7 @@ class CallMeter:
         return self._flops[id(model)]
 
     def _hears(self) -> bool:
-        """Not what was told already, nor what a backward pass computes again."""
+        """Whether a call is counted now: not where it was told already, nor where a backward pass computes it again."""
         return listener() is self and torch._C._current_graph_task_id() == -1
 
     def _enter(self, module: torch.nn.Module, _: Any) -> None:

@@ -44,7 +44,7 @@ class Charges:
         return self._reference
 
     def listening(self) -> AbstractContextManager[None]:
-        """From nothing on, all that is told within is counted, and calls where they are counted at all."""
+        """Begins counting anew: all that is told while it is open, and calls where they are counted at all."""
         self._told = Costs()
         return self._meter.listening() if self._meter else nullcontext()
 
@@ -71,9 +71,12 @@ class Charges:
         return Costs(trained_tokens=int(work.read), flops=flops_of(work))
 
     def as_cut(self, batch: Batch, work_of: Callable[[Batch], Work]) -> Work:
-        """The same in micro-batches, which decide what padding is computed and how often a prompt is: in those that
-        were asked for, so that the charge does not depend on the memory of the machine. Tokens read are those of the
-        whole, for no number but FLOPs depends on the cut."""
+        """What a pass over the batch computes when it is cut into the micro-batches that were asked for.
+
+        The cut decides what padding is computed, and how often a prompt is. The micro-batches are those of the
+        settings, so that the charge does not depend on the memory of the machine. The tokens read are those of the
+        whole batch: no number but FLOPs depends on the cut.
+        """
         whole = work_of(batch)
         return replace(Work.total(work_of(part) for part in split_rows(batch, self._rows)), read=whole.read)
 

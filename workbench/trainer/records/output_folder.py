@@ -22,7 +22,7 @@ RECORDS = ("metrics.jsonl", COMPLETIONS, "pairs.jsonl", "losses.jsonl", WARNINGS
 
 
 class OutputFolder:
-    """Only the main process writes; without a path nothing is written or found."""
+    """The folder of a run. Only the main process writes to it; without a path nothing is written or found."""
 
     def __init__(self, path: Path | str | None, settings: TrainerSettings, writes: bool) -> None:
         self.path = None if path is None else Path(path)
