@@ -195,7 +195,7 @@ def test_overlong_masking_takes_cut_completions_out_of_loss_and_divisor(torch, c
 
     for loss in LOSSES:
         reduction = POLICY_LOSSES[loss].reduction
-        units = reduction.units(made["completion_mask"].sum(1), 64)
+        units = reduction.units(made["response_mask"].sum(1), 64)
         (total, gradient), *parts = [run(loss, *case) for case in ((ended, "keep"), (ended, "mask"), (~ended, "mask"))]
         shares = [units[ended].sum() / units.sum(), units[~ended].sum() / units.sum()]
         assert sum(share * part[0] for share, part in zip(shares, parts, strict=True)) == pytest.approx(total, rel=1e-6)
