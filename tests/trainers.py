@@ -41,6 +41,8 @@ TRAINERS = {name: Entry() for name in trainer_names()} | {
     "dpo": Entry(MOVING | {"loss": {"aot": 0.5, "bco_pair": 1.0}}, PAIR_TERMS),
     "grpo": Entry({"passes": 2, "minibatches": 2}, TOKEN_TERMS),
     "ppo": Entry({"passes": 2, "kl_target": 0.01, "kl_horizon": 50.0, "kl_stop": 1e-4}, TOKEN_TERMS),
+    "rloo": Entry({"passes": 2, "minibatches": 2}, TOKEN_TERMS),
+    "reinforce_pp": Entry({"passes": 2, "minibatches": 2}, TOKEN_TERMS),
     "online_dpo": Entry(MOVING | {"passes": 2}, PAIR_TERMS),
     "distill": Entry(MIXED, MIXED),
     "orpo": Entry(terms={"nll_over": "prompt_and_response"}),

@@ -13,7 +13,7 @@ GRPO_LOSSES = {
     "gspo": {"loss": "gspo", "clip_low": 0.04, "clip_high": 0.05},
     "cispo": {"loss": "cispo", "ratio_ceiling": 1.1},
 }
-ADVANTAGES = ("group_std", "batch_std", "mean_only", "rloo", "reinforce_plus_plus")
+ADVANTAGES = ("group_std", "batch_std", "mean_only", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
 VARIANTS = {
     **{f"grpo-{name}": ("grpo", settings) for name, settings in GRPO_LOSSES.items()},
     **{f"grpo-{name}": ("grpo", {"advantage": name}) for name in ADVANTAGES},
@@ -23,6 +23,8 @@ VARIANTS = {
     "grpo-overlong": ("grpo", {"overlong": "mask"}),
     "ppo-head": ("ppo", {"critic": "head"}),
     "ppo-overlong": ("ppo", {"overlong": "mask"}),
+    "rloo-whitened": ("rloo", {"whiten_advantages": True, "overlong": "mask"}),
+    "reinforce_pp-overlong": ("reinforce_pp", {"overlong": "mask", "gamma": 0.9}),
     "ppo-raw": ("ppo", {"whiten_advantages": False, "gamma": 0.9}),
     "dpo-over-step": ("dpo", {"loss": {"aot": 1.0, "aot_unpaired": 0.5, "bco_pair": 0.25}, "beta": 0.5}),
     "dpo-of-tokens": ("dpo", {"loss": "ipo", "length_discount": 0.5, "pair_weighting": "wpo"}),

@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workbench.objectives.advantages import ADVANTAGES, generalised_advantages, group_spread
+from workbench.objectives.advantages import (
+    ADVANTAGES,
+    generalised_advantages,
+    group_spread,
+    normalised_rloo,
+    returns_to_go,
+    token_rewards,
+)
 
 # Two groups, not side by side: {1, 0, 0, 1} (mean 1/2, std 3 ** -0.5) and {3, 5} (mean 4, std 2 ** 0.5).
 REWARDS = torch.tensor([1.0, 3.0, 0.0, 0.0, 5.0, 1.0])
 GROUPS = torch.tensor([7, -2, 7, 7, -2, 7])
+COMPARING = [name for name in ADVANTAGES if name != "reinforce_plus_plus"]
+"""Advantages that compare completions of one prompt."""
 ALL_STD = (REWARDS.double() - 10 / 6).square().sum().div(5).sqrt().item()
 
 
@@ -23,6 +32,7 @@ ALL_STD = (REWARDS.double() - 10 / 6).square().sum().div(5).sqrt().item()
             [x / (3**-0.5 + 1e-4) if abs(x) < 1 else x / (2**0.5 + 1e-4) for x in (0.5, -1, -0.5, -0.5, 1, 0.5)],
         ),
         ("batch_std", [x / (ALL_STD + 1e-4) for x in (0.5, -1.0, -0.5, -0.5, 1.0, 0.5)]),
+        ("reinforce_plus_plus_baseline", [x / (0.6**0.5 + 1e-4) for x in (0.5, -1.0, -0.5, -0.5, 1.0, 0.5)]),
         ("reinforce_plus_plus", [(x - 10 / 6) / (ALL_STD + 1e-4) for x in (1, 3, 0, 0, 5, 1)]),
     ],
 )  # fmt: skip
@@ -31,7 +41,7 @@ def test_known_values(name, expected):
 
 
 def test_every_advantage_has_a_known_value():
-    tested = {"mean_only", "rloo", "group_std", "batch_std", "reinforce_plus_plus"}
+    tested = {"mean_only", "rloo", "group_std", "batch_std", "reinforce_plus_plus", "reinforce_plus_plus_baseline"}
     assert set(ADVANTAGES) == tested
 
 
@@ -44,7 +54,7 @@ def test_equal_rewards_give_exactly_zero_advantage(name, number, reward, dtype):
     assert ADVANTAGES[name](rewards, torch.zeros(number, dtype=torch.long)).tolist() == [0.0] * number
 
 
-@pytest.mark.parametrize("name", ["group_std", "batch_std", "mean_only", "rloo"])
+@pytest.mark.parametrize("name", COMPARING)
 def test_a_group_of_equal_rewards_beside_another_gives_exactly_zero_advantage(name):
     rewards, groups = torch.tensor([0.7] * 7 + [0.0, 1.0]), torch.tensor([0] * 7 + [1, 1])
     advantages = ADVANTAGES[name](rewards, groups)
@@ -52,7 +62,7 @@ def test_a_group_of_equal_rewards_beside_another_gives_exactly_zero_advantage(na
     assert (advantages[7:] != 0).all()
 
 
-@pytest.mark.parametrize("name", ["group_std", "batch_std", "mean_only", "rloo"])
+@pytest.mark.parametrize("name", COMPARING)
 def test_a_group_of_one_gives_exactly_zero_advantage(name):
     advantages = ADVANTAGES[name](torch.tensor([0.3, 0.1, 0.9]), torch.tensor([5, 1, 1]))
     assert advantages[0] == 0.0
@@ -119,3 +129,23 @@ def test_lambda_one_is_the_return_less_the_value_and_lambda_zero_one_step():
     assert advantages_of(rewards, values, lambda_=0.0)[0].tolist() == pytest.approx(
         [1 + 0.9 * 0.25 - 0.5, 2 + 0.9 * 3 - 0.25, 1.0]
     )
+
+
+def test_rloo_normalised_over_the_batch_by_hand():
+    """Of {1, 0, 0, 1} and {3, 5}: squares 4/9 four times and 4 twice, over six completions less one."""
+    values = [2 / 3, -2.0, -2 / 3, -2 / 3, 2.0, 2 / 3]
+    expected = [value / ((88 / 45) ** 0.5 + 1e-4) for value in values]
+    assert normalised_rloo(REWARDS, GROUPS).tolist() == pytest.approx(expected, rel=1e-9)
+    assert (
+        normalised_rloo(torch.tensor([0.7] * 7 + [0.0, 1.0]), torch.tensor([0] * 7 + [1, 1]))[:7].tolist() == [0.0] * 7
+    )
+
+
+def test_what_follows_a_token_is_its_reward_and_the_discounted_ones_after_it():
+    """Scores 1 and 2, of two tokens and of three; the penalties are a KL times its coefficient."""
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    penalties = torch.tensor([[0.5, 0.25, 0.0], [0.0, -0.5, 1.0]])
+    rewards = token_rewards(torch.tensor([1.0, 2.0]), penalties, mask)
+    assert rewards.tolist() == [[-0.5, 0.75, 0.0], [0.0, 0.5, 1.0]]
+    assert returns_to_go(rewards, mask, gamma=1.0).tolist() == [[0.25, 0.75, 0.0], [1.5, 1.5, 1.0]]
+    assert returns_to_go(rewards, mask, gamma=0.5).tolist() == [[-0.125, 0.75, 0.0], [0.5, 1.0, 1.0]]

@@ -23,6 +23,8 @@ ONLINE = {
     "grpo-group": ("grpo", {"beta": 0.1, "entropy_bonus": 0.05, "passes": 2}),
     "grpo-batch-std": ("grpo", {"advantage": "batch_std", "loss": "dr_grpo"}),
     "grpo-reinforce": ("grpo", {"advantage": "reinforce_plus_plus", "overlong": "mask"}),
+    "rloo": ("rloo", {"beta": 0.1, "whiten_advantages": True, "passes": 2}),
+    "reinforce_pp": ("reinforce_pp", {"beta": 0.1, "overlong": "mask", "entropy_bonus": 0.05}),
     "ppo": ("ppo", {"beta": 0.1, "kl_target": 0.01, "kl_horizon": 50.0, "passes": 2}),
     "ppo-head": ("ppo", {"critic": "head", "passes": 1, "entropy_bonus": 0.05}),
 }

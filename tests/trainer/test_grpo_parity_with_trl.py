@@ -137,11 +137,11 @@ def their_inputs(torch, batch, advantages):
     }
 
 
-def our_first_step(model, batch, settings):
+def our_first_step(model, batch, settings, name="grpo", **arguments):
     """Our metrics row and gradients by name, of the first step."""
-    from workbench.trainer import GRPOTrainer
+    from workbench.trainer import get_trainer_class
 
-    trainer = GRPOTrainer(model, None, [batch], settings=GRPOTrainer.settings_class(**OURS | settings))
+    trainer = get_trainer_class(name)(model, None, [batch], settings=OURS | settings, **arguments)
     gradients = {}
     trainer.optimizer.register_step_pre_hook(
         lambda *_: gradients.update({n: p.grad.clone() for n, p in trainer.policy.named_parameters()})
@@ -228,3 +228,71 @@ def test_rloo_before_its_first_update(torch, models, make_peer, with_logprobs):
     peer._compute_loss(peer.model, their_inputs(torch, batch, advantages)).backward()
     _, gradients = our_first_step(own, batch, {"loss": "dr_grpo", "advantage": "rloo"})
     assert relative_difference(torch, peer.model, gradients, scale=LIMIT) <= 1e-5
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_rloo(torch, models, make_peer, with_logprobs, noise):
+    """The clipped ratio of the whole completion, within the clip and beyond it."""
+    from workbench.objectives.advantages import rloo
+
+    theirs, own = models(0)
+    batch = with_logprobs(own, noise)
+    peer = make_peer("RLOO", theirs, beta=0.0, epsilon=0.1, epsilon_high=0.25)
+    loss = peer._compute_loss(peer.model, their_inputs(torch, batch, rloo(batch["rewards"], batch["group_ids"])))
+    loss.backward()
+    settings = {"beta": 0.0, "clip_low": 0.1, "clip_high": 0.25}
+    row, gradients = our_first_step(own, batch, settings, "rloo")
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
+    assert relative_difference(torch, peer.model, gradients) <= 1e-5
+    assert (peer._metrics["eval"]["clip_ratio/region_mean"][-1] > 0.0) is (noise > 0)
+
+
+def scores_of(completion_ids):
+    return [sum(ids) % 11 / 4 for ids in completion_ids]
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_twenty_steps_of_rloo(torch, models, make_peer, batch, tiny_folder, tmp_path, whiten):
+    """Ten rollouts, two passes over each: rewards less the KL to the start, baselines, ratios, clips, and AdamW."""
+    from workbench.models.load import load_model
+    from workbench.tracking.reader import read_rows
+    from workbench.trainer import RLOOTrainer
+
+    generator = torch.Generator().manual_seed(7)
+    turns = [
+        [[*torch.randint(3, 60, (length,), generator=generator).tolist(), 1] for length in (3, 1, 9, 4, 2, 6)]
+        for _ in range(10)
+    ]
+    theirs, own = models(0)
+    settings = {"learning_rate": 1e-3, "lr_scheduler_type": "constant", "max_steps": 20, "optim": "adamw_torch"}
+    settings |= {"logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "shuffle_dataset": False}
+    settings |= {"beta": 0.1, "num_iterations": 2, "normalize_advantages": whiten, "max_grad_norm": 1.0}
+    peer = make_peer("RLOO", theirs, reward=lambda completion_ids, **_: scores_of(completion_ids), **settings)
+    left = iter(turns)
+    peer._generate_single_turn = lambda *_: next(left)
+    peer.train()
+
+    def batch_of(completions):
+        width = max(map(len, completions))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in completions])
+        mask = torch.arange(width) < torch.tensor([len(row) for row in completions])[:, None]
+        made = {"responses": ids, "response_mask": mask, "rewards": torch.tensor(scores_of(completions))}
+        return {name: batch[name] for name in ("prompts", "prompt_mask", "group_ids")} | made
+
+    settings = {"steps": 20, "passes": 2, "beta": 0.1, "whiten_advantages": whiten, "learning_rate": 1e-3}
+    settings = OURS | {"max_grad_norm": 1.0} | settings
+    before = torch.cat([part.detach().flatten().clone() for part in own.parameters()])
+    batches, reference = [batch_of(completions) for completions in turns], load_model(tiny_folder)
+    RLOOTrainer(own, None, batches, settings=settings, ref_model=reference, output_dir=tmp_path / "own").train()
+    rows = [row for row in read_rows(tmp_path / "own/metrics.jsonl") if "loss" in row]
+    logged = [entry for entry in peer.state.log_history if "loss" in entry]
+    # TRL rounds a loss to four digits where it logs it.
+    assert [row["loss"] for row in rows] == pytest.approx([entry["loss"] for entry in logged], abs=6e-5)
+    expected = [entry["kl"] for entry in logged if "kl" in entry]
+    assert [row["kl"] for row in rows if "kl" in row] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert len(expected) == 10
+    assert any(row["clip_ratio/region_mean"] > 0 for row in rows)
+    found = torch.cat([part.detach().flatten() for part in own.parameters()])
+    wanted = torch.cat([peer.model.get_parameter(name).detach().flatten() for name, _ in own.named_parameters()])
+    assert (found - before).norm() > 1.0
+    assert ((found - wanted).norm() / wanted.norm()).item() <= 1e-5

@@ -1,4 +1,4 @@
-"""What a further online method has to say: advantages, units and a loss. The rest is the package's."""
+"""What a further online method has to say: advantages, and a loss where it is not PPO's. The rest is the package's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pytest
 from tests.batches import Letters, prompt_batch, share_of_late_letters
 from workbench.errors import Interrupted
 from workbench.objectives.advantages import rloo
-from workbench.objectives.policy_gradient import Clip, clipped_tokens
 from workbench.trainer import GRPOTrainer
-from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.online.lesson import Lesson
 from workbench.trainer.online.policy_gradient import PolicyGradientTrainer
 from workbench.trainer.online.settings import RolloutSettings
@@ -28,16 +26,6 @@ class LeaveOneOut(PolicyGradientTrainer):
         advantages = self._over_all(rloo, rollout.rewards, rollout, attempt)
         rollout = self._with_old_logprobs(rollout, attempt)
         return Lesson(rollout, advantages, {"advantages": advantages, "old_logprobs": rollout.old_logprobs})
-
-    def _count_units(self, batch):
-        return {"policy": float(batch["units"].sum())}
-
-    def _compute_loss(self, outputs, batch):
-        logprobs, _ = outputs
-        surrogate = clipped_tokens(self._sampled_tokens(logprobs, batch), Clip(0.2, 0.2))
-        losses = (surrogate.losses * self._weights(batch)).sum()
-        metrics = self._gap_metrics(logprobs, batch)
-        return LossResult({"policy": LossTerm(losses, float(batch["units"].sum()))}, metrics)
 
 
 @pytest.fixture

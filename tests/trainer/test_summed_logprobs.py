@@ -68,7 +68,19 @@ def test_what_needs_ratios_of_tokens_refuses_sums(torch, settings, named, small_
         made_by("grpo", batch, small_llama(), **settings).train()
 
 
-def test_ppo_refuses_sums(torch, small_llama):
+@pytest.mark.parametrize(("name", "shown"), [("ppo", "PPOTrainer"), ("reinforce_pp", "ReinforcePPTrainer")])
+def test_advantages_of_tokens_refuse_sums(torch, name, shown, small_llama):
     batch = of_the_seed(torch, old_logprobs=torch.tensor([-5.0, -6.0, -5.5, -6.5]))
-    with pytest.raises(DataError, match=r"batch 1: old_logprobs are one sum .* PPOTrainer takes those of tokens"):
-        made_by("ppo", batch, small_llama()).train()
+    with pytest.raises(DataError, match=rf"batch 1: old_logprobs are one sum .* {shown} takes those of tokens"):
+        made_by(name, batch, small_llama()).train()
+
+
+def test_rloo_takes_sums_as_they_are(torch, small_llama):
+    """Ratios 1.1, 0.7, 1.5, 1.3 and rewards 1, 0, 0, 1: A = +-1, -1.1 A, 0.8 A (low), 1.5 A (whole), -1.2 A (high)."""
+    model, batch = small_llama(), of_the_seed(torch)
+    batch["old_logprobs"] = sums_of(torch, model, batch) - torch.tensor([1.1, 0.7, 1.5, 1.3]).log()
+    trainer = made_by("rloo", batch, model, beta=0.0)
+    row = trainer.train()
+    assert row["loss"] == pytest.approx((-1.1 + 0.8 + 1.5 - 1.2) / 4, abs=1e-5)
+    assert row["clip_ratio/low_mean"] == row["clip_ratio/high_mean"] == 0.25
+    assert not any("one sum" in warning for warning in trainer.warnings)

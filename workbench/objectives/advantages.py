@@ -69,11 +69,46 @@ def reinforce_plus_plus(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Te
     return (values - values.mean()) / (_std(values) + EPSILON)
 
 
+@ADVANTAGES.option(
+    "reinforce_plus_plus_baseline",
+    "(reward − mean of its prompt's completions) / (standard deviation of all these differences + 0.0001)",
+    paper="Hu 2025, arXiv 2501.03262, REINFORCE++ with baseline",
+)
+def reinforce_plus_plus_baseline(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """A baseline of the group, normalised over the whole batch by what the baseline leaves."""
+    centred, _, _ = _centred(rewards, groups)
+    return centred / (_std(centred) + EPSILON)
+
+
+def normalised_rloo(rewards: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """The advantages of `rloo`, whose mean is 0, with standard deviation 1 over the whole batch."""
+    advantages = rloo(rewards, groups)
+    return advantages / (_std(advantages) + EPSILON)
+
+
 def group_spread(rewards: torch.Tensor, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each group's Bessel-corrected standard deviation (0 for a group of one), and whether its rewards are equal."""
     centred, index, sizes = _centred(rewards, groups)
     squares = torch.zeros_like(sizes).index_add_(0, index, centred.square())
     return (squares / (sizes - 1).clamp(min=1)).sqrt(), ~_differs(rewards, index, len(sizes))
+
+
+def token_rewards(scores: torch.Tensor, penalties: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Each token's reward: its penalty taken away, and the completion's score on its last token, never on padding.
+
+    scores: (B,). penalties: (B, T), 0 at padding; its dtype is the result's. mask: (B, T), real tokens, from the left.
+    """
+    rewards = -penalties
+    rewards[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1] += scores.to(rewards.dtype)
+    return rewards
+
+
+def returns_to_go(rewards: torch.Tensor, mask: torch.Tensor, *, gamma: float) -> torch.Tensor:
+    """What each token's reward and those after it add up to: sum over s >= t of gamma^(s-t) r_s; (B, T), 0 at padding.
+
+    rewards: (B, T). mask: (B, T), real tokens, from the left.
+    """
+    return generalised_advantages(rewards, torch.zeros_like(rewards), mask, gamma=gamma, lambda_=1.0)
 
 
 def generalised_advantages(

@@ -20,6 +20,8 @@ _PLACES = {
     "ORPOTrainer": "orpo_trainer",
     "SimPOTrainer": "simpo_trainer",
     "CPOTrainer": "cpo_trainer",
+    "RLOOTrainer": "rloo_trainer",
+    "ReinforcePPTrainer": "reinforce_pp_trainer",
     "configure_optimizer": "optimizer",
     "get_trainer_class": "create",
     "create_trainer": "create",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,13 +14,16 @@ from workbench.objectives.policy_gradient import (
     CORRECTIONS,
     POLICY_LOSSES,
     Clip,
+    Reduction,
+    SampledTokens,
+    Surrogate,
     clipped_completions,
     clipped_sequences,
 )
 from workbench.tracking.values import Value
 from workbench.trainer.grpo_settings import GRPOSettings
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.loss import LossTerm
 from workbench.trainer.machine import distributed
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
@@ -73,9 +76,11 @@ class GRPOTrainer(PolicyGradientTrainer):
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         self._objective = GroupObjective.of(self.settings)
-        self._reduction = POLICY_LOSSES[self.settings.loss].reduction
-        self._entropy_bonus = self.settings.entropy_bonus
         return super()._set_up_model(model)
+
+    @property
+    def _reduction(self) -> Reduction:
+        return POLICY_LOSSES[self.settings.loss].reduction
 
     # From prompts to updates.
 
@@ -122,7 +127,8 @@ class GRPOTrainer(PolicyGradientTrainer):
             rows["ref_logprobs"] = rollout.ref_logprobs
         if rollout.old_logprobs is not None and not rollout.sampled_here and self._objective.correct is not None:
             rows["sampler_logprobs"] = rollout.old_logprobs
-        old = self._old_logprobs(rollout, attempt)
+        # A correction takes the ratio to the trainer's own log-probabilities, and the sampler's gap apart from it.
+        old = self._old_for_ratios(rollout, attempt, always_own=self._objective.correct is not None)
         if old is not None:
             rows["old_logprobs"] = old
             if rollout.old_are_sums and old is rollout.old_logprobs:
@@ -130,15 +136,6 @@ class GRPOTrainer(PolicyGradientTrainer):
         # A completion without advantage has no gradient unless a further term gives it one; it is not computed.
         all_learned = self._objective.kl_loss is not None or settings.entropy_bonus
         return Lesson(rollout, advantages, rows, learned=None if all_learned else advantages != 0)
-
-    def _old_logprobs(self, rollout: Rollout, attempt: Attempt) -> torch.Tensor | None:
-        """(N, T) that ratios are taken to, fixed before the first update. None where the only update of a rollout can
-        take its own: then the ratio is 1, and nothing need be computed."""
-        # A correction takes the ratio to the trainer's own log-probabilities, and the sampler's gap apart from it.
-        is_own = rollout.old_logprobs is None or self._objective.correct is not None
-        if attempt.num_updates == 1 and (rollout.sampled_here or is_own):
-            return None
-        return self._logprobs_under(self.policy, rollout, attempt) if is_own else rollout.old_logprobs
 
     @property
     def _needs_ratios(self) -> str:
@@ -162,38 +159,27 @@ class GRPOTrainer(PolicyGradientTrainer):
     # One update.
 
     def _count_units(self, batch: Batch) -> dict[str, float]:
-        units = {"policy": float(batch["units"].sum())}
-        if self._objective.kl_loss is not None:
-            units["kl"] = units["policy"]
-        if self.settings.entropy_bonus:
-            units["entropy"] = float(batch["tokens"].sum())
-        return units
+        units = super()._count_units(batch)
+        return units | ({"kl": units["policy"]} if self._objective.kl_loss is not None else {})
 
-    def _compute_loss(self, outputs: tuple[torch.Tensor, torch.Tensor | None], batch: Batch) -> LossResult:
-        logprobs, entropies = outputs
-        tokens, weights = self._sampled_tokens(logprobs, batch), self._weights(batch)
-        units = float(batch["units"].sum())
-        is_summed, surrogate_fn = SUMMED in batch, self._objective.surrogate
-        if is_summed and surrogate_fn is not clipped_sequences:
+    def _surrogate(self, tokens: SampledTokens, batch: Batch) -> Surrogate:
+        surrogate_fn = self._objective.surrogate
+        if SUMMED in batch and surrogate_fn is not clipped_sequences:
             surrogate_fn, self._met_sums = clipped_completions, True
         surrogate = surrogate_fn(tokens, self._objective.clip)
-        losses = surrogate.losses
-        if self._objective.correct is not None and "sampler_logprobs" in batch:
-            gaps = tokens.old_logprobs - batch["sampler_logprobs"]
-            losses = losses * self._objective.correct(gaps, tokens.mask, self.settings.importance_cap)
-        terms = {"policy": LossTerm((losses * weights).sum(), units)}
-        metrics: dict[str, Value] = {
-            "clip_ratio/low_mean": mean_per_token(surrogate.low_clipped, batch),
-            "clip_ratio/high_mean": mean_per_token(surrogate.high_clipped, batch),
-            "clip_ratio/region_mean": mean_per_token(surrogate.low_clipped | surrogate.high_clipped, batch),
-        }
-        if self._objective.kl_loss is not None:
-            ratio = (tokens.whole_log_ratio if is_summed else tokens.log_ratio).exp()
-            divergence = self._objective.kl_loss(logprobs, batch["ref_logprobs"], ratio)
-            terms["kl"] = LossTerm((divergence * weights).sum(), units, self.settings.beta)
-            metrics[KL] = mean_per_token(divergence.detach(), batch)
-        terms |= self._entropy_term(entropies, batch)
-        return LossResult(terms, metrics | self._gap_metrics(logprobs, batch))
+        if self._objective.correct is None or "sampler_logprobs" not in batch:
+            return surrogate
+        gaps = tokens.old_logprobs - batch["sampler_logprobs"]
+        weights = self._objective.correct(gaps, tokens.mask, self.settings.importance_cap)
+        return replace(surrogate, losses=surrogate.losses * weights)
+
+    def _kl_term(self, tokens: SampledTokens, batch: Batch) -> tuple[dict[str, LossTerm], dict[str, Value]]:
+        if self._objective.kl_loss is None:
+            return {}, {}
+        ratio = (tokens.whole_log_ratio if SUMMED in batch else tokens.log_ratio).exp()
+        divergence = self._objective.kl_loss(tokens.logprobs, batch["ref_logprobs"], ratio)
+        summed, units = (divergence * self._weights(batch)).sum(), float(batch["units"].sum())
+        return {"kl": LossTerm(summed, units, self.settings.beta)}, {KL: mean_per_token(divergence.detach(), batch)}
 
     def _watch(self, row: dict[str, Any]) -> Iterable[str]:
         yield from super()._watch(row)

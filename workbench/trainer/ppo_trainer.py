@@ -8,7 +8,7 @@ import torch
 
 from workbench.models.flops import ModelFlops, Work
 from workbench.models.told import heard_by
-from workbench.objectives.advantages import generalised_advantages
+from workbench.objectives.advantages import generalised_advantages, token_rewards
 from workbench.objectives.kl import kl_k1
 from workbench.objectives.policy_gradient import Clip, clipped_tokens, clipped_value_losses
 from workbench.tracking.values import Value
@@ -18,7 +18,7 @@ from workbench.trainer.machine.precision import resolve_precision
 from workbench.trainer.online.actor_critic import ActorCritic
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
-from workbench.trainer.online.policy_gradient import PolicyGradientTrainer, mean_per_token
+from workbench.trainer.online.policy_gradient import PolicyGradientTrainer, mean_per_token, whitened
 from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online.scoring import rollout_entropies, rollout_logprobs, rollout_work
 from workbench.trainer.ppo_settings import LARGEST_KL_ERROR, PPOSettings
@@ -37,8 +37,6 @@ class PPOTrainer(PolicyGradientTrainer):
     _work = PolicyGradientTrainer._work  # the critic's passes are charged beside it: see _training_flops and _values
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
-        self._clip = Clip(self.settings.clip, self.settings.clip)
-        self._entropy_bonus = self.settings.entropy_bonus
         trained = ActorCritic(super()._set_up_model(model), self.settings.critic).eval()
         half = resolve_precision(self.settings.precision, self.device, model) != "float32"
         self._critic_flops = None if trained.trunk is None else ModelFlops.counted_of(trained.trunk, half=half)
@@ -75,15 +73,13 @@ class PPOTrainer(PolicyGradientTrainer):
         if rollout.ref_logprobs is not None:
             divergence = torch.where(mask, kl_k1(old_logprobs, rollout.ref_logprobs), 0.0)
         values = self._values(rollout, attempt)
-        rewards = (-self._beta * divergence).to(values.dtype)
-        last = rollout.lengths - 1
-        # On the last real token, never on padding. A cut completion was scored as well: nothing follows it either.
-        rewards[torch.arange(len(last), device=last.device), last] += rollout.rewards.to(values.dtype)
+        # A cut completion was scored as well: nothing follows its last token either.
+        rewards = token_rewards(rollout.rewards, (self._beta * divergence).to(values.dtype), mask)
         advantages = generalised_advantages(rewards, values, mask, gamma=settings.gamma, lambda_=settings.gae_lambda)
         returns = torch.where(mask, advantages + values, 0.0)  # of the raw advantages
         counted = mask & self._is_counted(rollout)[:, None]
         if settings.whiten_advantages:
-            advantages = _whitened(advantages, counted, attempt)
+            advantages = whitened(advantages, counted, attempt)
         rows = {"old_logprobs": old_logprobs, "old_values": values, "returns": returns, "advantages": advantages}
         return rows, divergence
 
@@ -149,7 +145,7 @@ class PPOTrainer(PolicyGradientTrainer):
         logprobs, values, entropies = outputs
         settings, weights, num_tokens = self.settings, self._weights(batch), float(batch["tokens"].sum())
         tokens = self._sampled_tokens(logprobs, batch)
-        surrogate = clipped_tokens(tokens, self._clip)
+        surrogate = clipped_tokens(tokens, Clip(settings.clip, settings.clip))
         value_losses, value_clipped = clipped_value_losses(
             values, batch["old_values"], batch["returns"], settings.value_clip
         )
@@ -172,12 +168,3 @@ class PPOTrainer(PolicyGradientTrainer):
     def _is_enough(self, row: dict[str, float]) -> bool:
         limit = self.settings.kl_stop
         return limit is not None and row[APPROXIMATE_KL] > limit
-
-
-def _whitened(advantages: torch.Tensor, mask: torch.Tensor, attempt: Attempt) -> torch.Tensor:
-    """Mean 0 and standard deviation 1 over the real tokens of the processes that take part; 0 at padding."""
-    real = torch.where(mask, advantages, 0.0).double()
-    count, total = attempt.total(torch.stack((mask.sum().double(), real.sum()))).tolist()
-    centred = torch.where(mask, real - total / max(count, 1.0), 0.0)
-    variance = attempt.total(centred.square().sum()).item() / max(count, 1.0)
-    return (centred / (variance + 1e-8) ** 0.5).to(advantages.dtype)

@@ -10,10 +10,10 @@ import torch
 
 from workbench.errors import DivergenceError
 from workbench.models.flops import Work
-from workbench.objectives.policy_gradient import PER_TOKEN, Reduction, SampledTokens
+from workbench.objectives.policy_gradient import PER_TOKEN, Clip, Reduction, SampledTokens, Surrogate, clipped_tokens
 from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossTerm
+from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.machine import distributed
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
@@ -29,15 +29,21 @@ GAP_TOLERANCE = {"float32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}
 
 class PolicyGradientTrainer(OnlineTrainer):
     """Abstract: a method gives `_learn`, whose rows are columns beside those of the completions, one a completion
-    ("advantages", and "old_logprobs" where ratios are to others than the trainer's own); `_count_units`; and
+    ("advantages", and "old_logprobs" where ratios are to others than the trainer's own). The loss is PPO's clipped one,
+    mean over tokens, unless a method says otherwise: by `_surrogate` and `_reduction`, or by `_count_units` and
     `_compute_loss` of what `_forward` gives. Update batches have the keys of Rollout.row_batch, those columns, and
     units and tokens (B,): how much a row counts in the divisor of the loss, and in means over tokens.
     """
 
-    _reduction: Reduction = PER_TOKEN
-    """How the tokens' losses are put together."""
-    _entropy_bonus: float = 0.0
-    """Weight of the mean entropy per token, added to the objective."""
+    @property
+    def _reduction(self) -> Reduction:
+        """How the tokens' losses are put together."""
+        return PER_TOKEN
+
+    @property
+    def _entropy_bonus(self) -> float:
+        """Weight of the mean entropy per token, added to the objective; 0 for a method without this setting."""
+        return float(getattr(self.settings, "entropy_bonus", 0.0))
 
     # From a rollout to updates.
 
@@ -87,14 +93,25 @@ class PolicyGradientTrainer(OnlineTrainer):
             return rollout
         return replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout, attempt))
 
-    def _less_kl(
+    def _old_for_ratios(self, rollout: Rollout, attempt: Attempt, *, always_own: bool = False) -> torch.Tensor | None:
+        """(N, T) that ratios are taken to, fixed before the first update. None where the only update of a rollout can
+        take its own: then the ratio is 1, and nothing need be computed.
+
+        always_own: ratios are to the trainer's own log-probabilities, though the rollout brings a sampler's.
+        """
+        is_own = rollout.old_logprobs is None or always_own
+        if attempt.num_updates == 1 and (rollout.sampled_here or is_own):
+            return None
+        return self._logprobs_under(self.policy, rollout, attempt) if is_own else rollout.old_logprobs
+
+    def _token_kl(
         self,
         rollout: Rollout,
         estimate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         attempt: Attempt,
     ) -> torch.Tensor:
-        """(N,) rewards less beta times the KL to the reference, summed over each completion; its mean per token is
-        recorded. The rollout has old and reference log-probabilities. estimate: of the KL at each token."""
+        """(N, T) of the KL to the reference, 0 at padding; its mean per token is recorded. The rollout has old and
+        reference log-probabilities. estimate: of the KL at each token."""
         old, reference = rollout.old_logprobs, rollout.ref_logprobs
         assert old is not None, "the KL in the reward is of the policy that sampled"
         assert reference is not None, "the KL in the reward is to the reference"
@@ -102,7 +119,16 @@ class PolicyGradientTrainer(OnlineTrainer):
         sums = torch.stack((penalties.double().sum(), rollout.completion_mask.double().sum()))
         total, num_tokens = attempt.total(sums).tolist()
         attempt.metrics[KL] = total / num_tokens
-        return rollout.rewards - self.settings.beta * penalties.sum(1).double()
+        return penalties
+
+    def _less_kl(
+        self,
+        rollout: Rollout,
+        estimate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        attempt: Attempt,
+    ) -> torch.Tensor:
+        """(N,) rewards less beta times the KL to the reference, summed over each completion (see _token_kl)."""
+        return rollout.rewards - self.settings.beta * self._token_kl(rollout, estimate, attempt).sum(1).double()
 
     # One update.
 
@@ -130,6 +156,33 @@ class PolicyGradientTrainer(OnlineTrainer):
         mask = batch["completion_mask"]
         return torch.where(mask, self._reduction.weights(mask.sum(1))[:, None], 0.0)
 
+    def _surrogate(self, tokens: SampledTokens, batch: Batch) -> Surrogate:
+        """The loss of each token."""
+        return clipped_tokens(tokens, Clip())
+
+    def _kl_term(self, tokens: SampledTokens, batch: Batch) -> tuple[dict[str, LossTerm], dict[str, Value]]:
+        """A KL to the reference as a term of the loss, and what is recorded of it; none unless a method has one."""
+        return {}, {}
+
+    def _count_units(self, batch: Batch) -> dict[str, float]:
+        units = {"policy": float(batch["units"].sum())}
+        return units | ({"entropy": float(batch["tokens"].sum())} if self._entropy_bonus else {})
+
+    def _compute_loss(self, outputs: Any, batch: Batch) -> LossResult:
+        logprobs, entropies = outputs
+        tokens = self._sampled_tokens(logprobs, batch)
+        surrogate = self._surrogate(tokens, batch)
+        policy = LossTerm((surrogate.losses * self._weights(batch)).sum(), float(batch["units"].sum()))
+        divergence, recorded = self._kl_term(tokens, batch)
+        clipped = {
+            "clip_ratio/low_mean": surrogate.low_clipped,
+            "clip_ratio/high_mean": surrogate.high_clipped,
+            "clip_ratio/region_mean": surrogate.low_clipped | surrogate.high_clipped,
+        }
+        metrics = {name: mean_per_token(each, batch) for name, each in clipped.items()} | recorded
+        terms = {"policy": policy} | divergence | self._entropy_term(entropies, batch)
+        return LossResult(terms, metrics | self._gap_metrics(logprobs, batch))
+
     def _entropy_term(self, entropies: torch.Tensor | None, batch: Batch) -> dict[str, LossTerm]:
         """The entropy bonus as a term of the loss, where it is asked for."""
         if entropies is None:
@@ -154,6 +207,19 @@ class PolicyGradientTrainer(OnlineTrainer):
                 "though no update lies between them: the sampler holds other weights, another temperature or precision"
             )
         return super()._check_gradient(row)
+
+
+def whitened(advantages: torch.Tensor, mask: torch.Tensor, attempt: Attempt) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over the real tokens of the processes that take part; exactly 0 at padding, and
+    everywhere if they are all equal."""
+    real = torch.where(mask, advantages, 0.0).double()
+    extremes = attempt.gather([float(real[mask].min()), float(real[mask].max())] if bool(mask.any()) else [])
+    if len({value for part in extremes for value in part}) < 2:
+        return torch.zeros_like(advantages)
+    count, total = attempt.total(torch.stack((mask.sum().double(), real.sum()))).tolist()
+    centred = torch.where(mask, real - total / max(count, 1.0), 0.0)
+    variance = attempt.total(centred.square().sum()).item() / max(count, 1.0)
+    return (centred / (variance + 1e-8) ** 0.5).to(advantages.dtype)
 
 
 def mean_per_token(values: torch.Tensor, batch: Batch) -> Mean:
