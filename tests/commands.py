@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import io
 import multiprocessing
 import os
 import random
@@ -172,18 +173,24 @@ def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str
 
 @functools.cache
 def warm_up() -> None:
-    """Import what a command imports, for all that are forked from here."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_svg
-    import matplotlib.figure  # noqa: F401
+    """Load what a command loads, for all that are forked from here; fonts and forms of pictures by drawing one."""
     import pandas  # noqa: F401
     import peft  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
     import torch
     import torch._dynamo
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     import analysis.report.pages  # noqa: F401
+    import workbench.experiment.running.runner  # noqa: F401
 
     torch.set_num_threads(1)
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    figure.add_axes((0.1, 0.1, 0.8, 0.8)).plot([1, 2])
+    for form in ("svg", "png"):
+        figure.savefig(io.BytesIO(), format=form)
     gc.freeze()
 
 
