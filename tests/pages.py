@@ -1,6 +1,6 @@
 """The tables that pages of docs/ hold and that the code says: python -m tests.pages writes them.
 
-What every method reached in one shipped definition is among them: `make exp NAME=methods_sort` first. It is kept in
+What methods reached in shipped definitions is among them: `make exp` of those in MEASURED_IN first. It is kept in
 experiments/measured.csv, which `workbench explain --methods` reads.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from analysis import load_runs
 from analysis.stats import t_interval
@@ -19,24 +21,33 @@ from workbench.objectives.preference import PREFERENCE_LOSSES
 from workbench.trainer.batch_format import table
 from workbench.trainer.registry import get_settings_class, trainer_names
 
-DEFINITION = "methods_sort"
-MEASURE = "eval/exact_match_sampled"
+MEASURED_IN = {
+    "methods_sort": ("eval/exact_match_sampled", "exact match"),
+    "distill_countdown": ("eval/exact_match_sampled", "exact match"),
+    "reward_model_sort": ("eval/pair_accuracy", "pair accuracy"),
+}
+"""Shipped definitions, and what is measured in each; a trainer is shown in the first that has it."""
 METHODS, BATCHES, PAIRWISE = "workbench explain --methods", "batches", "losses of dpo"
 """What the tables' marks are called."""
 
 
 def measured(folder: Path) -> dict[str, str]:
-    """The mean over seeds of the last evaluation, with its 95 % interval, in words by trainer."""
-    if not (folder / DEFINITION).is_dir():
-        return {}
-    loaded = load_runs(folder, lambda row: row["experiment"] == DEFINITION and row["state"] == "finished")
-    rows = loaded.metrics.dropna(subset=[MEASURE]).sort_values("step").groupby("run")[MEASURE].last()
-    found = {}
-    for trainer, runs in loaded.runs.groupby("trainer"):
-        last = rows[runs["run"]].to_numpy()
-        interval = t_interval(last)
-        found[str(trainer)] = f"{last.mean():.3f} ({interval.low:.3f} to {interval.high:.3f}, {len(last)} seeds)"
+    """What the last evaluations give, in words by trainer: the mean over seeds with its 95 % interval."""
+    found: dict[str, str] = {}
+    for name, (measure, label) in MEASURED_IN.items():
+        if (folder / name).is_dir():
+            loaded = load_runs(folder, lambda row, name=name: row["experiment"] == name and row["state"] == "finished")
+            last = loaded.metrics.dropna(subset=[measure]).sort_values("step").groupby("run")[measure].last()
+            for trainer, runs in loaded.runs.groupby("trainer"):
+                arms = [_words(str(arm), last[own["run"]].to_numpy()) for arm, own in runs.groupby("variant")]
+                found.setdefault(str(trainer), f"{label} in {name}: {'; '.join(arms)}")
     return found
+
+
+def _words(variant: str, values: np.ndarray) -> str:
+    """One variant's values over seeds."""
+    found = t_interval(values)
+    return f"{variant} {found.mean:.3f} ({found.low:.3f} to {found.high:.3f}, {found.n} seeds)"
 
 
 def write_pages() -> None:
@@ -57,7 +68,7 @@ def main() -> int:
         with (ROOT / "experiments" / MEASURED).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("trainer", "measured"), *sorted(found.items())])
     else:
-        print(f"found no finished run of {DEFINITION}; what was measured before stays", file=sys.stderr)
+        print(f"found no run of {', '.join(MEASURED_IN)}; what was measured before stays", file=sys.stderr)
     write_pages()
     return 0
 
