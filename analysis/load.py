@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import held_out_sets
 from analysis.report.spreadsheet import safe
 from workbench.errors import DefinitionError, StorageError
 from workbench.tracking import parquet, reader
@@ -46,34 +47,41 @@ class Loaded:
     """
 
     def __init__(
-        self, root: Path, runs: pd.DataFrame, records: dict[str, dict[str, dict[str, Any]]], found: int | None = None
+        self,
+        root: Path,
+        runs: pd.DataFrame,
+        records: dict[str, dict[str, dict[str, Any]]],
+        found: int | None = None,
+        keep: Callable[[str, pd.DataFrame], pd.DataFrame] | None = None,
     ) -> None:
+        """keep: (name, table) -> what of a table belongs here; None: all of it."""
         self.root = root
         self.runs = runs
         self.records = records
         self.found = len(records) if found is None else found
+        self._keep = keep
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """One row a step; all numbers, null is NaN."""
         table = self._stack("metrics")
         _derive(table)
-        return table
+        return table if self._keep is None else self._keep("metrics", table)
 
     @cached_property
     def completions(self) -> pd.DataFrame:
         """One row a completion of a held-out prompt."""
-        return self._stack("completions")
+        return self._kept("completions")
 
     @cached_property
     def pairs(self) -> pd.DataFrame:
         """One row a held-out pair and evaluation, with its h (nats)."""
-        return self._stack("pairs")
+        return self._kept("pairs")
 
     @cached_property
     def losses(self) -> pd.DataFrame:
         """One row a held-out row and evaluation, with its loss_sum (nats) and num_tokens."""
-        return self._stack("losses")
+        return self._kept("losses")
 
     @cached_property
     def held_out_rows(self) -> dict[str, tuple[int, int]]:
@@ -93,12 +101,27 @@ class Loaded:
         if ordered:
             runs = runs.set_index("run", drop=False).loc[wanted]
         records = {str(run): self.records[str(run)] for run in runs["run"]}
-        found = Loaded(self.root, runs.reset_index(drop=True), records)
+        found = Loaded(self.root, runs.reset_index(drop=True), records, keep=self._keep)
         for name in parquet.TABLES:
             if name in self.__dict__ and not ordered:
                 table: pd.DataFrame = getattr(self, name)
                 found.__dict__[name] = table[table["run"].isin(kept)].reset_index(drop=True)
         return found
+
+    def on_set(self, name: str | None = None) -> Loaded:
+        """These runs as they were measured on one held-out set alone, whose measures then have plain names; None: on
+        the deciding set of each. Without this, rows of several sets stand side by side and say theirs in `set`."""
+        decides = {run: held_out_sets.deciding_set(record) for run, record in self.records.items()}
+        records = self.records
+        if name is not None:
+            records = {run: held_out_sets.record_on_set(record, name) for run, record in records.items()}
+
+        def keep(which: str, table: pd.DataFrame) -> pd.DataFrame:
+            if which != "metrics":
+                return held_out_sets.rows_on_set(table, decides, name)
+            return table if name is None else held_out_sets.metrics_on_set(table, decides, name)
+
+        return Loaded(self.root, self.runs, records, self.found, keep)
 
     def export(self, folder: Path | str, form: str = "csv") -> list[Path]:
         """Write runs, metrics, completions, pairs and losses, those with rows, to <folder>/<table>.<form>.
@@ -127,6 +150,10 @@ class Loaded:
                 raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
             written.append(path)
         return written
+
+    def _kept(self, name: str) -> pd.DataFrame:
+        table = self._stack(name)
+        return table if self._keep is None else self._keep(name, table)
 
     def _stack(self, name: str) -> pd.DataFrame:
         """That table of every run, one below the other."""

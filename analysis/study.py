@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.finals import final_values
+from analysis.held_out_sets import deciding_set, other_sets
 from analysis.load import Loaded, load_folders
 from analysis.measures import BY_COLUMN, DECIDING, Measure, join, measure_of, plain
 from workbench.errors import DefinitionError
@@ -122,6 +124,26 @@ class Study:
     @property
     def _seeds(self) -> list[int]:
         return [len(self.loaded.runs[self.loaded.runs["variant"] == v.name]) for v in self.variants]
+
+    @property
+    def other_sets(self) -> list[str]:
+        """The names of the held-out sets that stand beside the one that decides."""
+        return other_sets(self.loaded.records.values())
+
+    @property
+    def deciding_set(self) -> str:
+        """The name of the held-out set that decides; empty where none has a name, or not all runs have one."""
+        names = {deciding_set(record) for record in self.loaded.records.values() if record["definition"]}
+        return str(names.pop()) if len(names) == 1 and None not in names else ""
+
+    def on_set(self, name: str) -> Study:
+        """The study as if this held-out set alone had been measured, and decided."""
+        if ("set", name) not in self.memo:
+            loaded = self.loaded.on_set(name)
+            finals = final_values(loaded)
+            self.memo["set", name] = replace(self, loaded=loaded, finals=finals, deciding=_deciding(loaded, finals))
+        found: Study = self.memo["set", name]
+        return found
 
     def groups(self) -> Iterator[tuple[str, list[Variant]]]:
         """The lines of a plot over the axis."""
@@ -288,65 +310,28 @@ def _study(
     axis: str | None,
     loaded: Loaded,
 ) -> Study:
+    loaded = loaded.on_set()
     finals = final_values(loaded)
     own = {run["folder"] for plan in plans for run in plan["runs"]}
     starts = [start for plan in plans for start in plan.get("starts") or [] if start["folder"] not in own]
     starts = list({start["folder"]: start for start in starts}.values())
-    # A preference loss depends on beta and on the kind of loss, so it ranks nothing; that of rows does.
-    columns = [column for column in DECIDING if column != HELD_OUT_LOSS or learn_from_rows(loaded)]
-    deciding = next((BY_COLUMN[c] for c in columns if c in finals and finals[c].notna().any()), None)
     notes = [note for plan in plans for note in plan.get("notes") or []]
     start = load_folders(loaded.root, starts) if starts else None
+    deciding = _deciding(loaded, finals)
     return Study(title, question, loaded.root, plans, variants, axis, loaded, finals, deciding, start, notes)
+
+
+def _deciding(loaded: Loaded, finals: pd.DataFrame) -> Measure | None:
+    """The measure that decides, of those that the runs have. A preference loss depends on beta and on the kind of loss,
+    so it ranks nothing; that of rows does."""
+    columns = [column for column in DECIDING if column != HELD_OUT_LOSS or learn_from_rows(loaded)]
+    return next((BY_COLUMN[c] for c in columns if c in finals and finals[c].notna().any()), None)
 
 
 def learn_from_rows(loaded: Loaded) -> bool:
     """Whether every run learns from rows: a held-out row's loss is its negative log-likelihood."""
     definitions = [record["definition"] for record in loaded.records.values()]
     return all("batch_rows" in (each.get("hyperparameters") or {}) for each in definitions if each)
-
-
-def final_values(loaded: Loaded) -> pd.DataFrame:
-    """Makes Study.finals: one row for each run with metrics. The step shown is the one whose weights the run left."""
-    import pandas as pd
-
-    states = loaded.runs.set_index("run")
-    rows = []
-    for run, table in loaded.metrics.groupby("run", sort=False):
-        state = states.loc[run]
-        table = table.sort_values("step", kind="stable")
-        held_out = [column for column in table.columns if column.startswith("eval/")]
-        evaluated = table[table[held_out].notna().any(axis=1)]
-        best = state["best_step"]
-        restored = pd.notna(state["restored"]) and bool(state["restored"])
-        if restored and pd.notna(best) and (evaluated["step"] == best).any():
-            evaluated = evaluated[evaluated["step"] <= best]
-        row: dict[str, Any] = {key: state.get(key) for key in ("experiment", "variant", "seed", "state")}
-        row |= {"run": run, "finished": state["state"] == "finished", "step": math.nan}
-        if len(evaluated):
-            row["step"] = int(evaluated["step"].iloc[-1])
-            row |= {column: evaluated[column].iloc[-1] for column in held_out}
-        first = evaluated[evaluated["step"] == 0]
-        row |= {f"start/{column}": first[column].iloc[0] if len(first) else math.nan for column in held_out}
-        last_step = table["step"].iloc[-1]
-        tail = table[table["step"] > last_step - max(1, last_step // 10)]
-        # A rollout that serves several steps is told of at the first of them alone.
-        rollouts = table[table["reward"].notna()] if "reward" in table else table.iloc[:0]
-        rollouts = rollouts.iloc[-max(1, len(rollouts) // 10) :]
-        for column in table.columns:
-            if column.startswith("time/") and column.endswith("_seconds"):
-                row[column] = table[column].sum(min_count=1)
-            elif column.startswith("cost/") or column == "time/seconds":
-                known = table[column].dropna()
-                before = table[column].iloc[0] if table["step"].iloc[0] == 0 else 0.0
-                row[column] = known.iloc[-1] - (0.0 if math.isnan(before) else before) if len(known) else math.nan
-            elif column not in held_out and column not in row:
-                row[column] = (tail if tail[column].notna().any() else rollouts)[column].mean()
-        rows.append(row)
-    if rows:
-        return pd.DataFrame(rows)
-    # A mask must be of booleans even where it is empty: one of objects would select columns.
-    return pd.DataFrame(columns=["run", "variant", "seed", "finished", "step"]).astype({"finished": bool})
 
 
 def starts_of(study: Study) -> set[str]:

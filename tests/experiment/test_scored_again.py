@@ -121,6 +121,47 @@ def test_a_row_that_is_scored_again_is_the_one_that_training_would_have_recorded
     assert plan(wanted).state == "cached"
 
 
+SET = {"digits": 3, "prompts": 4, "max_new_tokens": 4, "task": "sort"}
+OTHER = SET | {"task": "countdown"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ([SET], [SET, OTHER], {"b": (1, 2)}),
+        ([SET, OTHER], [SET | {"prompts": 6}, OTHER], {"a": (1, 2)}),
+        ([SET, OTHER], [SET], {}),
+    ],
+    ids=["a set more", "another deciding set", "a set less"],
+)
+def test_of_several_sets_only_those_that_changed_are_measured_again(plan, old, new, missing):
+    def definition(sets: list[dict[str, Any]]) -> dict[str, Any]:
+        named = [own | {"name": name, "every": 1} for name, own in zip("ab", sets, strict=False)]
+        return SFT | {"evaluate": named if len(named) > 1 else named[0] | {"name": None}}
+
+    train(plan(definition(old)))
+    run = plan(definition(new))
+    assert {name: own.missing for name, own in run.trained.points.items() if own.missing} == missing
+    scored, trained = score(run), train(plan(definition(new), "anew"), "anew")
+    kept = {step: [name for name in "ab" if step not in missing.get(name, ())] for step in range(5)}
+
+    def is_kept(step: int, name: str) -> bool:
+        return name in kept[step] or len(new) == 1
+
+    for row, other in zip(rows(scored), rows(trained), strict=True):
+        lost = {"a": "eval/", "b": "eval/b/"}
+        other = {
+            metric: value
+            for metric, value in other.items()
+            if not metric.startswith("eval/") or is_kept(row["step"], "b" if metric.startswith(lost["b"]) else "a")
+        }
+        assert json.dumps(row) == json.dumps(other)
+    for record in ("completions", "losses"):
+        wanted = [row for row in rows(trained, record) if is_kept(row["step"], row.get("set", "a"))]
+        assert rows(scored, record) == wanted
+    assert plan(definition(new)).state == "cached"
+
+
 def test_the_harm_that_a_run_has_done_is_judged_by_what_is_measured_now(plan):
     diverging = SFT | {"hyperparameters": SFT["hyperparameters"] | {"learning_rate": 100.0}}
     old, new = ({name: value for name, value in at.items() if name != "every"} for at in (OLD, NEW))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from workbench.data.sets import PairSet
+from workbench.evaluation.named import NO_LABELS, Labels
 from workbench.models.mode import evaluation_mode
 from workbench.tracking.names import (
     LENGTH_CORRELATION,
@@ -34,8 +35,18 @@ class _Evaluator(ABC):
     """Called as evaluator(model, step) -> metrics; appends h of every pair to `records` (pairs.jsonl), which says by
     how much its chosen completion is preferred."""
 
-    def __init__(self, pairs: PairSet, score: Score, *, batch_pairs: int = 64, records: Path | None = None) -> None:
+    def __init__(
+        self,
+        pairs: PairSet,
+        score: Score,
+        *,
+        batch_pairs: int = 64,
+        records: Path | None = None,
+        labels: Labels = NO_LABELS,
+    ) -> None:
+        """labels: what each recorded row says beside."""
         self.pairs, self.score, self.batch_pairs, self.records = pairs, score, batch_pairs, records
+        self.labels = labels
 
     @torch.no_grad()
     def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
@@ -51,7 +62,9 @@ class _Evaluator(ABC):
         if self.records is not None:
             store = MetricStore(self.records)
             try:
-                store.append_many({"step": step, "pair_id": f"pair{i}", "h": float(x)} for i, x in enumerate(h))
+                store.append_many(
+                    {"step": step, **self.labels, "pair_id": f"pair{i}", "h": float(x)} for i, x in enumerate(h)
+                )
             finally:
                 store.close()
         return {
@@ -75,10 +88,16 @@ class PairEvaluator(_Evaluator):
     pairs: with the start's log-probabilities."""
 
     def __init__(
-        self, pairs: PairSet, score: Score = summed_logprobs, *, batch_pairs: int = 64, records: Path | None = None
+        self,
+        pairs: PairSet,
+        score: Score = summed_logprobs,
+        *,
+        batch_pairs: int = 64,
+        records: Path | None = None,
+        labels: Labels = NO_LABELS,
     ) -> None:
         assert pairs.ref_chosen is not None, "pairs need the log-probabilities of the start"
-        super().__init__(pairs, score, batch_pairs=batch_pairs, records=records)
+        super().__init__(pairs, score, batch_pairs=batch_pairs, records=records, labels=labels)
 
     def _sides(self, scores: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         ratios = pair_logratios(scores, batch)
@@ -88,8 +107,10 @@ class PairEvaluator(_Evaluator):
 class ScoreEvaluator(_Evaluator):
     """h is the score of chosen less that of rejected, by a reward model; a difference is log odds, so nats."""
 
-    def __init__(self, pairs: PairSet, *, batch_pairs: int = 64, records: Path | None = None) -> None:
-        super().__init__(pairs, pair_scores, batch_pairs=batch_pairs, records=records)
+    def __init__(
+        self, pairs: PairSet, *, batch_pairs: int = 64, records: Path | None = None, labels: Labels = NO_LABELS
+    ) -> None:
+        super().__init__(pairs, pair_scores, batch_pairs=batch_pairs, records=records, labels=labels)
 
     def _sides(self, scores: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return scores.view(2, -1)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from workbench.evaluation.kl import sequence_kl
+from workbench.evaluation.named import NO_LABELS, Labels
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.generation.generate import Completion, completion_texts, generate, row_seed
 from workbench.generation.sampling import SamplingSettings
@@ -46,10 +47,12 @@ class PromptEvaluator:
         verifier: str,
         reference: Reference | None = None,
         records: Path | None = None,
+        labels: Labels = NO_LABELS,
     ) -> None:
-        """verifier: a name of workbench.rewards. reference: None measures no eval/kl_start."""
+        """verifier: a name of workbench.rewards. reference: None measures no eval/kl_start. labels: what each recorded
+        row says beside."""
         self.prompts, self.settings, self.tokenizer = list(prompts), settings, tokenizer
-        self.verifier, self.reference, self.records = verifier, reference, records
+        self.verifier, self.reference, self.records, self.labels = verifier, reference, records, labels
         self._verify = get_verifier(verifier)
         self._seeds = [row_seed(settings.seed, prompt.prompt_id) for prompt in self.prompts]
 
@@ -104,6 +107,7 @@ class PromptEvaluator:
                 rows.append(
                     {
                         "step": step,
+                        **self.labels,
                         "split": split,
                         "prompt_id": prompt.prompt_id,
                         "sample_index": 0,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from workbench.data.sets import IGNORED, RowSet
+from workbench.evaluation.named import NO_LABELS, Labels
 from workbench.models.mode import evaluation_mode
 from workbench.models.outputs import forward_to_head
 from workbench.objectives.logprobs import projected_logprobs
@@ -18,9 +19,11 @@ from workbench.tracking.store import MetricStore
 class RowEvaluator:
     """Called as evaluator(model, step) -> metrics; appends each row's loss to `records` (losses.jsonl)."""
 
-    def __init__(self, rows: RowSet, *, batch_rows: int = 64, records: Path | None = None) -> None:
-        """batch_rows: it is about memory only, and changes no number."""
-        self.rows, self.batch_rows, self.records = rows, batch_rows, records
+    def __init__(
+        self, rows: RowSet, *, batch_rows: int = 64, records: Path | None = None, labels: Labels = NO_LABELS
+    ) -> None:
+        """batch_rows: it is about memory only, and changes no number. labels: what each recorded row says beside."""
+        self.rows, self.batch_rows, self.records, self.labels = rows, batch_rows, records, labels
 
     @torch.no_grad()
     def __call__(self, model: torch.nn.Module, step: int) -> dict[str, float]:
@@ -35,7 +38,13 @@ class RowEvaluator:
             store = MetricStore(self.records)
             try:
                 store.append_many(
-                    {"step": step, "row_id": f"row{i}", "loss_sum": float(loss), "num_tokens": int(count)}
+                    {
+                        "step": step,
+                        **self.labels,
+                        "row_id": f"row{i}",
+                        "loss_sum": float(loss),
+                        "num_tokens": int(count),
+                    }
                     for i, (loss, count) in enumerate(zip(nats, tokens, strict=True))
                 )
             finally:

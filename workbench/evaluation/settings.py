@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from workbench.config import AtOnce, GivenPath, Made, NonNegativeInt, Seed, Settings
 from workbench.data.settings import TaskSettings, check_gym
 from workbench.generation.sampling import SamplingSettings
 
 FILE_NEW_TOKENS = 256
-
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+WHEN_ASKED = ("name",)
+"""Fields that are written down only where they were asked for: runs from before they existed are still valid."""
 
 KL_VERSION = 1
 """Version of the estimator of eval/kl_start (evaluation/kl.py); values of different versions are not compared."""
 
 
 class EvaluateSettings(Settings):
-    """A task's held-out prompts, a prompt-completion file, a preference file, a split, or several of them."""
+    """A task's held-out prompts, a prompt-completion file, a preference file, a split, or several of them. A list holds
+    several such sets, each with a name."""
 
+    name: str | None = None
+    """The set's name, which each set of a list has: the metrics of all but the deciding one are eval/<name>/..."""
+    decides: Annotated[bool, Field(exclude=True)] = False
+    """Whether this set of a list decides, and bears the plain names eval/...; the first does where none says so."""
     task: Literal["sort", "countdown", "reasoning_gym"] | None = None
     """Held-out prompts of a built-in task."""
     digits: Annotated[int, Field(ge=2, le=64)] = 8
@@ -60,12 +68,26 @@ class EvaluateSettings(Settings):
         given = isinstance(values, dict) and any(values.get(name) is not None for name in ("path", "split", "gym"))
         return {"max_new_tokens": FILE_NEW_TOKENS, **values} if given else values
 
+    @field_validator("name")
+    @classmethod
+    def _in_metrics(cls, name: str | None) -> str | None:
+        if name is not None and not SET_NAME.fullmatch(name):
+            raise ValueError(f"found {name[:60]!r}, allowed letters, digits, - and _, at most 40")
+        return name
+
     @model_validator(mode="after")
     def _one_set_of_prompts(self) -> EvaluateSettings:
         if sum(value is not None for value in (self.task, self.path, self.split)) > 1:
             raise ValueError("evaluate takes one of task, path, split")
         check_gym(self.task, self.gym, self.gym_config)
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields as plain data, without those of WHEN_ASKED that were not asked for."""
+        fields: dict[str, Any] = handler(self)
+        left_out = {name for name in WHEN_ASKED if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in fields.items() if name not in left_out}
 
     @property
     def names_nothing(self) -> bool:

@@ -80,6 +80,7 @@ def identify(
         hyperparameters["rewards"] = _rewards_identity(spec, rewards_in(spec, runs, coming))
         if getattr(spec.hyperparameters, "dynamic_sampling", 0):
             hyperparameters["dynamic_sampling_version"] = DYNAMIC_SAMPLING_VERSION
+    others = {str(own.set_name): _evaluate_identity(own) for own in spec.by_set[1:]}
     return Identity(
         {
             "version": VERSION,
@@ -93,6 +94,7 @@ def identify(
             "hyperparameters": {k: v for k, v in hyperparameters.items() if k not in left_out},
             "precision": precision,
             "evaluate": _evaluate_identity(spec),
+            **({"other_sets": others} if others else {}),
             "budget": spec.budget and dump(spec.budget) | {"costs_version": COSTS_VERSION},
             "threads": spec.threads,
         }
@@ -102,7 +104,7 @@ def identify(
 def _stages_identity(spec: RunSpec) -> dict[str, int]:
     """Versions of the stages that a run of its kind rests on."""
     names = {"data"}
-    if spec.form.takes_reference or (spec.evaluate is not None and spec.evaluate.pairs):
+    if spec.form.takes_reference or any(own.evaluate and own.evaluate.pairs for own in spec.by_set):
         names |= {"collect", "ref_logprobs"}
     names |= {"collect"} if isinstance(spec.data, CollectData) else set()
     names |= {"teacher_logprobs"} if spec.hyperparameters.stores_teacher else set()
@@ -263,8 +265,15 @@ def _evaluate_identity(spec: RunSpec) -> dict[str, Any] | None:
     return fields
 
 
+def versions_of_others(spec: RunSpec) -> dict[str, Any]:
+    """The versions that the held-out sets beside the deciding one are measured by, by set, for the record."""
+    found = {str(own.set_name): measuring_versions(own) for own in spec.by_set[1:]}
+    return {"measured_by_other_sets": found} if found else {}
+
+
 def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
-    """Versions of everything that a run's numbers are measured by, by name: a report compares none across two."""
+    """Versions of everything that a run's numbers are measured by, by name: a report compares none across two. Of the
+    held-out sets those of the deciding one."""
     found: dict[str, int | str] = {"cost/flops": COSTS_VERSION}
     evaluate = spec.evaluate
     if evaluate is not None:

@@ -19,7 +19,7 @@ from workbench.data.tasks import Split, make_rows
 from workbench.data.wanted import Wanted
 from workbench.errors import DataError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.planning.leaks import PAIRS, PROMPTS, TRAINING, overlaps, trained_before
+from workbench.experiment.planning.leaks import PAIRS, PROMPTS, TRAINING, of_set, overlaps, trained_before
 from workbench.experiment.planning.lengths import LARGEST_READ
 from workbench.experiment.running.held_out_files import (
     asks,
@@ -75,7 +75,13 @@ class Inspector:
         return self._read(spec, spec.data, spec.form.wanted, None) if isinstance(spec.data, ReadData) else None
 
     def held_out(self, spec: RunSpec) -> Iterator[tuple[str, Inspected]]:
-        """The held-out files, by whether their prompts or their pairs are measured."""
+        """The held-out files of every set, by whether their prompts or their pairs are measured; of sets beside the
+        deciding one with the set's name."""
+        for index, own in enumerate(spec.by_set):
+            for what, found in self._held_out(own):
+                yield of_set(what, own.set_name if index else None), found
+
+    def _held_out(self, spec: RunSpec) -> Iterator[tuple[str, Inspected]]:
         most = spec.evaluate.prompts if spec.evaluate is not None else None
         for what, source_of, wanted, rows in (
             (PROMPTS, held_out_prompts_source, spec.form.held_out, most),
@@ -115,7 +121,7 @@ class Inspector:
         evaluate = spec.evaluate
         if evaluate is None or (evaluate.task is None and evaluate.path is None):
             return 0
-        found = next((own for what, own in self.held_out(spec) if what == PROMPTS), None)
+        found = next((own for what, own in self._held_out(spec) if what == PROMPTS), None)
         return evaluate.prompts if evaluate.task is not None or found is None else found.asked
 
     def _trained(self, spec: RunSpec) -> Iterator[tuple[str, PromptHashes | None]]:
@@ -137,12 +143,13 @@ class Inspector:
 
     def _asked_for(self, spec: RunSpec, files: list[tuple[str, Inspected]]) -> Iterator[tuple[str, PromptHashes]]:
         yield from ((what, found.hashes) for what, found in files)
-        evaluate = spec.evaluate
-        task = evaluate.task_settings if evaluate is not None else None
-        if evaluate is not None and task is not None and isinstance(spec.data, ReadData):
-            hashes = _of_task(task, "held_out", evaluate.prompts, evaluate.seed)
-            if hashes is not None:
-                yield PROMPTS, hashes
+        for index, own in enumerate(spec.by_set):
+            evaluate = own.evaluate
+            task = evaluate.task_settings if evaluate is not None else None
+            if evaluate is not None and task is not None and isinstance(own.data, ReadData):
+                hashes = _of_task(task, "held_out", evaluate.prompts, evaluate.seed)
+                if hashes is not None:
+                    yield of_set(PROMPTS, own.set_name if index else None), hashes
 
     def _read(self, spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None) -> Inspected | None:
         key = (f"{type(settings).__name__} {settings.model_dump_json()} {spec.evaluate}", wanted, most)
@@ -219,7 +226,7 @@ def _without_template(folder: Path) -> bool:
 
 def _is_own_task(spec: RunSpec) -> bool:
     """Held-out prompts of a built-in task never stand in its training data."""
-    return spec.evaluate is None or spec.evaluate.path is None
+    return all(own.evaluate is None or own.evaluate.path is None for own in spec.by_set)
 
 
 def _plain(text: str) -> str:

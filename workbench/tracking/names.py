@@ -1,4 +1,7 @@
-"""Names of held-out metrics: who measures them, who judges by them and who shows them take each from here."""
+"""Names of held-out metrics: who measures them, who judges by them and who shows them take each from here.
+
+Of several held-out sets the deciding one has these names, and another one's are eval/<set>/exact_match_greedy, ...
+"""
 
 EXACT_MATCH_SAMPLED = "eval/exact_match_sampled"
 EXACT_MATCH_GREEDY = "eval/exact_match_greedy"
@@ -13,3 +16,36 @@ SCORE_SD = "eval/score_sd"
 LENGTH_CORRELATION = "eval/length_correlation"
 NUM_PROMPTS = "eval/num_prompts"
 NUM_PAIRS = "eval/num_pairs"
+
+SET = "set"
+"""The field of a record's row that says which of several held-out sets it is of."""
+_PREFIX = "eval/"
+
+
+def metric_of_set(metric: str, name: str) -> str:
+    """A held-out metric as a set that does not decide has it."""
+    return f"{_PREFIX}{name}/{metric.removeprefix(_PREFIX)}"
+
+
+def plain_name(metric: str, name: str) -> str:
+    """The mirror of metric_of_set."""
+    return f"{_PREFIX}{metric.removeprefix(f'{_PREFIX}{name}/')}"
+
+
+def is_of_set(metric: str, name: str | None, *, decides: bool) -> bool:
+    """Whether an entry of a metrics row was measured on this held-out set. name: None for a run's only one."""
+    if name is None:
+        return metric.startswith(_PREFIX)
+    if metric == seconds_of_set(name):
+        return True
+    return metric.startswith(_PREFIX) and metric.rpartition("/")[0] == (_PREFIX[:-1] if decides else f"{_PREFIX}{name}")
+
+
+def is_measured(metric: str) -> bool:
+    """Whether an entry of a metrics row comes of measuring on held-out sets, its time among it."""
+    return metric.startswith((_PREFIX, f"time/{_PREFIX}"))
+
+
+def seconds_of_set(name: str) -> str:
+    """The seconds that measuring on one of several held-out sets took, of one evaluation."""
+    return f"time/{_PREFIX}{name}_seconds"

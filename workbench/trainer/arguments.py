@@ -155,13 +155,14 @@ def check_start(trainer: str, train_loader: Any, val_loader: Any, records: Outpu
 
 
 def checked_metrics(found: Any, evaluator: Any) -> dict[str, float]:
-    """What an evaluator gave, as plain numbers. Raises DefinitionError where it is no dict of held-out metrics."""
+    """What an evaluator gave, as plain numbers: held-out metrics, and times. Raises DefinitionError where it is no dict
+    of these."""
     name = getattr(evaluator, "__name__", type(evaluator).__name__)
     if not isinstance(found, Mapping):
         raise DefinitionError(f"evaluator {name} gave {_described(found)}; allowed a dict such as {{'eval/x': 0.5}}")
     metrics = {}
     for key, value in found.items():
-        if not (isinstance(key, str) and key.startswith("eval/")):
+        if not (isinstance(key, str) and key.startswith(("eval/", "time/eval/"))):
             raise DefinitionError(f"evaluator {name} gave {key!r}; allowed names of held-out metrics, eval/...")
         try:
             metrics[key] = value if isinstance(value, int | float) else float(value)

@@ -113,6 +113,11 @@ def conventions(run: RunSpec) -> dict[str, str]:
     found |= method.conventions(type(settings).described(), settings)
     if run.evaluate is not None:
         found = _EVALUATION | found if settings.scores_texts else found | _EVALUATION
+    if run.other_sets:
+        found["held-out sets"] = (
+            f"{run.set_name} decides, and bears the plain names eval/...; beside it, as eval/<set>/...: "
+            f"{', '.join(str(each.name) for each in run.other_sets)}"
+        )
     if run.budget is not None:
         found["budget"] = "counts collecting, reference and rollouts too; evaluation's seconds do not count"
     return found
@@ -130,8 +135,13 @@ def batch_units(settings: TrainerSettings) -> str:
 
 
 def _settings(run: RunSpec) -> dict[str, Any]:
+    """What a run's record says, its held-out sets by name where there are several, the deciding one first."""
+    found = run.to_definition()
+    others = found.pop("other_sets", {})
+    if others:
+        found["evaluate"] = {run.set_name: found["evaluate"]} | others
     named = ("start_from", "teacher") if isinstance(run.teacher, str) else ("start_from",)
-    return {key: value for key, value in run.to_definition().items() if key not in (*NAMES_ONLY, *named)}
+    return {key: value for key, value in found.items() if key not in (*NAMES_ONLY, *named)}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

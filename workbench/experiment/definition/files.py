@@ -20,7 +20,7 @@ SECTIONS = ("model", "lora", "data", "hyperparameters", "evaluate", "budget")
 
 _SHAPES: dict[str, Any] = dict.fromkeys(SECTIONS, dict | None)
 _SHAPES |= dict.fromkeys(("start_from", "teacher"), dict | str | None)
-_SHAPES |= {"trainer": str | None, "threads": int, "track": list}
+_SHAPES |= {"evaluate": dict | list | None, "trainer": str | None, "threads": int, "track": list}
 
 
 def experiment_names(folder: Path) -> list[str]:

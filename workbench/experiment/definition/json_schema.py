@@ -67,7 +67,9 @@ def _fill(schema: dict[str, Any]) -> None:
     properties = schema["properties"]
     for name in SECTIONS:
         description = {"description": text} if (text := properties[name].get("description")) else {}
-        properties[name] = {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}], **description}
+        own = {"$ref": f"#/$defs/{name}"}
+        several = [{"type": "array", "items": own}] if name == "evaluate" else []
+        properties[name] = {"anyOf": [own, *several, {"type": "null"}], **description}
     run = [{"type": "string"}, {"$ref": "#/$defs/StartFrom"}]
     properties["start_from"]["anyOf"] = [*run, {"type": "null"}]
     properties["teacher"]["anyOf"] = [*run, {"$ref": "#/$defs/model"}, {"type": "null"}]

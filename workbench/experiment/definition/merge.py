@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from workbench.experiment.definition.held_out_sets import merge_into_list
 from workbench.experiment.definition.source import Node, join_field
 
 REPLACED_WITH_TRAINER = ("hyperparameters", "data", "teacher")
@@ -28,7 +29,8 @@ def merge_sections(base: Node, over: Node) -> Node:
     """over's settings laid over base's (whole definitions or arms).
 
     Naming another trainer drops base's hyperparameters, data and teacher; start_from and model drop each other; data of
-    another kind or task, another kind of model, another start_from and another teacher replace the whole section.
+    another kind or task, another kind of model, another start_from and another teacher replace the whole section. Over
+    a list of held-out sets a mapping changes the sets, by name or all of them (held_out_sets.py).
     """
     kept = dict(base.value)
     trainer, other = kept.get("trainer"), over.value.get("trainer")
@@ -92,6 +94,8 @@ def _merge_section(name: str, base: Node, over: Node) -> Node:
         return replace(over, value=arms)
     if name in NAMES_A_RUN and isinstance(base.value, str):
         base = replace(base, value={"experiment": base})
+    if name == "evaluate" and isinstance(base.value, list) and isinstance(over.value, dict):
+        return merge_into_list(base, over) or over
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     if name in NAMES_A_RUN and "experiment" in over.value:

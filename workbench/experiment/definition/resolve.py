@@ -10,6 +10,7 @@ from typing import Any
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.files import check_shape, load_tree
 from workbench.experiment.definition.grid import Point, apply_overrides, arm_classes, arm_trees, points, read_axes
+from workbench.experiment.definition.held_out_sets import origins_of_sets
 from workbench.experiment.definition.merge import merge_sections, nest
 from workbench.experiment.definition.overrides import Override, experiment_folder, parse_overrides
 from workbench.experiment.definition.schema import Experiment, RunSpec
@@ -164,7 +165,8 @@ class _Loader:
                     lora=sections.lora,
                     data=sections.data,
                     hyperparameters=sections.hyperparameters,
-                    evaluate=sections.evaluate,
+                    evaluate=sections.held_out[0] if sections.held_out else None,
+                    other_sets=sections.held_out[1:],
                     threads=sections.threads,
                     track=tuple(track.plain()) if track is not None else ("tensorboard",),
                     sources=sources,
@@ -205,4 +207,6 @@ def _origins(tree: Node, path: str = "") -> dict[str, str]:
             below = f"{path}.{key}" if path else key
             found[below] = item.where
             found |= _origins(item, below)
+            if below == "evaluate" and isinstance(item.value, list):
+                found |= origins_of_sets(item)
     return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from workbench.config import PositiveInt, Seed, Settings
 from workbench.data.forms import DataForm
-from workbench.data.settings import DataSettings
+from workbench.data.settings import CollectData, DataSettings
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.rewards.settings import RewardSettings
@@ -62,8 +62,8 @@ class Arm(Settings):
     """Training data: a built-in task, a file, or pairs collected from a model's samples."""
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     """The trainer's settings."""
-    evaluate: dict[str, Any] | None = None
-    """Held-out evaluation: what, and every how many steps."""
+    evaluate: dict[str, Any] | list[dict[str, Any]] | None = None
+    """Held-out evaluation: what, and every how many steps; of a list of several named sets one decides."""
     budget: dict[str, Any] | None = None
     """Ends every run at so many flops, tokens or seconds; collecting, reference and rollouts count."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -114,8 +114,11 @@ class RunSpec:
     hyperparameters: TrainerSettings
     """The hyperparameters, with the run's seed and budget, and evaluate.every as evaluate_every."""
     evaluate: EvaluateSettings | None
+    """The held-out set that decides."""
     threads: int
     track: tuple[str, ...]
+    other_sets: tuple[EvaluateSettings, ...] = ()
+    """The held-out sets that are shown beside it; each has a name."""
     sources: tuple[str, ...] = ()
     """The runs that a list at data.collect.from names, by key; "start" is the run's own start."""
     judges: tuple[str, ...] = ()
@@ -152,10 +155,28 @@ class RunSpec:
         """What ends the run early."""
         return self.hyperparameters.budget
 
+    @property
+    def by_set(self) -> tuple[RunSpec, ...]:
+        """The run as it is measured on each of its held-out sets alone, the deciding one first; itself where there is
+        but one, or none. Pairs that are collected with the training's own are of the deciding set."""
+        if not self.other_sets:
+            return (self,)
+        data: Any = self.data
+        if isinstance(data, CollectData):
+            data = data.model_copy(update={"collect": data.collect.model_copy(update={"held_out_pairs": 0})})
+        others = (replace(self, evaluate=each, other_sets=(), data=data) for each in self.other_sets)
+        return (replace(self, other_sets=()), *others)
+
+    @property
+    def set_name(self) -> str | None:
+        """The name of the deciding set, or of the one that `by_set` leaves; None where it has none."""
+        return self.evaluate.name if self.evaluate is not None else None
+
     def to_definition(self) -> dict[str, Any]:
         """Plain data for definition.yaml."""
         said = dump(self.hyperparameters)
         teacher = split_key(self.teacher) if isinstance(self.teacher, str) else dump(self.teacher)
+        others = {"other_sets": {str(each.name): dump(each) for each in self.other_sets}} if self.other_sets else {}
         return {
             "experiment": self.experiment,
             "question": self.question,
@@ -173,6 +194,7 @@ class RunSpec:
             "judges": list(self.judges),
             "hyperparameters": {name: said[name] for name in hyperparameter_names(type(self.hyperparameters))},
             "evaluate": dump(self.evaluate),
+            **others,
             "budget": said["budget"],
             "threads": self.threads,
             "track": list(self.track),

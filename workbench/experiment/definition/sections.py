@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from workbench.config import Settings
 from workbench.data.settings import CollectData, DatasetData, DataSettings, ReadData
 from workbench.evaluation.settings import EvaluateSettings
+from workbench.experiment.definition.held_out_sets import held_out_sets
 from workbench.experiment.definition.merge import KINDS
 from workbench.experiment.definition.other_names import OURS
 from workbench.experiment.definition.places import elsewhere, members
@@ -44,7 +46,8 @@ class Sections:
     teacher: Node | ModelSettings | None
     """A run to be resolved, or a model."""
     lora: LoraSettings | None
-    evaluate: EvaluateSettings | None
+    held_out: tuple[EvaluateSettings, ...]
+    """The held-out sets, the deciding one first."""
     threads: int
 
 
@@ -115,11 +118,8 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     teacher = _teacher(tree, cls, problems, sound)
     arm = validate(Arm, _only(tree, "threads"), problems)
     lora = _section(LoraSettings, "lora", lora_node, problems)
-    evaluate = _section(EvaluateSettings, "evaluate", evaluate_node, problems)
-    if evaluate is not None and evaluate_node is not None and evaluate.split is not None and data is not None:
-        _check_split(evaluate.split, data, evaluate_node.get("split") or evaluate_node, problems)
-    if evaluate is not None and evaluate_node is not None and data is not None:
-        _check_measured(evaluate, evaluate_node, data, problems)
+    held_out = _held_out(evaluate_node, data, problems)
+    evaluate = held_out[0] if held_out else None
     hyperparameters = _hyperparameters(cls, tree, evaluate, problems) if cls else None
     if hyperparameters is not None and hyperparameters.scores_texts:
         _check_scorer(lora_node, evaluate_node, str(trainer.value if trainer else ""), problems)
@@ -142,12 +142,28 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
         or arm is None
     ):
         return None
-    return Sections(str(trainer.value), hyperparameters, data, model, start, teacher, lora, evaluate, arm.threads)
+    return Sections(str(trainer.value), hyperparameters, data, model, start, teacher, lora, held_out, arm.threads)
 
 
 def _section(cls: type[SettingsType], name: str, node: Node | None, problems: Problems) -> SettingsType | None:
     """A section's settings; None where it is absent or broken."""
     return validate(cls, node, problems, unknown_within(name, cls)) if node is not None else None
+
+
+def _held_out(node: Node | None, data: DataSettings | None, problems: Problems) -> tuple[EvaluateSettings, ...]:
+    """The held-out sets, the deciding one first; none where nothing is held out, or one is broken."""
+    if node is None:
+        return ()
+    found = held_out_sets(node, problems, unknown_within("evaluate", EvaluateSettings))
+    items = node.value if isinstance(node.value, list) else [node]
+    for item in items if found and data is not None else ():
+        split = item.get("split")
+        if split is not None and split.value is not None and data is not None:
+            _check_split(split.value, data, split, problems)
+    if found and data is not None:
+        for index, own in enumerate(found):
+            _check_measured(own, node, None if index else data, problems)
+    return found
 
 
 def _given(tree: Node, name: str) -> Node | None:
@@ -203,8 +219,9 @@ def _missing_data(tree: Node, cls: type[TrainerSettings] | None, problems: Probl
         problems.add(trainer, problem, f"{trainer.field.removesuffix('trainer')}data")
 
 
-def _check_measured(evaluate: EvaluateSettings, node: Node, data: DataSettings, problems: Problems) -> None:
-    """Something to measure: held-out pairs that are collected with the training data, or what is named."""
+def _check_measured(evaluate: EvaluateSettings, node: Node, data: DataSettings | None, problems: Problems) -> None:
+    """Something to measure: held-out pairs that are collected with the training data, or what is named. data: None for
+    a set that does not decide, which has none of those pairs."""
     collected = isinstance(data, CollectData) and data.collect.held_out_pairs
     if evaluate.names_nothing and not collected:
         problems.add(node, "evaluate needs one of task, path, pairs, split")
@@ -212,8 +229,9 @@ def _check_measured(evaluate: EvaluateSettings, node: Node, data: DataSettings, 
 
 def _check_scorer(lora: Node | None, evaluate: Node | None, trainer: str, problems: Problems) -> None:
     """Nothing that only a language model can do is asked of a reward model."""
-    for name in ("task", "path", "verifier"):
-        asked = evaluate.get(name) if evaluate is not None else None
+    sets = evaluate.value if evaluate is not None and isinstance(evaluate.value, list) else [evaluate]
+    for own, name in itertools.product(sets, ("task", "path", "verifier")):
+        asked = own.get(name) if own is not None else None
         if asked is not None and asked.value is not None:
             problem = f"found prompts to complete, and trainer {trainer} leaves a reward model, which completes none"
             problems.add(asked, f"{problem}; allowed pairs, split, or data.collect.held_out_pairs")

@@ -113,10 +113,11 @@ def look_at_data(experiment: Experiment, runs: Path, split: Split, num_rows: int
     stages = RunStages(StartModels(runs, reporter), num_cores())
     sections: dict[str, Section] = {}
     for spec in experiment.runs:
-        for key, section in _sections(stages, spec, split, num_rows):
-            found = sections.setdefault(key, section)
-            if spec.variant not in found.variants:
-                found.variants.append(spec.variant)
+        for own in spec.by_set if split == "held_out" else (spec,):
+            for key, section in _sections(stages, own, split, num_rows):
+                found = sections.setdefault(key, section)
+                if spec.variant not in found.variants:
+                    found.variants.append(spec.variant)
     if not sections:
         raise DataError(f"{experiment.file}: evaluate names no held-out data, allowed task, path, pairs or split")
     return list(sections.values())

@@ -59,7 +59,8 @@ class Durations:
         every = spec.evaluate.every if spec.evaluate is not None else 0
         times = 1 + (-(-steps // every) if every else 1)
         rate = self.speeds[spec.key].flops_per_second
-        return RUN_SECONDS + found.seconds + times * self._evaluation_flops(spec, size) / rate
+        measuring = sum(self._evaluation_flops(own, size) for own in spec.by_set)
+        return RUN_SECONDS + found.seconds + times * measuring / rate
 
     def shared(self, spec: RunSpec) -> float:
         """Seconds of what runs on the same pairs share: collecting the pairs, and their log-probabilities under the
@@ -87,7 +88,8 @@ class Durations:
         return str(spec.data), str(spec.start or spec.model)
 
     def _evaluation_flops(self, spec: RunSpec, size: RunSize) -> float:
-        """FLOPs of one evaluation. A FLOP of sampling counts as often as it takes longer than one of training."""
+        """FLOPs of one evaluation on a held-out set. A FLOP of sampling counts as often as it takes longer than one of
+        training."""
         evaluate = spec.evaluate
         if evaluate is None:
             return 0.0

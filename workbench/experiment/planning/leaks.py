@@ -67,14 +67,25 @@ def overlaps(
 
 
 def overlaps_of_stages(
-    held_out: Iterable[Example], pairs: Path | None, data: Path, start: str | None, runs: Path
+    held_out: Iterable[Example],
+    pairs: Path | None,
+    data: Path,
+    start: str | None,
+    runs: Path,
+    *,
+    beside: str | None = None,
 ) -> list[Overlap]:
     """The overlaps of a run that is ready to train with its own training data and that of every run before it. pairs,
-    data: the stages of its held-out pairs and of its training data."""
-    sets = [(PROMPTS, hashes_of(held_out))]
+    data: the stages of its held-out pairs and of its training data. beside: the set's name where another decides."""
+    sets = [(of_set(PROMPTS, beside), hashes_of(held_out))]
     if pairs is not None:
-        sets.append((PAIRS, PromptHashes.load(pairs / overlap.FILE)))
+        sets.append((of_set(PAIRS, beside), PromptHashes.load(pairs / overlap.FILE)))
     return overlaps([(TRAINING, load_hashes(data)), *trained_before(start, runs)], sets)
+
+
+def of_set(held_out: str, beside: str | None) -> str:
+    """What is held out, with the name of its set where another one decides."""
+    return held_out if beside is None else f"{held_out} of {beside}"
 
 
 def trained_before(start: str | None, runs: Path) -> Iterator[tuple[str, PromptHashes | None]]:

@@ -14,7 +14,7 @@ from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.identity import Identity, identify
 from workbench.experiment.planning.changes import change_of
 from workbench.experiment.running.run_folder import RunFolder
-from workbench.experiment.running.scored import DECIDES, Trained, find_trained, only_measures_differ
+from workbench.experiment.running.scored import DECIDES, Trained, find_trained, only_measures_differ, points_text
 from workbench.own_code import own_hash
 
 State = Literal["cached", "new", "resumes", "changed", "kept", "scored", "waits", "broken"]
@@ -123,7 +123,7 @@ def _plan_run(
     trained = find_trained(spec, identity, runs) if not fresh and not stands else None
     if trained is not None:
         change = change_of(trained.folder, spec, identity.fields)
-        return PlannedRun(spec, "scored", identity, precision, f"{change}; {trained.points.text}", trained)
+        return PlannedRun(spec, "scored", identity, precision, f"{change}; {points_text(trained.points)}", trained)
     if not status and (folder.path / "checkpoints").exists():
         return PlannedRun(spec, "changed", identity, precision, "its status.json, which says of what it is, is damaged")
     if not status:

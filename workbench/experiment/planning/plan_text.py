@@ -71,7 +71,9 @@ def describe_plan(
 
 def _inspector(specs: list[RunSpec], runs: Path) -> Inspector | None:
     """None where every run is of built-in tasks alone, which need no look."""
-    of_files = any(isinstance(spec.data, ReadData) or (spec.evaluate and spec.evaluate.path) for spec in specs)
+    of_files = any(
+        isinstance(own.data, ReadData) or (own.evaluate and own.evaluate.path) for spec in specs for own in spec.by_set
+    )
     if not of_files:
         return None
     from workbench.experiment.inspect_data import Inspector
@@ -168,6 +170,9 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
         parts.append(f"about {found.tokens_per_step:,.0f} tokens a step{_how_counted(found)}")
     if found.flops:
         parts.append(f"{found.flops:.2g} FLOPs by its parameters, all of them at every token")
+    if spec.other_sets:
+        others = ", ".join(str(each.name) for each in spec.other_sets)
+        parts.append(f"held-out set {spec.set_name} decides, beside it {others}")
     if found.memory_bytes:
         parts.append(f"about {as_text(found.memory_bytes)} of memory beside the libraries")
     return "; ".join(parts)

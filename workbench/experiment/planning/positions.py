@@ -53,7 +53,7 @@ def positions_notes(spec: RunSpec, config: Mapping[str, Any] | None) -> Iterator
         return
     new = _new_tokens(spec)
     row = spec.data.max_tokens if isinstance(spec.data, ReadData) else 0
-    sampled = spec.evaluate.max_new_tokens if spec.evaluate is not None else 0
+    sampled = max((own.evaluate.max_new_tokens for own in spec.by_set if own.evaluate is not None), default=0)
     limits = {
         f"data.max_tokens {row:,}" + (f" and max_new_tokens {new:,}" if new else ""): row + new,
         f"evaluate.max_new_tokens {sampled:,} and a prompt": sampled + 1,

@@ -181,12 +181,13 @@ def record_bytes(spec: RunSpec, steps: float, lengths: Sequence[float], characte
         completion = settings.max_new_tokens / 2 * characters_per_token
         rollouts = steps / settings.updates_per_rollout * settings.logged_prompts * settings.group_size
         written += rollouts * (COMPLETION_ROW + text + completion)
-    if spec.evaluate is None:
-        return written
-    evaluations = 2 + (steps / spec.evaluate.every if spec.evaluate.every else 0)
-    row = 0.0
-    if spec.evaluate.task is not None or spec.evaluate.path is not None:
-        row += (1 + (spec.evaluate.sampling is not None)) * (COMPLETION_ROW + text)
-    if spec.form.has_row_loss:
-        row += LOSS_ROW
-    return written + evaluations * spec.evaluate.prompts * row
+    for own in spec.by_set:
+        if own.evaluate is not None:
+            evaluations = 2 + (steps / own.evaluate.every if own.evaluate.every else 0)
+            row = 0.0
+            if own.evaluate.task is not None or own.evaluate.path is not None:
+                row += (1 + (own.evaluate.sampling is not None)) * (COMPLETION_ROW + text)
+            if own.form.has_row_loss:
+                row += LOSS_ROW
+            written += evaluations * own.evaluate.prompts * row
+    return written

@@ -29,10 +29,11 @@ def source_files(settings: ReadData) -> list[Path]:
 def opened_by_run(spec: RunSpec, runs: Path, *models: Path) -> list[Path]:
     """What the run's own process reads, its stages left out. models: the folders of those that it loads."""
     found = [path for model in models for path in model_files(model)]
-    if spec.evaluate is not None and spec.evaluate.path is not None:
-        found.append(Path(spec.evaluate.path).expanduser())
-    split = held_out_split(spec)
-    found += source_files(split) if split is not None else []
+    for own in spec.by_set:
+        if own.evaluate is not None and own.evaluate.path is not None:
+            found.append(Path(own.evaluate.path).expanduser())
+        split = held_out_split(own)
+        found += source_files(split) if split is not None else []
     for reward in rewards_in(spec, runs):
         found += [Path(reward.file).expanduser()] if reward.file is not None else []
         found += model_files(Path(reward.model).expanduser()) if reward.model is not None else []
@@ -43,8 +44,9 @@ def prepared_from(spec: RunSpec, runs: Path, *models: Path) -> list[Path]:
     """All that a run rests on and its identity is taken of."""
     found = opened_by_run(spec, runs, *models)
     found += source_files(spec.data) if isinstance(spec.data, ReadData) else []
-    if spec.evaluate is not None and spec.evaluate.pairs is not None:
-        found.append(Path(spec.evaluate.pairs).expanduser())
+    for own in spec.by_set:
+        if own.evaluate is not None and own.evaluate.pairs is not None:
+            found.append(Path(own.evaluate.pairs).expanduser())
     for key in spec.sources:
         found += model_files(RunFolder(runs, key).model) if key != START else []
     given = (settings for settings in (spec.model, spec.teacher) if isinstance(settings, ModelSettings))

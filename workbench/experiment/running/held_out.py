@@ -17,10 +17,12 @@ from workbench.data.settings import DatasetData, FileData, ReadData
 from workbench.data.tasks import make_rows, prompt_id
 from workbench.data.tokenise import encode_prompts
 from workbench.errors import DataError
+from workbench.evaluation.named import Labels, OfSet, labels_of_set
 from workbench.evaluation.pairs import PairEvaluator, ScoreEvaluator
 from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.rows import RowEvaluator
 from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.planning.leaks import of_set
 from workbench.experiment.planning.positions import check_lengths
 from workbench.experiment.running.held_out_files import asks, held_out_prompts_source, task_example
 from workbench.experiment.running.prepared import PreparedRun
@@ -40,11 +42,25 @@ NEEDS_ANSWERS = "exact match compares completions with it"
 
 
 def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Path) -> list[Evaluator]:
-    """The held-out evaluation of a run; its records go to output_dir."""
+    """The held-out evaluation of a run, set by set; its records go to output_dir."""
+    reference = _reference(prepared)
+    if not prepared.spec.other_sets:
+        return _evaluators(prepared, tokenizer, output_dir, reference)
+    return [
+        OfSet(str(own.spec.set_name), index == 0, _evaluators(own, tokenizer, output_dir, reference))
+        for index, own in enumerate(prepared.by_set)
+    ]
+
+
+def _evaluators(
+    prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Path, reference: Reference | None
+) -> list[Evaluator]:
+    """The evaluators of one held-out set. reference: the start, where there is one to measure against."""
     spec = prepared.spec
     if spec.evaluate is None:
         return []
     evaluators: list[Evaluator] = []
+    labels = labels_of_set(spec.set_name)
     as_chat = trained_as_chat(prepared.data)
     examples = held_out_examples(spec, as_chat)
     positions = model_positions(prepared.model_folder)
@@ -56,28 +72,30 @@ def build_evaluators(prepared: PreparedRun, tokenizer: Tokenizer, output_dir: Pa
                 spec.evaluate,
                 tokenizer,
                 verifier=spec.evaluate.task or spec.evaluate.verifier or check_of_answers([p.answer for p in prompts]),
-                reference=_reference(prepared),
+                reference=reference if spec.evaluate.kl else None,
                 records=output_dir / "completions.jsonl",
+                labels=labels,
             )
         )
     if prepared.held_out_pairs is not None:
-        evaluators.append(_of_pairs(prepared.held_out_pairs, prepared.held_out_reference, output_dir / "pairs.jsonl"))
+        records = output_dir / "pairs.jsonl"
+        evaluators.append(_of_pairs(prepared.held_out_pairs, prepared.held_out_reference, records, labels))
     learned = _with_loss(spec, examples)
     if learned:
         rows, counts = held_out_set(spec, learned, tokenizer, as_chat)
         assert isinstance(rows, RowSet), "forms with a loss of rows have sets of rows"
         if positions is not None:
             check_lengths(rows.lengths, counts.places, positions, new=0)
-        evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl"))
+        evaluators.append(RowEvaluator(rows, records=output_dir / "losses.jsonl", labels=labels))
     return evaluators
 
 
-def _of_pairs(pairs: StageResult, reference: StageResult | None, records: Path) -> Evaluator:
+def _of_pairs(pairs: StageResult, reference: StageResult | None, records: Path, labels: Labels) -> Evaluator:
     """By the start's log-probabilities where there are any, else by the scores of a reward model."""
     if reference is None:
-        return ScoreEvaluator(PAIRS.load(pairs.folder / ROWS_FILE), records=records)
+        return ScoreEvaluator(PAIRS.load(pairs.folder / ROWS_FILE), records=records, labels=labels)
     scored = PAIRS.load(pairs.folder / ROWS_FILE, reference.folder / REFERENCE_FILE)
-    return PairEvaluator(scored, records=records)
+    return PairEvaluator(scored, records=records, labels=labels)
 
 
 def _with_loss(spec: RunSpec, examples: Iterable[Example]) -> list[Example]:
@@ -102,17 +120,18 @@ def held_out_set(
 
 
 def held_out_notes(prepared: PreparedRun) -> list[str]:
-    """What was cut of the rows whose held-out loss is measured."""
-    spec = prepared.spec
-    if not spec.form.has_row_loss or held_out_prompts_source(spec) is None:
-        return []
+    """What was cut of the rows whose held-out loss is measured, set by set."""
     as_chat = trained_as_chat(prepared.data)
-    tokenizer = Tokenizer.load(prepared.model_folder)
-    learned = _with_loss(spec, held_out_examples(spec, as_chat))
-    if not learned:
-        return []
-    _, counts = held_out_set(spec, learned, tokenizer, as_chat)
-    return [f"held-out rows: {note}" for note in [counts.note()] if note]
+    notes = []
+    for index, spec in enumerate(prepared.spec.by_set):
+        if not spec.form.has_row_loss or held_out_prompts_source(spec) is None:
+            continue
+        learned = _with_loss(spec, held_out_examples(spec, as_chat))
+        if learned:
+            _, counts = held_out_set(spec, learned, Tokenizer.load(prepared.model_folder), as_chat)
+            what = of_set("held-out rows", spec.set_name if index else None)
+            notes += [f"{what}: {note}" for note in [counts.note()] if note]
+    return notes
 
 
 def held_out_examples(spec: RunSpec, as_chat: bool) -> list[Example]:
@@ -179,10 +198,11 @@ def _prompts(
 
 
 def _reference(prepared: PreparedRun) -> Reference | None:
-    """The start, where there is one: a model made at random is no start to stay close to."""
+    """The start, where there is one and a held-out set asks for it: a model made at random is no start to stay close
+    to."""
     spec = prepared.spec
     has_start = spec.start is not None or (spec.model is not None and spec.model.preset is None)
-    if spec.evaluate is None or not spec.evaluate.kl or not has_start:
+    if not has_start or not any(own.evaluate is not None and own.evaluate.kl for own in spec.by_set):
         return None
     if spec.lora is not None:
         return adapter_off_reference

@@ -13,6 +13,8 @@ from workbench.errors import DefinitionError, ModelError
 from workbench.experiment.definition.schema import RunSpec, scores_reference
 from workbench.experiment.identity import data_files, file_identity, held_out_split, identify, own_code, rewards_in
 from workbench.experiment.planning.data_warnings import cut_warnings, data_warnings, end_warnings
+from workbench.experiment.planning.leaks import PAIRS as HELD_OUT_PAIRS
+from workbench.experiment.planning.leaks import of_set
 from workbench.experiment.planning.positions import check_rows
 from workbench.experiment.running.files_read import opened_by_run, prepared_from
 from workbench.experiment.running.prepared import PreparedRun
@@ -21,6 +23,7 @@ from workbench.experiment.running.start_models import Reporter, StartModels
 from workbench.experiment.stages import collect
 from workbench.experiment.stages.cache import StageResult
 from workbench.experiment.stages.data import ROWS_FILE
+from workbench.experiment.stages.worker import Worker
 from workbench.inputs import REMEDY, Inputs
 from workbench.models.give_template import REPLACED, replaces_template
 from workbench.models.tokenizer import Tokenizer
@@ -88,16 +91,13 @@ class Preparer:
         if spec.hyperparameters.stores_teacher:
             taught = self.stages.taught(spec, rows, teacher[0], worker, inputs)
             inherited["teacher_logprobs"] = taught.made["costs"]
-        held_out = self.stages.held_out_pairs(spec, tokenizer, worker)
-        held_out_reference = None
-        if held_out is not None:
-            check_rows(spec, PAIRS, held_out, held_out.folder / ROWS_FILE, folder)
-        if held_out is not None and not spec.hyperparameters.scores_texts:
-            held_out_reference = self.stages.scored(spec, held_out, folder, worker, inputs)
-        if held_out is not None and (note := (cut := Counts(**held_out.made["counts"])).note()):
-            notes.append(f"held-out pairs: {note}")
-            if isinstance(data, ReadData):
-                self._warn(cut_warnings("held-out pairs", data.max_tokens, cut))
+        pairs = self._held_out_pairs(spec, tokenizer, worker, folder, inputs)
+        held_out, held_out_reference = pairs.pop(spec.set_name, (None, None))
+        for name, stage in ((None, held_out), *((name, stage) for name, (stage, _) in pairs.items())):
+            if stage is not None and (note := (cut := Counts(**stage.made["counts"])).note()):
+                notes.append(f"{of_set(HELD_OUT_PAIRS, name)}: {note}")
+                if isinstance(data, ReadData):
+                    self._warn(cut_warnings(of_set(HELD_OUT_PAIRS, name), data.max_tokens, cut))
         return PreparedRun(
             spec,
             identity,
@@ -109,6 +109,7 @@ class Preparer:
             taught=taught,
             held_out_pairs=held_out,
             held_out_reference=held_out_reference,
+            other_pairs={str(name): both for name, both in pairs.items()},
             inherited=inherited,
             collected=source,
             notes=tuple(notes),
@@ -117,6 +118,20 @@ class Preparer:
             rewards=rewards_in(spec, self.runs),
             opened=Inputs(opened_by_run(spec, self.runs, folder, *teacher)).hashes(),
         )
+
+    def _held_out_pairs(
+        self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker, folder: Path, inputs: Inputs
+    ) -> dict[str | None, tuple[StageResult, StageResult | None]]:
+        """The pairs of every held-out set that has some, and, where they are not scored alone, their log-probabilities
+        under the start, by the set."""
+        found: dict[str | None, tuple[StageResult, StageResult | None]] = {}
+        for own in spec.by_set:
+            pairs = self.stages.held_out_pairs(own, tokenizer, worker)
+            if pairs is not None:
+                check_rows(own, PAIRS, pairs, pairs.folder / ROWS_FILE, folder)
+                alone = own.hyperparameters.scores_texts
+                found[own.set_name] = (pairs, None if alone else self.stages.scored(own, pairs, folder, worker, inputs))
+        return found
 
     def _warn(self, warnings: Iterable[str]) -> None:
         """Each once for all runs that share it."""
@@ -130,10 +145,12 @@ def _files(spec: RunSpec) -> dict[str, str]:
     """The files that the run rests on, and the hashes of their contents, for the record."""
     files = own_code(spec)
     files |= data_files(spec.data) if isinstance(spec.data, ReadData) else {}
-    if spec.evaluate is not None:
-        files |= {path: file_identity(path) for path in (spec.evaluate.path, spec.evaluate.pairs) if path}
-    split = held_out_split(spec)
-    return files | (data_files(split) if split is not None else {})
+    for own in spec.by_set:
+        if own.evaluate is not None:
+            files |= {path: file_identity(path) for path in (own.evaluate.path, own.evaluate.pairs) if path}
+        split = held_out_split(own)
+        files |= data_files(split) if split is not None else {}
+    return files
 
 
 def _counts(**stages: StageResult | None) -> dict[str, dict[str, Any]]:

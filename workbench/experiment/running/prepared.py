@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ class PreparedRun:
     taught: StageResult | None = None
     """The teacher's log-probabilities of the training rows, where they are stored."""
     held_out_pairs: StageResult | None = None
+    """The pairs that the deciding set has."""
     held_out_reference: StageResult | None = None
+    other_pairs: Mapping[str, tuple[StageResult, StageResult | None]] = field(default_factory=dict)
+    """The pairs of the other held-out sets, and their log-probabilities under the start, by the set's name."""
     inherited: dict[str, dict[str, float]] = field(default_factory=dict)
     """Costs by stage that this run is charged."""
     collected: StageResult | None = None
@@ -41,6 +45,16 @@ class PreparedRun:
     """What judges completions, the reward models of runs by their folders."""
     opened: dict[str, str] = field(default_factory=dict)
     """What the run's process will read, by path, and the contents that its identity was taken of: Inputs.verified."""
+
+    @property
+    def by_set(self) -> tuple[PreparedRun, ...]:
+        """The run as it is measured on each of its held-out sets alone, the deciding one first."""
+        first, *others = self.spec.by_set
+        found = [replace(self, spec=first, other_pairs={})]
+        for own in others:
+            pairs, reference = self.other_pairs.get(str(own.set_name), (None, None))
+            found.append(replace(self, spec=own, held_out_pairs=pairs, held_out_reference=reference, other_pairs={}))
+        return tuple(found)
 
     @property
     def stages(self) -> dict[str, str]:
@@ -62,4 +76,6 @@ class PreparedRun:
             "held_out_pairs": self.held_out_pairs,
             "held_out_ref_logprobs": self.held_out_reference,
         }
+        for own, (pairs, reference) in self.other_pairs.items():
+            found |= {f"held_out_pairs of {own}": pairs, f"held_out_ref_logprobs of {own}": reference}
         return {name: stage for name, stage in found.items() if stage is not None}

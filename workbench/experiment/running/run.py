@@ -15,7 +15,7 @@ from workbench.data.batches import BatchLoader
 from workbench.data.sets import PromptSet, RowSet, TokenSet
 from workbench.data.taught import TaughtSet
 from workbench.errors import Interrupted, WorkbenchError
-from workbench.experiment.identity import counted_before, measuring_versions, task_of
+from workbench.experiment.identity import counted_before, measuring_versions, task_of, versions_of_others
 from workbench.experiment.planning import leaks
 from workbench.experiment.running.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
 from workbench.experiment.running.prepared import PreparedRun
@@ -145,14 +145,19 @@ def build_trainer(
 
 
 def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
-    pairs = prepared.held_out_pairs
-    return leaks.overlaps_of_stages(
-        held_out_examples(prepared.spec, trained_as_chat(prepared.data)),
-        None if pairs is None else pairs.folder,
-        prepared.data.folder,
-        prepared.spec.start,
-        runs,
-    )
+    """The overlaps of every held-out set with what was learned from."""
+    found = []
+    as_chat = trained_as_chat(prepared.data)
+    for index, own in enumerate(prepared.by_set):
+        found += leaks.overlaps_of_stages(
+            held_out_examples(own.spec, as_chat),
+            None if own.held_out_pairs is None else own.held_out_pairs.folder,
+            prepared.data.folder,
+            prepared.spec.start,
+            runs,
+            beside=own.spec.set_name if index else None,
+        )
+    return found
 
 
 def _ends(prepared: PreparedRun) -> list[int]:
@@ -200,6 +205,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
     spec = prepared.spec
     own = made_of(prepared, folder.runs)
     own["measured_by"] = measuring_versions(spec) | counted_before(folder, status)
+    own |= versions_of_others(spec)
     folder.begin(
         spec,
         {**provenance, **own},

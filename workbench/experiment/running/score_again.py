@@ -11,13 +11,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workbench.disk import writing
 from workbench.errors import DataError, ModelError
-from workbench.experiment.identity import measuring_versions
+from workbench.evaluation.named import OfSet, labels_of_set
+from workbench.experiment.identity import measuring_versions, versions_of_others
 from workbench.experiment.planning import leaks
 from workbench.experiment.running.held_out import held_out_notes
 from workbench.experiment.running.prepared import PreparedRun
@@ -28,6 +30,7 @@ from workbench.inputs import REMEDY, Inputs
 from workbench.locks import hold
 from workbench.models.adapters import has_adapter, saved_adapter, saves_adapter_alone
 from workbench.models.load import load_model
+from workbench.tracking.names import SET, is_measured, is_of_set, seconds_of_set
 from workbench.tracking.reader import Row, is_held_out, read_rows, read_sealed
 from workbench.tracking.terminal import complain
 from workbench.trainer import checkpoint
@@ -71,15 +74,11 @@ def _make(made: RunFolder, trained: Trained, prepared: PreparedRun, runs: Path, 
         found = find_overlaps(prepared, runs)
         notes = [*prepared.notes, *held_out_notes(prepared), *leaks.notes(found)]
     rows, under = _measure(trainer, trained)
-    points = Points(
-        trained.points.taken,
-        tuple(rows),
-        tuple(sorted({*trained.points.missing, *trained.points.measured} - rows.keys())),
-    )
+    points = {name: _come_of(own, rows) for name, own in trained.points.items()}
     with writing(made.path):
         for name in (COMPLETIONS, "pairs.jsonl", "losses.jsonl"):
-            _merge(old.path / name, made.path / name, trained.points.taken)
-        _write_metrics(old.path / METRICS, made.path / METRICS, rows, trained.points.taken)
+            _merge(old.path / name, made.path / name, points)
+        _write_metrics(old.path / METRICS, made.path / METRICS, rows, points)
         judged = _judge(old, made, trainer)
         for path in (made.path / name for name in RECORDS if (made.path / name).exists()):
             with open(path, "rb") as file:
@@ -90,12 +89,12 @@ def _make(made: RunFolder, trained: Trained, prepared: PreparedRun, runs: Path, 
         if old.log.is_file():
             shutil.copyfile(old.log, made.log)
     note = scored_note(points, (text for text in under if not text.startswith(CODE)))
-    if points.missing:
+    if any(own.missing for own in points.values()):
         notes.append(note)
     scored = {
         "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "steps": sorted(points.taken + points.measured),
-        "missing": list(points.missing),
+        "steps": sorted({step for own in points.values() for step in own.taken + own.measured}),
+        "missing": sorted({step for own in points.values() for step in own.missing}),
         "note": note,
         "under": under,
         "seconds": time.monotonic() - started,
@@ -106,6 +105,8 @@ def _make(made: RunFolder, trained: Trained, prepared: PreparedRun, runs: Path, 
     before = read_sealed(old.path / "provenance.json") or {}
     measured_by = _measured_by(before.get("measured_by") or {}, measuring_versions(prepared.spec))
     own = made_of(prepared, runs) | {"measured_by": measured_by, "scored": scored | {"by": dict(provenance)}}
+    own |= versions_of_others(prepared.spec)
+    before.pop("measured_by_other_sets", None)
     made.begin(prepared.spec, {**before, **own}, status)
 
 
@@ -143,7 +144,8 @@ def _measure(trainer: BaseTrainer, trained: Trained) -> tuple[dict[int, dict[str
     rows: dict[int, dict[str, float]] = {}
     under: list[str] = []
     last = int(trained.folder.status()["step"])
-    for step in trained.points.measured:
+    evaluators = list(trainer.evaluators)
+    for step in sorted({step for own in trained.points.values() for step in own.measured}):
         if step:  # at 0 it has the weights that the run began with
             folder = checkpoint_path(trained.folder, step)
             if checkpoint.find_damage(folder) is None:
@@ -154,8 +156,17 @@ def _measure(trainer: BaseTrainer, trained: Trained) -> tuple[dict[int, dict[str
             else:
                 continue  # damaged since it was planned
         complain(f"scoring again: step {step} of {last}")
+        due = [name for name, own in trained.points.items() if step in own.measured]
+        trainer.evaluators[:] = [each for each in evaluators if not isinstance(each, OfSet) or each.name in due]
         rows[step] = trainer.evaluate() if trainer.evaluators else {}
     return rows, under
+
+
+def _come_of(points: Points, rows: Mapping[int, Mapping[str, float]]) -> Points:
+    """The points as they came: what was to be measured at a step whose weights are gone is missing."""
+    measured = tuple(step for step in points.measured if step in rows)
+    missing = {*points.missing, *points.measured} - {*measured}
+    return replace(points, measured=measured, missing=tuple(sorted(missing)))
 
 
 def _load_left(trainer: BaseTrainer, trained: RunFolder) -> None:
@@ -172,44 +183,68 @@ def _load_left(trainer: BaseTrainer, trained: RunFolder) -> None:
         trainer.descent.ema.load_state_dict(model_tensors(trainer.unwrapped_model))
 
 
-def _write_metrics(old: Path, new: Path, measured: Mapping[int, Mapping[str, float]], taken: tuple[int, ...]) -> None:
+def _write_metrics(
+    old: Path, new: Path, measured: Mapping[int, Mapping[str, float]], points: Mapping[str | None, Points]
+) -> None:
     """Every row as it was trained, with what is measured now in the place of what was. Raises ModelError where the old
     record lacks a row that is needed."""
     rows = read_rows(old)
-    lost = (measured.keys() | set(taken)) - {row.get("step") for row in rows}
+    taken = {step for own in points.values() for step in own.taken}
+    lost = (measured.keys() | taken) - {row.get("step") for row in rows}
     if lost:
         raise ModelError(f"{old} has no row of step {min(lost)}; FRESH=1 trains anew")
     with open(new, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(_scored_row(row, measured.get(row["step"]), row["step"] in taken)) + "\n")
+            file.write(json.dumps(_scored_row(row, measured.get(row["step"], {}), points)) + "\n")
 
 
-def _scored_row(row: Mapping[str, Any], measured: Mapping[str, float] | None, taken: bool) -> dict[str, Any]:
-    if taken:
-        return dict(row)
-    plain = {name: value for name, value in row.items() if not name.startswith("eval/")}
+def _scored_row(
+    row: Mapping[str, Any], measured: Mapping[str, float], points: Mapping[str | None, Points]
+) -> dict[str, Any]:
+    plain = {name: value for name, value in row.items() if not is_measured(name)}
     costs = {name: value for name, value in plain.items() if name.startswith(COSTS) or name == "time/seconds"}
-    return {**{name: value for name, value in plain.items() if name not in costs}, **(measured or {}), **costs}
+    found: dict[str, Any] = {}
+    for index, (name, own) in enumerate(points.items()):
+        decides = index == 0
+        if row["step"] in own.taken:
+            kept = {m: value for m, value in row.items() if is_of_set(m, own.recorded_as, decides=decides)}
+            seconds = kept.pop(seconds_of_set(str(own.recorded_as)), None)
+            found |= kept if None in (name, seconds) else kept | {seconds_of_set(str(name)): seconds}
+        else:
+            found |= {metric: value for metric, value in measured.items() if is_of_set(metric, name, decides=decides)}
+    return {**{name: value for name, value in plain.items() if name not in costs}, **found, **costs}
 
 
-def _merge(old: Path, new: Path, taken: tuple[int, ...]) -> None:
-    """Adds to what was measured now of one record what stays of the old one: training's own rows, and steps that were
-    taken; in the order that training writes them in."""
-    lines = [*_lines(old, lambda row: not is_held_out(row) or row["step"] in taken), *_lines(new, lambda _: True)]
-    lines.sort(key=lambda line: line[0])
-    if lines:
-        new.write_bytes(b"".join(line for _, line in lines))
+def _merge(old: Path, new: Path, points: Mapping[str | None, Points]) -> None:
+    """Adds to what was measured now of one record what stays of the old one: training's own rows, and held-out sets at
+    steps that were taken; in the order that training writes them in."""
+    order = {name: index for index, name in enumerate(points)}
+    taken = {own.recorded_as: (name, own.taken) for name, own in points.items() if own.taken}
+    found: list[tuple[tuple[int, bool, int], str]] = []
+
+    def add(row: Row) -> None:
+        place = row["step"], not is_held_out(row), order.get(row.get(SET), 0)
+        found.append((place, json.dumps(row, ensure_ascii=False) + "\n"))
+
+    for row in _rows(old):
+        name, steps = taken.get(row.get(SET), (None, ()))
+        if not is_held_out(row):
+            add(row)
+        elif row["step"] in steps:
+            others = {key: value for key, value in row.items() if key not in ("step", SET)}
+            add({"step": row["step"], **labels_of_set(name), **others})
+    for row in _rows(new):
+        add(row)
+    found.sort(key=lambda line: line[0])
+    if found:
+        new.write_text("".join(line for _, line in found), encoding="utf-8")
 
 
-def _lines(path: Path, kept: Callable[[Row], bool]) -> Iterator[tuple[tuple[int, bool], bytes]]:
-    """Those that are kept, each with its step and whether training wrote it, which it does after it has evaluated."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        for line in file:
-            row = json.loads(line)
-            if kept(row):
-                yield (row["step"], not is_held_out(row)), line
+def _rows(path: Path) -> Iterator[Row]:
+    """The rows of a whole record, one by one: training's own may be many."""
+    if path.is_file():
+        with open(path, encoding="utf-8") as file:
+            yield from map(json.loads, file)
 
 
 def _link(source: str, target: str) -> None:

@@ -1,0 +1,119 @@
+"""Several held-out sets: one decides and bears the plain names, the others stand beside it under their own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+SORT = {"name": "sort", "task": "sort", "digits": 3, "prompts": 8, "every": 2, "max_new_tokens": 6}
+FILE = {"name": "sums", "path": "sums.jsonl", "verifier": "number", "prompts": 2, "sampling": None, "max_new_tokens": 3}
+
+
+@pytest.fixture
+def sums(lab):
+    rows = [{"prompt": f"{n} and {n} is: ", "answer": 2 * n} for n in range(3)]
+    (lab / "sums.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (lab / "train.jsonl").write_text(json.dumps({"prompt": "1 and 1 is: ", "completion": "2"}) + "\n")
+
+
+def records(lab, name: str, file: str) -> Any:
+    [path] = (lab / "runs" / name).rglob(file)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_measures_every_set_and_its_records_say_which(lab, command, define, definitions, sums):
+    alone = {name: value for name, value in SORT.items() if name != "name"}
+    define("alone", definitions["start"] | {"evaluate": alone, "data": {"path": "train.jsonl"}})
+    define(
+        "both", definitions["start"] | {"evaluate": [FILE, SORT | {"decides": True}], "data": {"path": "train.jsonl"}}
+    )
+    for name in ("alone", "both"):
+        done = command("run", name)
+        assert done.returncode == 0, done.stderr
+    one, both = records(lab, "alone", "metrics.jsonl"), records(lab, "both", "metrics.jsonl")
+    for row, other in zip(one, both, strict=True):  # the deciding set has the names and numbers that it has alone
+        assert {k: v for k, v in row.items() if k.startswith("eval/")} == {
+            k: v for k, v in other.items() if k.startswith("eval/") and not k.startswith("eval/sums/")
+        }
+    assert {"eval/sums/exact_match_greedy", "eval/sums/num_prompts", "time/eval/sums_seconds"} <= set(both[-1])
+    assert (both[-1]["eval/sums/num_prompts"], "eval/sums/exact_match_sampled" in both[-1]) == (2, False)
+    assert ["eval/sums/exact_match_greedy" in row for row in both] == [True, False, True, False, True]
+    completions = records(lab, "both", "completions.jsonl")
+    assert {row["set"] for row in completions} == {"sort", "sums"}
+    assert [row | {"set": "sort"} for row in records(lab, "alone", "completions.jsonl")] == [
+        row for row in completions if row["set"] == "sort"
+    ]
+    [status], [provenance] = (
+        [json.loads(path.read_text()) for path in (lab / "runs/both").rglob(name)]
+        for name in ("status.json", "provenance.json")
+    )
+    assert status["identity"]["evaluate"]["name"] == "sort"
+    assert list(status["identity"]["other_sets"]) == ["sums"]
+    assert [each["held_out"] for each in status["overlaps"]] == ["held-out prompts of sums"]
+    assert provenance["measured_by_other_sets"]["sums"]["verifier number"]
+    assert "verifier number" not in provenance["measured_by"]
+    [written] = (lab / "runs/both").rglob("definition.yaml")
+    assert yaml.safe_load(written.read_text())["other_sets"]["sums"]["path"] == "sums.jsonl"
+
+
+def test_plan_explain_and_data_say_which_set_decides_and_what_stands_beside_it(command, define, definitions, sums):
+    define("both", definitions["start"] | {"evaluate": [SORT, FILE], "data": {"path": "train.jsonl"}})
+    plan = command("plan", "both").stdout
+    assert "held-out set sort decides, beside it sums" in plan
+    assert "1 of 2 held-out prompts of sums (50 %) stands in the training data" in plan
+    assert "sums.jsonl: 2 rows" in plan
+    assert "sort decides, and bears the plain names" in command("explain", "both").stdout
+    assert "sums.jsonl" in command("data", "both", "--split", "held_out").stdout
+
+
+def test_early_stopping_may_follow_any_set(lab, command, define, definitions, sums):
+    stopping = {"early_stopping": {"metric": "eval/sums/exact_match_greedy", "patience": 1}}
+    hyperparameters = definitions["start"]["hyperparameters"] | stopping | {"steps": 8}
+    define("both", definitions["start"] | {"evaluate": [SORT, FILE], "hyperparameters": hyperparameters})
+    assert command("run", "both").returncode == 0
+    [status] = (lab / "runs/both").rglob("status.json")
+    assert json.loads(status.read_text())["stopped_by"] == "early_stopping"
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "problem"),
+    [
+        ("[]", "6: evaluate: found an empty list, allowed one set or more, such as [{name: sort, task: sort}]"),
+        ("[{task: sort}]", "6: evaluate[0]: found no name, allowed one: the sets of a list are told apart by it"),
+        (
+            "[{name: a, task: sort}, {name: a, task: sort}]",
+            "6: evaluate[1].name: found another set named a, allowed names that differ",
+        ),
+        ("[{name: a/b, task: sort}]", "6: evaluate[0].name: found 'a/b', allowed letters, digits, - and _, at most 40"),
+        (
+            "[{name: a, task: sort, decides: true}, {name: b, task: sort, decides: true}]",
+            "6: evaluate[1].decides: found a second set that decides beside a, allowed one",
+        ),
+        (
+            "[{name: a, task: sort, every: 5}, {name: b, task: sort, every: 4}]",
+            "6: evaluate[1].every: found 4, allowed 5, as set a has, which decides: all are measured at the same steps",
+        ),
+    ],
+)
+def test_sets_that_cannot_be_are_refused_in_one_line(lab, command, evaluate, problem):
+    (lab / "experiments/bad.yaml").write_text(
+        "question: q\ntrainer: sft\nmodel: {preset: tiny}\ndata: {task: sort}\n"
+        f"hyperparameters: {{steps: 1}}\nevaluate: {evaluate}\n"
+    )
+    done = command("run", "bad")
+    assert (done.returncode, done.stderr.strip()) == (2, f"experiments/bad.yaml:{problem}")
+    assert not (lab / "runs").exists()
+
+
+def test_overrides_reach_one_set_by_its_name_or_all_of_them(lab, command, define, definitions):
+    other = {"name": "more", "task": "sort", "digits": 4}
+    define("both", definitions["start"] | {"evaluate": [SORT, other]})
+    said = command("explain", "both", "--set", "evaluate.more.prompts=5", "--set", "evaluate.every=1").stdout
+    lines = dict(line.split()[:2] for line in said.splitlines() if line.startswith("  evaluate."))
+    assert (lines["evaluate.more.prompts"], lines["evaluate.sort.prompts"]) == ("5", "8")
+    assert (lines["evaluate.more.every"], lines["evaluate.sort.every"]) == ("1", "1")
+    alone = command("explain", "both", "--set", "evaluate.task=sort").stdout
+    assert "evaluate.task" in alone, "a mapping that says what is measured takes the place of the list"
