@@ -117,7 +117,7 @@ class DistillTrainer(BaseTrainer):
                 max_new_tokens=settings.max_new_tokens,
                 eos_ids=ends_of(self.tokenizer, self.policy),
             )
-        completions = [completion.token_ids for (completion,) in found]
+        completions = [completion.completion_ids for (completion,) in found]
         lengths = [[len(completion)] for completion in completions]
         flops = sampling_flops(self.flops, self.policy, prompts, lengths, settings.max_new_tokens)
         attempt.charge(Costs(generated_tokens=sum(map(len, completions)), flops=flops))
