@@ -126,10 +126,14 @@ DECIDING = (EXACT_MATCH_SAMPLED, EXACT_MATCH_GREEDY, PAIR_ACCURACY, HELD_OUT_LOS
 
 
 def measure_of(column: str) -> Measure:
-    """What a column means; rewards/<name>/mean are each reward's own."""
+    """What a column means; rewards/<name>/mean are each reward's own, <measure>/<source> those of one source."""
     if column.startswith("rewards/") and column.endswith("/mean"):
         name = column.removeprefix("rewards/").removesuffix("/mean")
         return Measure(column, f"reward {name} in training", "mean of completions", "nats")
+    of_all, _, source = column.rpartition("/")
+    if column not in BY_COLUMN and of_all in BY_COLUMN:
+        whole = BY_COLUMN[of_all]
+        return replace(whole, column=column, label=f"{whole.label}, {source}")
     return BY_COLUMN[column]
 
 

@@ -34,6 +34,7 @@ from analysis.report.sections import (
     rollouts,
     runs,
     samples,
+    sources,
 )
 from analysis.report.spreadsheet import cell, safe
 from analysis.study import Study, open_studies, open_study
@@ -56,6 +57,7 @@ SECTIONS: tuple[Make, ...] = (
     samples.section,
     learning.section,
     rollouts.section,
+    sources.section,
     costs.section,
 )
 RANGE_TEST: tuple[Make, ...] = (range_test.section, costs.section)

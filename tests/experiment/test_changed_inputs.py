@@ -93,7 +93,8 @@ def replace(path: Path) -> None:
 
 
 def stage_file(prepared: Any, name: str) -> Path:
-    return next(path for path in getattr(prepared, name).folder.iterdir() if path.name != "stage.json")
+    held = prepared if hasattr(prepared, name) else prepared.sources[0]
+    return next(path for path in getattr(held, name).folder.iterdir() if path.name != "stage.json")
 
 
 def at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, act: Any) -> None:
@@ -164,7 +165,7 @@ def test_a_start_or_stage_that_is_taken_away_is_one_line_of_one_run(made, define
     execute(prepare(base), Path("runs"), {})
     more = load_experiment("more").runs[0]
     prepared = prepare(more)
-    shutil.rmtree(prepared.data.folder)
+    shutil.rmtree(prepared.sources[0].data.folder)
     with pytest.raises(DataError, match="was taken away after it was identified; nothing is kept of it"):
         execute(prepared, Path("runs"), {})
     prepared = prepare(more)

@@ -50,9 +50,9 @@ def test_a_method_without_a_reference_is_charged_for_none_and_measured_against_t
     preparer = Preparer(Path("runs"), Silent(), 1)
     dpo, free = (preparer.prepare(own, "float32") for own in (spec, free_spec))
     assert set(dpo.inherited) == {"ref_logprobs"}
-    assert (free.inherited, free.reference) == ({}, None)
+    assert (free.inherited, free.sources[0].reference) == ({}, None)
     assert free.held_out_reference == dpo.held_out_reference
-    batches = [run._dataset(prepared).batch(np.array([0])) for prepared in (dpo, free)]
+    batches = [run._dataset(prepared.sources[0]).batch(np.array([0])) for prepared in (dpo, free)]
     assert set(batches[0]) - set(batches[1]) == {"ref_chosen_logprobs", "ref_rejected_logprobs"}
 
 

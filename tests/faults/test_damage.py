@@ -141,7 +141,7 @@ def spec_of(lab: Path, name: str) -> Any:
 def test_no_damage_of_a_stage_is_a_hit(lab, record_property, torch):
     spec, tries = spec_of(lab, "on"), 0
     prepared = Preparer(lab / "runs", Silent(), jobs=1).prepare(spec, "float32")
-    for result in (prepared.data, prepared.collected, prepared.reference):
+    for result in (prepared.sources[0].data, prepared.sources[0].collected, prepared.sources[0].reference):
         for damage in damages(files_of(result.folder), random.Random(result.stage.name)):
             with damage as what:
                 assert Preparer(lab / "runs", Silent(), jobs=1).stages.cache.find(result.stage) is None, what
@@ -153,7 +153,7 @@ def test_no_damage_of_a_stage_is_a_hit(lab, record_property, torch):
 def test_a_damaged_stage_is_made_anew_to_the_same_bytes(lab, torch):
     spec = spec_of(lab, "on")
     prepared = Preparer(lab / "runs", Silent(), jobs=1).prepare(spec, "float32")
-    for result in (prepared.data, prepared.collected, prepared.reference):
+    for result in (prepared.sources[0].data, prepared.sources[0].collected, prepared.sources[0].reference):
         for path in (path for path in files_of(result.folder) if path.name != "stage.json"):
             good = path.read_bytes()
             path.write_bytes(good[: len(good) // 2])

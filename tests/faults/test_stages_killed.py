@@ -87,11 +87,11 @@ def prepare(lab):
     spec = load_experiment("stages", folder=lab / "experiments").runs[0]
     prepared = Preparer(lab / "runs", Silent(), jobs=1).prepare(spec, "float32")
     stages = (
-        prepared.data,
-        prepared.reference,
+        prepared.sources[0].data,
+        prepared.sources[0].reference,
         prepared.held_out_pairs,
         prepared.held_out_reference,
-        prepared.collected,
+        prepared.sources[0].collected,
     )
     digest = {}
     for stage in stages:

@@ -74,16 +74,21 @@ class BatchLoader:
 
     def rows_of(self, position: int) -> np.ndarray:
         """The rows of batch number `position`, over all processes."""
+        first, size = self._span(position)
+        rows = np.arange(first, first + size)
+        epochs = rows // len(self.data)
+        taken = [self._permutation(int(e))[rows[epochs == e] % len(self.data)] for e in np.unique(epochs)]
+        return np.concatenate(taken)
+
+    def _span(self, position: int) -> tuple[int, int]:
+        """How many rows were drawn before batch number `position`, and how many it has."""
         first, size = position * self.batch_rows, self.batch_rows
         if self._total is not None:
             # A step that takes several batches may go on behind the last one: from where that was cut.
             beyond = max(0, position - (self._total - 1) // self.batch_rows)
             first = first if not beyond else self._total + (beyond - 1) * self.batch_rows
             size = size if beyond else min(size, self._total - first)
-        rows = np.arange(first, first + size)
-        epochs = rows // len(self.data)
-        taken = [self._permutation(int(e))[rows[epochs == e] % len(self.data)] for e in np.unique(epochs)]
-        return np.concatenate(taken)
+        return first, size
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:

@@ -1,15 +1,19 @@
-"""What a run trains on: a built-in task, a file, a data set, or what is collected from models' own samples."""
+"""What a run trains on: a built-in task, a file, a data set, models' own samples, or a mix of several."""
 
 from __future__ import annotations
 
+import bisect
+import re
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from workbench.config import MAX_MADE, GivenPath, Made, PositiveInt, Seed, Settings, check_product
+from workbench.config import MAX_MADE, GivenPath, Made, NonNegativeInt, PositiveInt, Seed, Settings, check_product
 from workbench.rewards.gym import OURS, REFUSED
+from workbench.rewards.settings import RewardSettings
 
 
 class TaskSettings(Settings):
@@ -157,4 +161,204 @@ class CollectData(Settings):
     """How they are collected."""
 
 
-DataSettings = TaskData | FileData | DatasetData | CollectData
+MIX_VERSION = 1
+"""Version of the order in which the rows of a mix are drawn."""
+
+
+class SourceSettings(Settings):
+    """What is said of one source of a mix, beside what it is."""
+
+    plain: ClassVar[type[Settings]]
+    """The settings of the same data alone."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    """Its name in records, as in reward/NAME; none: the task's, or that of the file or data set."""
+    loss_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """What the losses of its rows are multiplied by; the units that a step's loss is divided by stay those of all."""
+    rewards: tuple[RewardSettings, ...] = ()
+    """What completions of its prompts earn; none: hyperparameters.rewards, or the task's own check."""
+
+    @property
+    def label(self) -> str:
+        """Its name, or what tells it best."""
+        return self.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", self._told)[:64]
+
+    @property
+    @abstractmethod
+    def _told(self) -> str: ...
+
+    @property
+    def data(self) -> Any:
+        """Its rows, as settings of data that stands alone."""
+        return self.plain.model_validate(
+            self.model_dump(by_alias=True, exclude_unset=True, exclude=set(SourceSettings.model_fields))
+        )
+
+
+class TaskSource(SourceSettings, TaskData):
+    """Prompts of a built-in task, as one of several sources."""
+
+    plain = TaskData
+
+    @property
+    def _told(self) -> str:
+        return self.gym or self.task
+
+
+class FileSource(SourceSettings, FileData):
+    """A data file, as one of several sources."""
+
+    plain = FileData
+
+    @property
+    def _told(self) -> str:
+        return Path(self.path).stem
+
+
+class DatasetSource(SourceSettings, DatasetData):
+    """A data set, as one of several sources."""
+
+    plain = DatasetData
+
+    @property
+    def _told(self) -> str:
+        return Path(self.dataset).name
+
+
+class CollectSource(SourceSettings, CollectData):
+    """Collected pairs, as one of several sources."""
+
+    plain = CollectData
+
+    @property
+    def _told(self) -> str:
+        return self.collect.gym or self.collect.task
+
+
+SourceData = TaskSource | FileSource | DatasetSource | CollectSource
+
+
+class SharesAt(Settings):
+    """The weights of a mix at one step."""
+
+    step: NonNegativeInt
+    """Steps made before."""
+    weights: list[NonNegativeFloat]
+    """One for each source."""
+
+
+class Curriculum(Settings):
+    """Rows from easy to hard: each source is divided into bands of difficulty, and the bands drawn by the step. Exactly
+    one of steps, schedule."""
+
+    column: str | None = None
+    """The rows' own column with their difficulty, a number, of prompts that are sampled; none: their length in
+    tokens."""
+    bands: Annotated[int, Field(ge=2, le=100)] = 3
+    """Parts of equal size, from the easiest rows to the hardest."""
+    steps: PositiveInt | None = None
+    """Steps until only the hardest band is drawn: from the easiest on, each band gives way to the next in a line."""
+    schedule: Annotated[list[SharesAt], Field(min_length=1)] | None = None
+    """Weights of the bands at some steps, as those of sources in a mix."""
+
+    @model_validator(mode="after")
+    def _by_step(self) -> Curriculum:
+        if (self.steps is None) == (self.schedule is None):
+            raise ValueError("curriculum needs exactly one of steps, schedule")
+        _check_schedule(self.schedule or (), self.bands, "bands")
+        return self
+
+    def shares(self, step: int) -> list[float]:
+        """The share of each band after so many steps."""
+        if self.schedule is not None:
+            return _between(self.schedule, step)
+        assert self.steps is not None, "a curriculum has steps, or a schedule"
+        place = min(step / self.steps, 1.0) * (self.bands - 1)
+        return [max(0.0, 1.0 - abs(place - band)) for band in range(self.bands)]
+
+
+class MixData(Settings):
+    """Several sources, of each of which a share of the rows is drawn. At most one of weights, temperature, schedule."""
+
+    mix: Annotated[list[SourceData], Field(min_length=1)]
+    """The sources."""
+    weights: list[NonNegativeFloat] | None = None
+    """The share of each among the rows drawn; they need not add up to 1."""
+    temperature: PositiveFloat | None = None
+    """Shares proportional to rows^(1/temperature); none: 1, by the number of rows. The higher, the more alike."""
+    schedule: Annotated[list[SharesAt], Field(min_length=1)] | None = None
+    """Weights at some steps, such as [{step: 0, weights: [1, 0]}, {step: 100, weights: [1, 1]}]: linear between them,
+    and constant before the first and after the last."""
+
+    curriculum: Curriculum | None = None
+    """Draws the rows of each source from easy to hard; records tell its bands apart, as NAME-1, NAME-2 and on."""
+
+    @model_validator(mode="after")
+    def _names_and_shares(self) -> MixData:
+        names = [source.label for source in self.mix]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"found two sources named {name}, allowed names that differ: give them name: ...")
+        given = [name for name in ("weights", "temperature", "schedule") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"found {' and '.join(given)}, allowed one of them")
+        if self.weights is not None:
+            _check_weights("weights", self.weights, len(self.mix), "sources")
+        _check_schedule(self.schedule or (), len(self.mix), "sources")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources' names."""
+        return tuple(source.label for source in self.mix)
+
+    def shares(self, rows: Sequence[int], step: int) -> list[float]:
+        """The share of each source among the rows drawn after so many steps. rows: how many each has."""
+        if self.schedule is not None:
+            weights = _between(self.schedule, step)
+        elif self.weights is not None:
+            weights = self.weights
+        else:
+            weights = [number ** (1 / (self.temperature or 1.0)) for number in rows]
+        return [weight / sum(weights) for weight in weights]
+
+    def drawn(self, rows: Sequence[int], step: int) -> list[float]:
+        """The shares of what is drawn from: of the sources, or of the bands of each."""
+        shares = self.shares(rows, step)
+        if self.curriculum is None:
+            return shares
+        return [share * band for share in shares for band in self.curriculum.shares(step)]
+
+    @property
+    def num_bands(self) -> int:
+        """Bands of each source."""
+        return 1 if self.curriculum is None else self.curriculum.bands
+
+
+def _check_schedule(points: Sequence[SharesAt], number: int, of: str) -> None:
+    for index, point in enumerate(points):
+        _check_weights(f"schedule[{index}].weights", point.weights, number, of)
+    steps = [point.step for point in points]
+    if steps != sorted(set(steps)):
+        raise ValueError(f"schedule: found steps {steps}, allowed each step once, in their order")
+
+
+def _check_weights(name: str, weights: Sequence[float], number: int, of: str) -> None:
+    if len(weights) != number:
+        raise ValueError(f"{name}: found {len(weights)} for {number} {of}, allowed one for each")
+    if not sum(weights):
+        raise ValueError(f"{name}: found {list(weights)}, which add up to nothing, allowed one at least above 0")
+
+
+def _between(points: Sequence[SharesAt], step: int) -> list[float]:
+    """The weights at a step, each list made to add up to 1 before they are laid between one another."""
+    shares = [[weight / sum(point.weights) for weight in point.weights] for point in points]
+    place = bisect.bisect_right([point.step for point in points], step)
+    if place in (0, len(points)):
+        return shares[max(place - 1, 0)]
+    (before, behind), (first, last) = points[place - 1 : place + 1], shares[place - 1 : place + 1]
+    way = (step - before.step) / (behind.step - before.step)
+    return [a + (b - a) * way for a, b in zip(first, last, strict=True)]
+
+
+DataSettings = TaskData | FileData | DatasetData | CollectData | MixData

@@ -15,7 +15,7 @@ from workbench.config import file_sha256, fingerprint
 from workbench.data import tasks
 from workbench.data.epochs import VERSION as EPOCHS_VERSION
 from workbench.data.hub import dataset_identity
-from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
+from workbench.data.settings import MIX_VERSION, CollectData, DatasetData, FileData, MixData, ReadData, TaskData
 from workbench.data.sources import SUFFIXES
 from workbench.errors import DataError, ModelError
 from workbench.evaluation.settings import KL_VERSION
@@ -77,7 +77,8 @@ def identify(
     if spec.form.is_sampled or spec.hyperparameters.own_completions:
         hyperparameters["sampling_version"] = SAMPLING_VERSION
     if spec.form.is_sampled:
-        hyperparameters["rewards"] = _rewards_identity(spec, rewards_in(spec, runs, coming))
+        found = [reward for part in spec.parts for reward in _rewards_identity(part, rewards_in(part, runs, coming))]
+        hyperparameters["rewards"] = [reward for place, reward in enumerate(found) if reward not in found[:place]]
         if getattr(spec.hyperparameters, "dynamic_sampling", 0):
             hyperparameters["dynamic_sampling_version"] = DYNAMIC_SAMPLING_VERSION
     others = {str(own.set_name): _evaluate_identity(own) for own in spec.by_set[1:]}
@@ -168,11 +169,30 @@ def data_identity(
 ) -> dict[str, Any]:
     """What the training data is made of."""
     data = spec.data
+    if isinstance(data, MixData):
+        return _mix_identity(spec, data, model, runs, coming)
     if isinstance(data, TaskData):
         return {**task_fields(dump(data)), "version": tasks.VERSION}
     if isinstance(data, ReadData):
         return {**reading_identity(data), **source_identity(data)}
     return collect_identity(spec, data, model, runs, coming)
+
+
+def _mix_identity(
+    spec: RunSpec, data: MixData, model: Any, runs: Path, coming: Mapping[str, RunFolder]
+) -> dict[str, Any]:
+    """What each source is made of, what records call it, and how they are drawn."""
+    drawn = {name: value for name, value in dump(data).items() if name != "mix" and value is not None}
+    sources = [
+        {
+            "name": source.label,
+            "loss_weight": source.loss_weight,
+            "data": data_identity(part, model, runs, coming),
+            "rewards": _rewards_identity(part, rewards_in(part, runs, coming)) if spec.form.is_sampled else [],
+        }
+        for source, part in zip(data.mix, spec.parts, strict=True)
+    ]
+    return {"mix": sources, **drawn, "version": MIX_VERSION}
 
 
 def reading_identity(data: ReadData) -> dict[str, Any]:
@@ -201,7 +221,7 @@ def data_files(data: ReadData) -> dict[str, str]:
 
 def own_code(spec: RunSpec) -> dict[str, str]:
     """The files of own code that rewards are, and the hashes of their contents, for the record."""
-    return reward_files(rewards_of(spec.hyperparameters))
+    return {file: sha for part in spec.parts for file, sha in reward_files(rewards_of(part.hyperparameters)).items()}
 
 
 def held_out_split(spec: RunSpec) -> DatasetData | None:
@@ -287,7 +307,8 @@ def measuring_versions(spec: RunSpec) -> dict[str, int | str]:
             for check in [evaluate.verifier] if evaluate.verifier else BY_ANSWERS:
                 found[f"verifier {check}"] = verifier_version(check)
     if spec.form.is_sampled:
-        for reward in rewards_identity(rewards_of(spec.hyperparameters), task_of(spec)):
+        parts = [rewards_identity(rewards_of(part.hyperparameters), task_of(part)) for part in spec.parts]
+        for reward in (reward for rewards in parts for reward in rewards):
             version = reward.get("version") or reward.get("file")
             if version is not None:
                 found[f"reward {reward.get('name') or reward.get('reward') or 'file'}"] = version

@@ -70,8 +70,11 @@ class Inspector:
         self.specs, self.runs = specs, runs
         self._known: dict[tuple[str, Wanted, int | None], Inspected | None] = {}
 
-    def training(self, spec: RunSpec) -> Inspected | None:
-        """The training data where it is files of this machine that are not too large; else None."""
+    def training(self, spec: RunSpec) -> list[Inspected]:
+        """The training data, source by source, where it is files of this machine that are not too large."""
+        return [own for part in spec.parts if (own := self._training(part)) is not None]
+
+    def _training(self, spec: RunSpec) -> Inspected | None:
         return self._read(spec, spec.data, spec.form.wanted, None) if isinstance(spec.data, ReadData) else None
 
     def held_out(self, spec: RunSpec) -> Iterator[tuple[str, Inspected]]:
@@ -98,7 +101,7 @@ class Inspector:
 
     def problem(self, spec: RunSpec) -> str | None:
         """What would stop the run, in one line."""
-        found = [own for own in (self.training(spec), *(own for _, own in self.held_out(spec))) if own is not None]
+        found = [*self.training(spec), *(own for _, own in self.held_out(spec))]
         if any(own.rendered for own in found) and lacks_template(spec, self.specs, self.runs):
             return NO_TEMPLATE
         return next((own.problem for own in found if own.problem), None)
@@ -107,10 +110,8 @@ class Inspector:
         """What there is to say of the data of these runs, each line once."""
         lines: dict[str, None] = {}
         for spec in specs:
-            own = self.training(spec)
             held_out = list(self.held_out(spec))
-            if own is not None and own.rows:
-                lines[own.line] = None
+            lines |= dict.fromkeys(own.line for own in self.training(spec) if own.rows)
             lines |= dict.fromkeys(f"{found.line}; held out" for _, found in held_out if found.rows)
             shared = overlaps(self._trained(spec), self._asked_for(spec, held_out))
             lines |= dict.fromkeys(found.text for found in shared if found.folded is not None)
@@ -128,11 +129,12 @@ class Inspector:
         """What the run and those that it begins from learn from, as far as it can be told now."""
         where = TRAINING
         while True:
-            own = self.training(spec)
-            if own is not None:
-                yield where, own.hashes
-            elif isinstance(spec.data, TaskData) and spec.data.rows <= MAX_TASK_ROWS and not _is_own_task(spec):
-                yield where, _of_task(spec.data, "train", spec.data.rows, spec.data.seed)
+            for part in spec.parts:
+                own, data = self._training(part), part.data
+                if own is not None:
+                    yield where, own.hashes
+                elif isinstance(data, TaskData) and data.rows <= MAX_TASK_ROWS and not _is_own_task(spec):
+                    yield where, _of_task(data, "train", data.rows, data.seed)
             start = spec.start
             if start is None:
                 return

@@ -87,6 +87,7 @@ def find_model(runs: Path, name: str) -> tuple[Path, bool]:
         raise DefinitionError(f"RUN: found {found_text}, allowed {allowed}{more}")
     RunFolder(runs, str(matches[0].relative_to(runs))).verify_model()
     record = read_run(matches[0])
-    counts = (record.provenance.get("counts") or {}).get("data") or {}
+    counts = record.provenance.get("counts") or {}
+    chats = [found.get("chats") for name, found in counts.items() if name == "data" or name.startswith("data/")]
     data = record.definition.get("data") or {}
-    return matches[0] / "model", bool(counts.get("chats", data.get("chat_template")))
+    return matches[0] / "model", any(chats) if chats else bool(data.get("chat_template"))

@@ -44,6 +44,8 @@ class Sample:
     state: TrainerState | None = None
     prefill: str = ""
     """What the prompt, as the model read it, had already written of the answer: a "<think>" that it opened."""
+    source: int = 0
+    """The number of the prompt's source, where prompts are of several."""
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ class BaseTrainer(SavedTrainer):
             self._seed(1)
             return self._count_units(batch)
 
-        return self.gradient.compute(batch, begin, self._loss_result)
+        return self.feed.sources.complete(self.gradient.compute(batch, begin, self._loss_result), self.feed.taken)
 
     def _roll_back(self, verdict: Verdict) -> None:
         """Back to the last regular checkpoint, past the batches since: the same ones would diverge the same way."""

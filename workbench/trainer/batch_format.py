@@ -135,6 +135,13 @@ def table(formats: dict[str, BatchFormat]) -> str:
     return "\n".join(lines) + "\n"
 
 
+OF_SOURCES = (
+    BatchField("source_ids", "B", "groups", "which of several sources a row is of, from 0 on", optional=True),
+    BatchField(
+        "loss_weight", "B", "numbers", "what the row's loss is multiplied by", optional=True, needs="source_ids"
+    ),
+)
+"""Of batches of any format whose rows are of several sources."""
 ROWS = BatchFormat(
     (
         BatchField("input_ids", "B L", "ids", "token ids", mask="attention_mask"),
@@ -144,6 +151,7 @@ ROWS = BatchFormat(
         ),
         BatchField("attention_mask", "B L", "mask", "1 at real tokens, 0 at padding", optional=True),
         BatchField("position_ids", "B L", "positions", "of packed rows: 0 where a text begins", optional=True),
+        *OF_SOURCES,
     ),
     texts=(("input_ids",),),
     data_form=forms.ROWS,
@@ -179,6 +187,7 @@ PAIRS = BatchFormat(
             needs="ref_chosen_logprobs",
         ),
         BatchField("pair_weights", "B", "numbers", "how much a pair counts; 1 where absent", optional=True),
+        *OF_SOURCES,
     ),
     texts=(("prompt_input_ids", "chosen_input_ids"), ("prompt_input_ids", "rejected_input_ids")),
     data_form=forms.PAIRS,
@@ -192,6 +201,7 @@ PROMPTS = BatchFormat(
         BatchField("prompt_ids", "B", "list", "names of the prompts, for completions.jsonl", optional=True),
         BatchField("columns", "B", "list", "further keywords for rewards, a dict a row", optional=True),
         BatchField("messages", "B", "list", "the conversation that a prompt is", optional=True),
+        *OF_SOURCES,
         BatchField(
             *("responses", "B T", "ids", "completions made elsewhere, without the prompt"),
             optional=True,

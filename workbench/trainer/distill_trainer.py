@@ -28,7 +28,7 @@ from workbench.trainer.loss import LossResult, LossTerm
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.sampler import ends_of, ids_of, sampling_seeds
 from workbench.trainer.records.costs import Costs
-from workbench.trainer.rows import learned, refuse_unlabelled, rows_work
+from workbench.trainer.rows import learned, refuse_unlabelled, row_sums, rows_work
 from workbench.trainer.settings import TrainerSettings
 
 SOURCES = ("divergence/data", "divergence/student")
@@ -103,7 +103,7 @@ class DistillTrainer(BaseTrainer):
         mask = length_mask(lengths, mixed["input_ids"].shape[1])
         is_sampled = torch.zeros_like(lengths, dtype=torch.bool)
         is_sampled[drawn] = True
-        return {**mixed, "attention_mask": mask, "is_sampled": is_sampled}
+        return {**batch, **mixed, "attention_mask": mask, "is_sampled": is_sampled}
 
     def _completions(self, prompts: list[list[int]], attempt: Attempt) -> list[list[int]]:
         """What the model writes to each prompt, its end included."""
@@ -147,7 +147,8 @@ class DistillTrainer(BaseTrainer):
             temperature=self.settings.loss_temperature,
         )
         terms = {"divergence": LossTerm(divergences.sum(), float(len(divergences)))}
-        return LossResult(terms, self._by_source(divergences.detach().double(), batch, kept))
+        rows = {"divergence": row_sums(divergences, kept)}
+        return LossResult(terms, self._by_source(divergences.detach().double(), batch, kept), rows)
 
     def _taught(self, batch: Batch, kept: torch.Tensor) -> Projected:
         """What the teacher says of the learned tokens: its states with its output head, or log-probabilities, which are

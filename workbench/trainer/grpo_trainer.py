@@ -20,10 +20,9 @@ from workbench.objectives.policy_gradient import (
     clipped_completions,
     clipped_sequences,
 )
-from workbench.tracking.values import Value
 from workbench.trainer.grpo_settings import GRPOSettings
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossTerm
+from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.machine import distributed
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
@@ -173,13 +172,17 @@ class GRPOTrainer(PolicyGradientTrainer):
         weights = self._objective.correct(gaps, tokens.mask, self.settings.importance_cap)
         return replace(surrogate, losses=surrogate.losses * weights)
 
-    def _kl_term(self, tokens: SampledTokens, batch: Batch) -> tuple[dict[str, LossTerm], dict[str, Value]]:
+    def _kl_term(self, tokens: SampledTokens, batch: Batch) -> LossResult:
         if self._objective.kl_loss is None:
-            return {}, {}
+            return LossResult({})
         ratio = (tokens.whole_log_ratio if SUMMED in batch else tokens.log_ratio).exp()
         divergence = self._objective.kl_loss(tokens.logprobs, batch["ref_logprobs"], ratio)
-        summed, units = (divergence * self._weights(batch)).sum(), float(batch["units"].sum())
-        return {"kl": LossTerm(summed, units, self.settings.beta)}, {KL: mean_per_token(divergence.detach(), batch)}
+        weighted, units = divergence * self._weights(batch), float(batch["units"].sum())
+        return LossResult(
+            {"kl": LossTerm(weighted.sum(), units, self.settings.beta)},
+            {KL: mean_per_token(divergence.detach(), batch)},
+            {"kl": RowSums(weighted.sum(1), batch["units"])},
+        )
 
     def _watch(self, row: dict[str, Any]) -> Iterable[str]:
         yield from super()._watch(row)

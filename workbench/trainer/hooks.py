@@ -17,6 +17,7 @@ from workbench.trainer.batch_format import with_batch
 from workbench.trainer.face import TrainerFace
 from workbench.trainer.loop.batch_check import BatchCheck
 from workbench.trainer.loop.batches import Batch, EpochLoader, num_rows
+from workbench.trainer.loop.sources import SOURCE
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.loss import LossResult, as_result
 from workbench.trainer.machine.device import seed_step
@@ -83,7 +84,10 @@ class TrainerHooks(TrainerFace, abc.ABC):
     def _loss_result(self, micro_batch: Batch) -> LossResult:
         with self.precision.autocast():
             result = self._compute_loss(self._forward(micro_batch), micro_batch)
-        return as_result(result, num_rows(micro_batch))
+        checked = as_result(result, num_rows(micro_batch))
+        if SOURCE not in micro_batch:
+            return checked
+        return self.feed.sources.tell_apart(checked, micro_batch, self._sequence_lengths(micro_batch))
 
     def _set_up_model(self, model: torch.nn.Module) -> torch.nn.Module:
         """Dropout, references and what is trained, before the optimiser is made; by default dropout is off (eval mode).

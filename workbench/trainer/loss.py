@@ -24,11 +24,24 @@ class LossTerm:
 
 
 @dataclass(frozen=True)
+class RowSums:
+    """What each row of the micro-batch adds to a term or to a metric, and over how many units."""
+
+    sums: torch.Tensor
+    """(B,), of a term with gradient."""
+    units: torch.Tensor
+    """(B,)."""
+
+
+@dataclass(frozen=True)
 class LossResult:
     """Every term by name, and metrics as poolable values (never means of means)."""
 
     terms: dict[str, LossTerm]
     metrics: dict[str, Value] = field(default_factory=dict)
+    rows: dict[str, RowSums] = field(default_factory=dict)
+    """By the name of a term or a metric, what its rows add to it: where they are of several sources it is recorded of
+    each, and the losses of a source can be weighted."""
 
     @property
     def units(self) -> dict[str, float]:
@@ -56,6 +69,9 @@ def as_result(loss: Any, num_rows: int) -> LossResult:
                 f"the metric {name} as a {_described(value)}",
                 "Mean(sum, count), Sum(total), Max(value) or Min(value) of workbench.tracking.values",
             )
+    for name, rows in loss.rows.items():
+        if any(values.shape != (num_rows,) for values in (rows.sums, rows.units)):
+            raise _refused(f"rows of {name} as {_described(rows.sums)}", f"one number a row, ({num_rows},)")
     return loss
 
 

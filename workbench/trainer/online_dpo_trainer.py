@@ -67,6 +67,7 @@ class OnlineDPOTrainer(OnlineTrainer):
             "rejected_input_ids": rollout.completion_ids[lost],
             "rejected_attention_mask": rollout.completion_mask[lost],
             "pair_weights": weights,
+            **{name: values[owners] for name, values in rollout.of_prompt.items()},
         }
         known = rollout.ref_logprobs
         if known is not None and self.settings.reference_moves:

@@ -13,7 +13,7 @@ from workbench.objectives.kl import kl_k1
 from workbench.objectives.policy_gradient import Clip, clipped_tokens, clipped_value_losses
 from workbench.tracking.values import Value
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.machine.precision import resolve_precision
 from workbench.trainer.online.actor_critic import ActorCritic
 from workbench.trainer.online.attempt import Attempt
@@ -154,6 +154,11 @@ class PPOTrainer(PolicyGradientTrainer):
             "value_avg": LossTerm((value_losses * weights).sum(), num_tokens, settings.value_coefficient),
         }
         terms |= self._entropy_term(entropies, batch)
+        rows = {
+            "policy_avg": RowSums((surrogate.losses * weights).sum(1), batch["tokens"]),
+            "value_avg": RowSums((value_losses * weights).sum(1), batch["tokens"]),
+            **self._entropy_rows(entropies, batch),
+        }
         log_ratio = tokens.log_ratio.detach()
         means = {
             APPROXIMATE_KL: 0.5 * log_ratio.square(),
@@ -163,7 +168,7 @@ class PPOTrainer(PolicyGradientTrainer):
             "val/mean": values.detach(),
         }
         metrics: dict[str, Value] = {name: mean_per_token(each, batch) for name, each in means.items()}
-        return LossResult(terms, metrics | self._gap_metrics(logprobs, batch))
+        return LossResult(terms, metrics | self._gap_metrics(logprobs, batch), rows)
 
     def _is_enough(self, row: dict[str, float]) -> bool:
         limit = self.settings.kl_stop

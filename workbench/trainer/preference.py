@@ -23,7 +23,7 @@ from workbench.objectives.preference import (
 from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer.dpo_settings import PreferenceSettings
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.machine import distributed
 from workbench.trainer.pairs import (
     PairLogprobs,
@@ -132,9 +132,15 @@ class PreferenceObjective:
         plain, units = pair_logratios(scores.sums, batch), self.units(batch)
         chosen, rejected = scores.sums.chunk(2)
         beta, count = settings.beta, float(weights.sum())
-        terms = self._terms(scores, batch, weights)
+        losses = self._losses(scores, batch, weights)
+        rows = {name: RowSums(values, weights) for name, values in losses.items()}
+        terms = {
+            self._names[name]: LossTerm(losses[self._names[name]].sum(), count, weight)
+            for name, weight in self._weights.items()
+        }
         if settings.nll_weight:
             terms["nll"] = LossTerm(-(chosen * weights).sum(), units["nll"], settings.nll_weight)
+            rows["nll"] = RowSums(-chosen * weights, completion_lengths(batch, "chosen") * weights)
         h = plain.h.detach()
         means = {
             "rewards/chosen": beta * plain.chosen.detach(),
@@ -149,22 +155,23 @@ class PreferenceObjective:
         }
         if is_first_step and settings.starts_from_reference and torch.is_grad_enabled():
             metrics[START_GAP] = Max((h.abs() / (plain.chosen_lengths + plain.rejected_lengths)).max())
-        return LossResult(terms, metrics)
+        rows |= {name: RowSums(value * weights, weights) for name, value in means.items()}
+        return LossResult(terms, metrics, rows)
 
-    def _terms(self, scores: PairLogprobs, batch: Batch, weights: torch.Tensor) -> dict[str, LossTerm]:
-        """A term for each loss."""
-        pairs, count = self._pairs(scores, batch), float(weights.sum())
+    def _losses(self, scores: PairLogprobs, batch: Batch, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B,) what each pair adds to the term of each loss."""
+        pairs = self._pairs(scores, batch)
         if self._pair_weight is not None:
             assert scores.alignments is not None, "`scores` gives them"
             weights = weights * self._pair_weight(*scores.alignments.chunk(2))
-        terms = {}
-        for name, weight in self._weights.items():
+        found = {}
+        for name in self._weights:
             if name in self._over_step:
                 losses = from_linearised(batch[f"{name}_over_step"], pairs)
             else:
                 losses = PREFERENCE_LOSSES[name](pairs, self._tuning)
-            terms[self._names[name]] = LossTerm((losses * weights).sum(), count, weight)
-        return terms
+            found[self._names[name]] = losses * weights
+        return found
 
     def _pairs(self, scores: PairLogprobs, batch: Batch) -> PairLogratios:
         """The pairs as the losses take them."""

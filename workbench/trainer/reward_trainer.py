@@ -14,7 +14,7 @@ from workbench.objectives.reward_model import bradley_terry, centring
 from workbench.tracking.names import LENGTH_CORRELATION
 from workbench.tracking.values import Max, Mean, Min, Value
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.pair_training import PairTrainer
 from workbench.trainer.pairs import pair_scores, pair_weights, scores_work
 from workbench.trainer.reward_settings import STRONG, RewardSettings
@@ -77,4 +77,6 @@ class RewardTrainer(PairTrainer):
         metrics: dict[str, Value] = {
             name: Mean((value * weights).sum().double(), count) for name, value in means.items()
         }
-        return LossResult(terms, metrics | {"min_reward": Min(scores.min()), "max_reward": Max(scores.max())})
+        by_row = {"preference": losses, **({"centring": centring(chosen, rejected)} if coefficient else {}), **means}
+        rows = {name: RowSums(value * weights, weights) for name, value in by_row.items()}
+        return LossResult(terms, metrics | {"min_reward": Min(scores.min()), "max_reward": Max(scores.max())}, rows)

@@ -11,6 +11,7 @@ from workbench.errors import DataError
 from workbench.models.flops import Work
 from workbench.objectives.masking import IGNORED
 from workbench.trainer.loop.batches import Batch
+from workbench.trainer.loss import RowSums
 
 
 def wanted_labels(batch: Batch) -> torch.Tensor:
@@ -43,3 +44,8 @@ def rows_work(model: torch.nn.Module, batch: Batch) -> Work:
         return Work.of_packed(positions, projected, model)
     real = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
     return Work.of_rows(real.sum(1), projected, model, batch["input_ids"].shape[1])
+
+
+def row_sums(values: torch.Tensor, kept: torch.Tensor) -> RowSums:
+    """What each row adds to a mean over learned tokens. values: (tokens,), of those that kept (B, L - 1) is true at."""
+    return RowSums(values.new_zeros(len(kept)).index_add(0, kept.nonzero()[:, 0], values), kept.sum(1))

@@ -12,7 +12,7 @@ from workbench.objectives.logprobs import projected_logprobs
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm
-from workbench.trainer.rows import learned, refuse_unlabelled, rows_work, wanted_labels
+from workbench.trainer.rows import learned, refuse_unlabelled, row_sums, rows_work, wanted_labels
 from workbench.trainer.settings import TrainerSettings
 from workbench.trainer.sft_settings import SFTSettings
 
@@ -48,4 +48,5 @@ class SFTTrainer(BaseTrainer):
     def _compute_loss(self, outputs: HeadInputs, batch: Batch) -> LossResult:
         wanted, kept = wanted_labels(batch), learned(batch)
         logprobs = projected_logprobs(outputs.hidden[:, :-1][kept], outputs.weight, wanted[kept], bias=outputs.bias)
-        return LossResult({"cross_entropy": LossTerm(-logprobs.sum(), float(len(logprobs)))})
+        terms = {"cross_entropy": LossTerm(-logprobs.sum(), float(len(logprobs)))}
+        return LossResult(terms, rows={"cross_entropy": row_sums(-logprobs, kept)})

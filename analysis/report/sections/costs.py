@@ -50,7 +50,9 @@ def table(study: Study) -> Table:
     for stage, values, labels in _distinct_stages(study, inherited):
         everyone = len(labels) == len(study.variants) > 1
         needed = f"inherited by {'every setting' if everyone else join(labels)}"
-        add(Cell(STAGES.get(stage, stage), "", (needed,), "muted"), values, {})
+        what, _, source = stage.partition("/")
+        name = STAGES.get(what, what) + (f" of {source}" if source else "")
+        add(Cell(name, "", (needed,), "muted"), values, {})
     for variant in study.variants:
         own = _own_costs(study, variant)
         if own:

@@ -10,7 +10,7 @@ from workbench.experiment.definition.source import Node, join_field
 REPLACED_WITH_TRAINER = ("hyperparameters", "data", "teacher")
 # Of these keys a section holds one; naming another drops it.
 KINDS = {
-    "data": ("task", "path", "dataset", "collect"),
+    "data": ("task", "path", "dataset", "collect", "mix"),
     "model": ("preset", "path", "name"),
     "teacher": ("experiment", "preset", "path", "name"),
     "evaluate": ("task", "path", "split"),

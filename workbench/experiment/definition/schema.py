@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from workbench.config import PositiveInt, Seed, Settings
 from workbench.data.forms import DataForm
-from workbench.data.settings import CollectData, DataSettings
+from workbench.data.settings import CollectData, DataSettings, MixData
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.rewards.settings import RewardSettings
@@ -120,7 +121,7 @@ class RunSpec:
     other_sets: tuple[EvaluateSettings, ...] = ()
     """The held-out sets that are shown beside it; each has a name."""
     sources: tuple[str, ...] = ()
-    """The runs that a list at data.collect.from names, by key; "start" is the run's own start."""
+    """The runs that lists at data.collect.from name, by key; "start" is the run's own start."""
     judges: tuple[str, ...] = ()
     """The runs whose reward models judge completions, by key, in the order of the rewards that name them."""
     teacher: str | ModelSettings | None = None
@@ -149,6 +150,24 @@ class RunSpec:
         teacher = self.teacher if isinstance(self.teacher, str) else None
         named = (self.start, *self.sources, *self.judges, teacher)
         return tuple(key for key in named if key is not None and key != START)
+
+    @property
+    def parts(self) -> tuple[RunSpec, ...]:
+        """The run as each source of its mix alone would make it, with the rewards of that source; of other data, the
+        run itself."""
+        if not isinstance(self.data, MixData):
+            return (self,)
+        found, named, scorers = [], iter(self.sources), iter(self.judges)
+        common = tuple(itertools.islice(scorers, _num_judges(rewards_of(self.hyperparameters))))
+        for source in self.data.mix:
+            settings, judges, data = self.hyperparameters, common, source.data
+            if source.rewards:
+                settings = settings.revised(rewards=source.rewards)
+                judges = tuple(itertools.islice(scorers, _num_judges(source.rewards)))
+            samplers = data.collect.from_ if isinstance(data, CollectData) else START
+            sources = () if samplers == START else tuple(itertools.islice(named, len(samplers)))
+            found.append(replace(self, data=data, hyperparameters=settings, sources=sources, judges=judges))
+        return tuple(found)
 
     @property
     def budget(self) -> Budget | None:
@@ -238,6 +257,11 @@ def hyperparameter_names(cls: type[TrainerSettings]) -> list[str]:
 def rewards_of(settings: TrainerSettings) -> tuple[RewardSettings, ...]:
     """What a trainer of prompts judges completions by; empty for others, and where the task's own check does."""
     return settings.rewards if isinstance(settings, RolloutSettings) else ()
+
+
+def _num_judges(rewards: Sequence[RewardSettings]) -> int:
+    """How many of them are reward models of runs."""
+    return sum(reward.model_from is not None for reward in rewards)
 
 
 def scores_reference(spec: RunSpec) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.config import Settings
-from workbench.data.settings import CollectData, DatasetData, DataSettings, ReadData
+from workbench.data.settings import CollectData, DatasetData, DataSettings, MixData, ReadData, SourceData
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.definition.held_out_sets import held_out_sets
 from workbench.experiment.definition.merge import KINDS
@@ -28,6 +28,7 @@ from workbench.experiment.definition.validate import (
     validate,
 )
 from workbench.models.settings import LoraSettings, ModelSettings
+from workbench.rewards.settings import RewardSettings
 from workbench.trainer.registry import get_settings_class, trainer_names
 from workbench.trainer.settings import Budget, TrainerSettings
 
@@ -125,6 +126,11 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
         _check_scorer(lora_node, evaluate_node, str(trainer.value if trainer else ""), problems)
     if cls is not None and data is not None and data_node is not None:
         _check_fit(cls, str(trainer.value if trainer else ""), data_node, data, problems)
+        if isinstance(data, MixData):
+            _check_sources(cls, data, data_node, problems)
+            stored = tree.get("hyperparameters.teacher_logprobs")
+            if stored is not None and hyperparameters is not None and hyperparameters.stores_teacher:
+                problems.add(stored, "found stored with a mix, allowed each_step")
     if hyperparameters is not None and hyperparameters.reference_moves and lora_node is not None:
         problems.add(
             lora_node,
@@ -210,7 +216,7 @@ def _missing(tree: Node, name: str, allowed: str, problems: Problems, sound: boo
 def _missing_data(tree: Node, cls: type[TrainerSettings] | None, problems: Problems, sound: bool) -> None:
     dropped = tree.get("data")
     if cls is None or dropped is None or dropped.field != "trainer":
-        _missing(tree, "data", "one of task, path, dataset, collect", problems, sound)
+        _missing(tree, "data", "one of task, path, dataset, collect, mix", problems, sound)
     elif sound:
         example = cls.data_form.example_file
         trainer = tree.value["trainer"]
@@ -291,28 +297,63 @@ def _steps_or_epochs(given: dict[str, Node], problems: Problems) -> dict[str, No
 
 def _data(node: Node, problems: Problems) -> DataSettings | None:
     """The settings of the one kind of data that node names."""
+    settings = _data_of(node, KINDS["data"], DataSettings, problems)
+    return settings if isinstance(settings, DataSettings) else None
+
+
+def _data_of(node: Node, kinds: Sequence[str], union: Any, problems: Problems) -> Any:
+    """The settings of the one of those kinds that node names; None where any is broken."""
     if not isinstance(node.value, dict):
         problems.add(node, f"found {describe(node)}, allowed a mapping{remedy(node, ['a mapping'])}")
         return None
-    kinds = KINDS["data"]
     given = [kind for kind in kinds if kind in node.value]
     if len(given) != 1:
-        own = {field for cls in members(DataSettings) for field in cls.model_fields}
+        own = {field for cls in members(union) for field in cls.model_fields}
         others = [key for key in node.value if key not in own] if not given else []
         near = next((hint for key in others if (hint := suggest(key, kinds) or elsewhere(key))), "")
         found = " and ".join(given) or (", ".join(node.value) or describe(node))
         problems.add(node, f"found {found}, allowed one of {', '.join(kinds)}{near}")
         return None
-    classes = [cls for cls in members(DataSettings) if given[0] in cls.model_fields]
-    assert len(classes) == 1, f"one class of DataSettings has the field {given[0]}"
+    classes = [cls for cls in members(union) if given[0] in cls.model_fields]
+    assert len(classes) == 1, f"one class of data has the field {given[0]}"
+    mix = node.get("mix") if given == ["mix"] else None
+    if mix is not None and isinstance(mix.value, list):
+        sources = [_data_of(item, KINDS["data"][:-1], SourceData, problems) for item in mix.value]
+        if None in sources:
+            return None
     settings: Any = validate(classes[0], node, problems, unknown_within("data", classes[0]))
     return settings
+
+
+def _sources(data: Node) -> list[Node]:
+    """The sources of a mix; none of data that is one."""
+    mix = data.get("mix")
+    return list(mix.value) if mix is not None and isinstance(mix.value, list) else []
+
+
+def _check_sources(cls: type[TrainerSettings], mix: MixData, data: Node, problems: Problems) -> None:
+    """What one source may say alone, and no source among several; and what no trainer of this kind reads."""
+    by = data.get("curriculum.column")
+    if by is not None and mix.curriculum is not None and mix.curriculum.column is not None:
+        tasks = [source.label for source in mix.mix if not isinstance(source, ReadData)]
+        if tasks or not cls.data_form.is_sampled:
+            found = f"a source without columns, {tasks[0]}" if tasks else "a trainer that samples nothing"
+            problems.add(by, f"found with {found}, allowed for prompts of files; without it the length decides")
+    for source, node in zip(mix.mix, _sources(data), strict=True):
+        held_out = node.get("collect.held_out_pairs")
+        if held_out is not None and held_out.value:
+            problems.add(held_out, "found in a mix, allowed evaluate: {pairs: file}: the held-out pairs of all of it")
+        if source.rewards and not cls.data_form.is_sampled:
+            problems.add(node.get("rewards") or node, "found for a trainer that samples nothing, allowed none")
 
 
 def _check_fit(
     cls: type[TrainerSettings], trainer: str, data: Node, settings: DataSettings, problems: Problems
 ) -> None:
     """Data that has rows of the trainer's form, as far as the definition can tell."""
+    if isinstance(settings, MixData):
+        for source, node in zip(settings.mix, _sources(data), strict=True):
+            _check_fit(cls, trainer, node, source.data, problems)
     for kind, what in (("task", "rows of a task"), ("collect", "preference pairs")):
         if kind in data.value and kind not in cls.data_form.sources:
             problem = f"found {what} for trainer {trainer}, allowed {cls.data_form.sources_text}"
@@ -333,10 +374,20 @@ def _check_rewards(settings: TrainerSettings, data: DataSettings, tree: Node, pr
     if not rewards and isinstance(data, ReadData):
         field = "hyperparameters.rewards"
         problems.add(node or section, f"found none, {NEEDS_REWARDS}", field)
+    if isinstance(data, MixData):
+        for source, at in zip(data.mix, _sources(tree.value["data"]), strict=True):
+            if isinstance(source, ReadData) and not source.rewards and not rewards:
+                problems.add(at, f"found none, here and under hyperparameters, {NEEDS_REWARDS}", f"{at.field}.rewards")
+            _check_named(source.rewards, at.get("rewards") or at, problems)
+    _check_named(rewards, node or section, problems)
+
+
+def _check_named(rewards: Sequence[RewardSettings], node: Node, problems: Problems) -> None:
+    """Names that differ, and a weight at least."""
     names = [reward.label_in_metrics for reward in rewards]
     for index, name in enumerate(names):
-        if name in names[:index] and node is not None:
+        if name in names[:index]:
             at = node.value[index] if isinstance(node.value, list) else node
             problems.add(at, f"found another reward named {name}, allowed names that differ: give it a name")
     if rewards and not any(reward.weight for reward in rewards):
-        problems.add(node or section, "found weight 0 for all, allowed one at least that counts")
+        problems.add(node, "found weight 0 for all, allowed one at least that counts")

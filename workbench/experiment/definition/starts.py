@@ -97,10 +97,13 @@ def _as_key(node: Node) -> Node:
 
 
 def resolve_sources(tree: Node, seed: int, resolver: Resolver) -> tuple[str, ...]:
-    """Keys of the runs that a list at data.collect.from names, in its order; "start" stays, models by path do not."""
-    models = tree.get("data.collect.from")
+    """Keys of the runs that data.collect.from names as a list, or that of each source of a mix, in their order; "start"
+    stays, models by path do not."""
+    mix = tree.get("data.mix")
+    data = [node for node in [tree.get("data"), *(mix.value if mix is not None else ())] if node is not None]
+    given = [models for node in data if (models := node.get("collect.from")) is not None]
     sources: list[str] = []
-    for node in models.value if models is not None and isinstance(models.value, list) else ():
+    for node in (node for models in given if isinstance(models.value, list) for node in models.value):
         if node.value == START:
             sources.append(START)
         elif isinstance(node.value, str) or (isinstance(node.value, dict) and "experiment" in node.value):
@@ -110,9 +113,13 @@ def resolve_sources(tree: Node, seed: int, resolver: Resolver) -> tuple[str, ...
 
 
 def resolve_judges(tree: Node, seed: int, resolver: Resolver) -> tuple[str, ...]:
-    """Keys of the runs whose reward models hyperparameters.rewards names, in its order."""
-    rewards = tree.get("hyperparameters.rewards")
-    listed = rewards.value if rewards is not None and isinstance(rewards.value, list) else ()
+    """Keys of the runs whose reward models hyperparameters.rewards, and those of a mix's sources, name, in order."""
+    mix = tree.get("data.mix")
+    sources = mix.value if mix is not None and isinstance(mix.value, list) else []
+    given = [tree.get("hyperparameters.rewards"), *(source.get("rewards") for source in sources)]
+    listed = [
+        entry for rewards in given if rewards is not None and isinstance(rewards.value, list) for entry in rewards.value
+    ]
     named = (entry.value.get("model_from") for entry in listed if isinstance(entry.value, dict))
     keys = (resolver.start(node, seed, scores=True) for node in named if node is not None and node.value is not None)
     return tuple(key for key in keys if key is not None)

@@ -50,6 +50,8 @@ def facts(section: Section) -> Iterator[tuple[str, str]]:
     yield "format", section.format
     yield "used by", ", ".join(section.variants)
     yield section.unit, f"{counts.rows:,}"
+    if section.share:
+        yield "share", section.share
     yield "tokens", f"{counts.tokens:,}{f' ({section.form.tokens_note})' if section.form.tokens_note else ''}"
     if section.answered is None:
         yield "learned", f"{counts.learned:,} ({counts.learned / max(counts.tokens, 1):.0%})"

@@ -15,7 +15,7 @@ from workbench.data.forms import PAIRS, PROMPTS, DataForm, form_of
 from workbench.data.overlap import PromptHashes, hashes_of
 from workbench.data.reading import find_format
 from workbench.data.sets import Part, TokenSet
-from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskData
+from workbench.data.settings import CollectData, DatasetData, FileData, MixData, ReadData, TaskData
 from workbench.data.tasks import Split
 from workbench.errors import DataError, DefinitionError
 from workbench.experiment.definition.schema import Experiment, RunSpec
@@ -25,7 +25,6 @@ from workbench.experiment.running.held_out import (
     held_out_examples,
     held_out_reading,
     held_out_set,
-    trained_as_chat,
 )
 from workbench.experiment.running.held_out_files import held_out_pairs_source, held_out_prompts_source
 from workbench.experiment.running.provenance import num_cores
@@ -86,6 +85,8 @@ class Section:
     """Prompts that have an answer; None where rows are no prompts."""
     warnings: tuple[str, ...] = ()
     """What a run would warn of, beside what is told of the rows."""
+    share: str = ""
+    """The share of the rows drawn that it has in a mix, in words."""
     shared: tuple[str, ...] = ()
     """The held-out prompts that training data has, in words."""
 
@@ -130,11 +131,9 @@ def _sections(stages: RunStages, spec: RunSpec, split: Split, num_rows: int) -> 
             raise DefinitionError(f"{spec.key}: its data rests on {key}, which is not finished; make exp NAME={name}")
     tokenizer = Tokenizer.load(stages.models.folder(spec))
     if split == "train":
-        form = _form(spec)
-        stage = stages.training_data(spec, form)
-        yield stage.stage.fingerprint, _of_stage(stage, tokenizer, spec, form, _source(spec.data), num_rows)
+        yield from _training_sections(stages, spec, tokenizer, num_rows)
         return
-    as_chat = trained_as_chat(stages.training_data(spec, spec.form))
+    as_chat = any(Counts(**stage.made["counts"]).chats for stage in _training_stages(stages, spec))
     pairs, reading = stages.held_out_pairs(spec, tokenizer, stages.models.worker(spec)), held_out_reading(spec, as_chat)
     examples = (
         held_out_examples(spec, as_chat)
@@ -163,6 +162,29 @@ def _sections(stages: RunStages, spec: RunSpec, split: Split, num_rows: int) -> 
         yield f"{spec.evaluate}{_max_tokens(spec)}{tokenizer.fingerprint}", section
 
 
+def _training_sections(
+    stages: RunStages, spec: RunSpec, tokenizer: Tokenizer, num_rows: int
+) -> Iterator[tuple[str, Section]]:
+    """A section of each source, with its share of the rows drawn where there are several."""
+    found = []
+    for part in spec.parts:
+        form = _form(part)
+        stage = stages.training_data(part, form)
+        found.append((stage, _of_stage(stage, tokenizer, part, form, _source(part.data), num_rows)))
+    data = spec.data
+    if isinstance(data, MixData):
+        shares = data.shares([section.counts.rows for _, section in found], 0)
+        for name, share, (_, section) in zip(data.names, shares, found, strict=True):
+            section.title = f"source {name}"
+            at_first = " at first" if data.schedule is not None else ""
+            section.share = f"{share:.1%} of the {section.unit} drawn{at_first}"
+    yield from ((f"{section.title} {section.share} {stage.stage.fingerprint}", section) for stage, section in found)
+
+
+def _training_stages(stages: RunStages, spec: RunSpec) -> list[StageResult]:
+    return [stages.training_data(part, part.form) for part in spec.parts]
+
+
 def _form(spec: RunSpec) -> DataForm:
     """The trainer's, but rows of a format that serves one form alone can be looked at under any trainer."""
     found = find_format(spec.data, spec.form.wanted) if isinstance(spec.data, ReadData) else None
@@ -173,8 +195,7 @@ def _form(spec: RunSpec) -> DataForm:
 
 def _trained(stages: RunStages, spec: RunSpec) -> Iterator[tuple[str, PromptHashes | None]]:
     """What the run and those before it learn from."""
-    stage = stages.training_data(spec, spec.form)
-    yield leaks.TRAINING, leaks.load_hashes(stage.folder)
+    yield from ((leaks.TRAINING, leaks.load_hashes(stage.folder)) for stage in _training_stages(stages, spec))
     yield from leaks.trained_before(spec.start, stages.models.runs)
 
 
@@ -232,6 +253,8 @@ def _source(data: Any) -> str:
     if isinstance(data, CollectData):
         what = "completions" if data.collect.completions else "pairs"
         return f"{what} collected from models' own samples of the task {data.collect.task}"
+    if isinstance(data, MixData):
+        return f"a mix of {', '.join(data.names)}"
     assert isinstance(data, TaskData), "every kind of data has a name"
     return f"the task {data.task}"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from workbench.data import forms
-from workbench.data.settings import CollectData, ReadData, TaskSettings
+from workbench.data.settings import CollectData, MixData, ReadData, TaskSettings
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import RunSpec, scores_reference
 from workbench.experiment.planning.estimate import Estimate, run_size, tokens_of, training_size
@@ -65,6 +65,8 @@ class Durations:
     def shared(self, spec: RunSpec) -> float:
         """Seconds of what runs on the same pairs share: collecting the pairs, and their log-probabilities under the
         start."""
+        if isinstance(spec.data, MixData):
+            return sum(map(self.shared, spec.parts))
         size = run_size(spec, self.specs, self.runs)
         data = training_size(spec, self.specs, self.runs)
         if size is None or not data.lengths or not data.rows:
@@ -83,7 +85,8 @@ class Durations:
 
     def _stage(self, spec: RunSpec) -> tuple[str, str] | None:
         """What tells the shared stages of a run on pairs; None of others."""
-        if not isinstance(spec.data, CollectData) and not scores_reference(spec):
+        collects = any(isinstance(part.data, CollectData) for part in spec.parts)
+        if not collects and not scores_reference(spec):
             return None
         return str(spec.data), str(spec.start or spec.model)
 

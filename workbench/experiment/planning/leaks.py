@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workbench.data import overlap
 from workbench.data.formats import Example
 from workbench.data.overlap import PromptHashes, hashes_of
@@ -69,18 +71,18 @@ def overlaps(
 def overlaps_of_stages(
     held_out: Iterable[Example],
     pairs: Path | None,
-    data: Path,
+    data: Iterable[Path],
     start: str | None,
     runs: Path,
     *,
     beside: str | None = None,
 ) -> list[Overlap]:
     """The overlaps of a run that is ready to train with its own training data and that of every run before it. pairs,
-    data: the stages of its held-out pairs and of its training data. beside: the set's name where another decides."""
+    data: the stages of its held-out pairs and of its sources. beside: the set's name where another decides."""
     sets = [(of_set(PROMPTS, beside), hashes_of(held_out))]
     if pairs is not None:
         sets.append((of_set(PAIRS, beside), PromptHashes.load(pairs / overlap.FILE)))
-    return overlaps([(TRAINING, load_hashes(data)), *trained_before(start, runs)], sets)
+    return overlaps([(TRAINING, join_hashes(map(load_hashes, data))), *trained_before(start, runs)], sets)
 
 
 def of_set(held_out: str, beside: str | None) -> str:
@@ -92,9 +94,11 @@ def trained_before(start: str | None, runs: Path) -> Iterator[tuple[str, PromptH
     """What the runs of a chain of starts learned from, the nearest first; None where its stage is gone."""
     while start is not None:
         provenance = read_sealed(RunFolder(runs, start).path / "provenance.json") or {}
-        stage = (provenance.get("stages") or {}).get("data")
-        folders = sorted((runs / FOLDER).glob(f"data-v*-{stage}")) if stage else []
-        yield f"{TRAINING} of {start}", load_hashes(folders[0]) if folders else None
+        stages = provenance.get("stages") or {}
+        found = [stage for name, stage in stages.items() if name == "data" or name.startswith("data/")]
+        folders = [next(iter(sorted((runs / FOLDER).glob(f"data-v*-{stage}"))), None) for stage in found]
+        hashes = join_hashes(load_hashes(folder) if folder is not None else None for folder in folders or [None])
+        yield f"{TRAINING} of {start}", hashes
         start = (provenance.get("start") or {}).get("folder")
 
 
@@ -102,6 +106,16 @@ def load_hashes(stage: Path) -> PromptHashes | None:
     """The hashes of a stage of token ids; None where it was made before they were kept."""
     path = stage / overlap.FILE
     return PromptHashes.load(path) if path.is_file() else None
+
+
+def join_hashes(sets: Iterable[PromptHashes | None]) -> PromptHashes | None:
+    """The hashes of all of them as one set's; None where those of one are not known."""
+    found = list(sets)
+    known = [hashes for hashes in found if hashes is not None]
+    if len(known) < len(found):
+        return None
+    names = vars(known[0])
+    return PromptHashes(**{name: np.concatenate([vars(hashes)[name] for hashes in known]) for name in names})
 
 
 def record(found: Iterable[Overlap]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from workbench.data.counts import Counts
 from workbench.data.formats import Example
 from workbench.data.forms import DataForm
 from workbench.data.reading import Examples, local_files
-from workbench.data.settings import CollectData, DatasetData, FileData, ReadData, TaskSettings
+from workbench.data.settings import CollectData, DatasetData, FileData, MixData, ReadData, TaskSettings
 from workbench.data.tasks import iterate_rows
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
@@ -62,6 +62,8 @@ def data_size(spec: RunSpec, tokenizer_folder: Path | None, *, characters: bool)
     """The size of a run's training data. tokenizer_folder: the model's, where it is here. characters: a token is a
     character."""
     data = spec.data
+    if isinstance(data, MixData):
+        return mixed_size(data, [data_size(part, tokenizer_folder, characters=characters) for part in spec.parts])
     if isinstance(data, ReadData):
         return read_size(data, spec.form, tokenizer_folder, characters=characters)
     settings = data.collect if isinstance(data, CollectData) else data
@@ -76,6 +78,20 @@ def data_size(spec: RunSpec, tokenizer_folder: Path | None, *, characters: bool)
         return DataSize(rows, tuple(encoded), sampled=rows > SAMPLE)
     guessed = [len(prompt) / per_token + texts * (len(text) / per_token + 1) for prompt, text in prompt_and_completion]
     return DataSize(rows, tuple(guessed), sampled=rows > SAMPLE, by_characters=not characters)
+
+
+def mixed_size(data: MixData, sizes: Sequence[DataSize]) -> DataSize:
+    """The size of a mix: the rows of all sources, and lengths of each by its share of the rows drawn at first."""
+    if not all(size.rows and size.lengths for size in sizes):
+        return DataSize()
+    rows = [size.rows or 0 for size in sizes]
+    lengths = [
+        size.lengths[math.floor(index * len(size.lengths) / number)]
+        for size, share in zip(sizes, data.shares(rows, 0), strict=True)
+        for number in [math.ceil(share * SAMPLE)]
+        for index in range(number)
+    ]
+    return DataSize(sum(rows), tuple(lengths), sampled=True, by_characters=any(size.by_characters for size in sizes))
 
 
 def task_texts(settings: TaskSettings) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.data.settings import ReadData
+from workbench.data.settings import MixData, ReadData
 from workbench.experiment.definition.explain import batch_units
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.planning.cannot_run import exit_code, with_problems
@@ -19,6 +19,7 @@ from workbench.experiment.planning.estimate import (
     shared_bytes,
     start_config,
     start_folder,
+    training_size,
 )
 from workbench.experiment.planning.lengths import CHARACTERS_PER_TOKEN
 from workbench.experiment.planning.plan import DESCRIPTIONS, PlannedRun, plan_runs, recorded_precisions, waves
@@ -72,7 +73,10 @@ def describe_plan(
 def _inspector(specs: list[RunSpec], runs: Path) -> Inspector | None:
     """None where every run is of built-in tasks alone, which need no look."""
     of_files = any(
-        isinstance(own.data, ReadData) or (own.evaluate and own.evaluate.path) for spec in specs for own in spec.by_set
+        isinstance(part.data, ReadData) or (part.evaluate and part.evaluate.path)
+        for spec in specs
+        for own in spec.by_set
+        for part in own.parts
     )
     if not of_files:
         return None
@@ -89,7 +93,8 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
     notes: dict[str, list[str]] = {}
     for run in planned:
         estimates[run.spec.key] = estimate(run.spec, specs, runs, speeds[run.spec.key])
-        notes[run.spec.key] = list(positions_notes(run.spec, start_config(run.spec, specs, runs)))
+        notes[run.spec.key] = list(source_notes(run.spec, specs, runs))
+        notes[run.spec.key] += positions_notes(run.spec, start_config(run.spec, specs, runs))
         notes[run.spec.key] += [] if run.state == "broken" else template_notes(run.spec)
     todo = [run for run in planned if run.trains and run.state != "broken"]
     seconds = Durations(specs, runs, speeds).total(waves(experiment), {run.spec.key for run in todo}, estimates, jobs)
@@ -106,10 +111,26 @@ def data_lines(
     """What the runs would warn of in their training data, each once."""
     found: dict[str, None] = {}
     for run in planned:
-        data = estimates[run.spec.key].data
-        if data is not None and run.state != "broken":
-            found |= dict.fromkeys(data.warnings(run.spec, start_folder(run.spec, specs, runs)))
+        if estimates[run.spec.key].data is not None and run.state != "broken":
+            for part in run.spec.parts:
+                data, folder = training_size(part, specs, runs), start_folder(run.spec, specs, runs)
+                found |= dict.fromkeys(data.warnings(part, folder))
     return ["", "warnings", *(f"  {text}" for text in found)] if found else []
+
+
+def source_notes(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> Iterator[str]:
+    """The rows of each source of a mix, and its share of those that are drawn."""
+    data = spec.data
+    if not isinstance(data, MixData):
+        return
+    rows = [training_size(part, specs, runs).rows for part in spec.parts]
+    known = [number for number in rows if number is not None]
+    steps = [point.step for point in data.schedule or ()] or [0]
+    shares = [data.shares(known, step) for step in steps] if len(known) == len(rows) else []
+    for index, (name, number) in enumerate(zip(data.names, rows, strict=True)):
+        told = f"{plural(number, spec.form.unit)}, " if number is not None else ""
+        share = " to ".join(dict.fromkeys(f"{found[index]:.3g}" for found in shares)) or "a share not known yet"
+        yield f"source {name}: {told}{share} of those drawn"
 
 
 def template_notes(spec: RunSpec) -> Iterator[str]:

@@ -52,7 +52,7 @@ def positions_notes(spec: RunSpec, config: Mapping[str, Any] | None) -> Iterator
     if positions is None:
         return
     new = _new_tokens(spec)
-    row = spec.data.max_tokens if isinstance(spec.data, ReadData) else 0
+    row = max(part.data.max_tokens if isinstance(part.data, ReadData) else 0 for part in spec.parts)
     sampled = max((own.evaluate.max_new_tokens for own in spec.by_set if own.evaluate is not None), default=0)
     limits = {
         f"data.max_tokens {row:,}" + (f" and max_new_tokens {new:,}" if new else ""): row + new,

@@ -34,7 +34,7 @@ def opened_by_run(spec: RunSpec, runs: Path, *models: Path) -> list[Path]:
             found.append(Path(own.evaluate.path).expanduser())
         split = held_out_split(own)
         found += source_files(split) if split is not None else []
-    for reward in rewards_in(spec, runs):
+    for reward in (reward for part in spec.parts for reward in rewards_in(part, runs)):
         found += [Path(reward.file).expanduser()] if reward.file is not None else []
         found += model_files(Path(reward.model).expanduser()) if reward.model is not None else []
     return found
@@ -43,7 +43,7 @@ def opened_by_run(spec: RunSpec, runs: Path, *models: Path) -> list[Path]:
 def prepared_from(spec: RunSpec, runs: Path, *models: Path) -> list[Path]:
     """All that a run rests on and its identity is taken of."""
     found = opened_by_run(spec, runs, *models)
-    found += source_files(spec.data) if isinstance(spec.data, ReadData) else []
+    found += [path for part in spec.parts if isinstance(part.data, ReadData) for path in source_files(part.data)]
     for own in spec.by_set:
         if own.evaluate is not None and own.evaluate.pairs is not None:
             found.append(Path(own.evaluate.pairs).expanduser())

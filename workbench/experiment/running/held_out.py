@@ -25,7 +25,7 @@ from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.planning.leaks import of_set
 from workbench.experiment.planning.positions import check_lengths
 from workbench.experiment.running.held_out_files import asks, held_out_prompts_source, task_example
-from workbench.experiment.running.prepared import PreparedRun
+from workbench.experiment.running.prepared import PreparedRun, PreparedSource
 from workbench.experiment.stages.cache import StageResult
 from workbench.experiment.stages.data import ROWS_FILE
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
@@ -61,7 +61,7 @@ def _evaluators(
         return []
     evaluators: list[Evaluator] = []
     labels = labels_of_set(spec.set_name)
-    as_chat = trained_as_chat(prepared.data)
+    as_chat = trained_as_chat(prepared.sources)
     examples = held_out_examples(spec, as_chat)
     positions = model_positions(prepared.model_folder)
     prompts = _prompts(spec, examples, tokenizer, as_chat, positions)
@@ -103,9 +103,10 @@ def _with_loss(spec: RunSpec, examples: Iterable[Example]) -> list[Example]:
     return [example for example in examples if not isinstance(example, Prompt)] if spec.form.has_row_loss else []
 
 
-def trained_as_chat(data: StageResult) -> bool:
-    """Whether the training data went through the chat template: what is held out then does so too."""
-    return data.made["counts"]["chats"] > 0
+def trained_as_chat(sources: Iterable[PreparedSource]) -> bool:
+    """Whether training data, of some source at least, went through the chat template: what is held out then does so
+    too."""
+    return any(source.counts.chats for source in sources)
 
 
 def held_out_set(
@@ -121,7 +122,7 @@ def held_out_set(
 
 def held_out_notes(prepared: PreparedRun) -> list[str]:
     """What was cut of the rows whose held-out loss is measured, set by set."""
-    as_chat = trained_as_chat(prepared.data)
+    as_chat = trained_as_chat(prepared.sources)
     notes = []
     for index, spec in enumerate(prepared.spec.by_set):
         if not spec.form.has_row_loss or held_out_prompts_source(spec) is None:

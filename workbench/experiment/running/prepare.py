@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from workbench.data.counts import Counts
 from workbench.data.forms import PAIRS
-from workbench.data.settings import CollectData, ReadData
+from workbench.data.settings import CollectData, MixData, ReadData
 from workbench.errors import DefinitionError, ModelError
 from workbench.experiment.definition.schema import RunSpec, scores_reference
 from workbench.experiment.identity import data_files, file_identity, held_out_split, identify, own_code, rewards_in
@@ -17,7 +17,7 @@ from workbench.experiment.planning.leaks import PAIRS as HELD_OUT_PAIRS
 from workbench.experiment.planning.leaks import of_set
 from workbench.experiment.planning.positions import check_rows
 from workbench.experiment.running.files_read import opened_by_run, prepared_from
-from workbench.experiment.running.prepared import PreparedRun
+from workbench.experiment.running.prepared import PreparedRun, PreparedSource, named
 from workbench.experiment.running.run_stages import RunStages
 from workbench.experiment.running.start_models import Reporter, StartModels
 from workbench.experiment.stages import collect
@@ -69,54 +69,42 @@ class Preparer:
             raise ModelError(f"{identity.waits_for}, which {spec.key} begins from, was taken away; {REMEDY}")
         tokenizer = Tokenizer.load(folder)
         worker = self.models.worker(spec, precision)
-        data = spec.data
         notes = [REPLACED] if replaces_template(folder) else []
         inherited: dict[str, dict[str, float]] = {}
-        source: StageResult | None = None
-        if isinstance(data, CollectData):
-            source = self.stages.collected(spec, "train", data.collect.wanted, worker)
-            inherited["collect"] = source.made["costs"]
-            notes.append(collect.collect_note(source.made))
-        rows = self.stages.tokenised(spec, tokenizer, source)
-        check_rows(spec, spec.form, rows, rows.folder / ROWS_FILE, folder)
-        found = Counts(**rows.made["counts"])
-        told = (found.note(), found.repeated_note(), *found.remarks(), *end_warnings(found, tokenizer))
-        notes += [f"training data: {note}" for note in told if note]
-        self._warn(data_warnings(spec, found, tokenizer))
-        reference = None
-        if scores_reference(spec):
-            reference = self.stages.scored(spec, rows, folder, worker, inputs)
-            inherited["ref_logprobs"] = reference.made["costs"]
-        teacher, taught = self._teacher(spec), None
-        if spec.hyperparameters.stores_teacher:
-            taught = self.stages.taught(spec, rows, teacher[0], worker, inputs)
-            inherited["teacher_logprobs"] = taught.made["costs"]
+        teacher = next(iter(self._teacher(spec)), None)
+        sources = tuple(self._source(part, folder, teacher, worker, tokenizer, inputs) for part in spec.parts)
+        names = spec.data.names if isinstance(spec.data, MixData) else ("",)
+        for name, source in zip(names, sources, strict=True):
+            inherited |= {
+                named(what, name): stage.made["costs"] for what, stage in source.stages.items() if "costs" in stage.made
+            }
+            notes += _notes_of(source, name, tokenizer)
+            self._warn(data_warnings(source.spec, source.counts, tokenizer))
         pairs = self._held_out_pairs(spec, tokenizer, worker, folder, inputs)
         held_out, held_out_reference = pairs.pop(spec.set_name, (None, None))
         for name, stage in ((None, held_out), *((name, stage) for name, (stage, _) in pairs.items())):
             if stage is not None and (note := (cut := Counts(**stage.made["counts"])).note()):
                 notes.append(f"{of_set(HELD_OUT_PAIRS, name)}: {note}")
-                if isinstance(data, ReadData):
-                    self._warn(cut_warnings(of_set(HELD_OUT_PAIRS, name), data.max_tokens, cut))
+                if isinstance(spec.data, ReadData):
+                    self._warn(cut_warnings(of_set(HELD_OUT_PAIRS, name), spec.data.max_tokens, cut))
         return PreparedRun(
             spec,
             identity,
             precision,
             folder,
-            rows,
-            teacher_folder=next(iter(teacher), None),
-            reference=reference,
-            taught=taught,
+            sources,
+            teacher_folder=teacher,
             held_out_pairs=held_out,
             held_out_reference=held_out_reference,
             other_pairs={str(name): both for name, both in pairs.items()},
             inherited=inherited,
-            collected=source,
             notes=tuple(notes),
             data_files=_files(spec),
-            counts=_counts(data=rows, held_out_pairs=held_out),
-            rewards=rewards_in(spec, self.runs),
-            opened=Inputs(opened_by_run(spec, self.runs, folder, *teacher)).hashes(),
+            counts=_counts(
+                {named("data", name): source.data for name, source in zip(names, sources, strict=True)}
+                | {"held_out_pairs": held_out}
+            ),
+            opened=Inputs(opened_by_run(spec, self.runs, folder, *self._teacher(spec))).hashes(),
         )
 
     def _held_out_pairs(
@@ -133,6 +121,21 @@ class Preparer:
                 found[own.set_name] = (pairs, None if alone else self.stages.scored(own, pairs, folder, worker, inputs))
         return found
 
+    def _source(
+        self, spec: RunSpec, folder: Path, teacher: Path | None, worker: Worker, tokenizer: Tokenizer, inputs: Inputs
+    ) -> PreparedSource:
+        """The training data of a run with one source, made where it is missing."""
+        data, collected = spec.data, None
+        if isinstance(data, CollectData):
+            collected = self.stages.collected(spec, "train", data.collect.wanted, worker)
+        rows = self.stages.tokenised(spec, tokenizer, collected)
+        check_rows(spec, spec.form, rows, rows.folder / ROWS_FILE, folder)
+        reference = self.stages.scored(spec, rows, folder, worker, inputs) if scores_reference(spec) else None
+        taught = None
+        if teacher is not None and spec.hyperparameters.stores_teacher:
+            taught = self.stages.taught(spec, rows, teacher, worker, inputs)
+        return PreparedSource(spec, rows, collected, reference, taught, rewards_in(spec, self.runs))
+
     def _warn(self, warnings: Iterable[str]) -> None:
         """Each once for all runs that share it."""
         for text in warnings:
@@ -144,7 +147,8 @@ class Preparer:
 def _files(spec: RunSpec) -> dict[str, str]:
     """The files that the run rests on, and the hashes of their contents, for the record."""
     files = own_code(spec)
-    files |= data_files(spec.data) if isinstance(spec.data, ReadData) else {}
+    for part in spec.parts:
+        files |= data_files(part.data) if isinstance(part.data, ReadData) else {}
     for own in spec.by_set:
         if own.evaluate is not None:
             files |= {path: file_identity(path) for path in (own.evaluate.path, own.evaluate.pairs) if path}
@@ -153,10 +157,18 @@ def _files(spec: RunSpec) -> dict[str, str]:
     return files
 
 
-def _counts(**stages: StageResult | None) -> dict[str, dict[str, Any]]:
+def _counts(stages: Mapping[str, StageResult | None]) -> dict[str, dict[str, Any]]:
     """What became of the rows of each stage that there is."""
     return {
         name: {key: value for key, value in stage.made["counts"].items() if key != "places"}
         for name, stage in stages.items()
         if stage is not None
     }
+
+
+def _notes_of(source: PreparedSource, name: str, tokenizer: Tokenizer) -> list[str]:
+    """What the report must say of the training data, or of the source of that name."""
+    found = source.counts
+    collected = [collect.collect_note(source.collected.made)] if source.collected is not None else []
+    told = (found.note(), found.repeated_note(), *found.remarks(), *end_warnings(found, tokenizer))
+    return collected + [f"{'training data' if not name else f'source {name}'}: {note}" for note in told if note]

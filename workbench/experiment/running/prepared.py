@@ -7,10 +7,45 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from workbench.data.counts import Counts
+from workbench.data.settings import MixData
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.identity import Identity
 from workbench.experiment.stages.cache import StageResult
 from workbench.rewards.settings import RewardSettings
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """The training data of a run, or that of one source of its mix."""
+
+    spec: RunSpec
+    """The run as this source alone would make it."""
+    data: StageResult
+    collected: StageResult | None = None
+    """The pairs that the data was made of."""
+    reference: StageResult | None = None
+    """Per-token log-probabilities of the training pairs."""
+    taught: StageResult | None = None
+    """The teacher's log-probabilities of the training rows, where they are stored."""
+    rewards: tuple[RewardSettings, ...] = ()
+    """What judges completions of its prompts, the reward models of runs by their folders."""
+
+    @property
+    def counts(self) -> Counts:
+        """What became of its rows."""
+        return Counts(**self.data.made["counts"])
+
+    @property
+    def stages(self) -> dict[str, StageResult]:
+        """Those that it rests on, by name."""
+        found = {
+            "collect": self.collected,
+            "data": self.data,
+            "ref_logprobs": self.reference,
+            "teacher_logprobs": self.taught,
+        }
+        return {name: stage for name, stage in found.items() if stage is not None}
 
 
 @dataclass(frozen=True)
@@ -21,13 +56,10 @@ class PreparedRun:
     identity: Identity
     precision: str
     model_folder: Path
-    data: StageResult
+    sources: tuple[PreparedSource, ...]
+    """The training data: one, or those of a mix in their order."""
     teacher_folder: Path | None = None
     """The model that is learned from, where there is one."""
-    reference: StageResult | None = None
-    """Per-token log-probabilities of the training pairs."""
-    taught: StageResult | None = None
-    """The teacher's log-probabilities of the training rows, where they are stored."""
     held_out_pairs: StageResult | None = None
     """The pairs that the deciding set has."""
     held_out_reference: StageResult | None = None
@@ -35,14 +67,11 @@ class PreparedRun:
     """The pairs of the other held-out sets, and their log-probabilities under the start, by the set's name."""
     inherited: dict[str, dict[str, float]] = field(default_factory=dict)
     """Costs by stage that this run is charged."""
-    collected: StageResult | None = None
     notes: tuple[str, ...] = ()
     data_files: dict[str, str] = field(default_factory=dict)
     """SHA-256 by path; of a data set, what decides its rows."""
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What became of the rows of data and held_out_pairs, as Counts."""
-    rewards: tuple[RewardSettings, ...] = ()
-    """What judges completions, the reward models of runs by their folders."""
     opened: dict[str, str] = field(default_factory=dict)
     """What the run's process will read, by path, and the contents that its identity was taken of: Inputs.verified."""
 
@@ -69,13 +98,27 @@ class PreparedRun:
     @property
     def _stages(self) -> dict[str, StageResult]:
         found = {
-            "collect": self.collected,
-            "data": self.data,
-            "ref_logprobs": self.reference,
-            "teacher_logprobs": self.taught,
-            "held_out_pairs": self.held_out_pairs,
-            "held_out_ref_logprobs": self.held_out_reference,
+            named(name, source): stage
+            for source, prepared in self.by_name.items()
+            for name, stage in prepared.stages.items()
         }
+        held_out = {"held_out_pairs": self.held_out_pairs, "held_out_ref_logprobs": self.held_out_reference}
         for own, (pairs, reference) in self.other_pairs.items():
-            found |= {f"held_out_pairs of {own}": pairs, f"held_out_ref_logprobs of {own}": reference}
-        return {name: stage for name, stage in found.items() if stage is not None}
+            held_out |= {f"held_out_pairs of {own}": pairs, f"held_out_ref_logprobs of {own}": reference}
+        return found | {name: stage for name, stage in held_out.items() if stage is not None}
+
+    @property
+    def by_name(self) -> dict[str, PreparedSource]:
+        """The sources of a mix by name; of other data the one by an empty name."""
+        names = self.spec.data.names if isinstance(self.spec.data, MixData) else ("",)
+        return dict(zip(names, self.sources, strict=True))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the training data, of all sources together."""
+        return sum(source.counts.rows for source in self.sources)
+
+
+def named(what: str, source: str) -> str:
+    """What stands in records for something of a source; of the one source of a run, its own name."""
+    return f"{what}/{source}" if source else what

@@ -6,19 +6,25 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
+from workbench.data.mix import MixedSet, MixLoader, Source
 from workbench.data.sets import PromptSet, RowSet, TokenSet
+from workbench.data.settings import MixData
 from workbench.data.taught import TaughtSet
 from workbench.errors import Interrupted, WorkbenchError
+from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.identity import counted_before, measuring_versions, task_of, versions_of_others
 from workbench.experiment.planning import leaks
 from workbench.experiment.running.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
-from workbench.experiment.running.prepared import PreparedRun
+from workbench.experiment.running.prepared import PreparedRun, PreparedSource
 from workbench.experiment.running.run_folder import FINISHED, RunFolder
 from workbench.experiment.stages.data import ROWS_FILE
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
@@ -32,6 +38,8 @@ from workbench.models.load import count_parameters, load_model, save_model
 from workbench.models.tokenizer import Tokenizer
 from workbench.permissions import NOTHING, Permissions
 from workbench.rewards.build import build_rewards, check_rewarded
+from workbench.rewards.by_source import RewardsBySource
+from workbench.rewards.reward import RewardSet
 from workbench.tracking.terminal import complain
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.create import create_trainer
@@ -113,22 +121,13 @@ def build_trainer(
         add_lora(model, spec.lora, spec.seed)
     settings = spec.hyperparameters.revised(precision=prepared.precision)
     rank, world_size = get_rank(), get_world_size()
-    dataset = _dataset(prepared)
-    loader = BatchLoader(dataset, settings.batch_rows_per_step(), spec.seed, rank=rank, world_size=world_size)
+    sets = [_dataset(source) for source in prepared.sources]
+    loader = _loader(spec, sets, rank, world_size)
     more: dict[str, Any] = {}
-    if prepared.teacher_folder is not None and prepared.taught is None:
+    if prepared.teacher_folder is not None and not settings.stores_teacher:
         more["ref_model"] = load_model(prepared.teacher_folder)
     if spec.form.is_sampled and rewarded:
-        device = str(training_device(settings.device, settings.deterministic))
-        assert isinstance(dataset, PromptSet), "what is sampled is a set of prompts"
-        check_rewarded(prepared.rewards, task_of(spec), dataset.asked())
-        more["reward_fn"] = build_rewards(
-            prepared.rewards,
-            task=task_of(spec),
-            device=device,
-            columns=dataset.columns(),
-            permissions=permissions,
-        )
+        more["reward_fn"] = _rewards(prepared, sets, permissions)
     trainer = create_trainer(
         spec.trainer,
         model=model,
@@ -144,15 +143,60 @@ def build_trainer(
     return trainer
 
 
+def _loader(spec: RunSpec, sets: Sequence[TokenSet], rank: int, world_size: int) -> BatchLoader:
+    """The rows of all sources, in the order that the seed decides."""
+    settings, data = spec.hyperparameters, spec.data
+    batch_rows = settings.batch_rows_per_step()
+    if not isinstance(data, MixData):
+        return BatchLoader(sets[0], batch_rows, spec.seed, rank=rank, world_size=world_size)
+    sources = [
+        Source(source.label, rows, source.loss_weight, _difficulty(data, source.label, rows))
+        for source, rows in zip(data.mix, sets, strict=True)
+    ]
+    mixed, shares = MixedSet(sources, data.num_bands), partial(data.drawn, list(map(len, sets)))
+    updates = settings.updates_per_rollout
+    return MixLoader(mixed, batch_rows, spec.seed, shares, steps_per_batch=updates, rank=rank, world_size=world_size)
+
+
+def _difficulty(data: MixData, name: str, rows: TokenSet) -> np.ndarray | None:
+    """(rows,) how hard each row of a source is by its curriculum; None where there is none."""
+    if data.curriculum is None:
+        return None
+    if data.curriculum.column is None:
+        return rows.text_lengths
+    assert isinstance(rows, PromptSet), "definition/sections.py allows a column of difficulty for prompts alone"
+    return rows.numbers(data.curriculum.column, f"data.curriculum.column: source {name}")
+
+
+def _rewards(prepared: PreparedRun, sets: Sequence[TokenSet], permissions: Permissions) -> RewardSet:
+    """The rewards of a run, of each source its own; those that several sources share are made once."""
+    spec = prepared.spec
+    device = str(training_device(spec.hyperparameters.device, spec.hyperparameters.deterministic))
+    columns: dict[Any, list[str]] = {}
+    judged_by = [(source.rewards, task_of(source.spec)) for source in prepared.sources]
+    for (rewards, task), rows in zip(judged_by, sets, strict=True):
+        assert isinstance(rows, PromptSet), "what is sampled is a set of prompts"
+        check_rewarded(rewards, task, rows.asked())
+        columns.setdefault((rewards, task), []).extend(rows.columns())
+    made = {
+        by: build_rewards(by[0], task=by[1], device=device, columns=names, permissions=permissions)
+        for by, names in columns.items()
+    }
+    found = [made[by] for by in judged_by]
+    if not isinstance(spec.data, MixData):
+        return found[0]
+    return RewardsBySource([rewards for rewards in found for _ in range(spec.data.num_bands)])
+
+
 def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
     """The overlaps of every held-out set with what was learned from."""
     found = []
-    as_chat = trained_as_chat(prepared.data)
+    as_chat = trained_as_chat(prepared.sources)
     for index, own in enumerate(prepared.by_set):
         found += leaks.overlaps_of_stages(
             held_out_examples(own.spec, as_chat),
             None if own.held_out_pairs is None else own.held_out_pairs.folder,
-            prepared.data.folder,
+            [source.data.folder for source in prepared.sources],
             prepared.spec.start,
             runs,
             beside=own.spec.set_name if index else None,
@@ -162,16 +206,17 @@ def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
 
 def _ends(prepared: PreparedRun) -> list[int]:
     """Ids that end an answer in the training data, beside those that the model's files name."""
-    return list(prepared.data.made["counts"]["ends"].values())
+    return list(dict.fromkeys(end for source in prepared.sources for end in source.counts.ends.values()))
 
 
-def _dataset(prepared: PreparedRun) -> TokenSet | TaughtSet:
-    scored = prepared.reference.folder / REFERENCE_FILE if prepared.reference is not None else None
-    rows = prepared.spec.form.load(prepared.data.folder / ROWS_FILE, scored)
-    if prepared.taught is None:
+def _dataset(source: PreparedSource) -> Any:
+    """The rows of a source, or of a run with one."""
+    scored = source.reference.folder / REFERENCE_FILE if source.reference is not None else None
+    rows = source.spec.form.load(source.data.folder / ROWS_FILE, scored)
+    if source.taught is None:
         return rows
     assert isinstance(rows, RowSet), "a teacher's log-probabilities are stored of rows"
-    return TaughtSet.load(rows, prepared.taught.folder / TEACHER_FILE)
+    return TaughtSet.load(rows, source.taught.folder / TEACHER_FILE)
 
 
 def made_of(prepared: PreparedRun, runs: Path) -> dict[str, Any]:

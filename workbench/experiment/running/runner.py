@@ -383,8 +383,7 @@ def num_steps(run: PreparedRun) -> int:
     if settings.steps is not None:
         return settings.steps
     updates = settings.updates_per_rollout
-    rows = run.data.made["counts"]["rows"]
-    return batches_of_epochs(settings.epochs, rows, settings.batch_rows_per_step()) * updates
+    return batches_of_epochs(settings.epochs, run.num_rows, settings.batch_rows_per_step()) * updates
 
 
 def default_jobs(threads: int) -> int:

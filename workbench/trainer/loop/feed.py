@@ -9,6 +9,7 @@ import torch
 
 from workbench.errors import CheckpointError
 from workbench.trainer.loop.batches import Batch, batches_from
+from workbench.trainer.loop.sources import Sources
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.machine import distributed
 
@@ -23,6 +24,8 @@ class Feed:
         """The loader's batches whose updates are committed."""
         self.updates = Updates()
         """What is still to be learned from, and the method's own state."""
+        self.sources = Sources(loader)
+        """The sources of its rows, where they are several."""
         self._device = device
         self._ahead = 0
         self._batches: Iterator[Any] | None = None

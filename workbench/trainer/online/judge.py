@@ -18,6 +18,7 @@ from workbench.rewards.build import build_rewards
 from workbench.rewards.keywords import as_reward_set
 from workbench.rewards.reward import Reward, RewardSet, Sample, TrainerState
 from workbench.trainer.loop.batches import Batch
+from workbench.trainer.loop.sources import SOURCE
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online.sampler import ids_of
@@ -89,6 +90,7 @@ class Judge:
             name: batch.get(name) or [default] * len(rollout.texts)  # type: ignore[misc]
             for name, default in (("answers", None), ("columns", {}), ("messages", None))
         }
+        sources = rollout.of_prompt[SOURCE].tolist() if SOURCE in rollout.of_prompt else [0] * len(rollout.texts)
         prefills = [opened_thought(text) for text in self.texts(ids_of(rollout.prompts, rollout.prompt_mask))]
         return [
             Sample(
@@ -103,6 +105,7 @@ class Judge:
                 of_prompts["messages"][prompt],
                 state,
                 prefills[prompt],
+                sources[prompt],
             )
             for row, prompt in enumerate(rollout.prompt_index.tolist())
         ]

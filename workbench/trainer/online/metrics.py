@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from workbench.errors import RewardError
 from workbench.objectives.advantages import group_spread
+from workbench.trainer.loop.sources import SOURCE
 from workbench.trainer.machine import distributed
 from workbench.trainer.online.rollout import Rollout
 
@@ -25,16 +27,17 @@ LARGEST_GAP = "sampling/sampling_logp_difference/max"
 ROUNDS = "sampling/rounds"
 
 
-def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
+def rollout_metrics(rollout: Rollout, source_name: Callable[[int], str] = str, *, by_group: bool) -> dict[str, float]:
     """What is recorded of a rollout. Every process must call it, and gets the same numbers.
 
     by_group: rewards are compared within their group, so reward_std is the mean of the groups'; else it is that of all
-    rewards.
+    rewards. source_name: of a source of prompts by its number.
     """
     own = {
         "rewards": rollout.rewards.tolist(),
         "groups": rollout.group_ids.tolist(),
         "lengths": rollout.lengths.tolist(),
+        "sources": rollout.of_prompt[SOURCE][rollout.prompt_index].tolist() if SOURCE in rollout.of_prompt else [],
         "ended": rollout.ended.tolist(),
         "by_name": rollout.by_name,
         "logged": rollout.logged,
@@ -58,6 +61,11 @@ def rollout_metrics(rollout: Rollout, *, by_group: bool) -> dict[str, float]:
         "completions/clipped_ratio": 1.0 - len(terminated) / len(lengths),
         **(_of_lengths("completions/{}_terminated_length", terminated) if terminated else {}),
     }
+    sources = [value for part in found for value in part["sources"]]  # type: ignore[attr-defined]
+    for place in sorted(set(sources)):
+        name, its = source_name(place), [i for i, source in enumerate(sources) if source == place]
+        row[f"{REWARD}/{name}"] = statistics.fmean(rewards[i] for i in its)
+        row[f"generated_tokens/{name}"] = float(sum(lengths[i] for i in its))
     for name in rollout.by_name:
         own_values = [v for part in found for v in part["by_name"][name] if v is not None]  # type: ignore[index]
         if own_values:

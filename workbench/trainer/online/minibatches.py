@@ -7,6 +7,7 @@ import torch
 
 from workbench.errors import DataError
 from workbench.trainer.loop.batches import Batch
+from workbench.trainer.loop.sources import SOURCE
 
 FRESH = "fresh"
 """1 in the rows of a rollout's first update: no update lies between its sampling and it."""
@@ -40,9 +41,9 @@ def cut_rollout(
     """Update batches, `minibatches` a pass, each of whole prompts.
 
     rows: (N, ...) one a completion, with prompt_index, and with units and tokens (see Reduction). counted: (N,) bool,
-    rows that the divisor counts. learned: (N,) bool, rows that are computed; the others' units are added to a row that
-    is, so that leaving them out moves no number. fresh: whether the policy as it is has sampled them. Raises DataError
-    where there are fewer prompts than minibatches.
+    rows that the divisor counts. learned: (N,) bool, rows that are computed; the others' units are added to a row of
+    their source that is, so that leaving them out moves no number. fresh: whether the policy as it is has sampled them.
+    Raises DataError where there are fewer prompts than minibatches.
     """
     prompts = rows["prompt_index"].unique().tolist()
     if len(prompts) < minibatches:
@@ -56,6 +57,13 @@ def cut_rollout(
     return updates
 
 
+def _computed(places: list[int], learned: torch.Tensor, counted: torch.Tensor) -> list[int]:
+    """Those of the rows of a source that are computed. Something must be: a row that counts, where there is one."""
+    wanted = learned[places].tolist()
+    computed = [place for place, is_learned in zip(places, wanted, strict=True) if is_learned]
+    return computed or [place for place in places if counted[place]][:1] or places[:1]
+
+
 def _update(
     rows: Batch,
     places: list[int],
@@ -64,18 +72,19 @@ def _update(
     *,
     fresh: bool,
 ) -> Batch:
-    wanted = learned[places].tolist()
-    computed = [place for place, is_learned in zip(places, wanted, strict=True) if is_learned]
-    # Something must be computed: a row that counts, where there is one.
-    computed = computed or [place for place in places if counted[place]][:1] or places[:1]
+    sources = rows[SOURCE].tolist() if SOURCE in rows else [0] * len(learned)
+    parts = [[place for place in places if sources[place] == source] for source in sorted(set(sources))]
+    parts = [part for part in parts if part]
+    chosen = [_computed(part, learned, counted) for part in parts]
+    computed = sorted(place for part in chosen for place in part)
     width = max(1, int(rows["completion_mask"][computed].sum(1).max()))
     batch = {name: value[computed] for name, value in rows.items()}
     batch |= {name: value[:, :width] for name, value in batch.items() if name in PADDED and value.ndim == 2}
     # A row without units (cut, and left out of the loss) may be computed where nothing else is; it must not count.
     batch["completion_mask"] = batch["completion_mask"] & counted[computed][:, None]
     for name in COUNTED:
-        left_out = rows[name][places].sum() - batch[name].sum()
         batch[name] = batch[name].clone()
-        batch[name][0] += left_out
+        for part, own in zip(parts, chosen, strict=True):
+            batch[name][computed.index(own[0])] += rows[name][part].sum() - rows[name][own].sum()
     batch[FRESH] = torch.full((len(computed),), float(fresh), device=batch["completion_ids"].device)
     return batch

@@ -19,6 +19,7 @@ from workbench.objectives.masking import length_mask
 from workbench.rewards.reward import TrainerState
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.loop.batches import Batch
+from workbench.trainer.loop.sources import LOSS_WEIGHT, SOURCE
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.judge import Judge
@@ -73,7 +74,7 @@ class OnlineTrainer(BaseTrainer):
         shown = self.settings.logged_prompts if self.is_main else 0
         return Updates(
             batches,
-            metrics=rollout_metrics(sampled, by_group=self._compares_groups) | attempt.metrics,
+            metrics=rollout_metrics(sampled, self.feed.sources.name, by_group=self._compares_groups) | attempt.metrics,
             completions=completion_rows(lesson.rollout, lesson.shown_advantages(), shown),
             costs=attempt.costs,
             state=lesson.state,
@@ -149,6 +150,7 @@ class OnlineTrainer(BaseTrainer):
             # A truncated distribution is not the one that is trained: then the policy's own are computed where needed.
             old_logprobs=sampled.logprobs if settings.samples_whole_distribution else None,
             entropies=sampled.entropies,
+            of_prompt={name: batch[name] for name in (SOURCE, LOSS_WEIGHT) if name in batch},
             texts=batch.get("texts") or self._judge.texts(ids),  # type: ignore[arg-type]
             prompt_ids=names or [f"batch{self._batch_number}-{row}" for row in range(len(ids))],
             completions=self._judge.texts(judged_ids(sampled.completion_ids, sampled.lengths, sampled.ended)),

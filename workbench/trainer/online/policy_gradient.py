@@ -13,7 +13,7 @@ from workbench.models.flops import Work
 from workbench.objectives.policy_gradient import PER_TOKEN, Clip, Reduction, SampledTokens, Surrogate, clipped_tokens
 from workbench.tracking.values import Max, Mean, Value
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.machine import distributed
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.lesson import Lesson
@@ -160,9 +160,9 @@ class PolicyGradientTrainer(OnlineTrainer):
         """The loss of each token."""
         return clipped_tokens(tokens, Clip())
 
-    def _kl_term(self, tokens: SampledTokens, batch: Batch) -> tuple[dict[str, LossTerm], dict[str, Value]]:
+    def _kl_term(self, tokens: SampledTokens, batch: Batch) -> LossResult:
         """A KL to the reference as a term of the loss, and what is recorded of it; none unless a method has one."""
-        return {}, {}
+        return LossResult({})
 
     def _count_units(self, batch: Batch) -> dict[str, float]:
         units = {"policy": float(batch["units"].sum())}
@@ -172,22 +172,27 @@ class PolicyGradientTrainer(OnlineTrainer):
         logprobs, entropies = outputs
         tokens = self._sampled_tokens(logprobs, batch)
         surrogate = self._surrogate(tokens, batch)
-        policy = LossTerm((surrogate.losses * self._weights(batch)).sum(), float(batch["units"].sum()))
-        divergence, recorded = self._kl_term(tokens, batch)
+        losses, kl = surrogate.losses * self._weights(batch), self._kl_term(tokens, batch)
         clipped = {
             "clip_ratio/low_mean": surrogate.low_clipped,
             "clip_ratio/high_mean": surrogate.high_clipped,
             "clip_ratio/region_mean": surrogate.low_clipped | surrogate.high_clipped,
         }
-        metrics = {name: mean_per_token(each, batch) for name, each in clipped.items()} | recorded
-        terms = {"policy": policy} | divergence | self._entropy_term(entropies, batch)
-        return LossResult(terms, metrics | self._gap_metrics(logprobs, batch))
+        metrics = {name: mean_per_token(each, batch) for name, each in clipped.items()} | kl.metrics
+        policy = LossTerm(losses.sum(), float(batch["units"].sum()))
+        terms = {"policy": policy} | kl.terms | self._entropy_term(entropies, batch)
+        rows = {"policy": RowSums(losses.sum(1), batch["units"])} | kl.rows | self._entropy_rows(entropies, batch)
+        return LossResult(terms, metrics | self._gap_metrics(logprobs, batch), rows)
 
     def _entropy_term(self, entropies: torch.Tensor | None, batch: Batch) -> dict[str, LossTerm]:
         """The entropy bonus as a term of the loss, where it is asked for."""
         if entropies is None:
             return {}
         return {"entropy": LossTerm(-entropies.sum(), float(batch["tokens"].sum()), self._entropy_bonus)}
+
+    def _entropy_rows(self, entropies: torch.Tensor | None, batch: Batch) -> dict[str, RowSums]:
+        """What each row adds to that term."""
+        return {} if entropies is None else {"entropy": RowSums(-entropies.sum(1), batch["tokens"])}
 
     def _gap_metrics(self, logprobs: torch.Tensor, batch: Batch) -> dict[str, Value]:
         """How far the trainer's log-probabilities (B, T) are from the sampler's, before any update of the rollout."""

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from workbench.errors import DataError
 from workbench.trainer.loop.batches import Batch
+from workbench.trainer.loop.sources import LOSS_WEIGHT, SOURCE
 
 RANK_STRIDE = 1 << 32
 """The group numbers of two processes are this far apart, so that no two groups share a number."""
@@ -55,6 +56,8 @@ class Rollout:
     """Columns that rewards logged, N each."""
     logged: dict[str, list[float]] = field(default_factory=dict)
     """Numbers that rewards logged, any number of each."""
+    of_prompt: Batch = field(default_factory=dict)
+    """Columns (P,) of the prompts that go with them into updates: their source and the weight of their loss."""
     texts: list[str] = field(default_factory=list)
     """The prompts as text, P; none where the completions were made elsewhere."""
     prompt_ids: list[str] = field(default_factory=list)
@@ -73,6 +76,7 @@ class Rollout:
             "prompt_index": self.prompt_index,
             "completion_ids": self.completion_ids,
             "completion_mask": self.completion_mask,
+            **{name: values[self.prompt_index] for name, values in self.of_prompt.items()},
         }
 
     def of_prompts(self, kept: Sequence[int]) -> Rollout:
@@ -91,6 +95,7 @@ class Rollout:
             prompt_index=torch.tensor([number[owners[row]] for row in rows], device=self.prompt_index.device),
             by_name={name: [values[row] for row in rows] for name, values in self.by_name.items()},
             extra={name: [values[row] for row in rows] for name, values in self.extra.items()},
+            of_prompt={name: values[list(kept)] for name, values in self.of_prompt.items()},
             texts=[self.texts[prompt] for prompt in kept] if self.texts else [],
             prompt_ids=[self.prompt_ids[prompt] for prompt in kept] if self.prompt_ids else [],
             completions=[self.completions[row] for row in rows] if self.completions else [],
@@ -143,6 +148,7 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
             name: [value for part in parts for value in part.logged.get(name, [])]
             for name in dict.fromkeys(name for part in parts for name in part.logged)
         },
+        of_prompt={name: torch.cat([part.of_prompt[name] for part in parts]) for name in parts[0].of_prompt},
         texts=[text for part in parts for text in part.texts],
         prompt_ids=[name for part in parts for name in part.prompt_ids],
         completions=[text for part in parts for text in part.completions],
@@ -201,4 +207,9 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios
         old_logprobs=old,
         old_are_sums=old_are_sums,
         ref_logprobs=batch.get("ref_logprobs"),
+        of_prompt={
+            name: batch[name].new_zeros(len(prompts)).index_copy_(0, prompt_index, batch[name])
+            for name in (SOURCE, LOSS_WEIGHT)
+            if name in batch
+        },
     )
