@@ -10,7 +10,7 @@ import torch
 from workbench.objectives.reference_free import PairLogprobs
 from workbench.tracking.values import Mean, Value
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.pair_training import PairTrainer
 from workbench.trainer.pairs import SIDES, completion_lengths, pair_weights
 
@@ -49,7 +49,8 @@ class ReferenceFreeTrainer(PairTrainer):
         lengths = (self._lengths(batch, side).to(outputs.dtype) for side in SIDES)
         pairs = PairLogprobs(chosen, rejected, *lengths)
         found, count = self._prefer(pairs), units["preference"]
-        nll = -((learned[0] if learned else chosen) * weights).sum()
+        likelihoods = (learned[0] if learned else chosen) * weights
+        nll = -likelihoods.sum()
         terms = {"preference": LossTerm((found.losses * weights).sum(), count)}
         if self.settings.nll_weight:
             terms["nll"] = LossTerm(nll, units["nll"], self.settings.nll_weight)
@@ -67,4 +68,8 @@ class ReferenceFreeTrainer(PairTrainer):
             name: Mean((value.detach() * weights).sum().double(), count) for name, value in means.items()
         }
         metrics["nll_loss"] = Mean(nll.detach().double(), units["nll"])
-        return LossResult(terms, metrics)
+        of_pairs = {"preference": found.losses, **means}
+        rows = {name: RowSums(value * weights, weights) for name, value in of_pairs.items()}
+        if self.settings.nll_weight:
+            rows["nll"] = RowSums(-likelihoods, completion_lengths(batch, "chosen") * weights)
+        return LossResult(terms, metrics, rows)
