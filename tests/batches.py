@@ -96,6 +96,14 @@ def _pairs_with_margins(rows: list[Row], left: bool, extra: int) -> dict[str, An
     return {**_pairs(rows, left, extra), "margins": margins}
 
 
+def _labelled(rows: list[Row], left: bool, extra: int) -> dict[str, Any]:
+    """Better and worse completions in turn."""
+    import torch
+
+    taken = [(row[0], row[1 + index % 2], []) for index, row in enumerate(rows)]
+    return _texts(taken, left, extra, masks_prompt=True) | {"desirable": torch.arange(len(rows)) % 2 == 0}
+
+
 def _scored_completions(rows: list[Row], left: bool, extra: int) -> dict[str, Any]:
     """Two completions of every other row's prompt (an odd last row stands alone)."""
     import torch
@@ -117,6 +125,7 @@ _COLLATE = {
     "rows": lambda rows, left, extra: _texts(rows, left, extra, masks_prompt=True),
     "text": lambda rows, left, extra: _texts(rows, left, extra, masks_prompt=False),
     "pairs": _pairs,
+    "unpaired": _labelled,
     "pairs_with_margins": _pairs_with_margins,
     "prompts": _scored_completions,
 }

@@ -1,5 +1,5 @@
-"""Law 5: ORPO, CPO and SimPO agree with the trainers of trl.experimental (TRL 1.16) within 1e-5: loss, gradient and
-rewards of a step, and the weights after 20 whole steps."""
+"""Law 5: ORPO, CPO, SimPO and KTO agree with the trainers of TRL 1.16, or of its trl.experimental, within 1e-5: loss,
+gradient and rewards of a step, and the weights after 20 whole steps."""
 
 from __future__ import annotations
 
@@ -83,19 +83,22 @@ def batch_of(peer, collate):
 
 @pytest.fixture
 def models(torch, tiny_folder):
-    """transformers' model of the tiny preset and ours, moved alike so that probabilities are uneven."""
+    """models(seed) -> transformers' model of the tiny preset and ours, moved alike so that probabilities are uneven."""
     import transformers
 
     from workbench.models.load import load_model
 
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-    own = load_model(tiny_folder)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in own.named_parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-            theirs.get_parameter(name).copy_(parameter)
-    return theirs, own
+    def make(seed):
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+        own = load_model(tiny_folder)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in own.named_parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+                theirs.get_parameter(name).copy_(parameter)
+        return theirs, own
+
+    return make
 
 
 @pytest.fixture
@@ -107,7 +110,7 @@ def both(models, tiny_folder, tmp_path, collate):
 
         from workbench.trainer import get_trainer_class
 
-        (theirs, own), (name, settings, theirs_settings) = models, METHODS[method]
+        (theirs, own), (name, settings, theirs_settings) = models(0), METHODS[method]
         tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
         peer = peer_of(name, theirs, theirs_settings, tokenizer, tmp_path)
         batch = batch_of(peer, collate)
@@ -152,5 +155,82 @@ def test_twenty_whole_steps(torch, both, method):
     # The peer's log keeps a rounded loss.
     assert losses == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert losses[-1] < 0.9 * losses[0]
+    own = dict(ours.policy.named_parameters())
+    assert distance(torch, own, {name: p for name, p in peer.model.named_parameters() if name in own}) <= 1e-5
+
+
+@pytest.fixture
+def both_kto(torch, models, tiny_folder, tmp_path):
+    """both_kto(**settings) -> TRL's KTO, its batch, and our trainer on the same rows, against a reference that is not
+    the start. TRL puts the completion of the row before behind each prompt, as we do."""
+
+    def make(**more):
+        import datasets
+        import transformers
+        import trl
+
+        from workbench.trainer import KTOTrainer
+
+        (theirs, own), (their_reference, own_reference) = models(1), models(0)
+        labelled = [(row[0], row[1 + side], side == 0) for side in (0, 1) for row in ROWS]
+        weights = {"beta": 0.3, "desirable_weight": 1.3, "undesirable_weight": 0.8}
+        peer = trl.KTOTrainer(
+            theirs,
+            ref_model=their_reference,
+            args=trl.KTOConfig(
+                **THEIRS | {"output_dir": str(tmp_path), "per_device_train_batch_size": len(labelled)} | weights
+            ),
+            train_dataset=datasets.Dataset.from_list(
+                [{"prompt": p, "completion": c, "label": label} for p, c, label in labelled]
+            ),
+            processing_class=transformers.AutoTokenizer.from_pretrained(tiny_folder),
+        )
+        given = peer.data_collator([peer.train_dataset[index] for index in range(len(labelled))])
+        batch = {
+            "input_ids": given["input_ids"].clone(),
+            "labels": given["input_ids"].masked_fill(given["completion_mask"] == 0, -100),
+            "attention_mask": given["attention_mask"].clone(),
+            "desirable": given["label"].clone(),
+        }
+        return peer, given, KTOTrainer(own, None, [batch], settings=OURS | weights | more, ref_model=own_reference)
+
+    return make
+
+
+def test_loss_gradient_and_metrics_of_a_step_of_kto(torch, both_kto):
+    peer, given, ours = both_kto(max_grad_norm=None, steps=1)
+    peer.model.train()
+    loss = peer.compute_loss(peer.model, given)
+    loss.backward()
+    found = {}
+    ours.optimizer.register_step_pre_hook(
+        lambda *_: found.update({name: p.grad.clone() for name, p in ours.policy.named_parameters()})
+    )
+    row = ours.train()
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert distance(torch, found, {name: p.grad for name, p in peer.model.named_parameters() if name in found}) <= 1e-5
+    metrics = peer._metrics["train"]
+    for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected"):
+        assert row[name] == pytest.approx(metrics[name][-1], rel=1e-5, abs=1e-5), name
+    assert row["kl_mismatched"] > 0.01, "the divergence takes part"
+    assert row["kl_mismatched"] == pytest.approx(metrics["kl"][-1], rel=1e-5, abs=1e-5)
+
+
+def test_twenty_whole_steps_of_kto(torch, both_kto):
+    peer, _, ours = both_kto()
+    losses, divergences = [], []
+    check = ours._check_gradient
+
+    def keep(row):
+        losses.append(row["loss"])
+        divergences.append(row["kl_mismatched"])
+        return check(row)
+
+    ours._check_gradient = keep
+    ours.train()
+    peer.train()
+    assert losses == pytest.approx([e["loss"] for e in peer.state.log_history if "loss" in e], rel=1e-4, abs=1e-4)
+    assert divergences == pytest.approx([e["kl"] for e in peer.state.log_history if "kl" in e], rel=1e-4, abs=1e-4)
+    assert divergences[0] > 0.01, "the divergence takes part"
     own = dict(ours.policy.named_parameters())
     assert distance(torch, own, {name: p for name, p in peer.model.named_parameters() if name in own}) <= 1e-5

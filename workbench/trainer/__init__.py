@@ -22,6 +22,7 @@ _PLACES = {
     "CPOTrainer": "cpo_trainer",
     "RLOOTrainer": "rloo_trainer",
     "ReinforcePPTrainer": "reinforce_pp_trainer",
+    "KTOTrainer": "kto_trainer",
     "configure_optimizer": "optimizer",
     "get_trainer_class": "create",
     "create_trainer": "create",

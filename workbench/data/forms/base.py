@@ -4,7 +4,7 @@ name. It says facts; what follows from them is decided where it is done."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +44,10 @@ class DataForm(ABC):
     """Whether held-out rows have a loss of the trainer's own kind."""
     has_pair_accuracy: ClassVar[bool] = False
     """Whether a held-out split of its rows is measured by pair accuracy; others by their prompts."""
+    takes_pairs: ClassVar[bool] = False
+    """Whether its rows can be made of pairs."""
+    rows_per_pair: ClassVar[int] = 1
+    """Rows that a pair gives."""
     num_completions: ClassVar[int] = 1
     """Completions that a row holds behind its prompt."""
 
@@ -94,6 +98,10 @@ class DataForm(ABC):
     @abstractmethod
     def num_characters(self, example: Example) -> int:
         """Characters of what a model reads of an example, one for the end of each completion among them."""
+
+    def check(self, rows: Any, places: Sequence[str]) -> None:  # noqa: B027 - most forms ask nothing more
+        """Raises DataError where nothing can be learned of a set of these rows, though each is good. places: of the
+        first of them."""
 
     def longest_text(self, example: Example) -> int:
         """Characters of an example's longest text, which max_tokens bounds."""

@@ -29,6 +29,7 @@ class Pairs(DataForm):
     example_file = "pairs.jsonl"
     takes_reference = True
     has_pair_accuracy = True
+    takes_pairs = True
     num_completions = 2
     record_bytes = 650
     length_note = "a prompt with its longer completion"

@@ -359,7 +359,7 @@ def _check_fit(
             problem = f"found {what} for trainer {trainer}, allowed {cls.data_form.sources_text}"
             problems.add(data.value[kind], problem)
             return
-    pairs = cls.data_form.num_completions == 2
+    pairs = cls.data_form.takes_pairs
     if isinstance(settings, CollectData) and pairs == bool(settings.collect.completions):
         found, allowed = ("completions", "pairs") if pairs else ("preference pairs", "completions, such as 4096")
         problems.add(data.value["collect"], f"found {found} for trainer {trainer}, allowed {allowed}")

@@ -67,7 +67,7 @@ def data_size(spec: RunSpec, tokenizer_folder: Path | None, *, characters: bool)
     if isinstance(data, ReadData):
         return read_size(data, spec.form, tokenizer_folder, characters=characters)
     settings = data.collect if isinstance(data, CollectData) else data
-    rows = data.collect.wanted if isinstance(data, CollectData) else data.rows
+    rows = data.collect.wanted * spec.form.rows_per_pair if isinstance(data, CollectData) else data.rows
     prompt_and_completion, texts = task_texts(settings), spec.form.num_completions
     per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
     if tokenizer_folder is not None and (tokenizer := _tokenizer(tokenizer_folder)):

@@ -98,9 +98,7 @@ class RunStages:
         if isinstance(data, ReadData):
             return self._read(data, spec.form, tokenizer)
         if source is not None:
-            reading = Reading.of_collected(source.folder / collect.PAIRS_FILE, spec.form)
-            inputs = Inputs.verified(source.hashes)
-            return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading, inputs)
+            return self._of_collected(tokenizer, source, spec.form)
         assert isinstance(data, TaskData), "pairs are collected before they are tokenised"
         made = {"task": task_fields(dump(data)), "version": tasks.VERSION}
         return self._token_stage(tokenizer, made, Reading.of_task(data, spec.form), Inputs(()))
@@ -112,8 +110,13 @@ class RunStages:
             return self._read(held_out, spec.form if spec.form.has_pair_accuracy else PAIRS, tokenizer)
         if isinstance(spec.data, CollectData) and spec.data.collect.held_out_pairs and spec.evaluate is not None:
             source = self.collected(spec, "held_out", spec.data.collect.held_out_pairs, worker)
-            return self.tokenised(spec, tokenizer, source)
+            return self._of_collected(tokenizer, source, PAIRS)
         return None
+
+    def _of_collected(self, tokenizer: Tokenizer, source: StageResult, form: DataForm) -> StageResult:
+        """What was collected, as token ids in a form."""
+        reading, inputs = Reading.of_collected(source.folder / collect.PAIRS_FILE, form), Inputs.verified(source.hashes)
+        return self._token_stage(tokenizer, {"collect": source.stage.fingerprint}, reading, inputs)
 
     def scored(self, spec: RunSpec, pairs: StageResult, folder: Path, worker: Worker, inputs: Inputs) -> StageResult:
         """Log-probabilities of pairs under the model that the run begins with. inputs: the model's files among them, as

@@ -81,7 +81,7 @@ class Reading:
     @classmethod
     def of_collected(cls, path: Path, form: DataForm) -> Reading:
         """Reads what was collected: pairs as the token ids that were sampled, completions as text."""
-        if form.has_pair_accuracy:
+        if form.takes_pairs:
             return cls(lambda _: read_pairs(path), form, "preference")
         return cls(lambda _: read_completions(path), form, "prompt-completion")
 
@@ -92,6 +92,7 @@ def write_rows(folder: Path, reading: Reading, tokenizer: Tokenizer) -> dict[str
     rows, counts, found, hashes = reading.tokenise(tokenizer)
     if not len(rows):
         raise DataError("no row is left to train on: nothing to learn from was left after truncation")
+    reading.form.check(rows, counts.places)
     rows.save(folder / ROWS_FILE)
     hashes.save(folder / overlap.FILE)
     return {"counts": vars(counts), "format": found}

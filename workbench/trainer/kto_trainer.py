@@ -1,0 +1,136 @@
+"""Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv 2402.01306)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+
+from workbench.data.forms.judged import JudgedSet
+from workbench.errors import DataError
+from workbench.models.flops import ModelFlops, Work
+from workbench.models.told import heard_by
+from workbench.objectives.kto import MOST_BALANCED, balance, kto_losses, mismatched_divergence
+from workbench.tracking.values import Mean, Value
+from workbench.trainer.base_trainer import BaseTrainer
+from workbench.trainer.kto_settings import KTOSettings
+from workbench.trainer.labelled_rows import Completion, completions_of, summed_logprobs, with_completions
+from workbench.trainer.loop.batches import Batch, split_rows
+from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.machine import distributed
+from workbench.trainer.records.costs import Costs
+from workbench.trainer.rows import refuse_unlabelled, rows_work
+from workbench.trainer.settings import TrainerSettings
+
+
+class KTOTrainer(BaseTrainer):
+    """Completions that are wanted or not, each by itself, against a frozen reference.
+
+    The reference is ref_model, or the adapter switched off, or a frozen copy of the model as it was at the start.
+    """
+
+    settings_class: ClassVar[type[TrainerSettings]] = KTOSettings
+    unread_arguments: ClassVar[tuple[str, ...]] = ("reward_fn", "reward_model")
+
+    @property
+    def _smallest_share(self) -> int:
+        """One process alone needs two rows, so that a completion can follow another prompt."""
+        return 1 if self.is_distributed else 2
+
+    def _prepare_batch(self, batch: Any) -> Batch:
+        prepared = self._checked(batch)
+        if "position_ids" in prepared:
+            raise DataError(f"{self._batch_name}: rows are packed (position_ids), allowed one completion a row")
+        return refuse_unlabelled(prepared, self._batch_name)
+
+    def _make_update_batches(self, batch: Batch) -> list[Batch]:
+        shares = distributed.gather_objects(completions_of(batch))
+        if sum(map(len, shares)) < 2:
+            raise DataError(
+                f"{self._batch_name} has one row, allowed two or more: the KL is that of completions behind another "
+                "row's prompt"
+            )
+        logratios, batch = self._against_reference(batch, shares, self.rank)
+        gathered = distributed.gather_objects((float(logratios.sum()), len(logratios)))
+        return [self._with_divergence(batch, gathered)]
+
+    def _make_validation_batches(self, batch: Batch) -> list[Batch]:
+        """Each process has held-out batches of its own, and their KL is their own; that of a single row is 0."""
+        shares = [completions_of(batch)]
+        logratios, batch = self._against_reference(batch, shares, 0)
+        return [self._with_divergence(batch, [(float(logratios.sum()), len(logratios))] if len(shares[0]) > 1 else [])]
+
+    def _against_reference(self, batch: Batch, shares: list[list[Completion]], rank: int) -> tuple[torch.Tensor, Batch]:
+        """(B,) log ratios of the prompts with the completion of the row before, float64; and the batch with the
+        reference's sums (B,). shares: the completions of the whole step by process, whose rows lie in turn."""
+        places = sorted((index, owner) for owner, share in enumerate(shares) for index in range(len(share)))
+        before = dict(zip(places, [places[-1], *places[:-1]], strict=True))
+        taken = [before[index, rank] for index in range(len(shares[rank]))]
+        mismatched = with_completions(batch, [shares[owner][index] for index, owner in taken])
+        with self.reference.scoring() as reference:
+            ref_sums = self._sums_under(reference, batch, self.charges.reference)
+            tied = self._sums_under(reference, mismatched, self.charges.reference)
+        own = self._sums_under(self.policy, mismatched, self.flops)
+        return own.double() - tied.double(), batch | {"ref_sums": ref_sums}
+
+    @torch.no_grad()
+    def _sums_under(self, model: torch.nn.Module, batch: Batch, flops: ModelFlops) -> torch.Tensor:
+        """(B,) under a model, in micro-batches; it is charged."""
+        with heard_by(None), self.precision.autocast():
+            parts = [summed_logprobs(model, part) for part in split_rows(batch, self.micro_batch_rows)]
+        work = self.charges.as_cut(batch, lambda part: rows_work(model, part))
+        self.charges.tell(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
+        return torch.cat(parts)
+
+    def _with_divergence(self, batch: Batch, gathered: list[tuple[float, int]]) -> Batch:
+        divergence = mismatched_divergence(sum(total for total, _ in gathered), sum(count for _, count in gathered))
+        return batch | {"divergence": torch.full_like(batch["ref_sums"], divergence)}
+
+    def _work(self, batch: Batch) -> Work:
+        return rows_work(self.policy, batch)
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        return summed_logprobs(self.model, batch)
+
+    def _compute_loss(self, outputs: torch.Tensor, batch: Batch) -> LossResult:
+        settings, wanted = self.settings, batch["desirable"].bool()
+        logratios, divergence = outputs - batch["ref_sums"], batch["divergence"]
+        losses = kto_losses(
+            logratios,
+            wanted,
+            divergence,
+            beta=settings.beta,
+            desirable_weight=settings.desirable_weight,
+            undesirable_weight=settings.undesirable_weight,
+        )
+        metrics: dict[str, Value] = {"kl_mismatched": Mean(divergence.sum().double(), len(divergence))}
+        for side, rows in (("chosen", wanted), ("rejected", ~wanted)):
+            if count := int(rows.sum()):
+                rewards, sums = settings.beta * logratios.detach()[rows], outputs.detach()[rows]
+                metrics[f"rewards/{side}"] = Mean(rewards.sum().double(), count)
+                metrics[f"logps/{side}"] = Mean(sums.sum().double(), count)
+        return LossResult({"kto": LossTerm(losses.sum(), len(losses))}, metrics)
+
+    def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
+        """Adds the margin between the means of wanted and unwanted rows, where the step has both."""
+        checked = super()._check_gradient(row)
+        sides = [checked.get(f"rewards/{side}") for side in ("chosen", "rejected")]
+        return checked if None in sides else checked | {"rewards/margins": sides[0] - sides[1]}  # type: ignore[operator]
+
+    def _watch(self, row: dict[str, Any]) -> Iterable[str]:
+        yield from super()._watch(row)
+        data = getattr(self.train_loader, "data", None)
+        if row["step"] > 1 or not isinstance(data, JudgedSet):
+            return
+        wanted, settings = int(data.values.sum()), self.settings
+        unwanted = len(data) - wanted
+        if not (wanted and unwanted):
+            return
+        found = balance(wanted, unwanted, settings.desirable_weight, settings.undesirable_weight)
+        if not 0.999 <= found <= 1.001 * MOST_BALANCED:
+            low = settings.undesirable_weight * unwanted / wanted
+            yield (
+                f"{wanted:,} rows are wanted and {unwanted:,} are not, and with their weights that is {found:.3g} to "
+                f"1; 1 to {MOST_BALANCED:.3g} is advised: desirable_weight from {low:.3g} to {low * MOST_BALANCED:.3g}"
+            )
