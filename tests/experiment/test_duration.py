@@ -75,6 +75,22 @@ def test_what_runs_share_is_counted_once_and_not_again_where_it_was_made(lab):
     assert durations.total(levels, again, found, 1) == pytest.approx(COMMAND_SECONDS + 3 * one)
 
 
+def test_passes_that_score_pairs_in_each_step_are_counted_and_told(lab):
+    def planned(*overrides):
+        experiment = load_experiment("sweep", overrides, lab / "experiments")
+        specs = {spec.key: spec for level in waves(experiment) for spec in level}
+        run = experiment.runs[0]
+        found = estimate(run, specs, lab / "runs", Speed(1e9, "test"))
+        return found.flops, describe_plan(experiment, lab / "runs", jobs=1, fresh=False).text
+
+    (plain, text), (over_step, _), (moving, told) = (
+        planned(*more) for more in ((), ("loss={aot: 1.0, bco_pair: 0.5}",), ("sync_reference_every=2",))
+    )
+    assert over_step == moving == pytest.approx(plain * 4 / 3)  # a forward to one forward and backward
+    assert "the reference moves, so each step scores its pairs under it" in told
+    assert "the reference moves" not in text
+
+
 def test_an_evaluation_more_takes_longer(lab):
     def seconds(*overrides):
         [run] = load_experiment("start", overrides, lab / "experiments").runs

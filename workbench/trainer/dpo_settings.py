@@ -58,6 +58,11 @@ class PreferenceSettings(TrainerSettings):
     def reference_moves(self) -> bool:
         return self.sync_reference_every > 0
 
+    @property
+    def scoring_passes(self) -> int:
+        over_step = any(PREFERENCE_LOSSES.all[name].over_step for name in PREFERENCE_LOSSES.chosen(self.loss))
+        return self.reference_moves + over_step
+
     @model_validator(mode="after")
     def _losses_fit(self) -> PreferenceSettings:
         chosen = list(PREFERENCE_LOSSES.chosen(self.loss))

@@ -193,6 +193,11 @@ class TrainerSettings(RunSettings):
         return False
 
     @property
+    def scoring_passes(self) -> int:
+        """Passes without gradient over a step's rows that come before its own: of a reference, or for a statistic."""
+        return 0
+
+    @property
     def rolls_back(self) -> bool:
         """Whether a step in trouble may return to a checkpoint; then the cadence of checkpoints decides numbers."""
         return self.non_finite == "rollback" or (self.spikes is not None and self.spikes.action == "rollback")

@@ -124,3 +124,23 @@ def test_the_account_is_text_with_settings_starts_and_conventions() -> None:
         "\nconventions of dpo\n",
     ):
         assert heading in text
+
+
+MIXED = """question: Which loss?
+extends: x
+arms:
+  plain: {}
+  mixed: {hyperparameters: {loss: {sigmoid: 1.0, bco_pair: 0.5}, sync_reference_every: 5}}
+"""
+
+
+def test_what_a_variant_s_numbers_mean_otherwise_is_told_beside_it(folder: Path) -> None:
+    (folder / "y.yaml").write_text(MIXED)
+    shared, _, mixed = explain(load_experiment("y")).partition("\nconventions of mixed,beta=0.1 that differ\n")
+    assert "sigmoid: −log σ(β h)" in shared
+    assert "conventions of plain" not in shared
+    assert "0.5 x bco_pair: " in mixed
+    assert "; 1 x sigmoid: −log σ(β h)" in mixed
+    assert "a copy of the start, moved towards the policy every 5 steps by the weight 1" in mixed
+    assert "reward shift" in mixed
+    assert "learning rate" not in mixed

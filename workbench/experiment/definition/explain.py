@@ -52,8 +52,12 @@ def explain(experiment: Experiment) -> str:
     if experiment.ancestors:
         lines += ["made first, from their own definitions", *(f"  {key}" for key in experiment.ancestors), ""]
     for trainer in dict.fromkeys(run.trainer for run in experiment.runs):
-        run = next(run for run in experiment.runs if run.trainer == trainer)
-        lines += [f"conventions of {trainer}", *_table([Row(*pair, "") for pair in conventions(run).items()]), ""]
+        first, *others = {run.variant: run for run in experiment.runs if run.trainer == trainer}.values()
+        shared = conventions(first)
+        lines += [f"conventions of {trainer}", *_table([Row(*pair, "") for pair in shared.items()]), ""]
+        for run in others:
+            if own := [Row(*pair, "") for pair in conventions(run).items() if pair not in shared.items()]:
+                lines += [f"conventions of {run.variant} that differ", *_table(own), ""]
     return "\n".join(lines)
 
 

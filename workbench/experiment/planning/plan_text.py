@@ -187,6 +187,8 @@ def _work_line(spec: RunSpec, found: Estimate) -> str:
         epochs = f", {plural(steps / found.steps_per_epoch, 'epoch', '.3g')}" if steps else ""
         rows = plural(found.rows, spec.form.unit)
         parts.append(f"{rows} = {plural(found.steps_per_epoch, 'step', '.4g')} an epoch{epochs}")
+    if spec.hyperparameters.reference_moves:
+        parts.append("the reference moves, so each step scores its pairs under it")
     if found.tokens_per_step:
         parts.append(f"about {found.tokens_per_step:,.0f} tokens a step{_how_counted(found)}")
     if found.flops:

@@ -52,7 +52,7 @@ class StepWork:
         if not isinstance(settings, RolloutSettings):
             trained = rows * mean
             taught = trained if settings.needs_teacher and not settings.stores_teacher else 0.0
-            scored = trained if settings.reference_moves else 0.0
+            scored = settings.scoring_passes * trained
             return cls(trained, settings.own_completions * trained, scored, taught, rows, longest)
         completion, updates = settings.max_new_tokens / 2, settings.updates_per_rollout
         sampled, learned = rows * settings.group_size, rows * settings.learned_completions
