@@ -54,14 +54,14 @@ def _problems(lab: Path, name: str) -> str:
             "found preference pairs for trainer sft, allowed completions, such as 4096",
         ),
         ({"mix": [SORT | {"rewards": [{"reward": "sort"}]}]}, "found for a trainer that samples nothing, allowed none"),
-        ({"curriculum": {"bands": 2}}, "curriculum needs exactly one of steps, schedule"),
-        ({"curriculum": {"bands": 1, "steps": 4}}, "data.curriculum.bands: found 1, allowed numbers >= 2"),
+        ({"curriculum": {"bands": 2}}, "curriculum needs exactly one of hardest_from, schedule"),
+        ({"curriculum": {"bands": 1, "hardest_from": 4}}, "data.curriculum.bands: found 1, allowed numbers >= 2"),
         (
             {"curriculum": {"schedule": [{"step": 0, "weights": [1, 1]}]}},
             "schedule[0].weights: found 2 for 3 bands, allowed one for each",
         ),
         (
-            {"curriculum": {"column": "level", "steps": 4}},
+            {"curriculum": {"column": "level", "hardest_from": 4}},
             "data.curriculum.column: found with a source without columns, sort, allowed for prompts of files",
         ),
     ],
@@ -99,9 +99,9 @@ def test_a_curriculum_goes_from_the_first_band_to_the_last():
         mix = MixData.model_validate({"mix": [SORT, COUNTDOWN], "weights": [1, 3], "curriculum": curriculum})
         return mix.drawn([96, 32], step)
 
-    assert drawn(0, steps=10) == [0.25, 0, 0, 0.75, 0, 0]
-    assert drawn(5, steps=10) == [0, 0.25, 0, 0, 0.75, 0]
-    assert drawn(99, steps=10, bands=2) == [0, 0.25, 0, 0.75]
+    assert drawn(0, hardest_from=10) == [0.25, 0, 0, 0.75, 0, 0]
+    assert drawn(5, hardest_from=10) == [0, 0.25, 0, 0, 0.75, 0]
+    assert drawn(99, hardest_from=10, bands=2) == [0, 0.25, 0, 0.75]
     points = [{"step": 0, "weights": [1, 0]}, {"step": 4, "weights": [1, 1]}]
     assert drawn(2, bands=2, schedule=points) == pytest.approx([0.1875, 0.0625, 0.5625, 0.1875])
 
@@ -196,7 +196,9 @@ def test_prompts_are_drawn_from_easy_to_hard_by_a_column(lab, define, command):
     (lab / "words.jsonl").write_text(rows)
     mix = [{"path": str(lab / "words.jsonl")}]
     settings = GRPO["hyperparameters"] | {"rewards": [{"reward": "number"}], "batch_prompts": 3}
-    definition = _mixed(GRPO, mix=mix, curriculum={"column": "level", "steps": 1}) | {"hyperparameters": settings}
+    definition = _mixed(GRPO, mix=mix, curriculum={"column": "level", "hardest_from": 1}) | {
+        "hyperparameters": settings
+    }
     define("mixed", definition)
     done = command("run", "mixed")
     assert done.returncode == 0, done.stderr

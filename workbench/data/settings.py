@@ -249,22 +249,22 @@ class SharesAt(Settings):
 
 class Curriculum(Settings):
     """Rows from easy to hard: each source is divided into bands of difficulty, and the bands drawn by the step. Exactly
-    one of steps, schedule."""
+    one of hardest_from, schedule."""
 
     column: str | None = None
     """The rows' own column with their difficulty, a number, of prompts that are sampled; none: their length in
     tokens."""
     bands: Annotated[int, Field(ge=2, le=100)] = 3
     """Parts of equal size, from the easiest rows to the hardest."""
-    steps: PositiveInt | None = None
-    """Steps until only the hardest band is drawn: from the easiest on, each band gives way to the next in a line."""
+    hardest_from: PositiveInt | None = None
+    """The step from which only the hardest band is drawn: up to it each band gives way to the next in a line."""
     schedule: Annotated[list[SharesAt], Field(min_length=1)] | None = None
     """Weights of the bands at some steps, as those of sources in a mix."""
 
     @model_validator(mode="after")
     def _by_step(self) -> Curriculum:
-        if (self.steps is None) == (self.schedule is None):
-            raise ValueError("curriculum needs exactly one of steps, schedule")
+        if (self.hardest_from is None) == (self.schedule is None):
+            raise ValueError("curriculum needs exactly one of hardest_from, schedule")
         _check_schedule(self.schedule or (), self.bands, "bands")
         return self
 
@@ -272,8 +272,8 @@ class Curriculum(Settings):
         """The share of each band after so many steps."""
         if self.schedule is not None:
             return _between(self.schedule, step)
-        assert self.steps is not None, "a curriculum has steps, or a schedule"
-        place = min(step / self.steps, 1.0) * (self.bands - 1)
+        assert self.hardest_from is not None, "a curriculum has an end, or a schedule"
+        place = min(step / self.hardest_from, 1.0) * (self.bands - 1)
         return [max(0.0, 1.0 - abs(place - band)) for band in range(self.bands)]
 
 
