@@ -12,12 +12,14 @@ GRPO_LOSSES = {
     **{name: {"loss": name} for name in ("grpo", "dapo", "dr_grpo")},
     "gspo": {"loss": "gspo", "clip_low": 0.04, "clip_high": 0.05},
     "cispo": {"loss": "cispo", "ratio_ceiling": 1.1},
+    "sapo": {"loss": "sapo"},
+    "luspo": {"loss": "luspo", "clip_low": 0.04, "clip_high": 0.05},
 }
 ADVANTAGES = ("group_std", "batch_std", "mean_only", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
 VARIANTS = {
     **{f"grpo-{name}": ("grpo", settings) for name, settings in GRPO_LOSSES.items()},
     **{f"grpo-{name}": ("grpo", {"advantage": name}) for name in ADVANTAGES},
-    **{f"grpo-kl-{name}": ("grpo", {"kl": name}) for name in ("k2", "k3")},
+    **{f"grpo-kl-{name}": ("grpo", {"kl": name}) for name in ("k2", "k3", "k3_sequence")},
     "grpo-kl-reward": ("grpo", {"kl": "k1", "kl_in": "reward", "advantage": "rloo"}),
     "grpo-sums": ("grpo", {"clip_low": 0.9, "clip_high": 9.0}),
     "grpo-overlong": ("grpo", {"overlong": "mask"}),

@@ -21,6 +21,7 @@ from workbench.objectives.policy_gradient import (
     clipped_tokens,
     clipped_value_losses,
     clipped_weights,
+    softly_clipped,
 )
 
 
@@ -170,3 +171,18 @@ def test_the_value_loss_is_the_larger_of_plain_and_held(value, old, returned, lo
     assert found.item() == pytest.approx(loss, rel=1e-5)
     assert torch.autograd.grad(found.sum(), values)[0].item() == pytest.approx(slope, rel=1e-5)
     assert was_clipped.item() is clipped
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (1.0, 2.0, -4.0, -2.0),  # -4 sigmoid(0) 2; the slope is that of -ratio A
+        (1.5, 2.0, -8 / (1 + math.exp(-0.5)), -2.820045),  # -4 sigmoid'(0.5) 1.5 x 2
+        (1.5, -2.0, 4 / (1 + math.exp(-1)), 2.359343),  # 4/2 sigmoid(1) 2, and 4 sigmoid'(1) 1.5 x 2
+    ],
+)
+def test_sapo_fades_the_slope_away_from_ratio_1(ratio, advantage, loss, slope):
+    tokens = tokens_of([[ratio]], [[advantage]])
+    found = softly_clipped(tokens, Clip(steepness=1.0, steepness_negative=2.0))
+    assert found.losses.item() == pytest.approx(loss)
+    assert torch.autograd.grad(found.losses.sum(), tokens.logprobs)[0].item() == pytest.approx(slope, rel=1e-5)

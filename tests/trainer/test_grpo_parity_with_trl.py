@@ -165,6 +165,16 @@ CASES: dict[str, tuple[dict, dict]] = {
     **{name: ({"loss": name, **CLIPS[0]}, {"loss_type": name, **CLIPS[1]}) for name in ("grpo", "dapo", "dr_grpo")},
     "cispo": ({"loss": "cispo", "ratio_ceiling": 1.1}, {"loss_type": "cispo", "epsilon_high": 1.1}),
     "gspo": ({"loss": "gspo", **NARROW[0]}, {**SEQUENCE, **NARROW[1]}),
+    "luspo": ({"loss": "luspo", **NARROW[0]}, {**SEQUENCE, **NARROW[1], "loss_type": "luspo"}),
+    "sapo": ({"loss": "sapo"}, {"loss_type": "sapo"}),
+    "sapo-temperatures": (
+        {"loss": "sapo", "sapo_temperature_pos": 2.0, "sapo_temperature_neg": 3.0},
+        {"loss_type": "sapo", "sapo_temperature_pos": 2.0, "sapo_temperature_neg": 3.0},
+    ),
+    "gspo-k3-sequence": (
+        {"loss": "gspo", **NARROW[0], "beta": 0.2, "kl": "k3_sequence"},
+        {**SEQUENCE, **NARROW[1], **K3_RATIO},
+    ),
     **{
         f"{name}-k3": ({"loss": name, "beta": 0.2, "kl": "k3"}, {"loss_type": name, **K3})
         for name in ("grpo", "dapo", "dr_grpo")

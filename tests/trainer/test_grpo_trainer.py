@@ -19,6 +19,8 @@ LOSSES = {
     "dr_grpo": {},
     "gspo": {"clip_low": 0.02, "clip_high": 0.02},
     "cispo": {"ratio_ceiling": 1.2},
+    "luspo": {"clip_low": 0.02, "clip_high": 0.02},
+    "sapo": {},
 }
 GAP = policy_gradient.GAP
 

@@ -37,10 +37,17 @@ def kl_k3_ratio(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, ratio: torch
     return kl_k3(logprobs, ref_logprobs) * ratio
 
 
+@KL_ESTIMATORS.option("k3_sequence", "(π/π_old of the completion)^(1/length) (π_ref/π − 1 − log π_ref/π)")
+def kl_k3_sequence(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
+    """k3 times the ratio that gspo takes of the completion, (B, 1), as TRL does there; k3_ratio has one a token."""
+    return kl_k3(logprobs, ref_logprobs) * ratio
+
+
 KL_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "k2": lambda logprobs, ref_logprobs, ratio: kl_k2(logprobs, ref_logprobs),
     "k3": lambda logprobs, ref_logprobs, ratio: kl_k3(logprobs, ref_logprobs),
     "k3_ratio": kl_k3_ratio,
+    "k3_sequence": kl_k3_sequence,
 }
 """Estimators that may be a term of the loss: not k1, whose expected gradient is zero. Plain k3 has the forward KL's."""
 KL_PENALTIES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

@@ -48,11 +48,14 @@ class SampledTokens:
 
 @dataclass(frozen=True)
 class Clip:
-    """low, high: the ratio is held within [1 - low, 1 + high]. ceiling: CISPO's absolute bound of the ratio."""
+    """low, high: the ratio is held within [1 - low, 1 + high]. ceiling: CISPO's absolute bound of the ratio. steepness,
+    steepness_negative: SAPO's temperatures, of tokens with an advantage above 0 and of the others."""
 
     low: float = 0.2
     high: float = 0.2
     ceiling: float = 5.0
+    steepness: float = 1.0
+    steepness_negative: float = 1.05
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,16 @@ def clipped_weights(tokens: SampledTokens, clip: Clip) -> Surrogate:
     return Surrogate(losses, torch.zeros_like(held), held)
 
 
+def softly_clipped(tokens: SampledTokens, clip: Clip) -> Surrogate:
+    """-4/tau sigmoid(tau (ratio - 1)) A (SAPO 2025, arXiv 2511.20347): there is no clip, and the gradient fades as the
+    ratio leaves 1. tau is `steepness` where A > 0, else `steepness_negative`."""
+    ratio = tokens.log_ratio.exp()
+    tau = torch.where(tokens.advantages > 0, clip.steepness, clip.steepness_negative)
+    losses = -4 / tau * torch.sigmoid(tau * (ratio - 1)) * tokens.advantages
+    nothing = torch.zeros_like(losses, dtype=torch.bool)
+    return Surrogate(losses, nothing, nothing)
+
+
 def _clipped(ratio: torch.Tensor, advantages: torch.Tensor, clip: Clip) -> Surrogate:
     losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip.low, 1 + clip.high) * advantages)
     return Surrogate(losses, (ratio < 1 - clip.low) & (advantages < 0), (ratio > 1 + clip.high) & (advantages > 0))
@@ -116,6 +129,9 @@ PER_TOKEN = Reduction(
 """Mean over all tokens (DAPO's, arXiv 2503.14476)."""
 CONSTANT = Reduction(PER_TOKEN.weights, lambda lengths, limit: (lengths > 0).double() * limit)
 """Sum over tokens, divided by completions x their maximal length (Dr. GRPO's): no bias by length."""
+
+PER_COMPLETION = Reduction(PER_TOKEN.weights, PER_SEQUENCE.units)
+"""Sum over each completion's tokens, then mean over completions (LUSPO's): a long completion counts by its length."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,21 @@ POLICY_LOSSES.add(
     f"{_CLIPPED}, r = (π/π_old)^(1/length) of a whole completion, mean over completions",
     paper="Zheng et al. 2025, arXiv 2507.18071, eq. 5-7",
     reads=_CLIPS,
+)
+POLICY_LOSSES.add(
+    "luspo",
+    PolicyLoss(clipped_sequences, PER_COMPLETION),
+    f"length × {_CLIPPED}, r = (π/π_old)^(1/length) of a whole completion, mean over completions",
+    paper="Length-Unbiased Sequence Policy Optimization 2026, arXiv 2602.05261",
+    reads=_CLIPS,
+)
+POLICY_LOSSES.add(
+    "sapo",
+    PolicyLoss(softly_clipped, PER_SEQUENCE),
+    "−4/τ σ(τ (r − 1)) A, r = π/π_old a token, τ = sapo_temperature_pos where A > 0, else sapo_temperature_neg; mean "
+    "over each completion's tokens, then over completions",
+    paper="Soft Adaptive Policy Optimization 2025, arXiv 2511.20347",
+    reads=("sapo_temperature_pos", "sapo_temperature_neg"),
 )
 POLICY_LOSSES.add(
     "cispo",

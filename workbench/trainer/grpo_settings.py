@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from workbench.config import NonNegativeInt
+from workbench.config import Added, NonNegativeInt
 from workbench.objectives.advantages import ADVANTAGES
-from workbench.objectives.kl import KL_ESTIMATORS
+from workbench.objectives.kl import KL_ESTIMATORS, KL_PENALTIES
 from workbench.objectives.policy_gradient import CORRECTIONS, POLICY_LOSSES
 from workbench.trainer.method import Method
 from workbench.trainer.online.settings import SAMPLED, RolloutSettings
@@ -56,10 +56,15 @@ class GRPOSettings(RolloutSettings):
     """The ratio counts up to 1 + clip_high; gspo takes about 4e-4."""
     ratio_ceiling: PositiveFloat = 5.0
     """cispo: the largest weight of a token."""
+    sapo_temperature_pos: Annotated[PositiveFloat, Added] = 1.0
+    """sapo: how fast the gradient of a token with a positive advantage fades as its ratio leaves 1."""
+    sapo_temperature_neg: Annotated[PositiveFloat, Added] = 1.05
+    """sapo: the same of tokens whose advantage is not positive."""
     beta: NonNegativeFloat = 0.0
     """Strength of the KL tie to the start; 0: none, and no reference is kept."""
     kl: Annotated[str, KL_ESTIMATORS] = "k3_ratio"
-    """Estimator of that KL; in the loss k3_ratio and k2 have the reverse KL's gradient, k3 the forward one's."""
+    """Estimator of that KL; in the loss k3_ratio and k2 have the reverse KL's gradient, k3 the forward one's. Under
+    gspo k3_ratio takes ratios of tokens, k3_sequence that of the completion, as TRL does."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where it acts; k1 in the reward alone: as a loss its expected gradient is zero."""
     entropy_bonus: NonNegativeFloat = 0.0
@@ -73,8 +78,10 @@ class GRPOSettings(RolloutSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> GRPOSettings:
-        if self.loss == "gspo" and max(self.clip_low, self.clip_high) > GSPO_LARGEST_CLIP:
-            raise ValueError("gspo clips ratios of whole completions: set clip_low: 3.0e-4 and clip_high: 4.0e-4")
+        if self.loss in ("gspo", "luspo") and max(self.clip_low, self.clip_high) > GSPO_LARGEST_CLIP:
+            raise ValueError(
+                f"{self.loss} clips ratios of whole completions: set clip_low: 3.0e-4 and clip_high: 4.0e-4"
+            )
         if self.beta and self.kl_in == "loss" and self.kl == "k1":
             raise ValueError("kl: k1 has no expected gradient as a loss; use k3_ratio or k2, or kl_in: reward")
         if self.beta and self.kl_in == "reward" and self.advantage == "group_std":
@@ -82,6 +89,6 @@ class GRPOSettings(RolloutSettings):
                 "kl_in: reward with advantage: group_std divides a group of equal rewards by the noise of its KL; "
                 "use advantage: mean_only, rloo, batch_std or reinforce_plus_plus"
             )
-        if self.beta and self.kl_in == "reward" and self.kl == "k3_ratio":
-            raise ValueError("kl: k3_ratio is a loss; with kl_in: reward use k1, k2 or k3")
+        if self.beta and self.kl_in == "reward" and self.kl not in KL_PENALTIES:
+            raise ValueError(f"kl: {self.kl} is a loss; with kl_in: reward use k1, k2 or k3")
         return self

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from workbench.objectives.advantages import ADVANTAGES, group_spread
-from workbench.objectives.kl import KL_LOSSES, KL_PENALTIES
+from workbench.objectives.kl import KL_LOSSES, KL_PENALTIES, kl_k3_sequence
 from workbench.objectives.policy_gradient import (
     CORRECTIONS,
     POLICY_LOSSES,
@@ -59,7 +59,13 @@ class GroupObjective:
         return cls(
             ADVANTAGES[settings.advantage],
             POLICY_LOSSES[settings.loss].surrogate,
-            Clip(settings.clip_low, settings.clip_high, settings.ratio_ceiling),
+            Clip(
+                settings.clip_low,
+                settings.clip_high,
+                settings.ratio_ceiling,
+                settings.sapo_temperature_pos,
+                settings.sapo_temperature_neg,
+            ),
             KL_LOSSES[settings.kl] if settings.beta and settings.kl_in == "loss" else None,
             KL_PENALTIES[settings.kl] if settings.beta and settings.kl_in == "reward" else None,
             CORRECTIONS.get(settings.importance_correction),
@@ -175,8 +181,9 @@ class GRPOTrainer(PolicyGradientTrainer):
     def _kl_term(self, tokens: SampledTokens, batch: Batch) -> LossResult:
         if self._objective.kl_loss is None:
             return LossResult({})
-        ratio = (tokens.whole_log_ratio if SUMMED in batch else tokens.log_ratio).exp()
-        divergence = self._objective.kl_loss(tokens.logprobs, batch["ref_logprobs"], ratio)
+        of_tokens = tokens.whole_log_ratio if SUMMED in batch else tokens.log_ratio
+        log_ratio = tokens.mean_log_ratio if self._objective.kl_loss is kl_k3_sequence else of_tokens
+        divergence = self._objective.kl_loss(tokens.logprobs, batch["ref_logprobs"], log_ratio.exp())
         weighted, units = divergence * self._weights(batch), float(batch["units"].sum())
         return LossResult(
             {"kl": LossTerm(weighted.sum(), units, self.settings.beta)},
