@@ -101,7 +101,7 @@ def test_a_classifier_that_is_given_from_python_reads_completions_to_their_ends(
     model.config.pad_token_id = 97  # no text has it
     batch = collate(PAIRS, make_rows(4))
     names = {"prompts": "prompt_input_ids", "prompt_mask": "prompt_attention_mask"}
-    names |= {"responses": "chosen_input_ids", "response_mask": "chosen_attention_mask"}
+    names |= {"completion_ids": "chosen_input_ids", "completion_mask": "chosen_attention_mask"}
     rows = {name: batch[key] for name, key in names.items()}
     alone = [
         model(input_ids=torch.tensor([[*prompt, *chosen]])).logits[0, 0].item() for prompt, chosen, _ in make_rows(4)
