@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,10 @@ def source_notes(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path) -> Ite
     shares = [data.shares(known, step) for step in steps] if len(known) == len(rows) else []
     for index, (name, number) in enumerate(zip(data.names, rows, strict=True)):
         told = f"{plural(number, spec.form.unit)}, " if number is not None else ""
-        share = " to ".join(dict.fromkeys(f"{found[index]:.3g}" for found in shares)) or "a share not known yet"
+        share = (
+            " to ".join(text for text, _ in groupby(f"{found[index]:.3g}" for found in shares))
+            or "a share not known yet"
+        )
         yield f"source {name}: {told}{share} of those drawn"
 
 
