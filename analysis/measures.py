@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -190,7 +191,11 @@ def format_p(p: float) -> str:
 
 
 def plain(value: object) -> str:
-    """A swept value as written in a definition: 0.1 and not 0.10000000000000001, 3 and not 3.0."""
+    """A swept value as written in a definition: 0.1 and not 0.10000000000000001, 3 and not 3.0, {ipo: 0.5}."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {plain(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(plain, value))}]"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

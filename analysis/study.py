@@ -280,7 +280,9 @@ def _variants(plan: dict[str, Any], loaded: Loaded) -> tuple[list[Variant], str 
     points: dict[str, tuple[str, dict[str, Any]]] = {}
     for run, row in zip(plan["runs"], loaded.runs.to_dict("records"), strict=True):
         swept = run.get("point") or reader.swept_values(loaded.records[row["run"]]["definition"])
-        points.setdefault(row["variant"], (str(run.get("arm") or ""), swept))
+        # A list or a mapping is known by its text.
+        point = {key: plain(value) if isinstance(value, list | dict) else value for key, value in swept.items()}
+        points.setdefault(row["variant"], (str(run.get("arm") or ""), point))
     said = {name: {f"{key} = {plain(value)}" for key, value in point.items()} for name, (_, point) in points.items()}
     shared = set.intersection(*said.values()) if len(said) > 1 else set()
     variants = []

@@ -112,3 +112,18 @@ def test_a_difference_in_evaluation_is_found_and_its_frequency_is_none(make_expe
     (found,) = differences(open_study(folder))
     assert found.what == "evaluate.prompts"
     assert found.values == {"48": ["beta = 0.1"], "99": ["beta = 1"]}
+
+
+def test_a_swept_mapping_or_list_is_known_by_its_text(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), seeds=1, **SMALL)
+    losses = ["sigmoid", {"sigmoid": 1.0, "bco_pair": 0.5}]
+
+    def sweep(plan: dict) -> None:
+        plan["axes"] = [{"name": "loss", "values": losses}]
+        for run, loss in zip(plan["runs"], losses, strict=True):
+            run["point"] = {"loss": loss}
+
+    _rewrite(folder / "plan.json", sweep)
+    variants = open_study(folder).variants
+    assert [variant.label for variant in variants] == ["loss = sigmoid", "loss = {sigmoid: 1, bco_pair: 0.5}"]
+    assert len(set(variants)) == 2
