@@ -223,6 +223,17 @@ def test_h_is_the_sum_of_log_probabilities_less_the_starts(torch, small_llama, p
     assert 0 < metrics["eval/pair_accuracy"] < 1
 
 
+@pytest.mark.parametrize(("own", "accuracy"), [("logprob", 0.5), ("mean_logprob", 1.0)])
+def test_a_method_is_measured_by_its_own_score_beside_the_common_one(torch, small_llama, tmp_path, own, accuracy):
+    # -3 over 3 tokens against -2 over 1: by the sum the rejected one is likelier, by the mean the chosen one.
+    pairs = PairSet(Ragged.from_rows([[1], [1]]), Ragged.from_rows([[1] * 3, [1]]), Ragged.from_rows([[1], [1]]))
+    save_reference(tmp_path / "ref", -np.ones(4, np.float32), -np.ones(2, np.float32))
+    sums = torch.tensor([-1.0, -3.0, -5.0, -2.0])  # the shorter pair is scored first
+    evaluator = PairEvaluator(pairs.with_reference(tmp_path / "ref"), lambda *_: sums, own=own)
+    assert evaluator(small_llama(), 0)["eval/pair_accuracy_own"] == accuracy
+    assert "eval/pair_accuracy_own" not in PairEvaluator(evaluator.pairs, lambda *_: sums)(small_llama(), 0)
+
+
 def test_a_policy_equal_to_its_start_ties_every_pair(torch, small_llama, pairs, tmp_path):
     model = small_llama().eval()
     # The start is scored pair by pair, the policy in batches: in float32 their sums differ.

@@ -17,11 +17,13 @@ from workbench.tracking.names import (
     LENGTH_CORRELATION,
     NUM_PAIRS,
     PAIR_ACCURACY,
+    PAIR_ACCURACY_OWN,
     PAIR_MARGIN,
     SCORE_MEAN,
     SCORE_SD,
 )
 from workbench.tracking.store import MetricStore
+from workbench.trainer.method import PairScore
 from workbench.trainer.pairs import pair_logratios, pair_scores, summed_logprobs
 
 TIE_DECIMALS = 5
@@ -85,23 +87,41 @@ class _Evaluator(ABC):
 
 class PairEvaluator(_Evaluator):
     """h = (policy - start) of chosen minus (policy - start) of rejected, log-probabilities summed over the completion.
-    pairs: with the start's log-probabilities."""
+    pairs: with the start's log-probabilities. own: what the method itself prefers a completion by; where that is not
+    the log ratio, the accuracy under it is measured too."""
 
     def __init__(
         self,
         pairs: PairSet,
         score: Score = summed_logprobs,
         *,
+        own: PairScore = "log_ratio",
         batch_pairs: int = 64,
         records: Path | None = None,
         labels: Labels = NO_LABELS,
     ) -> None:
         assert pairs.ref_chosen is not None, "pairs need the log-probabilities of the start"
         super().__init__(pairs, score, batch_pairs=batch_pairs, records=records, labels=labels)
+        self.own = own
 
     def _sides(self, scores: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         ratios = pair_logratios(scores, batch)
         return torch.stack((ratios.chosen, ratios.rejected))
+
+    def _more(self, found: np.ndarray) -> dict[str, float]:
+        """The accuracy under the method's own score: the policy's log-probability, or its mean a token."""
+        if self.own == "log_ratio":
+            return {}
+        own = []
+        for ratios, ids, known in (
+            (found[0], self.pairs.chosen, self.pairs.ref_chosen),
+            (found[1], self.pairs.rejected, self.pairs.ref_rejected),
+        ):
+            assert known is not None, "pairs come with the log-probabilities of the start"
+            sums = ratios + np.add.reduceat(known.astype(np.float64), ids.offsets[:-1])
+            own.append(sums / ids.lengths if self.own == "mean_logprob" else sums)
+        margins = (own[0] - own[1]).round(TIE_DECIMALS)
+        return {PAIR_ACCURACY_OWN: float((0.5 + 0.5 * np.sign(margins)).mean())}
 
 
 class ScoreEvaluator(_Evaluator):

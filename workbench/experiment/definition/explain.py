@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import NAMES_ONLY, Experiment, RunSpec
-from workbench.tracking.names import KL_START, PAIR_ACCURACY, PAIR_MARGIN
+from workbench.tracking.names import KL_START, PAIR_ACCURACY, PAIR_ACCURACY_OWN, PAIR_MARGIN
 from workbench.tracking.words import plural
 from workbench.trainer import method
 from workbench.trainer.online.settings import RolloutSettings
@@ -29,6 +29,8 @@ _EVALUATION = {
     KL_START: "KL(policy || start) over the full vocabulary at each position of samples drawn at temperature 1, "
     "top_p 1, end included; summed over positions, mean over prompts: nats per sequence",
     PAIR_ACCURACY: "share of held-out pairs with h > 0, h against the start whatever the method; a tie counts one half",
+    PAIR_ACCURACY_OWN: "the same by what the method itself prefers by, where that is not h: the policy's "
+    "log-probability, or its mean a token",
     PAIR_MARGIN: "mean h over held-out pairs, nats",
 }
 

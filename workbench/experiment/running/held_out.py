@@ -79,7 +79,7 @@ def _evaluators(
         )
     if prepared.held_out_pairs is not None:
         records = output_dir / "pairs.jsonl"
-        evaluators.append(_of_pairs(prepared.held_out_pairs, prepared.held_out_reference, records, labels))
+        evaluators.append(_of_pairs(spec, prepared.held_out_pairs, prepared.held_out_reference, records, labels))
     learned = _with_loss(spec, examples)
     if learned:
         rows, counts = held_out_set(spec, learned, tokenizer, as_chat)
@@ -90,12 +90,15 @@ def _evaluators(
     return evaluators
 
 
-def _of_pairs(pairs: StageResult, reference: StageResult | None, records: Path, labels: Labels) -> Evaluator:
+def _of_pairs(
+    spec: RunSpec, pairs: StageResult, reference: StageResult | None, records: Path, labels: Labels
+) -> Evaluator:
     """By the start's log-probabilities where there are any, else by the scores of a reward model."""
     if reference is None:
         return ScoreEvaluator(PAIRS.load(pairs.folder / ROWS_FILE), records=records, labels=labels)
     scored = PAIRS.load(pairs.folder / ROWS_FILE, reference.folder / REFERENCE_FILE)
-    return PairEvaluator(scored, records=records, labels=labels)
+    own = type(spec.hyperparameters).described().score
+    return PairEvaluator(scored, own=own, records=records, labels=labels)
 
 
 def _with_loss(spec: RunSpec, examples: Iterable[Example]) -> list[Example]:
