@@ -17,8 +17,8 @@ from workbench.errors import DataError
 
 
 def _rows(first: int, number: int) -> RowSet:
-    """Rows of one to three tokens, each of which names its row."""
-    ids = Ragged.from_rows([[first + row] * (1 + row % 3) for row in range(number)])
+    """Rows of two to four tokens, each of which names its row."""
+    ids = Ragged.from_rows([[first + row] * (2 + row % 3) for row in range(number)])
     return RowSet(ids, np.ones(len(ids.values), bool))
 
 
@@ -125,3 +125,25 @@ def test_a_joined_set_has_every_row_of_its_parts(form):
         assert own.keys() == there.keys()
         for key in own:
             assert list(map(str, own[key])) == list(map(str, there[key])), key
+
+
+def test_a_run_on_a_mix_resumes_exactly(small_llama, tmp_path):
+    from tests.trainers import outcome
+    from workbench.trainer import SFTTrainer
+
+    def make(folder, **settings):
+        shares = lambda step: (1 - step / 6, step / 6)  # noqa: E731
+        chosen = {"steps": 5, "precision": "float32", "device": "cpu", "learning_rate": 0.01} | settings
+        sources = [Source("a", _rows(1, 5)), Source("b", _rows(8, 4), loss_weight=2.0)]
+        loader = MixLoader(MixedSet(sources), 4, 7, shares)
+        return SFTTrainer(small_llama(), None, loader, settings=chosen, output_dir=folder)
+
+    whole = make(tmp_path / "whole")
+    whole.train()
+    part = make(tmp_path / "part")
+    part.progress.num_steps = 3
+    part.train()
+    again = make(tmp_path / "part")
+    assert again.resume()
+    again.train()
+    assert outcome(again, tmp_path / "part") == outcome(whole, tmp_path / "whole")
