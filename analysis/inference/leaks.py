@@ -12,6 +12,8 @@ from analysis.study import Study
 
 PAIRS = "held-out pairs"
 """The name that runs record them by."""
+BESIDE = ("held-out prompts of ", "held-out pairs of ")
+"""How the names begin of what is of a held-out set beside the deciding one."""
 QUALIFIES = 0.01
 """The share of held-out prompts that were trained on above which a claim is qualified by it."""
 
@@ -46,7 +48,8 @@ def _shared(study: Study, *, of_pairs: bool) -> dict[str, list[str]]:
     shares: dict[str, float] = {}
     for row in study.loaded.runs.to_dict("records"):
         for overlap in _overlaps(study.loaded.records[row["run"]]["status"]):
-            if (overlap.get("held_out") == PAIRS) != of_pairs:
+            held_out = str(overlap.get("held_out"))
+            if held_out.startswith(BESIDE) or (held_out == PAIRS) != of_pairs:
                 continue
             text, label = str(overlap.get("text")), labels.get(row["variant"], str(row["variant"]))
             shares[text] = overlap["share"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.inference import budget, claims, comparability, harms, leaks, over_optimisation
+from analysis.inference import other_sets as forgetting
 from analysis.inference.comparability import Group
 from analysis.measures import Measure
 from analysis.report import notices
@@ -27,6 +28,7 @@ from analysis.report.sections import (
     learning,
     methods,
     optimised,
+    other_sets,
     prompts,
     provenance,
     range_test,
@@ -48,6 +50,7 @@ SECTIONS: tuple[Make, ...] = (
     results.section,
     grid.section,
     comparisons.section,
+    other_sets.section,
     frontier.section,
     optimised.section,
     equal_cost.section,
@@ -183,7 +186,7 @@ def answer_of(study: Study) -> claims.Answer:
         more = over_optimisation.reward_in_words(study)
     else:
         more = [text for group in comparability.groups(study, measure.column) for text in _of_costs(group, measure)]
-    flags = [*over_optimisation.by_reward(study), *answer.flags, *budget.flags(study)]
+    flags = [*over_optimisation.by_reward(study), *forgetting.flags(study), *answer.flags, *budget.flags(study)]
     answer = leaks.qualified(study, replace(answer, grounds=[*answer.grounds, *more], flags=flags))
     return harms.qualified(study, answer)
 
