@@ -62,7 +62,7 @@ class JudgedSet(TokenSet):
 class JudgedRows(DataForm):
     """Rows with one value each."""
 
-    sources = ("path", "dataset")
+    sources: ClassVar[tuple[str, ...]] = ("path", "dataset")
     value: ClassVar[str]
     """The name of the values in a batch."""
     dtype: ClassVar[type] = np.float32

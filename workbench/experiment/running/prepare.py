@@ -82,11 +82,11 @@ class Preparer:
             self._warn(data_warnings(source.spec, source.counts, tokenizer))
         pairs = self._held_out_pairs(spec, tokenizer, worker, folder, inputs)
         held_out, held_out_reference = pairs.pop(spec.set_name, (None, None))
-        for name, stage in ((None, held_out), *((name, stage) for name, (stage, _) in pairs.items())):
+        for of, stage in ((None, held_out), *((of, stage) for of, (stage, _) in pairs.items())):
             if stage is not None and (note := (cut := Counts(**stage.made["counts"])).note()):
-                notes.append(f"{of_set(HELD_OUT_PAIRS, name)}: {note}")
+                notes.append(f"{of_set(HELD_OUT_PAIRS, of)}: {note}")
                 if isinstance(spec.data, ReadData):
-                    self._warn(cut_warnings(of_set(HELD_OUT_PAIRS, name), spec.data.max_tokens, cut))
+                    self._warn(cut_warnings(of_set(HELD_OUT_PAIRS, of), spec.data.max_tokens, cut))
         return PreparedRun(
             spec,
             identity,
