@@ -17,7 +17,7 @@ from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.kto_settings import KTOSettings
 from workbench.trainer.labelled_rows import Completion, completions_of, summed_logprobs, with_completions
 from workbench.trainer.loop.batches import Batch, split_rows
-from workbench.trainer.loss import LossResult, LossTerm
+from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.machine import distributed
 from workbench.trainer.records.costs import Costs
 from workbench.trainer.rows import refuse_unlabelled, rows_work
@@ -110,7 +110,8 @@ class KTOTrainer(BaseTrainer):
                 rewards, sums = settings.beta * logratios.detach()[rows], outputs.detach()[rows]
                 metrics[f"rewards/{side}"] = Mean(rewards.sum().double(), count)
                 metrics[f"logps/{side}"] = Mean(sums.sum().double(), count)
-        return LossResult({"kto": LossTerm(losses.sum(), len(losses))}, metrics)
+        by_row = {"kto": RowSums(losses, torch.ones_like(losses))}
+        return LossResult({"kto": LossTerm(losses.sum(), len(losses))}, metrics, by_row)
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:
         """Adds the margin between the means of wanted and unwanted rows, where the step has both."""
