@@ -9,7 +9,7 @@ import torch
 
 from workbench.objectives.reference_free import (
     CPO_LOSSES,
-    PairLogprobs,
+    PairSums,
     alpha_reward,
     log1mexp,
     log_odds,
@@ -19,7 +19,7 @@ from workbench.objectives.reference_free import (
 
 
 def pairs_of(chosen, rejected, lengths=(1.0, 1.0)):
-    return PairLogprobs(*(torch.tensor([value]) for value in (chosen, rejected, *lengths)))
+    return PairSums(*(torch.tensor([value]) for value in (chosen, rejected, *lengths)))
 
 
 def test_the_odds_of_four_in_five_are_four():
@@ -73,5 +73,5 @@ def test_cpo_is_of_the_policy_alone(name, expected):
 @pytest.mark.parametrize("name", CPO_LOSSES)
 def test_gradient_raises_the_chosen_and_lowers_the_rejected(name):
     chosen, rejected = (torch.tensor([value], requires_grad=True) for value in (-3.0, -4.0))
-    CPO_LOSSES[name](PairLogprobs(chosen, rejected, torch.ones(1), torch.ones(1)), 0.1).sum().backward()
+    CPO_LOSSES[name](PairSums(chosen, rejected, torch.ones(1), torch.ones(1)), 0.1).sum().backward()
     assert chosen.grad.item() < 0 < rejected.grad.item()

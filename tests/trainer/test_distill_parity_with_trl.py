@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.trainers import Watched, watched
+
 pytestmark = [
     pytest.mark.slow,
     # TRL's, transformers' and accelerate's own warnings, not ours.
@@ -129,8 +131,8 @@ def test_own_samples_are_learned_from_as_theirs_are(torch, models, collate, make
     theirs, own, teacher = models
     batch = collate("distill", make_rows(6))
     settings = {"steps": 1, "precision": "float32", "device": "cpu", "on_policy_share": 1.0, "max_new_tokens": 5}
-    trainer = DistillTrainer(own, None, [batch], settings=settings, ref_model=teacher)
-    (update,) = trainer._make_update_batches(trainer._prepare_batch(batch)).batches
+    trainer = watched(DistillTrainer, Watched)(own, None, [batch], settings=settings, ref_model=teacher)
+    (update,) = trainer.updates_of(batch).batches
     peer = make_peer(theirs, teacher, [batch])
     taken = {name: update[name].clone() for name in ("input_ids", "labels", "attention_mask")}
     assert trainer.train()["loss"] == pytest.approx(peer.compute_loss(peer.model, taken).item(), rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.flops import flop_counter
 from tests.trainer.test_flops_are_counted import LARGE, long_rows, of_transformers
-from tests.trainers import without_clocks
+from tests.trainers import Watched, without_clocks
 from workbench.errors import DataError, DefinitionError
 from workbench.trainer.rows import learned
 
@@ -20,14 +20,14 @@ def distill(make_trainer, small_llama):
     def make(batches, arguments=None, **more):
         given = {"val_loader": None, "ref_model": small_llama(**TEACHER)} | (arguments or {})
         chosen = {"on_policy_share": 0.0, "steps": 3, "max_new_tokens": 5} | more
-        return make_trainer("distill", batches=batches, arguments=given, **chosen)
+        return make_trainer("distill", batches=batches, arguments=given, mixin=Watched, **chosen)
 
     return make
 
 
 def update_of(trainer, batch):
     """The batch that a step would learn from."""
-    (update,) = trainer._make_update_batches(trainer._prepare_batch(batch)).batches
+    (update,) = trainer.updates_of(batch).batches
     return update
 
 

@@ -203,7 +203,9 @@ def test_a_wrong_reference_in_one_process_stops_all(small_llama, make_trainer, m
         reference = small_llama(seed=rank)  # the second process has another model as its reference
         arguments = {"ref_model": reference, "val_loader": None}
         try:
-            make_trainer("dpo", batches=[batch], arguments=arguments, steps=1).train()
+            make_trainer(
+                "dpo", batches=[batch], arguments=arguments, steps=1, sync_reference_every=0, sync_reference_weight=1.0
+            ).train()
         except DivergenceError as error:
             return str(error)
         return ""

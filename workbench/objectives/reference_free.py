@@ -16,7 +16,7 @@ NEAREST_TO_ONE = -1e-6
 
 
 @dataclass(frozen=True)
-class PairLogprobs:
+class PairSums:
     """Log-probabilities of the policy, summed over each completion (B,), nats; and the lengths (B,), tokens."""
 
     chosen: torch.Tensor
@@ -43,7 +43,7 @@ def log_odds(means: torch.Tensor) -> torch.Tensor:
     return held - log1mexp(held)
 
 
-def log_odds_ratio(pairs: PairLogprobs) -> torch.Tensor:
+def log_odds_ratio(pairs: PairSums) -> torch.Tensor:
     """Log odds of chosen minus those of rejected (Hong et al. 2024, arXiv 2403.07691, eq. 5). (B,)"""
     chosen, rejected = (log_odds(means) for means in pairs.means)
     return chosen - rejected
@@ -60,18 +60,18 @@ def margin_loss(margins: torch.Tensor, target: float = 0.0) -> torch.Tensor:
     return -torch.nn.functional.logsigmoid(margins - target)
 
 
-CPOLoss = Callable[[PairLogprobs, float], "torch.Tensor"]
+CPOLoss = Callable[[PairSums, float], "torch.Tensor"]
 """fn(pairs, beta) -> (B,)."""
 CPO_LOSSES: Options[CPOLoss] = Options("pairwise loss")
 
 
 @CPO_LOSSES.option("sigmoid", "−log σ(β (π_w − π_l))", paper="Xu et al. 2024, arXiv 2401.08417, eq. 3")
-def sigmoid(pairs: PairLogprobs, beta: float) -> torch.Tensor:
+def sigmoid(pairs: PairSums, beta: float) -> torch.Tensor:
     """DPO's loss, with the same reference log-probability for every completion."""
     return margin_loss(beta * (pairs.chosen - pairs.rejected))
 
 
 @CPO_LOSSES.option("hinge", "max(0, 1 − β (π_w − π_l))", paper="SLiC, arXiv 2305.10425")
-def hinge(pairs: PairLogprobs, beta: float) -> torch.Tensor:
+def hinge(pairs: PairSums, beta: float) -> torch.Tensor:
     """The loss of SLiC."""
     return torch.relu(1 - beta * (pairs.chosen - pairs.rejected))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from workbench.objectives.reference_free import CPO_LOSSES, PairLogprobs
+from workbench.objectives.reference_free import CPO_LOSSES, PairSums
 from workbench.trainer.cpo_settings import CPOSettings
 from workbench.trainer.reference_free import Preference, ReferenceFreeTrainer
 from workbench.trainer.settings import TrainerSettings
@@ -23,6 +23,6 @@ class CPOTrainer(ReferenceFreeTrainer):
         self._loss = CPO_LOSSES[self.settings.loss]
         return super()._set_up_model(model)
 
-    def _prefer(self, pairs: PairLogprobs) -> Preference:
+    def _prefer(self, pairs: PairSums) -> Preference:
         beta = self.settings.beta
         return Preference(self._loss(pairs, beta), beta * pairs.chosen, beta * pairs.rejected)

@@ -12,8 +12,8 @@ from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.loss import LossResult
 from workbench.trainer.pair_training import PairTrainer
-from workbench.trainer.pairs import PairLogprobs, has_reference
-from workbench.trainer.preference import PreferenceObjective
+from workbench.trainer.pairs import has_reference
+from workbench.trainer.preference import PreferenceObjective, Scores
 from workbench.trainer.settings import TrainerSettings
 
 
@@ -57,10 +57,10 @@ class DPOTrainer(PairTrainer):
     def _count_units(self, batch: Batch) -> dict[str, float]:
         return self._objective.units(batch)
 
-    def _forward(self, batch: Batch) -> PairLogprobs:
+    def _forward(self, batch: Batch) -> Scores:
         return self._objective.scores(self.model, batch)
 
-    def _compute_loss(self, outputs: PairLogprobs, batch: Batch) -> LossResult:
+    def _compute_loss(self, outputs: Scores, batch: Batch) -> LossResult:
         return self._objective.loss(outputs, batch, is_first_step=self.step == 0)
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:

@@ -19,8 +19,8 @@ from workbench.trainer.online.minibatches import shuffled_parts
 from workbench.trainer.online.online_trainer import OnlineTrainer
 from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online_dpo_settings import OnlineDPOSettings
-from workbench.trainer.pairs import PairLogprobs, pairs_work, reference_columns, text_lengths
-from workbench.trainer.preference import PreferenceObjective
+from workbench.trainer.pairs import pairs_work, reference_columns, text_lengths
+from workbench.trainer.preference import PreferenceObjective, Scores
 from workbench.trainer.settings import TrainerSettings
 
 
@@ -100,10 +100,10 @@ class OnlineDPOTrainer(OnlineTrainer):
     def _work(self, batch: Batch) -> Work:
         return pairs_work(self.policy, batch)
 
-    def _forward(self, batch: Batch) -> PairLogprobs:
+    def _forward(self, batch: Batch) -> Scores:
         return self._objective.scores(self.model, batch, self.settings.temperature)
 
-    def _compute_loss(self, outputs: PairLogprobs, batch: Batch) -> LossResult:
+    def _compute_loss(self, outputs: Scores, batch: Batch) -> LossResult:
         return self._objective.loss(outputs, batch, is_first_step=self.step == 0)
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from workbench.objectives.reference_free import PairLogprobs, log_odds_ratio, margin_loss
+from workbench.objectives.reference_free import PairSums, log_odds_ratio, margin_loss
 from workbench.trainer.loop.batches import Batch
 from workbench.trainer.orpo_settings import ORPOSettings
 from workbench.trainer.pairs import SIDES, completion_logprobs
@@ -43,7 +43,7 @@ class ORPOTrainer(ReferenceFreeTrainer):
     def _lengths(self, batch: Batch, side: str) -> torch.Tensor:
         return batch.get(f"{side}_response_mask", batch[f"{side}_attention_mask"]).sum(1)
 
-    def _prefer(self, pairs: PairLogprobs) -> Preference:
+    def _prefer(self, pairs: PairSums) -> Preference:
         beta, ratios = self.settings.beta, log_odds_ratio(pairs)
         losses, (chosen, rejected) = margin_loss(ratios), pairs.means
         own = {"log_odds_chosen": ratios, "log_odds_ratio": -losses}

@@ -41,6 +41,10 @@ MEAN_REWARD, NUM_REWARDS = "mean_reward", "num_rewards"
 """In the method's state: the mean of all implicit rewards so far, and how many they are."""
 
 
+Scores = torch.Tensor | PairLogprobs
+"""Sums of log-probabilities (2B,), chosen above rejected, or these with what is of each token."""
+
+
 class PreferenceObjective:
     """Pairwise losses of policy against reference, and a likelihood term where the settings ask for one."""
 
@@ -76,9 +80,10 @@ class PreferenceObjective:
         if every and step % every == 0:
             reference.move(self._settings.sync_reference_weight)
 
-    def scores(self, model: torch.nn.Module, batch: Batch, temperature: float = 1.0) -> PairLogprobs:
-        """What the loss reads of a model."""
-        return pair_logprobs(model, batch, temperature, aligned=self._pair_weight is not None)
+    def scores(self, model: torch.nn.Module, batch: Batch, temperature: float = 1.0) -> Scores:
+        """What the loss reads of a model: sums (2B,), and more where the settings ask for what is of tokens."""
+        found = pair_logprobs(model, batch, temperature, aligned=self._pair_weight is not None)
+        return found if self._pair_weight is not None or self._settings.length_discount else found.sums
 
     # What is known of the whole step before its first backward.
 
@@ -125,12 +130,12 @@ class PreferenceObjective:
             units["nll"] = float((completion_lengths(batch, "chosen") * weights).sum())
         return units
 
-    def loss(self, scores: PairLogprobs, batch: Batch, *, is_first_step: bool) -> LossResult:
-        """scores: of the policy. At the first step of training the gap between policy and reference is measured too,
-        for check_start."""
+    def loss(self, scores: Scores, batch: Batch, *, is_first_step: bool) -> LossResult:
+        """scores: of the policy, as `scores` gives them. At the first step of training the gap between policy and
+        reference is measured too, for check_start."""
         settings, weights = self._settings, pair_weights(batch)
-        plain, units = pair_logratios(scores.sums, batch), self.units(batch)
-        chosen, rejected = scores.sums.chunk(2)
+        sums, units = _sums(scores), self.units(batch)
+        plain, (chosen, rejected) = pair_logratios(sums, batch), sums.chunk(2)
         beta, count = settings.beta, float(weights.sum())
         losses = self._losses(scores, batch, weights)
         rows = {name: RowSums(values, weights) for name, values in losses.items()}
@@ -158,10 +163,11 @@ class PreferenceObjective:
         rows |= {name: RowSums(value * weights, weights) for name, value in means.items()}
         return LossResult(terms, metrics, rows)
 
-    def _losses(self, scores: PairLogprobs, batch: Batch, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _losses(self, scores: Scores, batch: Batch, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B,) what each pair adds to the term of each loss."""
         pairs = self._pairs(scores, batch)
         if self._pair_weight is not None:
+            assert isinstance(scores, PairLogprobs), "`scores` gives those of tokens"
             assert scores.alignments is not None, "`scores` gives them"
             weights = weights * self._pair_weight(*scores.alignments.chunk(2))
         found = {}
@@ -173,13 +179,14 @@ class PreferenceObjective:
             found[self._names[name]] = losses * weights
         return found
 
-    def _pairs(self, scores: PairLogprobs, batch: Batch) -> PairLogratios:
+    def _pairs(self, scores: Scores, batch: Batch) -> PairLogratios:
         """The pairs as the losses take them."""
         settings = self._settings
         if settings.length_discount:
+            assert isinstance(scores, PairLogprobs), "`scores` gives those of tokens"
             pairs = discounted_logratios(scores, batch, settings.length_discount)
         else:
-            pairs = pair_logratios(scores.sums, batch)
+            pairs = pair_logratios(_sums(scores), batch)
         if self._divergence is None:
             return pairs
         chosen, rejected = (self._divergence(u, settings.divergence_alpha) for u in (pairs.chosen, pairs.rejected))
@@ -196,3 +203,8 @@ class PreferenceObjective:
                 "precision; set starts_from_reference: false only where the reference is meant to be another model"
             )
         return row
+
+
+def _sums(scores: Scores) -> torch.Tensor:
+    """(2B,) log-probabilities of the completions, chosen above rejected."""
+    return scores.sums if isinstance(scores, PairLogprobs) else scores

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from workbench.objectives.reference_free import PairLogprobs
+from workbench.objectives.reference_free import PairSums
 from workbench.tracking.values import Mean, Value
 from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm, RowSums
@@ -29,7 +29,7 @@ class ReferenceFreeTrainer(PairTrainer):
     """Abstract: a method gives `_prefer`; settings.nll_weight weighs the likelihood term, a mean per token."""
 
     @abc.abstractmethod
-    def _prefer(self, pairs: PairLogprobs) -> Preference:
+    def _prefer(self, pairs: PairSums) -> Preference:
         """The method's view of the pairs."""
 
     def _lengths(self, batch: Batch, side: str) -> torch.Tensor:
@@ -47,7 +47,7 @@ class ReferenceFreeTrainer(PairTrainer):
         weights, units = pair_weights(batch), self._count_units(batch)
         chosen, rejected, *learned = outputs.split(len(weights))
         lengths = (self._lengths(batch, side).to(outputs.dtype) for side in SIDES)
-        pairs = PairLogprobs(chosen, rejected, *lengths)
+        pairs = PairSums(chosen, rejected, *lengths)
         found, count = self._prefer(pairs), units["preference"]
         likelihoods = (learned[0] if learned else chosen) * weights
         nll = -likelihoods.sum()

@@ -229,7 +229,7 @@ def test_the_folder_of_an_override_is_one_safe_name(folder: Path, value: str) ->
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("bta=1", "--set bta=1: bta: found an unknown key, allowed the 31 names that `workbench explain dpo` lists, did you mean beta?"),
+        ("bta=1", "--set bta=1: bta: found an unknown key, allowed the 38 names that `workbench explain dpo` lists, did you mean beta?"),
         ("beta=-1", "--set beta=-1: beta: found -1, allowed numbers > 0"),
         ("beta=.nan", "--set beta=.nan: beta: found .nan, allowed finite numbers"),
         ("beta", "--set beta: found 'beta', allowed key=value, such as beta=0.2 or data.path=pairs.jsonl" + SPACES),
@@ -239,7 +239,7 @@ def test_the_folder_of_an_override_is_one_safe_name(folder: Path, value: str) ->
         ("seeds=0", "--set seeds=0: sweep.seeds: found 0, allowed numbers > 0 or a list"),
         ("arms.a.threads=2", "--set arms.a.threads=2: arms.a.threads: found an unknown arm, allowed none"),
         ("trainer=dqo", f"--set trainer=dqo: trainer: found 'dqo', allowed {', '.join(trainer_names())}, did you mean dpo?"),
-        ("evaluate_every=3", "--set evaluate_every=3: evaluate_every: found an unknown key, allowed the 31 names that `workbench explain dpo` lists, did you mean evaluate.every?"),
+        ("evaluate_every=3", "--set evaluate_every=3: evaluate_every: found an unknown key, allowed the 38 names that `workbench explain dpo` lists, did you mean evaluate.every?"),
     ],
 )  # fmt: skip
 def test_a_broken_override_prints_one_line(folder: Path, override: str, line: str) -> None:
