@@ -385,17 +385,18 @@ def test_settings_that_are_each_allowed_may_not_ask_together_for_what_nothing_ca
     assert any(said in told for told in caught.value.problems), caught.value.problems
 
 
-@pytest.mark.parametrize("values", ["0.0, -0.0", "0, -0.0", "1, 1.0", "1.0e-1, 0.1"])
-def test_two_spellings_of_a_value_are_one_value_of_a_grid(folder, values):
+def load_grid(folder, values):
     lines = [*good_part("sft less sweep"), f"sweep: {{grid: {{weight_decay: [{values}]}}}}"]
     (folder / "case.yaml").write_text("\n".join(lines) + "\n")
+    return load_experiment("case")
+
+
+@pytest.mark.parametrize("values", ["0.0, -0.0", "0, -0.0", "1, 1.0", "1.0e-1, 0.1"])
+def test_two_spellings_of_a_value_are_one_value_of_a_grid(folder, values):
     with pytest.raises(DefinitionError, match="again, allowed each value once"):
-        load_experiment("case")
+        load_grid(folder, values)
 
 
 def test_minus_zero_is_zero(folder):
-    lines = [*good_part("sft less sweep"), "sweep: {grid: {weight_decay: [-0.0, 0.1]}}"]
-    (folder / "case.yaml").write_text("\n".join(lines) + "\n")
-    first = load_experiment("case").runs[0]
-    assert first.variant == "weight_decay=0.0"
+    assert load_grid(folder, "-0.0, 0.1").runs[0].variant == "weight_decay=0.0"
     assert fingerprint([-0.0]) == fingerprint([0.0])
