@@ -81,7 +81,11 @@ def test_a_file_is_shown_with_its_bad_and_truncated_rows(lab, command, define, d
 
 @pytest.mark.slow
 def test_unpaired_rows_can_be_looked_at_and_not_trained_on_as_plain_ones(lab, command, define, definitions):
-    (lab / "kto.jsonl").write_text('{"prompt": "a", "completion": "b", "label": false}\n')
+    rows = [
+        f'{{"prompt": "a", "completion": "{text}", "label": {label}}}\n'
+        for text, label in (("b", "false"), ("c", "true"))
+    ]
+    (lab / "kto.jsonl").write_text("".join(rows))
     define("kto", definitions["start"] | {"data": {"path": "kto.jsonl"}})
     shown = _lines(command("data", "kto"))
     assert {"  format      unpaired", "    desirable: false|"} <= set(shown)
