@@ -28,8 +28,9 @@ class KTOSettings(TrainerSettings):
         conventions={
             "loss": "loss of a row summed over rows, divided once by their number over the whole step",
             "h": "policy minus reference, summed over the completion's tokens, end included, nats",
-            "z": "mean h of the step's prompts with the completion of the row before, over all processes and whatever "
-            "the micro-batches; no gradient; at least 0",
+            "z": "mean h of the step's prompts with the completion of the nearest row before that has another prompt, "
+            "cut where the model's positions end; over all processes and whatever the micro-batches; no gradient; at "
+            "least 0",
             "rewards/*": "beta h: chosen is of wanted completions, rejected of unwanted ones",
             "reference": "the start, frozen, without dropout",
         },
@@ -44,3 +45,7 @@ class KTOSettings(TrainerSettings):
     """Weight of a wanted completion; times their number it should be 1 to 4/3 of the same of unwanted ones."""
     undesirable_weight: PositiveFloat = 1.0
     """Weight of an unwanted completion."""
+
+    @property
+    def scoring_passes(self) -> int:
+        return 3  # the reference reads the rows, and both models read mismatched ones

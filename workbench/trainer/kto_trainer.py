@@ -10,12 +10,14 @@ import torch
 from workbench.data.forms.judged import JudgedSet
 from workbench.errors import DataError
 from workbench.models.flops import ModelFlops, Work
+from workbench.models.passes import config_field
+from workbench.models.positions import find_positions
 from workbench.models.told import heard_by
 from workbench.objectives.kto import MOST_BALANCED, balance, kto_losses, mismatched_divergence
 from workbench.tracking.values import Mean, Value
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.kto_settings import KTOSettings
-from workbench.trainer.labelled_rows import Completion, completions_of, summed_logprobs, with_completions
+from workbench.trainer.labelled_rows import Text, of_another_prompt, summed_logprobs, texts_of, with_completions
 from workbench.trainer.loop.batches import Batch, split_rows
 from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.machine import distributed
@@ -45,7 +47,7 @@ class KTOTrainer(BaseTrainer):
         return refuse_unlabelled(prepared, self._batch_name)
 
     def _make_update_batches(self, batch: Batch) -> list[Batch]:
-        shares = distributed.gather_objects(completions_of(batch))
+        shares = distributed.gather_objects(texts_of(batch))
         if sum(map(len, shares)) < 2:
             raise DataError(
                 f"{self._batch_name} has one row, allowed two or more: the KL is that of completions behind another "
@@ -57,22 +59,29 @@ class KTOTrainer(BaseTrainer):
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
         """Each process has held-out batches of its own, and their KL is their own; that of a single row is 0."""
-        shares = [completions_of(batch)]
+        shares = [texts_of(batch)]
         logratios, batch = self._against_reference(batch, shares, 0)
         return [self._with_divergence(batch, [(float(logratios.sum()), len(logratios))] if len(shares[0]) > 1 else [])]
 
-    def _against_reference(self, batch: Batch, shares: list[list[Completion]], rank: int) -> tuple[torch.Tensor, Batch]:
-        """(B,) log ratios of the prompts with the completion of the row before, float64; and the batch with the
-        reference's sums (B,). shares: the completions of the whole step by process, whose rows lie in turn."""
+    def _against_reference(self, batch: Batch, shares: list[list[Text]], rank: int) -> tuple[torch.Tensor, Batch]:
+        """(B,) log ratios of the prompts with completions of others, float64; and the batch with the reference's sums
+        (B,). shares: the texts of the whole step by process, whose rows lie in turn."""
         places = sorted((index, owner) for owner, share in enumerate(shares) for index in range(len(share)))
-        before = dict(zip(places, [places[-1], *places[:-1]], strict=True))
-        taken = [before[index, rank] for index in range(len(shares[rank]))]
-        mismatched = with_completions(batch, [shares[owner][index] for index, owner in taken])
+        taken = of_another_prompt([shares[owner][index] for index, owner in places])
+        own_rows = [completion for (_, owner), completion in zip(places, taken, strict=True) if owner == rank]
+        mismatched = with_completions(batch, own_rows, self._most_tokens)
         with self.reference.scoring() as reference:
             ref_sums = self._sums_under(reference, batch, self.charges.reference)
             tied = self._sums_under(reference, mismatched, self.charges.reference)
         own = self._sums_under(self.policy, mismatched, self.flops)
         return own.double() - tied.double(), batch | {"ref_sums": ref_sums}
+
+    @property
+    def _most_tokens(self) -> int | None:
+        """Tokens that the model has positions for; None where any number will do, or it does not tell."""
+        config = config_field(self.policy, "config")
+        positions = find_positions(config.to_dict()) if hasattr(config, "to_dict") else None
+        return positions and positions.most
 
     @torch.no_grad()
     def _sums_under(self, model: torch.nn.Module, batch: Batch, flops: ModelFlops) -> torch.Tensor:

@@ -17,6 +17,8 @@ from workbench.trainer.rows import learned, wanted_labels
 
 Completion = tuple[list[int], list[int]]
 """Token ids from the first that is learned on, and their labels."""
+Text = tuple[list[int], Completion]
+"""Token ids of a prompt, and what follows it."""
 
 
 def summed_logprobs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -29,17 +31,28 @@ def summed_logprobs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return found.new_zeros(kept.shape).masked_scatter(kept, found).sum(1)
 
 
-def completions_of(batch: Batch) -> list[Completion]:
-    """What follows each prompt."""
-    return [(ids[first:], labels[first:]) for ids, labels, first in _rows(batch)]
+def texts_of(batch: Batch) -> list[Text]:
+    """Each row's prompt and completion."""
+    return [(ids[:first], (ids[first:], labels[first:])) for ids, labels, first in _rows(batch)]
 
 
-def with_completions(batch: Batch, completions: Sequence[Completion]) -> Batch:
-    """The batch's prompts, each before another completion; padded on the right."""
+def of_another_prompt(texts: Sequence[Text]) -> list[Completion]:
+    """For each text the completion of the nearest one before that has another prompt, the last standing before the
+    first; that of the one before where all prompts are the same."""
+    taken = []
+    for place, (prompt, _) in enumerate(texts):
+        before = (texts[place - back] for back in range(1, len(texts)))
+        taken.append(next((text for text in before if text[0] != prompt), texts[place - 1]))
+    return [completion for _, completion in taken]
+
+
+def with_completions(batch: Batch, completions: Sequence[Completion], most: int | None = None) -> Batch:
+    """The batch's prompts, each before another completion; padded on the right. most: tokens that a text may have,
+    beyond which the completion is cut."""
     texts, labelled = [], []
     for (ids, _, first), (completion, labels) in zip(_rows(batch), completions, strict=True):
-        texts.append(ids[:first] + completion)
-        labelled.append([IGNORED] * first + labels)
+        texts.append((ids[:first] + completion)[:most])
+        labelled.append(([IGNORED] * first + labels)[:most])
     width = max(map(len, texts))
     made = {
         "input_ids": [text + [0] * (width - len(text)) for text in texts],
