@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 SMALL = {"evaluate": {"prompts": 16, "every": 1}, "data": {"rows": 512}, "collect": {"pairs": 32, "held_out_pairs": 16}}
 MAX_BATCH, MAX_GROUP, MAX_NEW_TOKENS = 16, 4, 16
+MANY_ARMS = 3
+"""With more of them, one seed of each tells what two would."""
 # Two steps leave a start that is never right: completions differ in length, so that an online trainer has a signal.
 SIGNAL = {"length": {"target": 3}, "name": "signal"}
 # Rows of the files that definitions name, <kind>_train.jsonl and <kind>_test.jsonl.
@@ -61,7 +63,8 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
     hyperparameters["steps"] = 2
     if "sweep" in definition:
         seeds = definition["sweep"].get("seeds", 1)
-        definition["sweep"]["seeds"] = seeds[:2] if isinstance(seeds, list) else min(seeds, 2)
+        most = 1 if len(definition.get("arms", {})) > MANY_ARMS else 2
+        definition["sweep"]["seeds"] = seeds[:most] if isinstance(seeds, list) else min(seeds, most)
     return definition
 
 

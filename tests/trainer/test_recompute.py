@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.trainers import Variant
 from workbench.errors import DefinitionError
 from workbench.models.adapters import add_lora
 from workbench.models.settings import LoraSettings
@@ -50,7 +51,7 @@ def build(make_trainer, collate, make_rows, make_model):
     def build(name, model="llama", steps=1, **settings):
         batches, arguments = [collate(name, make_rows(4))], {"val_loader": None}
         return make_trainer(
-            name, model=make_model(model), batches=batches, arguments=arguments, steps=steps, **settings
+            Variant(name), model=make_model(model), batches=batches, arguments=arguments, steps=steps, **settings
         )
 
     return build
