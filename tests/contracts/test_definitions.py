@@ -54,8 +54,9 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
             # Two steps leave a start that is never right: its answers come from the task.
             pairs = SMALL["collect"] | {"no_correct": "reference"}
             data["collect"] |= {"completions": 32} if "completions" in data["collect"] else pairs
-        if "evaluate" in part:
-            part["evaluate"] |= {k: v for k, v in SMALL["evaluate"].items() if k in part["evaluate"] or k == "every"}
+        held_out = part.get("evaluate", [])
+        for one in held_out if isinstance(held_out, list) else [held_out]:
+            one |= {name: value for name, value in SMALL["evaluate"].items() if name in one or name == "every"}
         if "name" in part.get("model", {}):
             part["model"] = {"path": "model"}
     hyperparameters = definition.setdefault("hyperparameters", {})
