@@ -66,6 +66,23 @@ def test_a_mismatched_completion_is_cut_where_the_positions_end(torch, make_trai
     assert update["divergence"].tolist() == pytest.approx([max(mean, 0.0)] * 2, abs=1e-5)
 
 
+def test_scoring_rows_is_cut_where_memory_is_short(torch, make_trainer, small_llama, batch_of):
+    batch = batch_of(([3, 4], [5, 6]), ([7, 8], [9, 10]), ([11, 12], [13, 14]), ([15, 16], [1, 2]))
+    arguments = {"ref_model": small_llama(seed=1), "val_loader": None}
+    trainer = make_trainer("kto", arguments=arguments, mixin=Watched, micro_batch_rows=None)
+
+    def refuse_more_than_two(_, given):
+        if given[0].numel() > 8:
+            raise torch.OutOfMemoryError("out of memory")
+
+    (whole,) = trainer.updates_of(batch)
+    trainer.ref_model.get_input_embeddings().register_forward_pre_hook(refuse_more_than_two)
+    (cut,) = trainer.updates_of(batch)
+    assert trainer.micro_batch_rows == 2
+    for name in ("divergence", "ref_sums"):
+        assert cut[name].tolist() == pytest.approx(whole[name].tolist(), abs=1e-5)
+
+
 def test_a_plan_counts_the_passes_that_a_step_is_charged(make_trainer, batch_of):
     batch = batch_of(([3, 4], [5, 6]), ([7, 8], [9, 10]))
     trainer = make_trainer("kto", batches=[batch], arguments={"val_loader": None}, steps=1)

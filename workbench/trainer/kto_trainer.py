@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from workbench.tracking.values import Mean, Value
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.kto_settings import KTOSettings
 from workbench.trainer.labelled_rows import Text, of_another_prompt, summed_logprobs, texts_of, with_completions
-from workbench.trainer.loop.batches import Batch, split_rows
+from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.machine import distributed
 from workbench.trainer.records.costs import Costs
@@ -86,11 +86,15 @@ class KTOTrainer(BaseTrainer):
     @torch.no_grad()
     def _sums_under(self, model: torch.nn.Module, batch: Batch, flops: ModelFlops) -> torch.Tensor:
         """(B,) under a model, in micro-batches; it is charged."""
-        with heard_by(None), self.precision.autocast():
-            parts = [summed_logprobs(model, part) for part in split_rows(batch, self.micro_batch_rows)]
+
+        def sums(micro_batches: Sequence[Batch]) -> torch.Tensor:
+            with heard_by(None), self.precision.autocast():
+                return torch.cat([summed_logprobs(model, part) for part in micro_batches])
+
+        found = self.gradient.within_memory(batch, sums)
         work = self.charges.as_cut(batch, lambda part: rows_work(model, part))
         self.charges.tell(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
-        return torch.cat(parts)
+        return found
 
     def _with_divergence(self, batch: Batch, gathered: list[tuple[float, int]]) -> Batch:
         divergence = mismatched_divergence(sum(total for total, _ in gathered), sum(count for _, count in gathered))
