@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from workbench.errors import DefinitionError
+from workbench.experiment.definition.resolve import load_experiment
+
 SORT = {"name": "sort", "task": "sort", "digits": 3, "prompts": 8, "every": 2, "max_new_tokens": 6}
 FILE = {"name": "sums", "path": "sums.jsonl", "verifier": "number", "prompts": 2, "sampling": None, "max_new_tokens": 3}
 
@@ -117,3 +120,11 @@ def test_overrides_reach_one_set_by_its_name_or_all_of_them(lab, command, define
     assert (lines["evaluate.more.every"], lines["evaluate.sort.every"]) == ("1", "1")
     alone = command("explain", "both", "--set", "evaluate.task=sort").stdout
     assert "evaluate.task" in alone, "a mapping that says what is measured takes the place of the list"
+
+
+@pytest.mark.parametrize("value", ["null", "5"])
+def test_a_set_that_is_overridden_by_no_mapping_is_refused(lab, define, definitions, value):
+    sets = [{"name": "a", "task": "sort"}, {"name": "b", "task": "countdown"}]
+    define("sets", definitions["start"] | {"evaluate": sets})
+    with pytest.raises(DefinitionError, match=r"evaluate\.b: found .*, allowed a mapping"):
+        load_experiment("sets", [f"evaluate.b={value}"], lab / "experiments")

@@ -40,6 +40,8 @@ def _problems(lab: Path, name: str) -> str:
         ({"weights": [1, 2, 3]}, "weights: found 3 for 2 sources, allowed one for each"),
         ({"weights": [0, 0]}, "weights: found [0.0, 0.0], which add up to nothing, allowed one at least above 0"),
         ({"weights": [1, -1]}, "data.weights[1]: found -1, allowed numbers >= 0"),
+        ({"weights": [1e308, 1e308]}, "which add up to no finite number, allowed smaller ones"),
+        ({"temperature": 1e-5}, "temperature: found 1e-05, allowed numbers >= 0.1"),
         ({"temperature": 0}, "data.temperature: found 0, allowed numbers > 0"),
         ({"temperature": 2.0, "weights": [1, 1]}, "found weights and temperature, allowed one of them"),
         ({"schedule": [{"step": 5, "weights": [1, 1]}, {"step": 5, "weights": [1, 1]}]}, "found steps [5, 5]"),

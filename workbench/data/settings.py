@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -302,6 +303,8 @@ class MixData(Settings):
         given = [name for name in ("weights", "temperature", "schedule") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"found {' and '.join(given)}, allowed one of them")
+        if self.temperature is not None and self.temperature < 0.1:
+            raise ValueError(f"temperature: found {self.temperature}, allowed numbers >= 0.1")
         if self.weights is not None:
             _check_weights("weights", self.weights, len(self.mix), "sources")
         _check_schedule(self.schedule or (), len(self.mix), "sources")
@@ -346,6 +349,8 @@ def _check_schedule(points: Sequence[SharesAt], number: int, of: str) -> None:
 def _check_weights(name: str, weights: Sequence[float], number: int, of: str) -> None:
     if len(weights) != number:
         raise ValueError(f"{name}: found {len(weights)} for {number} {of}, allowed one for each")
+    if math.isinf(sum(weights)):
+        raise ValueError(f"{name}: found {list(weights)}, which add up to no finite number, allowed smaller ones")
     if not sum(weights):
         raise ValueError(f"{name}: found {list(weights)}, which add up to nothing, allowed one at least above 0")
 

@@ -67,8 +67,11 @@ def merge_into_list(base: Node, over: Node) -> Node | None:
     for item in base.value:
         name = item.get("name")
         own = over.value.get(name.value) if name is not None else None
+        if own is not None and not isinstance(own.value, dict):
+            sets.append(own)  # which is no set, and is told as such
+            continue
         shared = {key: node for key, node in over.value.items() if key not in names_of(base)}
-        given = own.value if own is not None and isinstance(own.value, dict) else {}
+        given = own.value if own is not None else {}
         sets.append(replace(item, value={**item.value, **shared, **given}) if isinstance(item.value, dict) else item)
     return replace(base, value=sets)
 
