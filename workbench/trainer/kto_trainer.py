@@ -81,7 +81,7 @@ class KTOTrainer(BaseTrainer):
         """Tokens that the model has positions for; None where any number will do, or it does not tell."""
         config = config_field(self.policy, "config")
         positions = find_positions(config.to_dict()) if hasattr(config, "to_dict") else None
-        return positions and positions.most
+        return positions.most if positions is not None else None
 
     @torch.no_grad()
     def _sums_under(self, model: torch.nn.Module, batch: Batch, flops: ModelFlops) -> torch.Tensor:
