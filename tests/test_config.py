@@ -55,3 +55,7 @@ def test_what_is_computed_again_counts_where_operations_end_the_run():
     charged = {"gradient_checkpointing", "micro_batch_rows"}
     assert charged <= TrainerSettings(budget=Budget(tokens=9)).free_fields()
     assert not charged & TrainerSettings(budget=Budget(flops=9.0)).free_fields()
+
+
+def test_minus_zero_has_the_fingerprint_of_zero():
+    assert fingerprint([-0.0]) == fingerprint([0.0])
