@@ -50,6 +50,15 @@ def test_what_is_guessed_from_characters_is_what_is_counted_in_tokens(kept):
     assert longest in (int(rows.text_lengths[0]), 0)
 
 
+def test_a_pair_taken_apart_is_guessed_as_the_two_rows_that_it_gives(tmp_path, make_tokenizer):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(LINES["pairs"]))
+    [pair], _ = read_examples(path, form="unpaired")
+    rows, _ = UNPAIRED.tokenise([pair], make_tokenizer(), 99, as_chat=False)
+    assert UNPAIRED.row_characters(pair) == tuple(rows.read_lengths) == (6, 4)
+    assert UNPAIRED.longest_text(pair) == 6
+
+
 def test_a_set_is_batched_by_its_unit_and_shown_whole(kept):
     form, _, rows, _ = kept
     batch = rows.batch(np.array([0]))

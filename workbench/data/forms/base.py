@@ -99,13 +99,17 @@ class DataForm(ABC):
     def num_characters(self, example: Example) -> int:
         """Characters of what a model reads of an example, one for the end of each completion among them."""
 
+    def row_characters(self, example: Example) -> tuple[int, ...]:
+        """Characters of each row that an example gives."""
+        return (self.num_characters(example),)
+
     def check(self, rows: Any, places: Sequence[str]) -> None:  # noqa: B027 - most forms ask nothing more
         """Raises DataError where nothing can be learned of a set of these rows, though each is good. places: of the
         first of them."""
 
     def longest_text(self, example: Example) -> int:
         """Characters of an example's longest text, which max_tokens bounds."""
-        return self.num_characters(example)
+        return max(self.row_characters(example))
 
 
 def characters_of(value: str | tuple[Any, ...]) -> int:

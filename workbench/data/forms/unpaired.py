@@ -13,6 +13,7 @@ from workbench.data.bad_rows import BadRows
 from workbench.data.counts import MAX_PLACES, Counts
 from workbench.data.encoding import TokenPair
 from workbench.data.formats import PREFERENCES, Example, Preference, Unpaired
+from workbench.data.forms.base import characters_of
 from workbench.data.forms.judged import JudgedRows, JudgedSet
 from workbench.data.forms.pairs import PAIRS
 from workbench.data.ragged import Ragged
@@ -68,11 +69,12 @@ class UnpairedRows(JudgedRows):
                 "one kind alone nothing tells better from worse"
             )
 
-    def num_characters(self, example: Example) -> int:
-        return PAIRS.num_characters(example) if isinstance(example, Preference) else super().num_characters(example)
-
-    def longest_text(self, example: Example) -> int:
-        return PAIRS.longest_text(example) if isinstance(example, Preference) else super().longest_text(example)
+    def row_characters(self, example: Example) -> tuple[int, ...]:
+        """Two rows of a pair, each of which has the prompt."""
+        if not isinstance(example, Preference):
+            return super().row_characters(example)
+        sides = (example.chosen, example.rejected)
+        return tuple(characters_of(example.prompt) + characters_of(side) + 1 for side in sides)
 
 
 def _apart(pairs: PairSet) -> RowSet:

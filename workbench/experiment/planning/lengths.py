@@ -127,12 +127,14 @@ def _read_size(
         lengths = [float(length) for length in found.read_lengths]
     else:
         per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
-        lengths = [min(form.num_characters(example) / per_token, 2.0 * data.max_tokens) for example in chosen]
-        longer = sum(form.longest_text(example) / per_token > data.max_tokens for example in chosen)
-    rows = round(len(examples) * len(lengths) / len(chosen)) if chosen else 0
+        rows_of = [form.row_characters(example) for example in chosen]
+        lengths = [min(size / per_token, 2.0 * data.max_tokens) for rows in rows_of for size in rows]
+        longest = [form.longest_text(example) / per_token for example in chosen]
+        longer = sum(len(rows) for rows, size in zip(rows_of, longest, strict=True) if size > data.max_tokens)
+    number = round(len(examples) * len(lengths) / len(chosen)) if chosen else 0
     guessed = tokenizer is None and not characters
     sampled = len(chosen) < len(examples)
-    return DataSize(rows or None, tuple(lengths), sampled, guessed, counts, longer)
+    return DataSize(number or None, tuple(lengths), sampled, guessed, counts, longer)
 
 
 def _spread(examples: Sequence[Example]) -> list[Example]:
