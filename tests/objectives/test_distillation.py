@@ -91,3 +91,52 @@ def test_half_precision_is_compared_in_float32(torch):
     exact = projected_divergence((student.double(), None, None), (teacher.double(), None, None), reverse_kl)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+MASKED = -math.inf
+
+
+@pytest.mark.parametrize(
+    ("beta", "expected"),
+    [
+        (0.0, math.log(2)),  # 1 ln(1 / 0.5) + 0 ln(0 / 0.5)
+        (1.0, math.inf),  # 0.5 ln(0.5 / 1) + 0.5 ln(0.5 / 0)
+        (0.5, 0.5 * math.log(4 / 3) + 0.25 * (math.log(2 / 3) + math.log(2))),  # m = (.75, .25)
+    ],
+)
+def test_a_token_that_the_teacher_cannot_say_adds_what_the_definition_says(torch, beta, expected):
+    student = torch.zeros(1, 2, requires_grad=True)
+    teacher = torch.tensor([[3.0, MASKED]])
+    found = projected_divergence((student, None, None), (teacher, None, None), divergence_of(beta))
+    assert found.tolist() == pytest.approx([expected], abs=1e-6)
+    if math.isfinite(expected):
+        found.sum().backward()
+        assert student.grad.isfinite().all()
+        assert student.grad[0, 0] < 0  # the only token that the teacher says is to rise
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_a_token_that_neither_can_say_changes_neither_divergence_nor_gradient(torch, beta):
+    teacher, student = torch.tensor([[1.0, -0.5]]), torch.tensor([[0.2, 0.9]])
+
+    def found(*more):
+        extra = torch.tensor([more])
+        own = torch.cat((student, extra), 1).requires_grad_()
+        value = projected_divergence(
+            (own, None, None), (torch.cat((teacher, extra), 1), None, None), divergence_of(beta)
+        )
+        value.sum().backward()
+        return value.detach(), own.grad[:, :2]
+
+    for masked, plain in zip(found(MASKED), found(), strict=True):
+        torch.testing.assert_close(masked, plain)
+
+
+def test_a_student_that_cannot_say_what_the_teacher_says_is_infinitely_far(torch):
+    student, teacher = torch.tensor([[0.0, MASKED]]), torch.zeros(1, 2)
+    forward, reverse, middle = (
+        projected_divergence((student, None, None), (teacher, None, None), divergence_of(beta)).item()
+        for beta in (0.0, 1.0, 0.5)
+    )
+    assert (forward, reverse) == (math.inf, pytest.approx(math.log(2)))
+    assert math.isfinite(middle)

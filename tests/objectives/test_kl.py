@@ -96,3 +96,11 @@ def test_k3_times_ratio_is_right_for_tokens_that_an_older_policy_sampled(categor
     torch.testing.assert_close(found, full_kl(logits, ref))
     expected = torch.autograd.grad(full_kl(logits, ref), logits)[0]
     torch.testing.assert_close(torch.autograd.grad(found, logits)[0], expected, atol=1e-14, rtol=1e-12)
+
+
+def test_tokens_of_a_masked_vocabulary_add_nothing_where_the_policy_cannot_say_them():
+    masked, whole = torch.tensor([0.0, 0.0, -math.inf]), torch.tensor([0.0, 0.0, 0.0])
+    # 1/2 ln(1/2 / 1/3) twice, and 0 ln(0 / (1/3)) = 0.
+    assert full_kl(masked, whole).item() == pytest.approx(math.log(1.5), rel=1e-6)
+    assert full_kl(masked, masked).item() == 0.0
+    assert full_kl(whole, masked).item() == math.inf

@@ -85,3 +85,11 @@ def test_entropies_are_those_of_the_whole_distribution_in_chunks_too(problem, ch
 def test_the_entropy_of_a_uniform_distribution_is_the_logarithm_of_its_size():
     found = projected_entropies(torch.zeros(2, 8, dtype=torch.bfloat16), None)
     assert found.tolist() == pytest.approx([math.log(8)] * 2, rel=1e-6)
+
+
+def test_a_token_that_cannot_come_adds_nothing_to_the_entropy():
+    logits = torch.tensor([[0.0, 0.0, -math.inf]], requires_grad=True)
+    found = projected_entropies(logits, None)
+    found.sum().backward()
+    assert found.tolist() == pytest.approx([math.log(2)], rel=1e-6)
+    assert logits.grad.tolist() == [pytest.approx([0.0, 0.0, 0.0], abs=1e-7)]

@@ -48,6 +48,7 @@ class FrozenReference:
     def __init__(self, given: torch.nn.Module | None, device: torch.device, *, moves: bool = False) -> None:
         self.given = self.model = given
         self._copied, self._moves = False, moves
+        self._averages: dict[str, torch.Tensor] = {}
         if given is not None:
             given.to(device).eval().requires_grad_(False)
 
@@ -69,34 +70,41 @@ class FrozenReference:
 
     @torch.no_grad()
     def move(self, weight: float) -> None:
-        """Each weight of the copy becomes `weight` times the policy's and 1 - `weight` times its own."""
+        """Each weight of the copy becomes `weight` times the policy's and 1 - `weight` times its own.
+
+        That average is kept in float32 or wider, as that of the trainer's ema_decay is: in bf16 a small weight would
+        round away, and the reference never move.
+        """
         assert self._moves, "a checkpoint must know that it moves"
         assert self._copied, "nothing but a copy has weights of its own; it was made when it scored"
         assert self.model is not None, "it was copied"
-        for own, policy in zip(self.model.parameters(), self._policy.parameters(), strict=True):
-            own.lerp_(policy.to(own.dtype), weight)
+        parameters = zip(self._averages.values(), self.model.parameters(), self._policy.parameters(), strict=True)
+        for average, own, policy in parameters:
+            own.copy_(average.lerp_(policy.to(average.dtype), weight))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: whether the start was copied, and the weights of a copy that moves."""
-        return {COPIED: self._copied, **self._moving_weights()}
+        return {COPIED: self._copied, **self._averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The mirror of state_dict, for a policy that still is as it was at the start; where the copy moves, also for
         one that has gone on from this checkpoint and goes back to it."""
         if self._moves and not state[COPIED]:
-            self.model, self._copied = None, False
+            self.model, self._copied, self._averages = None, False, {}
         if state[COPIED] and self.model is None:
             self._copy()
-        with torch.no_grad():
-            for name, own in self._moving_weights().items():
-                own.copy_(state[name])
-
-    def _moving_weights(self) -> dict[str, torch.Tensor]:
-        """The weights of a copy that moves, by name."""
-        if not self._moves or self.model is None:
-            return {}
-        return {f"weights.{name}": parameter for name, parameter in self.model.named_parameters()}
+        if self._averages:
+            assert self.model is not None, "averages are of a copy"
+            for (name, average), own in zip(self._averages.items(), self.model.parameters(), strict=True):
+                own.data.copy_(average.copy_(state[name]))
 
     def _copy(self) -> None:
         self.model = copy.deepcopy(self._policy).eval().requires_grad_(False)
         self._copied = True
+        if self._moves:
+            self._averages = {f"weights.{name}": _wide(own) for name, own in self.model.named_parameters()}
+
+
+def _wide(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The parameter's weights in float32 or wider: where it has them so, its own."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))

@@ -1,6 +1,8 @@
 """Distillation: how far a student's next-token distributions are from a teacher's, over the whole vocabulary.
 
-p is the teacher's distribution, s the student's, both softmax(logits / tau). M positions, V vocabulary.
+p is the teacher's distribution, s the student's, both softmax(logits / tau). M positions, V vocabulary. A token that
+one of them cannot say (a logit of -inf, of a masked vocabulary) adds what the definition gives it: 0 log(0 / s) = 0,
+and s log(s / 0) is infinite.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from functools import partial
 
 import torch
 
-from workbench.objectives.logprobs import CHUNK_ELEMENTS, at_least_float32, head_logits, in_chunks
+from workbench.objectives.logprobs import CHUNK_ELEMENTS, at_least_float32, expectation, head_logits, in_chunks
 
 Divergence = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """fn(teacher_logprobs, student_logprobs), both (M, V) in nats -> (M,), never negative but for rounding."""
@@ -22,21 +24,25 @@ PER_LOGIT = 4
 
 
 def forward_kl(teacher_logprobs: torch.Tensor, student_logprobs: torch.Tensor) -> torch.Tensor:
-    """KL(p || s) = sum p log(p / s): the student covers all that the teacher may say."""
-    return (teacher_logprobs.exp() * (teacher_logprobs - student_logprobs)).sum(-1)
+    """KL(p || s) = sum p log(p / s): the student covers all that the teacher may say. Infinite where the student cannot
+    say it."""
+    return expectation(teacher_logprobs, teacher_logprobs - student_logprobs)
 
 
 def reverse_kl(teacher_logprobs: torch.Tensor, student_logprobs: torch.Tensor) -> torch.Tensor:
-    """KL(s || p) = sum s log(s / p): the student says nothing that the teacher would not."""
+    """KL(s || p) = sum s log(s / p): the student says nothing that the teacher would not. Infinite where the teacher
+    cannot say what the student may."""
     return forward_kl(student_logprobs, teacher_logprobs)
 
 
 def jensen_shannon(teacher_logprobs: torch.Tensor, student_logprobs: torch.Tensor, beta: float) -> torch.Tensor:
     """beta KL(p || m) + (1 - beta) KL(s || m), m = beta p + (1 - beta) s (GKD, Agarwal et al. 2023, arXiv 2306.13649).
 
-    beta: strictly between 0 and 1, at both of which it is 0 whatever the distributions are.
+    beta: strictly between 0 and 1, at both of which it is 0 whatever the distributions are. It is always finite.
     """
-    mixture = torch.logaddexp(teacher_logprobs + math.log(beta), student_logprobs + math.log1p(-beta))
+    # Of two -inf the gradient of logaddexp is NaN; this is the lowest number beside them.
+    said = student_logprobs.clamp(min=torch.finfo(student_logprobs.dtype).min)
+    mixture = torch.logaddexp(teacher_logprobs + math.log(beta), said + math.log1p(-beta))
     return beta * forward_kl(teacher_logprobs, mixture) + (1 - beta) * forward_kl(student_logprobs, mixture)
 
 

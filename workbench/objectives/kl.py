@@ -59,9 +59,10 @@ KL_PENALTIES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = 
 
 
 def full_kl(logits: torch.Tensor, ref_logits: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) over the whole vocabulary at each position. logits: (..., V). Returns (...), nats."""
-    from workbench.objectives.logprobs import at_least_float32
+    """KL(policy || reference) over the whole vocabulary at each position. logits: (..., V). Returns (...), nats:
+    infinite where the policy may say what the reference cannot (a logit of -inf)."""
+    from workbench.objectives.logprobs import at_least_float32, expectation
 
     logprobs = at_least_float32(logits).log_softmax(-1)
     ref_logprobs = at_least_float32(ref_logits).log_softmax(-1)
-    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+    return expectation(logprobs, logprobs - ref_logprobs)

@@ -81,9 +81,18 @@ def projected_entropies(
 
     def score(hidden: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         logprobs = at_least_float32(head_logits(hidden, weight, bias, temperature)).log_softmax(-1)
-        return -(logprobs.exp() * logprobs).sum(-1)
+        return -expectation(logprobs, logprobs)
 
     return in_chunks(score, hidden, weight, hidden.new_zeros(len(hidden)), chunk)
+
+
+def expectation(logprobs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The mean of the values over the vocabulary, sum of p times the value: a token that cannot come (log p = -inf, of
+    a masked vocabulary) adds exactly 0, whatever its value is, where the plain product 0 * inf is NaN.
+
+    Both (..., V). Returns (...). With its gradient, to which such a token adds 0 too.
+    """
+    return (logprobs.exp() * values.masked_fill(logprobs.isneginf(), 0.0)).sum(-1)
 
 
 def head_logits(
