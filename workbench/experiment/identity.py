@@ -40,6 +40,9 @@ _BESIDE = {*WRITTEN_AS, "precision"}
 """Facts of a run that stand in the dict beside the hyperparameters."""
 _WHEN_ASKED = ("spikes", "micro_batch_rows")
 """Settings that are left out where they are None: the runs from before they were written here are still valid."""
+_LEFT_OUT_OF_MIXES = {"collect": 2}
+"""Versions of stages that are left out for mixes of collected completions: the runs from before they were written here
+are still valid. Later versions are written."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,37 @@ def identify(
 
 
 def _stages_identity(spec: RunSpec) -> dict[str, int]:
-    """Versions of the stages that a run of its kind rests on."""
-    names = {"data"}
-    if spec.form.takes_reference or any(own.evaluate and own.evaluate.pairs for own in spec.by_set):
-        names |= {"collect", "ref_logprobs"}
-    names |= {"collect"} if isinstance(spec.data, CollectData) else set()
-    names |= {"teacher_logprobs"} if spec.hyperparameters.stores_teacher else set()
-    return {name: version for name, version in VERSIONS.items() if name in names}
+    """The version of each stage that a run reads, or that a run of its kind may read."""
+    measuring = measuring_stages(spec)
+    names = training_stages(spec) | measuring
+    return {
+        name: version
+        for name, version in VERSIONS.items()
+        if name in names and (name in measuring or version != stage_before(spec, name))
+    }
+
+
+def training_stages(spec: RunSpec) -> set[str]:
+    """The stages that weights depend on; of preference pairs also those that only some of them are made of."""
+    collects = any(isinstance(part.data, CollectData) for part in spec.parts)
+    return {
+        "data",
+        *(("collect", "ref_logprobs") if spec.form.takes_reference else ()),
+        *(("collect",) if collects else ()),
+        *(("teacher_logprobs",) if spec.hyperparameters.stores_teacher else ()),
+    }
+
+
+def measuring_stages(spec: RunSpec) -> set[str]:
+    """The stages that what is measured depends on, of whichever held-out set."""
+    pairs = any(own.evaluate and own.evaluate.pairs for own in spec.by_set)
+    return {"collect", "ref_logprobs"} if pairs else set()
+
+
+def stage_before(spec: RunSpec, name: str) -> int | None:
+    """The version that a run's identity leaves out, because runs were made before it named that stage."""
+    left_out = isinstance(spec.data, MixData) and not spec.form.takes_reference
+    return _LEFT_OUT_OF_MIXES.get(name) if left_out else None
 
 
 def task_of(spec: RunSpec) -> str | None:

@@ -178,12 +178,30 @@ def _reward(study: Study, method: Method) -> str:
     if not method.online:
         return "none"
     identity = (study.loaded.records[method.runs[0]]["status"].get("identity") or {}).get("hyperparameters") or {}
+    entries = identity.get("rewards") or []
+    fingerprints = dict.fromkeys(reward["model"] for reward in entries if reward.get("model"))
+    models = dict(zip(fingerprints, _reward_models(_definition(study, method)), strict=False))
     named = []
-    for reward in identity.get("rewards") or []:
-        name = reward.get("name") or reward.get("reward") or reward.get("model") or "own code"
+    for reward in entries:
+        kind = next((kind for kind in ("format", "regex", "length") if reward.get(kind)), "own code")
+        name = reward.get("name") or reward.get("reward") or models.get(reward.get("model")) or kind
         version = reward.get("version")
         named.append(f"{name}, version {version}" if version else str(name))
     return join(named) or str(method.told.get("reward", ""))
+
+
+def _reward_models(definition: Mapping[str, Any]) -> list[str]:
+    """The run or folder of each reward model, each once, in the order in which an identity has them: source by source,
+    and where a source has no rewards of its own, those of all."""
+    judges = iter(definition.get("judges") or [])
+
+    def models(rewards: Sequence[Mapping[str, Any]]) -> list[str]:
+        scorers = [reward for reward in rewards if reward.get("model") or reward.get("model_from")]
+        return [f"reward model {reward.get('model') or next(judges, reward['model_from'])}" for reward in scorers]
+
+    common = models((definition.get("hyperparameters") or {}).get("rewards") or [])
+    sources = (definition.get("data") or {}).get("mix") or [{}]
+    return list(dict.fromkeys(name for own in sources for name in models(own.get("rewards") or []) or common))
 
 
 def _sampling(study: Study, method: Method) -> str:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from analysis.report.plots import Canvas
 from analysis.report.sections import learning, methods
 from analysis.study import open_study
@@ -97,3 +99,22 @@ def test_a_method_s_own_measures_are_drawn_with_its_words(make_budget_experiment
     section = learning.section(study, Canvas(study))
     assert section is not None
     assert "log_odds_ratio_by_step" in [panel.name for panel in section.blocks[0].panels]
+
+
+def test_reward_models_are_named_by_their_runs_and_other_rewards_by_what_they_are(make_budget_experiment: Make) -> None:
+    folder = make_budget_experiment(arms=("grpo",), steps=20, every=4, prompts=6)
+    own = [{"model_from": "scorer"}, {"reward": "sort"}]
+    mix = [{"path": "a.jsonl", "rewards": own}, {"task": "sort"}]
+    short = {"length": {"target": 4}}
+    known = [{"model": "5e1", "version": 1}, {"reward": "sort", "version": 3}, {"model": "9ab"}, short]
+    for path in folder.glob("*/seed*/definition.yaml"):
+        definition = yaml.safe_load(path.read_text())
+        common = definition["hyperparameters"] | {"rewards": [{"model": "judge/"}, short]}
+        told = {"data": {"mix": mix}, "hyperparameters": common, "judges": ["scorer/main/seed0"]}
+        path.write_text(yaml.safe_dump(definition | told))
+        status = json.loads((path.parent / "status.json").read_text())
+        identity = {"hyperparameters": {"rewards": known}}
+        (path.parent / "status.json").write_text(json.dumps(status | {"identity": identity}))
+    assert _facts(folder)["reward"] == [
+        "reward model scorer/main/seed0, version 1, sort, version 3, reward model judge/ and length"
+    ]

@@ -11,7 +11,16 @@ from workbench.data.forms import PAIRS
 from workbench.data.settings import CollectData, MixData, ReadData
 from workbench.errors import DefinitionError, ModelError
 from workbench.experiment.definition.schema import RunSpec, scores_reference
-from workbench.experiment.identity import data_files, file_identity, held_out_split, identify, own_code, rewards_in
+from workbench.experiment.identity import (
+    data_files,
+    file_identity,
+    held_out_split,
+    identify,
+    measuring_stages,
+    own_code,
+    rewards_in,
+    training_stages,
+)
 from workbench.experiment.planning.data_warnings import cut_warnings, data_warnings, end_warnings
 from workbench.experiment.planning.leaks import PAIRS as HELD_OUT_PAIRS
 from workbench.experiment.planning.leaks import of_set
@@ -87,7 +96,7 @@ class Preparer:
                 notes.append(f"{of_set(HELD_OUT_PAIRS, of)}: {note}")
                 if isinstance(spec.data, ReadData):
                     self._warn(cut_warnings(of_set(HELD_OUT_PAIRS, of), spec.data.max_tokens, cut))
-        return PreparedRun(
+        prepared = PreparedRun(
             spec,
             identity,
             precision,
@@ -106,6 +115,9 @@ class Preparer:
             ),
             opened=Inputs(opened_by_run(spec, self.runs, folder, *self._teacher(spec))).hashes(),
         )
+        unnamed = prepared.stage_names - training_stages(spec) - measuring_stages(spec)
+        assert not unnamed, f"a run reads stages that its identity does not name: {unnamed}"
+        return prepared
 
     def _held_out_pairs(
         self, spec: RunSpec, tokenizer: Tokenizer, worker: Worker, folder: Path, inputs: Inputs

@@ -91,6 +91,11 @@ class PreparedRun:
         return {name: stage.stage.fingerprint for name, stage in self._stages.items()}
 
     @property
+    def stage_names(self) -> set[str]:
+        """What kinds of stages it rests on."""
+        return {stage.stage.name for stage in self._stages.values()}
+
+    @property
     def inputs(self) -> dict[str, str]:
         """All that the run's process reads, its stages among it: what was opened by path, and its contents."""
         return self.opened | {path: sha for stage in self._stages.values() for path, sha in stage.hashes.items()}

@@ -13,7 +13,7 @@ from typing import Any
 
 from workbench.config import fingerprint
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.identity import Identity
+from workbench.experiment.identity import Identity, stage_before, training_stages
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.tracking.names import is_of_set
 from workbench.tracking.reader import read_rows
@@ -62,8 +62,8 @@ def _training(fields: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
     """The part of an identity that weights depend on, where no measure decides when training ends. spec: of the same
     trainer."""
     kept = {name: value for name, value in fields.items() if name not in ("evaluate", "other_sets")}
-    if not spec.form.takes_reference:  # the stages of pairs are then of held-out ones
-        kept["stages"] = {name: version for name, version in fields["stages"].items() if name == "data"}
+    known = fields["stages"]
+    kept["stages"] = {name: known.get(name, stage_before(spec, name)) for name in training_stages(spec)}
     kept["data"] = {name: value for name, value in fields["data"].items() if name != HELD_OUT_DATA}
     return kept
 
