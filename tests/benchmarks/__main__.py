@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import (
@@ -13,6 +14,7 @@ from tests.benchmarks import (
     dashboard,
     determinism,
     dpo,
+    family,
     generation,
     grpo,
     loading,
@@ -24,6 +26,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.measure import ROOT, BenchmarkError, machine
 from tests.benchmarks.page import paste_table, write
+from tests.benchmarks.workload import FAMILY
 
 BENCHMARKS = {
     "start_up": start_up.run,
@@ -33,6 +36,7 @@ BENCHMARKS = {
     "dashboard": dashboard.run,
     "determinism": determinism.run,
     "dpo": dpo.run,
+    **{f"family_{method}": partial(family.run, method) for method in FAMILY},
     "generation": generation.run,
     "grpo": grpo.run,
     "loading": loading.run,
@@ -42,6 +46,11 @@ BENCHMARKS = {
 }
 ON_A_GPU = {"determinism"}
 """Only where they are named."""
+
+
+def meant_by(name: str) -> list[str]:
+    """The benchmark of that name, or all whose names begin with it, such as those of the family."""
+    return [name] if name in BENCHMARKS else [each for each in BENCHMARKS if each.startswith(f"{name}_")]
 
 
 def main() -> int:
@@ -59,12 +68,13 @@ def main() -> int:
     if parsed.paste:
         paste_table(ROOT / "docs/benchmarks.md", (out / "table.md").read_text(encoding="utf-8"))
         return 0
-    unknown = [name for name in parsed.names if name not in BENCHMARKS]
+    unknown = [name for name in parsed.names if not meant_by(name)]
     if unknown or (parsed.repeats is not None and parsed.repeats < 1):
         parser.error(f"found {' '.join(unknown) or parsed.repeats}, allowed {', '.join(BENCHMARKS)}, repeats >= 1")
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
     missed = False
-    for name in parsed.names or [name for name in BENCHMARKS if name not in ON_A_GPU]:
+    meant = [name for given in parsed.names for name in meant_by(given)]
+    for name in meant or [name for name in BENCHMARKS if name not in ON_A_GPU]:
         facts = machine() | {"command": command}
         try:
             result = BENCHMARKS[name](quick=parsed.quick, repeats=parsed.repeats)

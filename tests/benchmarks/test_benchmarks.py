@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.benchmarks import grpo
+from tests.benchmarks import family, grpo
+from tests.benchmarks.__main__ import meant_by
 from tests.benchmarks.comparison import Comparison
 from tests.benchmarks.measure import BenchmarkError
 from tests.benchmarks.page import Result, Table, paste_table, write
 from tests.benchmarks.turns import LOOP, OURS, TRL, Measured, check_agree, take_turns
-from tests.benchmarks.workload import LONGEST, SHORTEST, Shape, Workload, character, gsm8k_lengths
+from tests.benchmarks.workload import FAMILY, LONGEST, SHORTEST, Shape, Workload, character, gsm8k_lengths
 
 TINY = Workload("sft", rows=2, length=8, shape=Shape(16, 1, 2, 32, 32), warm_up=2, num_batches=8)
 
@@ -24,6 +26,12 @@ def test_lengths_are_those_of_the_answers() -> None:
     # Of the answers themselves: mean 125.6, median 114.
     assert lengths.mean() == pytest.approx(125.6, abs=1)
     assert np.median(lengths) == pytest.approx(114, abs=2)
+
+
+def test_a_name_means_its_benchmark_or_all_that_begin_with_it() -> None:
+    assert meant_by("dpo") == ["dpo"]
+    assert meant_by("family") == [f"family_{method}" for method in FAMILY]
+    assert meant_by("fam") == []
 
 
 def test_flops_of_a_token_by_hand() -> None:
@@ -63,14 +71,27 @@ def test_the_table_replaces_what_stood_between_the_marks(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.multi
-def test_sides_take_turns_at_the_same_work() -> None:
+@pytest.mark.parametrize(("kind", "tokens"), [("sft", 16.0), ("dpo", 32.0)])
+def test_sides_take_turns_at_the_same_work(kind: str, tokens: float) -> None:
     pytest.importorskip("trl")
-    measured = take_turns((OURS, TRL, LOOP), TINY, rounds=2, turn_seconds=0.0)
+    measured = take_turns((OURS, TRL, LOOP), dataclasses.replace(TINY, kind=kind, prompt=3), rounds=2, turn_seconds=0.0)
     check_agree(measured, list(measured), 1e-5)
     for side in measured.values():
         assert len(side.first) == TINY.warm_up
-        assert side.units == [16.0, 16.0]
+        assert side.units == [tokens, tokens]
         assert side.peak_mib > 100
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+@pytest.mark.parametrize("method", FAMILY)
+def test_sides_of_the_family_do_the_same_work(method: str) -> None:
+    pytest.importorskip("trl")
+    workload = dataclasses.replace(TINY, kind=method, rows=4, prompt=3, lengths="gsm8k")
+    measured = take_turns(family.SIDES, workload, rounds=1, turn_seconds=0.0)
+    check_agree(measured, list(measured), 1e-5)
+    ours, theirs = measured.values()
+    assert ours.units == theirs.units
 
 
 @pytest.mark.parametrize(("trained", "length"), [(2047, 32.0), (2048, 31.5)])

@@ -13,6 +13,8 @@ import numpy as np
 THREADS = 2
 LEARNING_RATE = 1e-4
 BETA = 0.1
+FAMILY = ("orpo", "simpo", "kto", "reward", "distill")
+"""Methods that learn from pairs, or from one side of each."""
 FIRST_TOKEN = 2
 """Ids below are the padding's and the end of sequence's."""
 FIRST_LETTER = 0x100
@@ -55,7 +57,7 @@ class Workload:
     """One comparison's. It travels to a side's process as JSON in the folder that holds model and rows."""
 
     kind: str
-    """sft, dpo, generate, grpo or peak."""
+    """sft, dpo, generate, grpo, a method of FAMILY, or peak."""
     rows: int = 32
     """Of one step: texts, pairs or prompts."""
     length: int = 128
@@ -63,7 +65,7 @@ class Workload:
     prompt: int = 0
     """Of these, the prompt's."""
     lengths: str = "full"
-    """full: every row has `length` tokens; gsm8k: as that set's answers."""
+    """full: every row has `length` tokens; gsm8k: texts, or a pair's completions, are as long as that set's answers."""
     num_ends: int = 0
     """generate: tokens that end a completion; 0 goes to the full length, greedily where group is 1."""
     group: int = 1
@@ -89,6 +91,8 @@ class Workload:
         folder.mkdir(parents=True, exist_ok=True)
         if self.kind != "peak":
             write_model(self.shape, folder / "model", self.family)
+            if self.kind == "distill":
+                write_model(self.shape, folder / "teacher", seed=1)
             if self.kind == "grpo":
                 write_endless_tokenizer(self.shape, folder / "model")
             _write_rows(self, folder)
@@ -106,8 +110,9 @@ class Rows:
     """Token ids of every row, and their order: step s takes order[s * rows:(s + 1) * rows]. N rows in all."""
 
     values: np.ndarray
-    """All rows one behind the other; of pairs and prompts (N, parts, length)."""
+    """All rows one behind the other; of pairs (N, 2, the longest), of prompts (N, length)."""
     lengths: np.ndarray
+    """(N,) tokens of a row; of pairs (N, 2), prompts included."""
     order: np.ndarray
 
     @classmethod
@@ -125,6 +130,16 @@ class Rows:
         """The tokens of a row."""
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
+    def pair(self, row: int, prompt: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tokens of a pair's prompt, of so many, and of its completions, the chosen one first."""
+        chosen, rejected = (self.values[row, side, prompt : self.lengths[row, side]] for side in (0, 1))
+        return self.values[row, 0, :prompt], chosen, rejected
+
+
+def one_of(pair: tuple[np.ndarray, np.ndarray, np.ndarray], row: int) -> tuple[np.ndarray, np.ndarray]:
+    """A pair's prompt with one of its completions: with the chosen one in every other row."""
+    return pair[0], pair[1 + row % 2]
+
 
 def gsm8k_lengths(number: int, generator: np.random.Generator) -> np.ndarray:
     """(number,) tokens of a row, drawn from the distribution above."""
@@ -132,7 +147,7 @@ def gsm8k_lengths(number: int, generator: np.random.Generator) -> np.ndarray:
     return np.clip(np.rint(drawn), SHORTEST, LONGEST).astype(np.int64)
 
 
-def write_model(shape: Shape, folder: Path, family: str = "llama") -> None:
+def write_model(shape: Shape, folder: Path, family: str = "llama", seed: int = 0) -> None:
     """A model of that shape with weights at random, and a tokenizer (for TRL, which asks it for its padding)."""
     import torch
     from safetensors.torch import save_file
@@ -155,7 +170,7 @@ def write_model(shape: Shape, folder: Path, family: str = "llama") -> None:
         "intermediate_size": shape.intermediate,
         "vocab_size": shape.vocabulary,
     }
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     tensors = {
         name: parameter.detach().normal_(0.0, 0.02, generator=generator) if parameter.ndim == 2 else parameter.detach()
         for name, parameter in Llama(LlamaConfig.from_dict(config)).named_parameters()
@@ -208,16 +223,16 @@ def _write_rows(workload: Workload, folder: Path) -> None:
     from workbench.data.batches import BatchLoader
 
     generator = np.random.default_rng(0)
-    number = workload.rows * workload.num_batches
-    lengths = np.full(number, workload.length)
+    number, prompt, is_paired = workload.rows * workload.num_batches, workload.prompt, workload.kind in ("dpo", *FAMILY)
+    shape = (number, 2) if is_paired else (number,)
+    lengths = np.full(shape, workload.length)
     if workload.lengths == "gsm8k":
-        lengths = gsm8k_lengths(number, generator)
-    # A pair's prompt comes twice, before either completion.
-    prompts = (number, workload.prompt)
-    parts = {"sft": int(lengths.sum()), "dpo": (number, 2, workload.length), "generate": prompts, "grpo": prompts}
-    values = generator.integers(FIRST_TOKEN, workload.shape.vocabulary, parts[workload.kind], dtype=np.int32)
-    if workload.kind == "dpo":
-        values[:, 1, : workload.prompt] = values[:, 0, : workload.prompt]
+        lengths = prompt + gsm8k_lengths(lengths.size, generator).reshape(shape)
+    apart = (*shape, int(lengths.max()) if is_paired else prompt)
+    size = int(lengths.sum()) if workload.kind == "sft" else apart
+    values = generator.integers(FIRST_TOKEN, workload.shape.vocabulary, size, dtype=np.int32)
+    if is_paired:
+        values[:, 1, :prompt] = values[:, 0, :prompt]
     # Our loader's own order, so that all sides see the same rows at the same step.
     loader = BatchLoader(range(number), workload.rows, 0)  # type: ignore[arg-type]
     order = np.concatenate([loader.rows_of(step) for step in range(workload.num_batches)])

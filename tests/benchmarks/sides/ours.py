@@ -77,11 +77,9 @@ def run_dpo(workload: Workload, folder: Path, turns: Turns) -> None:
 
 def pair_set(workload: Workload, folder: Path) -> PairSet:
     """The pairs, prompts and completions apart."""
-    values = Rows.load(folder).values
-    prompts, chosen, rejected = (
-        values[:, 0, : workload.prompt], values[:, 0, workload.prompt :], values[:, 1, workload.prompt :],
-    )  # fmt: skip
-    return PairSet(Ragged.from_rows(prompts), Ragged.from_rows(chosen), Ragged.from_rows(rejected))
+    rows = Rows.load(folder)
+    parts = zip(*(rows.pair(row, workload.prompt) for row in range(len(rows.values))), strict=True)
+    return PairSet(*map(Ragged.from_rows, parts))
 
 
 @torch.no_grad()

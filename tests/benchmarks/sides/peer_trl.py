@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ PACKED_LENGTH = 512
 """Tokens of a packed row: the least that holds every text, and so the fewest positions that attention looks at."""
 NOT_GRPO = ("max_length", "train_sampling_strategy")
 """Settings of the others that GRPOConfig has not."""
+MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
 # A step of as many tokens, either as one sequence (what padding-free training makes of a batch) or row by row.
 PACKED_BATCHES = {"packed": (8, 1), "packed_one_by_one": (1, 8)}
 
@@ -46,9 +47,9 @@ class Paced:
     pace: Pace
 
     def training_step(self, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> torch.Tensor:
-        mask = inputs.get("attention_mask")
-        self.pace.tokens += inputs["position_ids"].numel() if mask is None else int(mask.sum())
-        if self.pace.turns.warming_up and mask is None:
+        masks = [inputs[name] for name in MASKS if name in inputs]
+        self.pace.tokens += sum(int(mask.sum()) for mask in masks) if masks else inputs["position_ids"].numel()
+        if self.pace.turns.warming_up and not masks:
             self.pace.turns.facts["neighbours_seen"] = sees_neighbours(model, inputs)
         loss = super().training_step(model, inputs, *more, **named)  # type: ignore[misc]
         if self.pace.turns.warming_up:
@@ -152,13 +153,10 @@ def sft(workload: Workload, folder: Path, option: str) -> Any:
 def dpo(workload: Workload, folder: Path, _option: str) -> Any:
     """DPOTrainer, its reference scored before."""
     rows = Rows.load(folder)
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
     pairs = [
-        {
-            "prompt_ids": pair[0, : workload.prompt].tolist(),
-            "chosen_ids": pair[0, workload.prompt :].tolist(),
-            "rejected_ids": pair[1, workload.prompt :].tolist(),
-        }
-        for pair in rows.values[rows.order]
+        {name: part.tolist() for name, part in zip(names, rows.pair(row, workload.prompt), strict=True)}
+        for row in rows.order
     ]
     config = trl.DPOConfig(
         **arguments(workload, folder, beta=BETA, precompute_ref_log_probs=True, precompute_ref_batch_size=workload.rows)
@@ -208,7 +206,7 @@ def tokenizer(folder: Path) -> Any:
 MAKE = {"sft": sft, "dpo": dpo, "grpo": grpo}
 
 
-def main(folder: Path, option: str) -> None:
+def main(folder: Path, option: str, make: Mapping[str, Callable[[Workload, Path, str], Any]] = MAKE) -> None:
     """Make the trainer, then train turn by turn."""
     torch.set_num_threads(THREADS)
     warnings.simplefilter("ignore")
@@ -217,7 +215,7 @@ def main(folder: Path, option: str) -> None:
     transformers.logging.disable_progress_bar()
     workload, turns = Workload.load(folder), Turns()
     turns.facts["versions"] = {module.__name__: module.__version__ for module in (torch, transformers, trl, datasets)}
-    trainer = MAKE[workload.kind](workload, folder, option)
+    trainer = make[workload.kind](workload, folder, option)
     is_online = workload.kind == "grpo"
     trainer.pace = GRPOPace(turns, trainer, workload.rows * workload.group) if is_online else Pace(turns)
     trainer.add_callback(trainer.pace)
