@@ -24,7 +24,7 @@ class LeaveOneOut(PolicyGradientTrainer):
 
     def _learn(self, rollout, attempt):
         advantages = self._over_all(rloo, rollout.rewards, rollout, attempt)
-        rollout = self._with_old_logprobs(rollout, attempt)
+        rollout = self._with_old_logprobs(rollout)
         return Lesson(rollout, advantages, {"advantages": advantages, "old_logprobs": rollout.old_logprobs})
 
 

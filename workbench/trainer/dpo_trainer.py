@@ -12,7 +12,7 @@ from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.loss import LossResult
 from workbench.trainer.pair_training import PairTrainer
-from workbench.trainer.pairs import has_reference
+from workbench.trainer.pairs import has_reference, pairs_work
 from workbench.trainer.preference import PreferenceObjective, Scores
 from workbench.trainer.settings import TrainerSettings
 
@@ -44,14 +44,14 @@ class DPOTrainer(PairTrainer):
     def _make_update_batches(self, batch: Batch) -> Updates:
         if not self._objective.is_over_step:
             return Updates([batch])
-        measured, costs = self._survey(batch, self._objective.measure, self._work)
+        measured = self._scored(self.policy, batch, self._objective.measure, pairs_work)
         columns, state = self._objective.compared(measured, self.updates.state, everywhere=True)
-        return Updates([batch | columns], costs=costs, state=state)
+        return Updates([batch | columns], state=state)
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
         if not self._objective.is_over_step:
             return [batch]
-        measured, _ = self._survey(batch, self._objective.measure, self._work)
+        measured = self._scored(self.policy, batch, self._objective.measure, pairs_work)
         return [batch | self._objective.compared(measured, self.updates.state, everywhere=False)[0]]
 
     def _count_units(self, batch: Batch) -> dict[str, float]:

@@ -124,7 +124,7 @@ class GRPOTrainer(PolicyGradientTrainer):
         if settings.beta:
             rollout = self._reference_logprobs(rollout, attempt)
         if self._objective.kl_penalty is not None:
-            rollout = self._with_old_logprobs(rollout, attempt)
+            rollout = self._with_old_logprobs(rollout)
             rewards = self._less_kl(rollout, self._objective.kl_penalty, attempt)
         advantages = self._over_all(self._objective.advantage, rewards, rollout, attempt)
         rows: Batch = {"advantages": advantages}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import Any, ClassVar, TypeVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 
 from workbench.errors import CheckpointError, DefinitionError, MethodError
-from workbench.models.flops import Work
+from workbench.models.flops import ModelFlops, Work
 from workbench.models.told import heard_by
 from workbench.trainer.arguments import source_of
 from workbench.trainer.batch_format import with_batch
@@ -22,8 +23,6 @@ from workbench.trainer.loop.updates import Updates
 from workbench.trainer.loss import LossResult, as_result
 from workbench.trainer.machine.device import seed_step
 from workbench.trainer.records.costs import Costs, refuse_uncounted
-
-T = TypeVar("T")
 
 
 class TrainerHooks(TrainerFace, abc.ABC):
@@ -142,36 +141,30 @@ class TrainerHooks(TrainerFace, abc.ABC):
             f"(a ClassVar) in {type(self.settings).__name__}"
         )
 
-    def _score_by_reference(
-        self, score: Callable[[torch.nn.Module], T], work_of: Callable[[torch.nn.Module], Work]
-    ) -> tuple[T, Costs]:
-        """What the frozen reference gives, without gradients, and what it cost. work_of: what `score` computes, of the
-        model whose layers decide it."""
-        with heard_by(None), self.reference.scoring() as reference, self.precision.autocast():
-            scored = score(reference)
-        work = work_of(self.ref_model or self.policy)
-        return scored, Costs(scored_tokens=int(work.read), flops=self.charges.reference.forward(work))
-
-    def _survey(
+    def _scored(
         self,
+        model: torch.nn.Module,
         batch: Batch,
-        measure: Callable[[torch.nn.Module, Batch], torch.Tensor],
-        work_of: Callable[[Batch], Work],
-    ) -> tuple[torch.Tensor, Costs]:
-        """measure(policy, micro-batch), (B, ...), of all rows of this process's part of a step, and what it cost: for
-        `_make_update_batches`, where a loss needs a statistic over the whole step before its first backward
-        (distributed.over_all_rows gives it). The policy is as it is before the update, without gradients.
+        score: Callable[[torch.nn.Module, Batch], torch.Tensor],
+        work_of: Callable[[torch.nn.Module, Batch], Work],
+        flops: ModelFlops | None = None,
+    ) -> torch.Tensor:
+        """score(model, micro-batch), (B, ...), of all rows of a batch before anything is learned from it, without
+        gradients; what it costs is charged. For the reference within `reference.scoring()`, for statistics over the
+        whole step (distributed.over_all_rows gives them), and for whatever else an update takes as given.
 
-        work_of: what `measure` computes of a batch.
+        work_of: what `score` computes of a batch. flops: the model's, where it is neither policy nor reference.
         """
 
-        def measured(micro_batches: Sequence[Batch]) -> torch.Tensor:
+        def scored(micro_batches: Sequence[Batch]) -> torch.Tensor:
             with heard_by(None), torch.no_grad(), self.precision.autocast():
-                return torch.cat([measure(self.policy, micro_batch) for micro_batch in micro_batches])
+                return torch.cat([score(model, micro_batch) for micro_batch in micro_batches])
 
-        found = self.gradient.within_memory(batch, measured)
-        work = self.charges.as_cut(batch, work_of)
-        return found, Costs(scored_tokens=int(work.read), flops=self.flops.forward(work))
+        found = self.gradient.within_memory(batch, scored)
+        work = self.charges.as_cut(batch, partial(work_of, model))
+        flops = flops or (self.flops if model is self.policy else self.charges.reference)
+        self.charges.tell(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
+        return found
 
     def _training_flops(self, work: Work) -> float:
         """FLOPs of one update's forward and backward."""

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 
 from workbench.data.forms.judged import JudgedSet
 from workbench.errors import DataError
-from workbench.models.flops import ModelFlops, Work
+from workbench.models.flops import Work
 from workbench.models.passes import config_field
 from workbench.models.positions import find_positions
-from workbench.models.told import heard_by
 from workbench.objectives.kto import MOST_BALANCED, balance, kto_losses, mismatched_divergence
 from workbench.tracking.values import Mean, Value
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.kto_settings import KTOSettings
-from workbench.trainer.labelled_rows import Text, of_another_prompt, summed_logprobs, texts_of, with_completions
+from workbench.trainer.labelled_rows import Text, of_another_prompt, row_logprobs, texts_of, with_completions
 from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm, RowSums
 from workbench.trainer.machine import distributed
-from workbench.trainer.records.costs import Costs
 from workbench.trainer.rows import refuse_unlabelled, rows_work
 from workbench.trainer.settings import TrainerSettings
 
@@ -71,9 +69,9 @@ class KTOTrainer(BaseTrainer):
         own_rows = [completion for (_, owner), completion in zip(places, taken, strict=True) if owner == rank]
         mismatched = with_completions(batch, own_rows, self._most_tokens)
         with self.reference.scoring() as reference:
-            ref_sums = self._sums_under(reference, batch, self.charges.reference)
-            tied = self._sums_under(reference, mismatched, self.charges.reference)
-        own = self._sums_under(self.policy, mismatched, self.flops)
+            ref_sums = self._scored(reference, batch, row_logprobs, rows_work)
+            tied = self._scored(reference, mismatched, row_logprobs, rows_work)
+        own = self._scored(self.policy, mismatched, row_logprobs, rows_work)
         return own.double() - tied.double(), batch | {"ref_sums": ref_sums}
 
     @property
@@ -83,19 +81,6 @@ class KTOTrainer(BaseTrainer):
         positions = find_positions(config.to_dict()) if hasattr(config, "to_dict") else None
         return positions.most if positions is not None else None
 
-    @torch.no_grad()
-    def _sums_under(self, model: torch.nn.Module, batch: Batch, flops: ModelFlops) -> torch.Tensor:
-        """(B,) under a model, in micro-batches; it is charged."""
-
-        def sums(micro_batches: Sequence[Batch]) -> torch.Tensor:
-            with heard_by(None), self.precision.autocast():
-                return torch.cat([summed_logprobs(model, part) for part in micro_batches])
-
-        found = self.gradient.within_memory(batch, sums)
-        work = self.charges.as_cut(batch, lambda part: rows_work(model, part))
-        self.charges.tell(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
-        return found
-
     def _with_divergence(self, batch: Batch, gathered: list[tuple[float, int]]) -> Batch:
         divergence = mismatched_divergence(sum(total for total, _ in gathered), sum(count for _, count in gathered))
         return batch | {"divergence": torch.full_like(batch["ref_sums"], divergence)}
@@ -104,7 +89,7 @@ class KTOTrainer(BaseTrainer):
         return rows_work(self.policy, batch)
 
     def _forward(self, batch: Batch) -> torch.Tensor:
-        return summed_logprobs(self.model, batch)
+        return row_logprobs(self.model, batch)
 
     def _compute_loss(self, outputs: torch.Tensor, batch: Batch) -> LossResult:
         settings, wanted = self.settings, batch["desirable"].bool()

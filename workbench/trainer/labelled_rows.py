@@ -21,7 +21,7 @@ Text = tuple[list[int], Completion]
 """Token ids of a prompt, and what follows it."""
 
 
-def summed_logprobs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def row_logprobs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """(B,) log-probability of each row's learned tokens, nats."""
     kept = learned(batch)
     outputs = forward_to_head(model, batch["input_ids"], batch.get("attention_mask"))

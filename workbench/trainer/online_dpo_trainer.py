@@ -19,7 +19,7 @@ from workbench.trainer.online.minibatches import shuffled_parts
 from workbench.trainer.online.online_trainer import OnlineTrainer
 from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online_dpo_settings import OnlineDPOSettings
-from workbench.trainer.pairs import pairs_work, reference_columns, text_lengths
+from workbench.trainer.pairs import pairs_work, reference_columns, text_lengths, token_logprobs
 from workbench.trainer.preference import PreferenceObjective, Scores
 from workbench.trainer.settings import TrainerSettings
 
@@ -77,13 +77,9 @@ class OnlineDPOTrainer(OnlineTrainer):
             )
         if known is not None:
             return batch | {"ref_chosen_logprobs": known[won], "ref_rejected_logprobs": known[lost]}
-        with attempt.timed("reference"):
-            columns, costs = self._score_by_reference(
-                partial(reference_columns, batch=batch, temperature=self.settings.temperature),
-                partial(pairs_work, batch=batch),
-            )
-        attempt.charge(costs)
-        return batch | columns
+        score = partial(token_logprobs, temperature=self.settings.temperature)
+        with attempt.timed("reference"), self.reference.scoring() as reference:
+            return batch | reference_columns(self._scored(reference, batch, score, pairs_work), batch)
 
     @property
     def _needs_ratios(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,14 @@ from workbench.errors import DataError
 from workbench.models.flops import Work
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.pairs import completion_logprobs, has_reference, pairs_work, reference_columns, text_lengths
+from workbench.trainer.pairs import (
+    has_reference,
+    pairs_work,
+    reference_columns,
+    summed_logprobs,
+    text_lengths,
+    token_logprobs,
+)
 
 
 class PairTrainer(BaseTrainer):
@@ -32,11 +38,8 @@ class PairTrainer(BaseTrainer):
                 raise DataError(f"{self._batch_name}: rows {rows[:10]} have an empty {part}; drop them")
         if not self.settings.needs_reference or has_reference(prepared):
             return prepared
-        columns, costs = self._score_by_reference(
-            partial(reference_columns, batch=prepared), partial(pairs_work, batch=prepared)
-        )
-        self.charges.tell(costs)
-        return prepared | columns
+        with self.reference.scoring() as reference:
+            return prepared | reference_columns(self._scored(reference, prepared, token_logprobs, pairs_work), prepared)
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return text_lengths(batch)
@@ -45,4 +48,4 @@ class PairTrainer(BaseTrainer):
         return pairs_work(self.policy, batch)
 
     def _forward(self, batch: Batch) -> Any:
-        return completion_logprobs(self.model, batch)[0]
+        return summed_logprobs(self.model, batch)

@@ -100,10 +100,16 @@ def _lengths(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return prompts, completions, torch.arange(len(prompts), device=prompts.device).repeat(2)
 
 
-def reference_columns(model: torch.nn.Module, batch: Batch, temperature: float = 1.0) -> Batch:
-    """The keys by which a batch knows its reference: the log-probabilities of each token under it."""
-    _, *sides = completion_logprobs(model, batch, temperature)
-    return {f"ref_{side}_logprobs": logprobs for side, logprobs in zip(SIDES, sides, strict=True)}
+def token_logprobs(model: torch.nn.Module, batch: Batch, temperature: float = 1.0) -> torch.Tensor:
+    """(B, C + R) log-probability of each token, chosen before rejected, 0 at padding."""
+    found = pair_logprobs(model, batch, temperature)
+    return torch.cat((found.chosen, found.rejected), 1)
+
+
+def reference_columns(logprobs: torch.Tensor, batch: Batch) -> Batch:
+    """The keys by which a batch knows its reference. logprobs: token_logprobs under it."""
+    widths = [batch[f"{side}_input_ids"].shape[1] for side in SIDES]
+    return {f"ref_{side}_logprobs": part for side, part in zip(SIDES, logprobs.split(widths, 1), strict=True)}
 
 
 def has_reference(batch: Batch) -> bool:

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 
 from workbench.models.flops import ModelFlops, Work
-from workbench.models.told import heard_by
 from workbench.objectives.advantages import generalised_advantages, token_rewards
 from workbench.objectives.kl import kl_k1
 from workbench.objectives.policy_gradient import Clip, clipped_tokens, clipped_value_losses
@@ -22,7 +21,6 @@ from workbench.trainer.online.policy_gradient import PolicyGradientTrainer, mean
 from workbench.trainer.online.rollout import Rollout
 from workbench.trainer.online.scoring import rollout_entropies, rollout_logprobs, rollout_work
 from workbench.trainer.ppo_settings import LARGEST_KL_ERROR, PPOSettings
-from workbench.trainer.records.costs import Costs
 from workbench.trainer.settings import TrainerSettings
 
 APPROXIMATE_KL = "policy/approxkl_avg"
@@ -58,7 +56,7 @@ class PPOTrainer(PolicyGradientTrainer):
         return float(self.updates.state.get(BETA, self.settings.beta))
 
     def _learn(self, rollout: Rollout, attempt: Attempt) -> Lesson:
-        rollout = self._with_old_logprobs(rollout, attempt)
+        rollout = self._with_old_logprobs(rollout)
         if self.settings.beta:
             rollout = self._reference_logprobs(rollout, attempt)
         rows, divergence = self._with_advantages(rollout, attempt)
@@ -72,7 +70,7 @@ class PPOTrainer(PolicyGradientTrainer):
         divergence = torch.zeros_like(old_logprobs)
         if rollout.ref_logprobs is not None:
             divergence = torch.where(mask, kl_k1(old_logprobs, rollout.ref_logprobs), 0.0)
-        values = self._values(rollout, attempt)
+        values = self._values(rollout)
         # A cut completion was scored as well: nothing follows its last token either.
         rewards = token_rewards(rollout.rewards, (self._beta * divergence).to(values.dtype), mask)
         advantages = generalised_advantages(rewards, values, mask, gamma=settings.gamma, lambda_=settings.gae_lambda)
@@ -83,20 +81,16 @@ class PPOTrainer(PolicyGradientTrainer):
         rows = {"old_logprobs": old_logprobs, "old_values": values, "returns": returns, "advantages": advantages}
         return rows, divergence
 
-    @torch.no_grad()
-    def _values(self, rollout: Rollout, attempt: Attempt) -> torch.Tensor:
-        """(N, T) values of the critic as it is now; what computing them costs is charged."""
-        rows, trained = rollout.row_batch(), self.unwrapped_model
+    def _values(self, rollout: Rollout) -> torch.Tensor:
+        """(N, T) values of the critic as it is now."""
+        trained = self.unwrapped_model
         assert isinstance(trained, ActorCritic)
-        size = self.micro_batch_rows or len(rows["completion_ids"])
-        with heard_by(None), self.precision.autocast():
-            parts = [
-                trained.values({key: value[start : start + size] for key, value in rows.items()})
-                for start in range(0, len(rows["completion_ids"]), size)
-            ]
-        work = rollout_work(self.policy, rows).without_head()
-        attempt.charge(Costs(scored_tokens=int(work.read), flops=(self._critic_flops or self.flops).forward(work)))
-        return torch.cat(parts)
+
+        def work_of(_: torch.nn.Module, batch: Batch) -> Work:
+            return rollout_work(self.policy, batch).without_head()
+
+        flops = self._critic_flops or self.flops
+        return self._scored(trained, rollout.row_batch(), lambda _, batch: trained.values(batch), work_of, flops)
 
     def _next_beta(self, rollout: Rollout, divergence: torch.Tensor, attempt: Attempt) -> float:
         """The coefficient that the next rollout will use; TRL's objective/* are recorded of this one."""

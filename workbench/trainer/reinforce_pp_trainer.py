@@ -30,7 +30,7 @@ class ReinforcePPTrainer(PolicyGradientTrainer):
 
     def _learn(self, rollout: Rollout, attempt: Attempt) -> Lesson:
         settings, mask = self.settings, rollout.completion_mask
-        rollout = self._with_old_logprobs(rollout, attempt)
+        rollout = self._with_old_logprobs(rollout)
         old = rollout.old_logprobs
         assert old is not None, "they were just computed where they were missing"
         penalties = torch.zeros_like(old)

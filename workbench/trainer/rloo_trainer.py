@@ -40,7 +40,7 @@ class RLOOTrainer(PolicyGradientTrainer):
     def _learn(self, rollout: Rollout, attempt: Attempt) -> Lesson:
         settings, rewards = self.settings, rollout.rewards
         if settings.beta:
-            rollout = self._with_old_logprobs(self._reference_logprobs(rollout, attempt), attempt)
+            rollout = self._with_old_logprobs(self._reference_logprobs(rollout, attempt))
             rewards = self._less_kl(rollout, kl_k1, attempt)
         advantages = self._over_all(normalised_rloo if settings.whiten_advantages else rloo, rewards, rollout, attempt)
         rows: Batch = {"advantages": advantages}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from workbench.trainer.online.lesson import Lesson
 from workbench.trainer.online.metrics import REWARD, completion_rows, rollout_metrics
 from workbench.trainer.online.rollout import RANK_STRIDE, Rollout, rollout_made_elsewhere
 from workbench.trainer.online.sampler import ends_of, ids_of, judged_ids, sampling_seeds
-from workbench.trainer.online.scoring import predicting_states, rollout_logprobs, rollout_work
+from workbench.trainer.online.scoring import rollout_work, sampled_logprobs
 from workbench.trainer.online.settings import RolloutSettings
 from workbench.trainer.online.signals import SignalWatch
 from workbench.trainer.records.costs import Costs
@@ -172,22 +173,13 @@ class OnlineTrainer(BaseTrainer):
         if rollout.ref_logprobs is not None:
             return rollout
         with attempt.timed("reference"), self.reference.scoring() as reference:
-            return replace(rollout, ref_logprobs=self._logprobs_under(reference, rollout, attempt))
+            return replace(rollout, ref_logprobs=self._logprobs_under(reference, rollout))
 
-    @torch.no_grad()
-    def _logprobs_under(self, model: torch.nn.Module, rollout: Rollout, attempt: Attempt) -> torch.Tensor:
-        """(N, T) log-probabilities of the rollout's completions, computed in micro-batches and charged."""
-        rows = rollout.row_batch()
-        size = self.micro_batch_rows or len(rows["completion_ids"])
-        parts = []
-        with heard_by(None), self.precision.autocast():
-            for start in range(0, len(rows["completion_ids"]), size):
-                part = {key: value[start : start + size] for key, value in rows.items()}
-                parts.append(rollout_logprobs(predicting_states(model, part), part, self.settings.temperature))
-        work = self.charges.as_cut(rows, lambda part: rollout_work(model, part))
-        flops = self.flops if model is self.policy else self.charges.reference
-        attempt.charge(Costs(scored_tokens=int(work.read), flops=flops.forward(work)))
-        return torch.cat(parts)
+    def _logprobs_under(self, model: torch.nn.Module, rollout: Rollout) -> torch.Tensor:
+        """(N, T) log-probabilities of the rollout's completions."""
+        return self._scored(
+            model, rollout.row_batch(), partial(sampled_logprobs, temperature=self.settings.temperature), rollout_work
+        )
 
     def _sequence_lengths(self, batch: Batch) -> torch.Tensor:
         return batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)

@@ -87,11 +87,11 @@ class PolicyGradientTrainer(OnlineTrainer):
         dtype = torch.promote_types(next(self.policy.parameters()).dtype, torch.float32)
         return attempt.over_all(advantages, rewards, rollout.group_ids).to(self.device, dtype)
 
-    def _with_old_logprobs(self, rollout: Rollout, attempt: Attempt) -> Rollout:
+    def _with_old_logprobs(self, rollout: Rollout) -> Rollout:
         """The rollout with the log-probabilities of the policy that sampled, computed where they are not known."""
         if rollout.old_logprobs is not None:
             return rollout
-        return replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout, attempt))
+        return replace(rollout, old_logprobs=self._logprobs_under(self.policy, rollout))
 
     def _old_for_ratios(self, rollout: Rollout, attempt: Attempt, *, always_own: bool = False) -> torch.Tensor | None:
         """(N, T) that ratios are taken to, fixed before the first update. None where the only update of a rollout can
@@ -102,7 +102,7 @@ class PolicyGradientTrainer(OnlineTrainer):
         is_own = rollout.old_logprobs is None or always_own
         if attempt.num_updates == 1 and (rollout.sampled_here or is_own):
             return None
-        return self._logprobs_under(self.policy, rollout, attempt) if is_own else rollout.old_logprobs
+        return self._logprobs_under(self.policy, rollout) if is_own else rollout.old_logprobs
 
     def _token_kl(
         self,

@@ -44,6 +44,11 @@ def rollout_work(model: torch.nn.Module, batch: Batch) -> Work:
     return Work.of_completions(model, of_prompts, completions, prompt_index)
 
 
+def sampled_logprobs(model: torch.nn.Module, batch: Batch, temperature: float) -> torch.Tensor:
+    """(B, T) log-probability of each token of a completion under a model, nats, 0 at padding."""
+    return rollout_logprobs(predicting_states(model, batch), batch, temperature)
+
+
 def rollout_logprobs(states: HeadInputs, batch: Batch, temperature: float) -> torch.Tensor:
     """(B, T) log-probability of each token of a completion at that temperature, nats, 0 at padding."""
     mask = batch["completion_mask"]
