@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from workbench.errors import MethodError
-from workbench.tracking.values import Value
+from workbench.tracking.values import Mean, Value
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,19 @@ class RowSums:
     units: torch.Tensor
     """(B,)."""
 
+    @classmethod
+    def weighted(cls, values: Mapping[str, torch.Tensor], weights: torch.Tensor) -> dict[str, RowSums]:
+        """By name, values (B,) of rows of which each counts as its weight (B,) says."""
+        return {name: cls(value * weights, weights) for name, value in values.items()}
+
+    def as_term(self, weight: float = 1.0) -> LossTerm:
+        """The term that the rows add up to."""
+        return LossTerm(self.sums.sum(), float(self.units.sum()), weight)
+
+    def as_mean(self) -> Mean:
+        """The metric that the rows add up to."""
+        return Mean(self.sums.detach().sum().double(), self.units.sum().double())
+
 
 @dataclass(frozen=True)
 class LossResult:
@@ -42,6 +56,24 @@ class LossResult:
     rows: dict[str, RowSums] = field(default_factory=dict)
     """By the name of a term or a metric, what its rows add to it: where they are of several sources it is recorded of
     each, and the losses of a source can be weighted."""
+
+    @classmethod
+    def of_rows(
+        cls,
+        terms: Mapping[str, RowSums],
+        metrics: Mapping[str, RowSums],
+        weights: Mapping[str, float] | None = None,
+    ) -> LossResult:
+        """Terms and metrics from what their rows add. weights: those of terms, where they are not 1."""
+        return cls(
+            {name: rows.as_term((weights or {}).get(name, 1.0)) for name, rows in terms.items()},
+            {name: rows.as_mean() for name, rows in metrics.items()},
+            {**terms, **metrics},
+        )
+
+    def with_metrics(self, metrics: Mapping[str, Value]) -> LossResult:
+        """The result with metrics besides, which are not told by rows."""
+        return replace(self, metrics={**self.metrics, **metrics})
 
     @property
     def units(self) -> dict[str, float]:

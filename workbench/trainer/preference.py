@@ -20,10 +20,10 @@ from workbench.objectives.preference import (
     from_linearised,
     linearised,
 )
-from workbench.tracking.values import Max, Mean, Value
+from workbench.tracking.values import Max
 from workbench.trainer.dpo_settings import PreferenceSettings
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm, RowSums
+from workbench.trainer.loss import LossResult, RowSums
 from workbench.trainer.machine import distributed
 from workbench.trainer.pairs import (
     PairLogprobs,
@@ -134,18 +134,11 @@ class PreferenceObjective:
         """scores: of the policy, as `scores` gives them. At the first step of training the gap between policy and
         reference is measured too, for check_start."""
         settings, weights = self._settings, pair_weights(batch)
-        sums, units = _sums(scores), self.units(batch)
+        sums, beta = _sums(scores), settings.beta
         plain, (chosen, rejected) = pair_logratios(sums, batch), sums.chunk(2)
-        beta, count = settings.beta, float(weights.sum())
-        losses = self._losses(scores, batch, weights)
-        rows = {name: RowSums(values, weights) for name, values in losses.items()}
-        terms = {
-            self._names[name]: LossTerm(losses[self._names[name]].sum(), count, weight)
-            for name, weight in self._weights.items()
-        }
+        terms = {name: RowSums(losses, weights) for name, losses in self._losses(scores, batch, weights).items()}
         if settings.nll_weight:
-            terms["nll"] = LossTerm(-(chosen * weights).sum(), units["nll"], settings.nll_weight)
-            rows["nll"] = RowSums(-chosen * weights, completion_lengths(batch, "chosen") * weights)
+            terms["nll"] = RowSums(-chosen * weights, completion_lengths(batch, "chosen") * weights)
         h = plain.h.detach()
         means = {
             "rewards/chosen": beta * plain.chosen.detach(),
@@ -155,13 +148,12 @@ class PreferenceObjective:
             "logps/chosen": chosen.detach(),
             "logps/rejected": rejected.detach(),
         }
-        metrics: dict[str, Value] = {
-            name: Mean((value * weights).sum().double(), count) for name, value in means.items()
-        }
+        of_terms = {self._names[name]: weight for name, weight in self._weights.items()} | {"nll": settings.nll_weight}
+        result = LossResult.of_rows(terms, RowSums.weighted(means, weights), of_terms)
         if is_first_step and settings.starts_from_reference and torch.is_grad_enabled():
-            metrics[START_GAP] = Max((h.abs() / (plain.chosen_lengths + plain.rejected_lengths)).max())
-        rows |= {name: RowSums(value * weights, weights) for name, value in means.items()}
-        return LossResult(terms, metrics, rows)
+            gap = (h.abs() / (plain.chosen_lengths + plain.rejected_lengths)).max()
+            return result.with_metrics({START_GAP: Max(gap)})
+        return result
 
     def _losses(self, scores: Scores, batch: Batch, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B,) what each pair adds to the term of each loss."""

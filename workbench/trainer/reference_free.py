@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from workbench.objectives.reference_free import PairSums
-from workbench.tracking.values import Mean, Value
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm, RowSums
+from workbench.trainer.loss import LossResult, RowSums
 from workbench.trainer.pair_training import PairTrainer
 from workbench.trainer.pairs import SIDES, completion_lengths, pair_weights
 
@@ -44,16 +43,15 @@ class ReferenceFreeTrainer(PairTrainer):
     def _compute_loss(self, outputs: torch.Tensor, batch: Batch) -> LossResult:
         """outputs: (2B,) log-probabilities of the completions, chosen above rejected; behind them (B,) of what is
         learned, where that is not the chosen completion alone."""
-        weights, units = pair_weights(batch), self._count_units(batch)
+        weights = pair_weights(batch)
         chosen, rejected, *learned = outputs.split(len(weights))
         lengths = (self._lengths(batch, side).to(outputs.dtype) for side in SIDES)
         pairs = PairSums(chosen, rejected, *lengths)
-        found, count = self._prefer(pairs), units["preference"]
-        likelihoods = (learned[0] if learned else chosen) * weights
-        nll = -likelihoods.sum()
-        terms = {"preference": LossTerm((found.losses * weights).sum(), count)}
+        found = self._prefer(pairs)
+        nll = RowSums(-(learned[0] if learned else chosen) * weights, completion_lengths(batch, "chosen") * weights)
+        terms = RowSums.weighted({"preference": found.losses}, weights)
         if self.settings.nll_weight:
-            terms["nll"] = LossTerm(nll, units["nll"], self.settings.nll_weight)
+            terms["nll"] = nll
         margins = found.chosen - found.rejected
         means = {
             "rewards/chosen": found.chosen,
@@ -64,12 +62,5 @@ class ReferenceFreeTrainer(PairTrainer):
             "logps/rejected": pairs.rejected,
             **found.metrics,
         }
-        metrics: dict[str, Value] = {
-            name: Mean((value.detach() * weights).sum().double(), count) for name, value in means.items()
-        }
-        metrics["nll_loss"] = Mean(nll.detach().double(), units["nll"])
-        of_pairs = {"preference": found.losses, **means}
-        rows = {name: RowSums(value * weights, weights) for name, value in of_pairs.items()}
-        if self.settings.nll_weight:
-            rows["nll"] = RowSums(-likelihoods, completion_lengths(batch, "chosen") * weights)
-        return LossResult(terms, metrics, rows)
+        result = LossResult.of_rows(terms, RowSums.weighted(means, weights), {"nll": self.settings.nll_weight})
+        return result.with_metrics({"nll_loss": nll.as_mean()})

@@ -12,9 +12,9 @@ from workbench.models.outputs import hidden_size
 from workbench.models.reward_model import RewardModel
 from workbench.objectives.reward_model import bradley_terry, centring
 from workbench.tracking.names import LENGTH_CORRELATION
-from workbench.tracking.values import Max, Mean, Min, Value
+from workbench.tracking.values import Max, Min
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loss import LossResult, LossTerm, RowSums
+from workbench.trainer.loss import LossResult, RowSums
 from workbench.trainer.pair_training import PairTrainer
 from workbench.trainer.pairs import pair_scores, pair_weights, scores_work
 from workbench.trainer.reward_settings import STRONG, RewardSettings
@@ -63,20 +63,15 @@ class RewardTrainer(PairTrainer):
 
     def _compute_loss(self, outputs: torch.Tensor, batch: Batch) -> LossResult:
         (chosen, rejected), weights = outputs.chunk(2), pair_weights(batch)
-        count, coefficient = float(weights.sum()), self.settings.center_rewards_coefficient
-        losses = bradley_terry(chosen, rejected, batch.get("margins", 0.0))
-        terms = {"preference": LossTerm((losses * weights).sum(), count)}
-        if coefficient:
-            terms["centring"] = LossTerm((centring(chosen, rejected) * weights).sum(), count, coefficient)
+        losses = {"preference": bradley_terry(chosen, rejected, batch.get("margins", 0.0))}
+        if coefficient := self.settings.center_rewards_coefficient:
+            losses["centring"] = centring(chosen, rejected)
         scores, margins = outputs.detach(), (chosen - rejected).detach()
         means = {
             "accuracy": (margins.sign() + 1) / 2,
             "margin": margins,
             "mean_reward": (chosen + rejected).detach() / 2,
         }
-        metrics: dict[str, Value] = {
-            name: Mean((value * weights).sum().double(), count) for name, value in means.items()
-        }
-        by_row = {"preference": losses, **({"centring": centring(chosen, rejected)} if coefficient else {}), **means}
-        rows = {name: RowSums(value * weights, weights) for name, value in by_row.items()}
-        return LossResult(terms, metrics | {"min_reward": Min(scores.min()), "max_reward": Max(scores.max())}, rows)
+        terms, metrics = (RowSums.weighted(values, weights) for values in (losses, means))
+        found = LossResult.of_rows(terms, metrics, {"centring": coefficient})
+        return found.with_metrics({"min_reward": Min(scores.min()), "max_reward": Max(scores.max())})
