@@ -92,6 +92,20 @@ def test_early_stopping_may_follow_any_set(lab, command, define, definitions, su
         ),
         ("[{name: a/b, task: sort}]", "6: evaluate[0].name: found 'a/b', allowed letters, digits, - and _, at most 40"),
         (
+            "[{name: a, task: sort}, {name: kl, task: sort}]",
+            "6: evaluate[1].name: found kl, which is a setting of every set, allowed another name",
+        ),
+        ("{task: sort, pass_at: [1, 8]}", "6: evaluate.pass_at: found K = 1 for pass@8, allowed samples: 8 or more"),
+        (
+            "{task: sort, samples: 4, sampling: null}",
+            "6: evaluate.samples: found 4 samples with sampling: null, which gives the same completion every time; "
+            "allowed with a temperature, such as sampling: {temperature: 1.0}",
+        ),
+        (
+            "{pairs: pairs.jsonl, samples: 4, majority_at: [4]}",
+            "6: evaluate.majority_at: found without prompts that are completed, allowed with task or path",
+        ),
+        (
             "[{name: a, task: sort, decides: true}, {name: b, task: sort, decides: true}]",
             "6: evaluate[1].decides: found a second set that decides beside a, allowed one",
         ),
@@ -128,3 +142,50 @@ def test_a_set_that_is_overridden_by_no_mapping_is_refused(lab, define, definiti
     define("sets", definitions["start"] | {"evaluate": sets})
     with pytest.raises(DefinitionError, match=r"evaluate\.b: found .*, allowed a mapping"):
         load_experiment("sets", [f"evaluate.b={value}"], lab / "experiments")
+
+
+@pytest.mark.parametrize(
+    ("metric", "hint"),
+    [("eval/pass_at_8", "eval/pass_at_4?"), ("eval/nothing", "eval/more/loss"), ("eval/more/pass_at_4", "_at_4?")],
+)
+def test_early_stopping_on_what_no_set_measures_is_refused_when_planned(
+    lab, command, define, definitions, metric, hint
+):
+    sets = [SORT | {"samples": 4, "pass_at": [1, 4]}, {"name": "more", "task": "sort", "sampling": None}]
+    hyperparameters = definitions["start"]["hyperparameters"] | {"early_stopping": {"metric": metric}}
+    define("sets", definitions["start"] | {"evaluate": sets, "hyperparameters": hyperparameters})
+    for asked in ("plan", "explain", "run"):
+        done = command(asked, "sets")
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+        assert (
+            f"early_stopping.metric: found {metric}, which no held-out set measures, allowed eval/exact" in done.stderr
+        )
+        assert done.stderr.strip().endswith(hint)
+    assert not (lab / "runs").exists()
+
+
+MIX = {"mix": [{"task": "sort", "digits": 3, "rows": 32}, {"name": "sums", "task": "countdown", "rows": 32}]}
+
+
+def test_a_mix_is_measured_on_each_sources_own_held_out_prompts_where_evaluate_names_none(lab, define, definitions):
+    define("mixed", definitions["start"] | {"data": MIX, "evaluate": {"prompts": 4, "every": 2}})
+    [run] = load_experiment("mixed", [], lab / "experiments").runs
+    found = [run.evaluate, *run.other_sets]
+    assert [(own.name, own.task, own.prompts, own.every) for own in found] == [
+        ("sort", "sort", 4, 2), ("sums", "countdown", 4, 2)
+    ]  # fmt: skip
+    assert found[0].digits == 3
+
+
+def test_a_source_of_no_task_has_no_held_out_part_of_its_own(lab, command, define, definitions, sums):
+    mix = {"mix": [*MIX["mix"], {"path": "train.jsonl"}]}
+    define("mixed", definitions["start"] | {"data": mix, "evaluate": {"prompts": 4}})
+    done = command("plan", "mixed")
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "evaluate: found nothing to measure source train on, which is of no task; allowed a list" in done.stderr
+
+
+def test_a_mix_without_evaluate_is_measured_on_nothing(lab, define, definitions):
+    define("mixed", {name: value for name, value in definitions["start"].items() if name != "evaluate"} | {"data": MIX})
+    [run] = load_experiment("mixed", [], lab / "experiments").runs
+    assert (run.evaluate, run.other_sets) == (None, ())

@@ -5,17 +5,26 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from workbench.config import AtOnce, GivenPath, Made, NonNegativeInt, Seed, Settings
+from workbench.config import MAX_MADE, AtOnce, GivenPath, Made, NonNegativeInt, Seed, Settings
 from workbench.data.settings import TaskSettings, check_gym
 from workbench.generation.sampling import SamplingSettings
 
 FILE_NEW_TOKENS = 256
 SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
-WHEN_ASKED = ("name",)
+WHEN_ASKED = ("name", "samples", "pass_at", "majority_at")
 """Fields that are written down only where they were asked for: runs from before they existed are still valid."""
 
+MAX_SAMPLES = 1024
+SampleCounts = list[Annotated[int, Field(ge=1, le=MAX_SAMPLES)]]
 KL_VERSION = 1
 """Version of the estimator of eval/kl_start (evaluation/kl.py); values of different versions are not compared."""
 
@@ -54,6 +63,12 @@ class EvaluateSettings(Settings):
     sampling: SamplingSettings | None = SamplingSettings()
     """How completions of the sampled exact match are drawn; null: greedily alone. eval/kl_start is always measured at
     temperature 1."""
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
+    """K: how many completions are sampled of each prompt. The sampled exact match is the mean over all of them."""
+    pass_at: SampleCounts = Field(default_factory=list)
+    """Measures pass@k for each k of the list: how often one of k samples at least is right, at most K."""
+    majority_at: SampleCounts = Field(default_factory=list)
+    """Measures majority@k for each k of the list: how often the most frequent answer of k samples is right."""
     max_new_tokens: AtOnce = 64
     """Completions end here at the latest; 64, and 256 for a file or reasoning_gym, unless said."""
     kl: bool = True
@@ -73,7 +88,33 @@ class EvaluateSettings(Settings):
     def _in_metrics(cls, name: str | None) -> str | None:
         if name is not None and not SET_NAME.fullmatch(name):
             raise ValueError(f"found {name[:60]!r}, allowed letters, digits, - and _, at most 40")
+        if name in cls.model_fields:
+            raise ValueError(f"found {name}, which is a setting of every set, allowed another name")
         return name
+
+    @field_validator("samples")
+    @classmethod
+    def _not_the_same_again(cls, samples: int, info: ValidationInfo) -> int:
+        if samples > 1 and "sampling" in info.data:
+            _check_drawn(f"{samples} samples", info.data["sampling"])
+        if samples * info.data.get("prompts", 1) > MAX_MADE:
+            raise ValueError(
+                f"found {samples:,} for {info.data['prompts']:,} prompts, allowed at most {MAX_MADE:,} completions"
+            )
+        return samples
+
+    @field_validator("pass_at", "majority_at")
+    @classmethod
+    def _of_the_samples(cls, counts: list[int], info: ValidationInfo) -> list[int]:
+        name, samples = str(info.field_name).removesuffix("_at"), info.data.get("samples")
+        if counts and "sampling" in info.data:
+            _check_drawn(f"{name}@{counts[0]}", info.data["sampling"])
+        for index, k in enumerate(counts):
+            if samples is not None and k > samples:
+                raise ValueError(f"found K = {samples} for {name}@{k}, allowed samples: {k} or more")
+            if k in counts[:index]:
+                raise ValueError(f"found {k} twice, allowed values that differ")
+        return counts
 
     @model_validator(mode="after")
     def _one_set_of_prompts(self) -> EvaluateSettings:
@@ -86,7 +127,8 @@ class EvaluateSettings(Settings):
     def _as_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The fields as plain data, without those of WHEN_ASKED that were not asked for."""
         fields: dict[str, Any] = handler(self)
-        left_out = {name for name in WHEN_ASKED if getattr(self, name) == type(self).model_fields[name].default}
+        defaults = {name: type(self).model_fields[name].get_default(call_default_factory=True) for name in WHEN_ASKED}
+        left_out = {name for name, default in defaults.items() if getattr(self, name) == default}
         return {name: value for name, value in fields.items() if name not in left_out}
 
     @property
@@ -101,3 +143,13 @@ class EvaluateSettings(Settings):
             return None
         fields = {name: getattr(self, name) for name in TaskSettings.model_fields}
         return TaskSettings.model_validate(fields)
+
+
+def _check_drawn(what: str, sampling: SamplingSettings | None) -> None:
+    """Raises ValueError where every sample of a prompt would be the same."""
+    if sampling is None or sampling.top_k == 1:
+        found = "sampling: null" if sampling is None else "sampling.top_k: 1"
+        raise ValueError(
+            f"found {what} with {found}, which gives the same completion every time; allowed with a temperature, "
+            "such as sampling: {temperature: 1.0}"
+        )

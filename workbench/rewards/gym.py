@@ -91,8 +91,7 @@ def verify_gym(prompt: str, completion: str, answer: str | None) -> float:
             f"reward reasoning_gym: {made_by['gym']} makes another puzzle now than when the prompts were made; "
             "make them again, with the version of reasoning-gym that scores them"
         )
-    marked = _ANSWER.findall(completion)
-    said = (marked[-1] if marked else completion).strip()
+    said = answer_in(completion)
     dataset = _dataset(made_by["gym"], json.dumps(made_by["config"], sort_keys=True), made_by["seed"])
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # tower_of_hanoi prints what it finds wrong
@@ -103,6 +102,12 @@ def verify_gym(prompt: str, completion: str, answer: str | None) -> float:
             f"prompt {shorten(prompt)}; take another generator"
         ) from error
     return min(score, 1.0)  # some add up parts, whose sum is above it by rounding
+
+
+def answer_in(completion: str) -> str:
+    """What the completion has in its last <answer> tags, else all of it."""
+    marked = _ANSWER.findall(completion)
+    return (marked[-1] if marked else completion).strip()
 
 
 @functools.lru_cache(maxsize=8192)

@@ -44,6 +44,14 @@ def is_math(answer: str) -> bool:
     return _ask("read", answer, "") == 1.0
 
 
+def answer_in(completion: str) -> str | None:
+    """What a completion says as its answer, between LaTeX's marks; None where no expression is found in it."""
+    text = completion[-MAX_CHARACTERS:]
+    said = _said(text)
+    words = not _DELIMITED.search(text) and not _SIGN.search(said.strip("$"))
+    return said if said and not words and is_math(said) else None
+
+
 def looks_like_latex(answer: str) -> bool:
     """Whether it holds what only LaTeX has."""
     return _COMMAND.search(answer) is not None

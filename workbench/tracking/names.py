@@ -18,6 +18,10 @@ LENGTH_CORRELATION = "eval/length_correlation"
 NUM_PROMPTS = "eval/num_prompts"
 NUM_PAIRS = "eval/num_pairs"
 
+PASS_AT = "eval/pass_at_"
+MAJORITY_AT = "eval/majority_at_"
+"""They end with k, the number of samples."""
+
 SET = "set"
 """The field of a record's row that says which of several held-out sets it is of."""
 _PREFIX = "eval/"
@@ -50,3 +54,17 @@ def is_measured(metric: str) -> bool:
 def seconds_of_set(name: str) -> str:
     """The seconds that measuring on one of several held-out sets took, of one evaluation."""
     return f"time/{_PREFIX}{name}_seconds"
+
+
+def of_samples(metric: str) -> tuple[str, int] | None:
+    """What a held-out metric of several samples a prompt is and of how many, such as ("pass", 8); None of others."""
+    for prefix in (PASS_AT, MAJORITY_AT):
+        number = metric.removeprefix(prefix)
+        if number != metric and number.isdigit():
+            return prefix.removeprefix(_PREFIX).removesuffix("_at_"), int(number)
+    return None
+
+
+def in_record(metric: str) -> str:
+    """The name of a prompt's own value of a held-out metric, in the row of its first sample."""
+    return metric.removeprefix(_PREFIX)

@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench.experiment.definition.overrides import value_text
 from workbench.experiment.definition.schema import NAMES_ONLY, Experiment, RunSpec
-from workbench.tracking.names import KL_START, PAIR_ACCURACY, PAIR_ACCURACY_OWN, PAIR_MARGIN
+from workbench.tracking.names import KL_START, MAJORITY_AT, PAIR_ACCURACY, PAIR_ACCURACY_OWN, PAIR_MARGIN, PASS_AT
 from workbench.tracking.words import plural
 from workbench.trainer import method
 from workbench.trainer.online.settings import RolloutSettings
@@ -26,6 +26,10 @@ _EVERYWHERE = {
 }
 _EVALUATION = {
     "eval/exact_match_*": "share of held-out prompts whose completion the verifier accepts; greedy and sampled apart",
+    f"{PASS_AT}*": "share of held-out prompts that one of k samples at least has right: 1 - C(n-c, k)/C(n, k) of n "
+    "samples with c right, mean over prompts",
+    f"{MAJORITY_AT}*": "share of held-out prompts whose most frequent answer of k samples is right, as the verifier "
+    "reads answers; ties by share; mean over the n // k blocks of k samples, then over prompts",
     KL_START: "KL(policy || start) over the full vocabulary at each position of samples drawn at temperature 1, "
     "top_p 1, end included; summed over positions, mean over prompts: nats per sequence",
     PAIR_ACCURACY: "share of held-out pairs with h > 0, h against the start whatever the method; a tie counts one half",
@@ -118,7 +122,11 @@ def conventions(run: RunSpec) -> dict[str, str]:
     found = {"batch": batch_units(settings), **_EVERYWHERE}
     found |= method.conventions(type(settings).described(), settings)
     if run.evaluate is not None:
-        found = _EVALUATION | found if settings.scores_texts else found | _EVALUATION
+        sets = [run.evaluate, *run.other_sets]
+        several = {f"{PASS_AT}*": any(own.pass_at for own in sets)}
+        several |= {f"{MAJORITY_AT}*": any(own.majority_at for own in sets)}
+        measured = {name: text for name, text in _EVALUATION.items() if several.get(name, True)}
+        found = measured | found if settings.scores_texts else found | measured
     if run.other_sets:
         found["held-out sets"] = (
             f"{run.set_name} decides, and bears the plain names eval/...; beside it, as eval/<set>/...: "

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.config import Settings
-from workbench.data.settings import CollectData, DatasetData, DataSettings, MixData, ReadData, SourceData
+from workbench.data.settings import CollectData, DataSettings, MixData, ReadData, SourceData
 from workbench.evaluation.settings import EvaluateSettings
-from workbench.experiment.definition.held_out_sets import held_out_sets
+from workbench.experiment.definition.measured import check_held_out, check_stopping
 from workbench.experiment.definition.merge import KINDS
 from workbench.experiment.definition.other_names import OURS
 from workbench.experiment.definition.places import elsewhere, members
@@ -119,9 +119,8 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
     teacher = _teacher(tree, cls, problems, sound)
     arm = validate(Arm, _only(tree, "threads"), problems)
     lora = _section(LoraSettings, "lora", lora_node, problems)
-    held_out = _held_out(evaluate_node, data, problems)
-    evaluate = held_out[0] if held_out else None
-    hyperparameters = _hyperparameters(cls, tree, evaluate, problems) if cls else None
+    held_out = check_held_out(evaluate_node, data, cls, problems, unknown_within("evaluate", EvaluateSettings))
+    hyperparameters = _hyperparameters(cls, tree, held_out, data, problems) if cls else None
     if hyperparameters is not None and hyperparameters.scores_texts:
         _check_scorer(lora_node, evaluate_node, str(trainer.value if trainer else ""), problems)
     if cls is not None and data is not None and data_node is not None:
@@ -154,22 +153,6 @@ def check_sections(tree: Node, problems: Problems, *, sound: bool) -> Sections |
 def _section(cls: type[SettingsType], name: str, node: Node | None, problems: Problems) -> SettingsType | None:
     """A section's settings; None where it is absent or broken."""
     return validate(cls, node, problems, unknown_within(name, cls)) if node is not None else None
-
-
-def _held_out(node: Node | None, data: DataSettings | None, problems: Problems) -> tuple[EvaluateSettings, ...]:
-    """The held-out sets, the deciding one first; none where nothing is held out, or one is broken."""
-    if node is None:
-        return ()
-    found = held_out_sets(node, problems, unknown_within("evaluate", EvaluateSettings))
-    items = node.value if isinstance(node.value, list) else [node]
-    for item in items if found and data is not None else ():
-        split = item.get("split")
-        if split is not None and split.value is not None and data is not None:
-            _check_split(split.value, data, split, problems)
-    if found and data is not None:
-        for index, own in enumerate(found):
-            _check_measured(own, node, None if index else data, problems)
-    return found
 
 
 def _given(tree: Node, name: str) -> Node | None:
@@ -225,14 +208,6 @@ def _missing_data(tree: Node, cls: type[TrainerSettings] | None, problems: Probl
         problems.add(trainer, problem, f"{trainer.field.removesuffix('trainer')}data")
 
 
-def _check_measured(evaluate: EvaluateSettings, node: Node, data: DataSettings | None, problems: Problems) -> None:
-    """Something to measure: held-out pairs that are collected with the training data, or what is named. data: None for
-    a set that does not decide, which has none of those pairs."""
-    collected = isinstance(data, CollectData) and data.collect.held_out_pairs
-    if evaluate.names_nothing and not collected:
-        problems.add(node, "evaluate needs one of task, path, pairs, split")
-
-
 def _check_scorer(lora: Node | None, evaluate: Node | None, trainer: str, problems: Problems) -> None:
     """Nothing that only a language model can do is asked of a reward model."""
     sets = evaluate.value if evaluate is not None and isinstance(evaluate.value, list) else [evaluate]
@@ -246,15 +221,12 @@ def _check_scorer(lora: Node | None, evaluate: Node | None, trainer: str, proble
         problems.add(save, f"found adapter, and trainer {trainer} trains a score head besides; allowed merged")
 
 
-def _check_split(split: str, data: DataSettings, node: Node, problems: Problems) -> None:
-    if not isinstance(data, DatasetData):
-        problems.add(node, "found without data.dataset, allowed with one: it is another split of that data set")
-    elif split == data.split:
-        problems.add(node, f"found {split}, the split that is trained on, allowed another one")
-
-
 def _hyperparameters(
-    cls: type[TrainerSettings], tree: Node, evaluate: EvaluateSettings | None, problems: Problems
+    cls: type[TrainerSettings],
+    tree: Node,
+    held_out: tuple[EvaluateSettings, ...],
+    data: DataSettings | None,
+    problems: Problems,
 ) -> TrainerSettings | None:
     node = _given(tree, "hyperparameters") or Node({}, tree.where, "hyperparameters")
     kept: dict[str, Node] = {}
@@ -267,13 +239,11 @@ def _hyperparameters(
     budget = _given(tree, "budget")
     if budget is not None and _section(Budget, "budget", budget, problems) is not None:
         kept["budget"] = budget
-    if evaluate is not None:
-        kept["evaluate_every"] = Node(evaluate.every, tree.where, "evaluate.every")
+    if held_out:
+        kept["evaluate_every"] = Node(held_out[0].every, tree.where, "evaluate.every")
     settings = validate(cls, replace(node, value=kept), problems, lambda name: unknown_hyperparameter(name, [cls]))
-    if settings is None:
-        return None
-    if settings.early_stopping is not None and evaluate is None:
-        problems.add(node.get("early_stopping") or node, "found without evaluate, allowed with a held-out evaluation")
+    if settings is not None:
+        check_stopping(settings, held_out, data, tree, problems)
     return settings
 
 

@@ -98,7 +98,7 @@ class Durations:
             return 0.0
         forward, pairs = 0.0, self._held_out_pairs(spec)
         prompts, prompt, completion = self._held_out_prompts(spec)
-        completions = 1 + (evaluate.sampling is not None)
+        completions = 1 + (evaluate.samples if evaluate.sampling is not None else 0)
         if evaluate.kl and spec.start is not None and prompts:
             forward += 2 * prompts * (prompt + completion)
             whole = evaluate.sampling is not None and evaluate.sampling == type(evaluate.sampling)()

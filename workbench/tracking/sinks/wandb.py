@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.redaction import redact
-from workbench.tracking.names import PAIR_ACCURACY, PAIR_MARGIN
+from workbench.tracking.names import MAJORITY_AT, PAIR_ACCURACY, PAIR_MARGIN, PASS_AT
 from workbench.tracking.reader import ROLLOUTS, RunRecord, find_runs, is_held_out
 from workbench.tracking.sinks.replay import is_complete
 from workbench.tracking.sinks.rollouts import split_off
@@ -36,7 +36,7 @@ MAX_NAME = 128
 """Characters of a run's and of a group's name that W&B's server takes."""
 ROWS_PER_SPLIT = 64
 """Completions of each split in the table of an evaluation: the same prompts every time."""
-LARGER_IS_BETTER = ("eval/exact_match_*", PAIR_ACCURACY, PAIR_MARGIN, "eval/reward*")
+LARGER_IS_BETTER = ("eval/exact_match_*", f"{PASS_AT}*", f"{MAJORITY_AT}*", PAIR_ACCURACY, PAIR_MARGIN, "eval/reward*")
 _COLUMNS = ("step", "split", "prompt_id", "sample_index", "prompt", "completion", "verdict", "num_tokens", "ended")
 _OURS = ("RUN_ID", "NAME", "NOTES", "RUN_GROUP", "JOB_TYPE", "TAGS", "RESUME", "DIR", "RUN_DIR", "SERVICE", "SWEEP_ID")
 """WANDB_ variables that would name every run alike; what they say is the run folder's to say."""
