@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from workbench.models.presets import make_preset
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
-SMALL = {"evaluate": {"prompts": 16, "every": 1}, "data": {"rows": 512}, "collect": {"pairs": 32, "held_out_pairs": 16}}
+SMALL = {"data": {"rows": 512}, "collect": {"pairs": 32, "held_out_pairs": 16}}
+SMALL_EVALUATE = {"prompts": 16, "max_new_tokens": 4}
+"""Two steps teach no model to end a completion: it would be as long as it may be."""
 MAX_BATCH, MAX_GROUP, MAX_NEW_TOKENS = 16, 4, 16
-MANY_ARMS = 3
+MANY_VARIANTS = 3
 """With more of them, one seed of each tells what two would."""
 # Two steps leave a start that is never right: completions differ in length, so that an online trainer has a signal.
 SIGNAL = {"length": {"target": 3}, "name": "signal"}
@@ -56,7 +59,7 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
             data["collect"] |= {"completions": 32} if "completions" in data["collect"] else pairs
         held_out = part.get("evaluate", [])
         for one in held_out if isinstance(held_out, list) else [held_out]:
-            one |= {name: value for name, value in SMALL["evaluate"].items() if name in one or name == "every"}
+            one |= {"every": 2} | (SMALL_EVALUATE if "prompts" in one else {})
         if "name" in part.get("model", {}):
             part["model"] = {"path": "model"}
     hyperparameters = definition.setdefault("hyperparameters", {})
@@ -64,7 +67,8 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
     hyperparameters["steps"] = 2
     if "sweep" in definition:
         seeds = definition["sweep"].get("seeds", 1)
-        most = 1 if len(definition.get("arms", {})) > MANY_ARMS else 2
+        axes = [definition.get("arms", {"one": {}}), *definition["sweep"].get("grid", {}).values()]
+        most = 1 if math.prod(map(len, axes)) > MANY_VARIANTS else 2
         definition["sweep"]["seeds"] = seeds[:most] if isinstance(seeds, list) else min(seeds, most)
     return definition
 
