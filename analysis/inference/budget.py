@@ -50,6 +50,13 @@ def axes(study: Study, measure: Measure) -> list[Measure]:
 def curves(study: Study, measure: Measure, cost: Measure) -> list[Curve]:
     """The curves of every finished run that spent some of this cost between its evaluations; none where the cost is
     refused."""
+    key = ("curves", measure.column, cost.column)
+    if key not in study.memo:
+        study.memo[key] = _curves(study, measure, cost)
+    return list(study.memo[key])
+
+
+def _curves(study: Study, measure: Measure, cost: Measure) -> list[Curve]:
     table = study.loaded.metrics
     if measure.column not in table or cost.column not in table or cost.column in _refused(study):
         return []
