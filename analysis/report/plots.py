@@ -92,6 +92,7 @@ class Canvas:
             "axes.edgecolor": MUTED,
             "axes.labelcolor": INK,
             "axes.linewidth": 0.8,
+            "axes.titley": 1.0,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
@@ -111,6 +112,11 @@ class Canvas:
             FigureCanvasAgg(figure)
             axes = figure.add_axes((0.155, 0.48 / size[1], 0.815, 1 - 0.71 / size[1]))
             draw(axes)
+            # Known places: to look for them, matplotlib lays out all ticks again, three times a drawing. What the ticks
+            # have in common (1e−6) stands above the axis too, so it leaves the title the left side.
+            axes.yaxis.set_offset_position("right")
+            if not axes.get_ylabel():
+                axes.yaxis.set_label_coords(0, 0.5)
             text, image = io.StringIO(), io.BytesIO()
             figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
             figure.savefig(image, format="png", dpi=144, facecolor="white", metadata={"Software": None})

@@ -126,3 +126,14 @@ def test_no_measure_of_a_panel_is_cut_by_the_bounds_of_another(make_experiment: 
     low, high = axes.get_ylim()
     assert low == 0.0
     assert high > 0.9
+
+
+def test_what_ticks_have_in_common_stands_beside_the_title(make_experiment: Callable[..., Path]) -> None:
+    def draw(axes: Any) -> None:
+        axes.plot([1, 2], [1e-6, 2e-6])
+        axes.set_title("loss (nats)", loc="left", fontsize=9)
+
+    svg = Canvas(open_study(make_experiment())).panel("loss_by_step", "loss", draw).svg
+    found = re.findall(r'<text style="([^"]*)"[^>]* y="([-\d.]+)"[^>]*>(loss|1e)', svg)
+    assert {text: "text-anchor: end" in style for style, _, text in found} == {"loss": False, "1e": True}
+    assert min(float(y) for _, y, _ in found) > 9  # no part of them lies above the drawing
