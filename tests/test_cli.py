@@ -206,7 +206,7 @@ def test_too_little_memory_is_a_line(monkeypatch, capsys, error):
     def plan(_parsed):
         raise error
 
-    monkeypatch.setattr(cli, "_plan", plan)
+    monkeypatch.setitem(cli.COMMANDS, "plan", plan)
     assert cli.main(["plan", "sft_sort"]) == 6
     said = capsys.readouterr().err
     assert (len(said.splitlines()), said.startswith("out of memory (")) == (1, True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from workbench.argument_types import cut, folder, positive, seed, temperature
+from workbench.argument_types import cut
+from workbench.command_line import make_parser
 from workbench.errors import DefinitionError, DivergenceError, StorageError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
 from workbench.permissions import Permissions
@@ -41,7 +43,7 @@ def entry(arguments: Sequence[str] | None = None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    parsed = _parser().parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     came: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with handled_by(receive):
-            return parsed.command(parsed)
+            return COMMANDS[parsed.command](parsed)
     except BaseException as error:
         if request := interrupt_behind(error):
             return 128 + request.signal_number
@@ -87,71 +89,6 @@ def _memory_limit() -> str:
     return "" if limit == resource.RLIM_INFINITY else f" under a limit of {limit / 2**30:.2f} GiB (ulimit -v)"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        complain(f"command line: {cut(message)}; `{self.prog} --help` tells what is allowed")
-        sys.exit(2)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="workbench", description="Run and compare post-training experiments.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        name: str, command: object, text: str, *, overrides: bool = True, named: bool = True
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command)
-        sub.add_argument("--runs", type=folder, default=Path("runs"), metavar="DIR", help="folder of all runs")
-        if named:
-            sub.add_argument("name", metavar="NAME", help="a file of experiments/, without folder and ending")
-        if overrides:
-            sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides")
-            sub.add_argument("--settings", default="", metavar="TEXT", help="overrides in one text, as SET of make")
-        return sub
-
-    for name, command, text in (
-        ("run", _run, "train what is missing and write the report"),
-        ("plan", _plan, "what would run, what is cached, what changed, what it will take"),
-    ):
-        sub = add(name, command, text)
-        sub.add_argument("--jobs", type=positive, help="runs side by side (default: cores / threads)")
-        sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
-        sub.add_argument("--share", action="store_true", help="divide the runs among all commands that say so")
-        sub.add_argument("--inexact", action="store_true", help="resume under other code, libraries or threads")
-        sub.add_argument("--allow-reward-code", action="store_true", help="run the Python files that are rewards")
-    data = add("data", _data, "what the model will see: tokens, what is learned of them, lengths, rows cut or left out")
-    data.add_argument("--rows", type=positive, default=3, help="rows shown here; the page shows more")
-    data.add_argument("--split", choices=("train", "held_out"), default="train", help="what is trained or measured on")
-    add("report", _report, "write the report again")
-    add("status", _status, "how the runs stand")
-    explain = add("explain", _explain, "every resolved value with its origin, and every convention", named=False)
-    what = explain.add_mutually_exclusive_group(required=True)
-    what.add_argument("name", nargs="?", metavar="NAME", help="a file of experiments/, or a trainer")
-    what.add_argument("--methods", action="store_true", help="every method side by side")
-    compare = add("compare", _compare, "one report over several experiments", overrides=False, named=False)
-    compare.add_argument("names", nargs="*", metavar="NAME", help="experiments that were run")
-    export = add("export", _export, "runs, metrics and completions as tables", overrides=False, named=False)
-    export.add_argument("names", nargs="*", metavar="NAME", help="experiments that were run")
-    export.add_argument("--out", type=folder, required=True, metavar="DIR", help="folder of the tables")
-    export.add_argument("--format", choices=("csv", "parquet"), default="csv")
-    dashboard = add("dashboard", _dashboard, "TensorBoard over all runs", overrides=False, named=False)
-    dashboard.add_argument("--port", type=positive, help="of this machine's loopback (default: 6006)")
-    sample = add("sample", _sample, "complete a prompt with a run's model", overrides=False, named=False)
-    sample.add_argument("run", metavar="RUN", help="experiment/variant/seed0, or a model folder")
-    sample.add_argument("prompt", metavar="PROMPT")
-    sample.add_argument("--num", type=positive, default=1, help="completions")
-    sample.add_argument("--max-new-tokens", type=positive, help="128, and as many as fit, unless said")
-    sample.add_argument("--temperature", type=temperature, default=1.0, help="0: the likeliest token")
-    sample.add_argument("--seed", type=seed, default=0)
-    sample.add_argument("--raw", action="store_true", help="the prompt as it stands, whatever the run was trained on")
-    sample.add_argument("--system", help="a system message before the prompt, through the chat template")
-    add("schema", _schema, "the JSON Schema of a definition file", overrides=False, named=False)
-    return parser
-
-
 def _load(parsed: argparse.Namespace) -> Experiment:
     from workbench.experiment.definition.overrides import split_settings
     from workbench.experiment.definition.resolve import load_experiment
@@ -168,13 +105,22 @@ def _permissions(parsed: argparse.Namespace) -> Permissions:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    # Loading torch makes a million objects that all stay: looking for garbage among them takes 0.7 s of a start.
-    # The processes that train collect as usual (experiment/launchers.py).
-    gc.disable()
     if parsed.share and parsed.fresh:
         raise DefinitionError(
             "command line: --share: not with --fresh: each command would train anew what another made"
         )
+    options = {"jobs": parsed.jobs, "fresh": parsed.fresh, "share": parsed.share, "report": _write_report}
+    return _experiment(parsed, **options)
+
+
+def _prepare(parsed: argparse.Namespace) -> int:
+    return _experiment(parsed, trains=False)
+
+
+def _experiment(parsed: argparse.Namespace, **options: Any) -> int:
+    # Loading torch makes a million objects that all stay: looking for garbage among them takes 0.7 s of a start.
+    # The processes that train collect as usual (experiment/launchers.py).
+    gc.disable()
     experiment = _load(parsed)
     from workbench.experiment.running.launchers import set_environment
     from workbench.experiment.running.reward_code import refuse_reward_code
@@ -184,15 +130,16 @@ def _run(parsed: argparse.Namespace) -> int:
     set_environment()
     from workbench.experiment.running.runner import run_experiment
 
-    return run_experiment(
-        experiment,
-        parsed.runs,
-        jobs=parsed.jobs,
-        fresh=parsed.fresh,
-        share=parsed.share,
-        permissions=permissions,
-        report=_write_report,
-    )
+    return run_experiment(experiment, parsed.runs, permissions=permissions, **options)
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from workbench.experiment.running.train import train_named
+
+    key = train_named(parsed.planned, parsed.runs, _permissions(parsed))
+    if os.environ.get("RANK", "0") == "0":
+        say(f"{key} is finished")
+    return 0
 
 
 def _plan(parsed: argparse.Namespace) -> int:
@@ -357,6 +304,23 @@ def _schema(_parsed: argparse.Namespace) -> int:
 
     say(schema_text().removesuffix("\n"))
     return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "prepare": _prepare,
+    "train": _train,
+    "plan": _plan,
+    "data": _data,
+    "report": _report,
+    "status": _status,
+    "explain": _explain,
+    "compare": _compare,
+    "export": _export,
+    "dashboard": _dashboard,
+    "sample": _sample,
+    "schema": _schema,
+}
 
 
 if __name__ == "__main__":

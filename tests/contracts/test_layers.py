@@ -28,7 +28,9 @@ FLOORS = {
     "workbench.evaluation": 7,
     "workbench.experiment": 8,
     "workbench.argument_types": 0.5,  # over config
+    "workbench.command_line": 1.5,  # over argument_types and tracking
     "workbench.cli": 9,
+    "workbench.__main__": 10,
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 
 from workbench.config import PositiveInt, Seed, Settings
 from workbench.data.forms import DataForm
@@ -16,6 +16,7 @@ from workbench.evaluation.settings import EvaluateSettings
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.online.settings import RolloutSettings
+from workbench.trainer.registry import get_settings_class
 from workbench.trainer.settings import Budget, RunSettings, TrainerSettings
 
 START = "start"
@@ -94,9 +95,14 @@ SECTION_CLASSES: dict[str, Any] = {
 }
 
 
+def _of_trainer(value: Any, read: ValidationInfo) -> Any:
+    """The hyperparameters of a spec that is read from a record, in the class of the trainer that stands before them."""
+    return get_settings_class(read.data["trainer"]).model_validate(value) if isinstance(value, dict) else value
+
+
 @dataclass(frozen=True)
 class RunSpec:
-    """One run, fully resolved."""
+    """One run, fully resolved. running/planned_run.py writes and reads it by its types."""
 
     experiment: str
     """Name of the experiment, overrides included."""
@@ -112,7 +118,7 @@ class RunSpec:
     model: ModelSettings | None
     lora: LoraSettings | None
     data: DataSettings
-    hyperparameters: TrainerSettings
+    hyperparameters: Annotated[SerializeAsAny[TrainerSettings], BeforeValidator(_of_trainer)]
     """The hyperparameters, with the run's seed and budget, and evaluate.every as evaluate_every."""
     evaluate: EvaluateSettings | None
     """The held-out set that decides."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import RankError, WorkbenchError
+from workbench.experiment.running.provenance import num_cores
 from workbench.experiment.running.run_log import LOG_SECONDS, write_log
 from workbench.interrupts import SIGNALS, handled_by, held, interrupt_behind, let_in, raise_interrupt
 from workbench.redaction import redact
@@ -211,22 +212,28 @@ def _become_worker(threads: int) -> None:
     """A session of its own, so that Ctrl-C reaches it only through its parent; its end follows its parent's. It has
     said what it does with signals, and from here on they come."""
     os.setsid()
-    # What came with the fork is never garbage, and counting it would copy its pages.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # it died before it could be said
+            os._exit(128 + signal.SIGTERM)
+    work_alone(threads)
+    let_in()
+
+
+def work_alone(threads: int) -> None:
+    """Make this process, forked or not, one that computes on so many threads."""
+    # What came with a fork is never garbage, and counting it would copy its pages.
     gc.freeze()
     gc.enable()
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
-        library.prctl(_DIE_WITH_PARENT, signal.SIGTERM)
-        parent = multiprocessing.parent_process()
-        if parent is not None and os.getppid() != parent.pid:  # it died before it could be said
-            os._exit(128 + signal.SIGTERM)
         # glibc gives large blocks back to the kernel at once, and every step would fault them in again (15 % of one).
         for option, value in _KEEP_FREED_MEMORY if hasattr(library, "mallopt") else ():
             library.mallopt(option, value)
     import torch
 
     torch.set_num_threads(threads)
-    let_in()
 
 
 def describe_exit(code: int) -> str:
@@ -236,3 +243,12 @@ def describe_exit(code: int) -> str:
     with contextlib.suppress(ValueError):
         return f"was killed by {signal.Signals(-code).name}"
     return f"was killed by signal {-code}"
+
+
+def default_jobs(threads: int) -> int:
+    """Runs side by side: cores / threads on a CPU, one on a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return 1
+    return max(1, num_cores() // threads)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.counts import Counts
+from workbench.data.epochs import batches_of_epochs
 from workbench.data.settings import MixData
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.identity import Identity
@@ -72,6 +73,8 @@ class PreparedRun:
     """SHA-256 by path; of a data set, what decides its rows."""
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What became of the rows of data and held_out_pairs, as Counts."""
+    scores_again: bool = False
+    """Whether a finished run of it is scored again, with nothing trained."""
     opened: dict[str, str] = field(default_factory=dict)
     """What the run's process will read, by path, and the contents that its identity was taken of: Inputs.verified."""
 
@@ -122,6 +125,15 @@ class PreparedRun:
     def num_rows(self) -> int:
         """Rows of the training data, of all sources together."""
         return sum(source.counts.rows for source in self.sources)
+
+    @property
+    def num_steps(self) -> int:
+        """Its optimiser steps."""
+        settings = self.spec.hyperparameters
+        if settings.steps is not None:
+            return settings.steps
+        rows = settings.batch_rows_per_step()
+        return batches_of_epochs(settings.epochs, self.num_rows, rows) * settings.updates_per_rollout
 
 
 def named(what: str, source: str) -> str:

@@ -19,7 +19,7 @@ from workbench.data.mix import MixedSet, MixLoader, Source
 from workbench.data.sets import PromptSet, RowSet, TokenSet
 from workbench.data.settings import MixData
 from workbench.data.taught import TaughtSet
-from workbench.errors import Interrupted, WorkbenchError
+from workbench.errors import Interrupted, RankError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.identity import counted_before, measuring_versions, task_of, versions_of_others
 from workbench.experiment.planning import leaks
@@ -43,8 +43,8 @@ from workbench.rewards.reward import RewardSet
 from workbench.tracking.terminal import complain
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.create import create_trainer
+from workbench.trainer.machine import distributed
 from workbench.trainer.machine.device import training_device
-from workbench.trainer.machine.distributed import get_rank, get_world_size
 from workbench.trainer.method import describe
 from workbench.trainer.records.costs import Costs
 
@@ -53,7 +53,26 @@ def execute(
     prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], permissions: Permissions = NOTHING
 ) -> None:
     """Train the run to its end, or on from its last checkpoint, and leave its model. What went wrong is in its status
-    and raised again."""
+    and raised again. Of the processes of a job each calls this, and the main one alone writes."""
+    settings = prepared.spec.hyperparameters
+    if distributed.is_distributed():
+        distributed.join_process_group(training_device(settings.device, settings.deterministic))
+    if distributed.is_main():
+        _lead(prepared, runs, provenance, permissions)
+        return
+    try:
+        if distributed.broadcast_object(False):
+            with Inputs.verified(prepared.inputs).unchanged():
+                trainer = build_trainer(prepared, runs / prepared.spec.key, permissions)
+            trainer.resume(inexact=permissions.inexact)
+            trainer.train(save_model=False)
+        distributed.barrier()
+    except BaseException as error:
+        raise distributed.explained(error) from None
+
+
+def _lead(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], permissions: Permissions) -> None:
+    """The main process's part, which is the whole where there is no other."""
     folder = RunFolder(runs, prepared.spec.key)
     waited_for: list[str] = []
 
@@ -65,9 +84,11 @@ def execute(
         locks.enter_context(hold(runs, prepared.spec.key, on_wait=wait, inside=True))
         if folder.status().get("fingerprint") == prepared.identity.fingerprint:
             if folder.is_finished():
+                distributed.broadcast_object(False)
+                distributed.barrier()
                 return  # another command made it while this one waited
             if waited_for and folder.status().get("state") == "failed":
-                raise _failed_there(folder.status())
+                raise distributed.explained(_failed_there(folder.status()))
         started = time.monotonic()
         before = 0.0
         trainer: BaseTrainer | None = None
@@ -75,6 +96,8 @@ def execute(
             if _begin(folder, prepared, provenance):  # the lock inside went with what was moved away
                 locks.enter_context(hold_file(folder.path / INSIDE, prepared.spec.key))
             before = float(folder.status().get("seconds") or 0.0)
+            distributed.when_ended(partial(_end_by_peers, folder))
+            distributed.broadcast_object(True)
             with Inputs.verified(prepared.inputs).unchanged():
                 trainer = build_trainer(prepared, folder.path, permissions)
                 found = find_overlaps(prepared, runs)
@@ -85,10 +108,11 @@ def execute(
             trainer.resume(inexact=permissions.inexact)
             trainer.train(save_model=False)  # _finish saves it, with the files that it was made of
             _finish(folder, prepared, trainer, before + time.monotonic() - started)
+            distributed.barrier()
         except BaseException as met:
             # A signal before or after training, which answers its own, finds nothing to save.
             request = interrupt_behind(met) if not isinstance(met, Interrupted) else None
-            error = Interrupted(request.signal_number, saved=False) if request else met
+            error = Interrupted(request.signal_number, saved=False) if request else distributed.explained(met)
             if not isinstance(error, WorkbenchError):
                 raise
             if not folder.is_finished():
@@ -100,6 +124,11 @@ def execute(
                     **(_progress(trainer) if trainer is not None else {}),
                 )
             raise error from None
+
+
+def _end_by_peers(folder: RunFolder, verdict: str) -> None:
+    """A process of the job is to blame for its end, which the main thread, waiting for it, cannot say."""
+    folder.write_status(state="failed", message=verdict, exit_code=RankError.exit_code)
 
 
 def _failed_there(status: Mapping[str, Any]) -> WorkbenchError:
@@ -120,7 +149,7 @@ def build_trainer(
     if spec.lora is not None:
         add_lora(model, spec.lora, spec.seed)
     settings = spec.hyperparameters.revised(precision=prepared.precision)
-    rank, world_size = get_rank(), get_world_size()
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
     sets = [_dataset(source) for source in prepared.sources]
     loader = _loader(spec, sets, rank, world_size)
     more: dict[str, Any] = {}
@@ -133,7 +162,7 @@ def build_trainer(
         model=model,
         train_loader=loader,
         settings=settings,
-        evaluators=build_evaluators(prepared, tokenizer, output_dir),
+        evaluators=build_evaluators(prepared, tokenizer, output_dir) if distributed.is_main() else (),
         output_dir=output_dir,
         tokenizer=tokenizer,
         **more,
@@ -265,6 +294,7 @@ def _begin(folder: RunFolder, prepared: PreparedRun, provenance: Mapping[str, An
             "commit": provenance.get("commit"),
             "code": provenance.get("code"),
             "threads": spec.threads,
+            "processes": distributed.get_world_size(),
             "precision": prepared.precision,
             "seconds": status.get("seconds") or 0.0,
         },

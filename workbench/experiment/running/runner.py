@@ -10,25 +10,24 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from workbench.data.epochs import batches_of_epochs
 from workbench.errors import AlreadyRunningError, DataError, ModelError, StorageError, WorkbenchError
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.planning.changes import describe_change
 from workbench.experiment.planning.plan import OTHER_CODE, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.planning.plan_file import plan_path, write_plan
 from workbench.experiment.planning.space import refuse_without_space
-from workbench.experiment.running.launchers import BUG_EXIT_CODE, RunProcess, describe_exit, warm_up
+from workbench.experiment.running.launchers import BUG_EXIT_CODE, RunProcess, default_jobs, describe_exit, warm_up
+from workbench.experiment.running.planned_run import write_planned
 from workbench.experiment.running.prepare import Preparer
 from workbench.experiment.running.prepared import PreparedRun
-from workbench.experiment.running.provenance import collect_provenance, current_commit, num_cores
-from workbench.experiment.running.run import execute
+from workbench.experiment.running.provenance import collect_provenance, current_commit
 from workbench.experiment.running.run_folder import RunFolder
-from workbench.experiment.running.score_again import score_again
+from workbench.experiment.running.train import train_run
 from workbench.inputs import REMEDY
 from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
 from workbench.locks import hold, is_held
@@ -68,17 +67,19 @@ def run_experiment(
     fresh: bool = False,
     share: bool = False,
     permissions: Permissions = NOTHING,
+    trains: bool = True,
     report: Callable[[Path], Path] | None = None,
 ) -> int:
     """Train what is missing, write the report, return the exit code. Raises AlreadyRunningError.
 
-    jobs: runs side by side; None takes cores / threads. share: other commands that share may work on the experiment at
-    the same time, here or on other machines with the same folder; each run is trained by one of them. report: writes an
-    experiment folder's report, returns its page.
+    trains: off, all that the runs need is made, as far as the runs that they begin from are there, and each is left
+    planned for `workbench train`. jobs: runs side by side; None takes cores / threads. share: other commands that
+    share may work on the experiment at the same time, here or on other machines with the same folder; each run is
+    trained by one of them. report: writes an experiment folder's report, returns its page.
     """
     refuse_without_space(experiment, runs, fresh)
     with hold(runs, experiment.name, shared=share, inside=True), Console() as console:
-        sweep = Sweep(experiment, runs, console, permissions, jobs=jobs, fresh=fresh, share=share)
+        sweep = Sweep(experiment, runs, console, permissions, jobs=jobs, fresh=fresh, share=share, trains=trains)
         outcome = sweep.run()
         stopped = sweep.received
         if report is not None and not stopped:
@@ -102,11 +103,12 @@ class Sweep:
         jobs: int | None,
         fresh: bool,
         share: bool,
+        trains: bool,
     ) -> None:
         self.experiment, self.runs, self.console, self.permissions = experiment, runs, console, permissions
         self.jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
         self.fresh = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
-        self.share = share
+        self.share, self.trains = share, trains
         self.root = Path.cwd()
         self.provenance = collect_provenance(self.root)
         self.outcome = Outcome()
@@ -115,6 +117,7 @@ class Sweep:
         self._fingerprints: dict[str, str | None] = {}
         self._told: set[str] = set()
         self._planned: dict[str, PlannedRun] = {}
+        self._records: dict[str, Callable[[], PreparedRun]] = {}
         self._failures: dict[str, tuple[str, str]] = {}
         self._expected: frozenset[str] = frozenset()
 
@@ -168,8 +171,18 @@ class Sweep:
             self.console.say(f"{len(cached)} of {plural(len(planned), 'run')} finished already{note}")
         if len(cached) < len(planned):
             warm_up()
-        prepared = [ready for run in planned if run.must_run and (ready := self._prepare(preparer, run))]
-        self._train(prepared)
+        ready = [run for run in planned if run.must_run and (self.trains or run.state != "waits")]
+        prepared = [made for run in ready if (made := self._prepare(preparer, run))]
+        if self.trains:
+            self._train(prepared)
+        else:
+            self._tell(planned)
+
+    def _tell(self, planned: list[PlannedRun]) -> None:
+        """Says how runs stand that are not trained by this command."""
+        for key, run in ((run.spec.key, run) for run in planned if run.spec.key not in self.outcome.codes):
+            waits = f"not planned yet: {run.reason}" if run.state == "waits" else f"planned: `workbench train {key}`"
+            self.console.say(f"{key}: {waits if run.must_run else 'finished already'}")
 
     def _start_failed(self, spec: RunSpec) -> bool:
         failed = [key for key in spec.needs if self.outcome.codes.get(key)]
@@ -186,6 +199,8 @@ class Sweep:
             was, now = run.identity.fields, prepared.identity.fields
             if was != now and was is not None and now is not None:
                 raise DataError(f"{describe_change(was, now)}, since it was planned; {REMEDY}")
+            prepared = replace(prepared, scores_again=run.trained is not None)
+            self._records[run.spec.key] = write_planned(prepared, self.runs)
             return prepared
         return None
 
@@ -232,20 +247,18 @@ class Sweep:
         """Each in a process of its own, `jobs` at a time."""
         gc.enable()  # it was off while everything was loaded
         waiting = list(reversed(prepared))
-        steps = {run.spec.key: num_steps(run) for run in prepared}
         while waiting or self._processes:
             while waiting and len(self._processes) < self.jobs:
                 run = self._take(waiting)
                 folder = RunFolder(self.runs, run.spec.key)
-                trains = self._planned[run.spec.key].trained is None
-                if trains:
+                if not run.scores_again:
                     self._make_way(run)
                 with held():  # a run that was started is known, and so will be stopped
-                    process = RunProcess(self._task(run, trains), run.spec.threads, folder.log)
+                    process = RunProcess(self._task(run.spec.key), run.spec.threads, folder.log)
                     self._processes[run.spec.key] = process
                     self._fingerprints[run.spec.key] = run.identity.fingerprint
-                if trains:
-                    self.console.started(run.spec.key, folder.path, steps[run.spec.key])
+                if not run.scores_again:
+                    self.console.started(run.spec.key, folder.path, run.num_steps)
                 else:
                     self.console.say(
                         f"{run.spec.key}: scoring again, not training: {self._planned[run.spec.key].reason}"
@@ -254,11 +267,10 @@ class Sweep:
             self._reap()
             self.console.refresh()
 
-    def _task(self, run: PreparedRun, trains: bool) -> Callable[[], None]:
+    def _task(self, key: str) -> Callable[[], None]:
         """The work of a run's process."""
-        if trains:
-            return lambda: execute(run, self.runs, self.provenance, self.permissions)
-        return lambda: score_again(run, self.runs, self.provenance)
+        load = self._records[key]
+        return lambda: train_run(load(), self.runs, self.provenance, self.permissions)
 
     def _take(self, waiting: list[PreparedRun]) -> PreparedRun:
         """The next that no other command is at; where there is none, the next, which waits for the other's end."""
@@ -375,21 +387,3 @@ def _last_line(log: Path) -> str:
         return next(reversed(log.read_text(encoding="utf-8", errors="replace").split("\n")[-9:-1]), "").strip()
     except OSError:
         return ""
-
-
-def num_steps(run: PreparedRun) -> int:
-    """Optimiser steps of a prepared run."""
-    settings = run.spec.hyperparameters
-    if settings.steps is not None:
-        return settings.steps
-    updates = settings.updates_per_rollout
-    return batches_of_epochs(settings.epochs, run.num_rows, settings.batch_rows_per_step()) * updates
-
-
-def default_jobs(threads: int) -> int:
-    """Runs side by side: cores / threads on a CPU, one on a GPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return 1
-    return max(1, num_cores() // threads)

@@ -67,6 +67,13 @@ def progress() -> None:
         _watch[0].progress()
 
 
+def when_ended(tell: Callable[[str], None]) -> None:
+    """tell is called with the verdict where a process that does not answer, or stalls, ends this one from outside its
+    main thread."""
+    if _watch:
+        _watch[0].on_end = tell
+
+
 def explained(error: BaseException) -> BaseException:
     """An error that ends this process, told to the others; or the RankError of another process that is to blame."""
     if not _watch or isinstance(error, Interrupted):

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -61,6 +61,8 @@ class PeerWatch:
         self._peers = {other: _Peer(seen_at=time.monotonic()) for other in range(world_size) if other != rank}
         self._waiting_since: float | None = None
         self._marks, self._marked_at, self._longest = 0, time.monotonic(), 0.0
+        self.on_end: Callable[[str], None] = lambda _: None
+        """Is told the verdict, of another process or of this one, by which this process is ended."""
         self._beat, self._failed, self._left = 0, "", threading.Event()
         self._lock = threading.Lock()
         self._publish()
@@ -90,7 +92,9 @@ class PeerWatch:
 
     def fail(self, text: str) -> None:
         """This process ends with this error; the others are told, and given the time to hear it: the store may end
-        with this process."""
+        with this process. The first error is what counts."""
+        if self._failed:
+            return
         self._failed = text or "unknown error"
         with contextlib.suppress(Exception):
             self._publish()
@@ -171,4 +175,6 @@ class PeerWatch:
         self.fail(verdict.removeprefix(f"rank {self.rank} has "))
         line = f"rank {self.rank} ends: {verdict}; start the job again to go on from its last checkpoint"
         print(line, file=sys.stderr, flush=True)
+        with contextlib.suppress(Exception):  # the main thread may have said it, and be at its end
+            self.on_end(verdict)
         os._exit(RankError.exit_code)
