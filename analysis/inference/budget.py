@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from analysis import stats
-from analysis.inference import comparability
+from analysis.inference import charged, comparability
 from analysis.inference.claims import Comparison
 from analysis.measures import COSTS, STEPS, Measure, format_number, join
 from analysis.study import Study, Variant
@@ -26,7 +26,8 @@ HELD = 2
 
 @dataclass(frozen=True)
 class Curve:
-    """One finished run's evaluations over a cost, which includes what it inherited; costs rise."""
+    """One finished run's evaluations over a cost, which includes what it inherited, and its start where not all runs
+    rest on that; costs rise."""
 
     variant: Variant
     costs: list[float]
@@ -61,13 +62,15 @@ def _curves(study: Study, measure: Measure, cost: Measure) -> list[Curve]:
     if measure.column not in table or cost.column not in table or cost.column in _refused(study):
         return []
     finished = set(study.finals.loc[study.finals["finished"], "run"])
+    before = charged.start_costs(study, cost.column)
     found = []
     for variant in study.variants:
         own = table[(table["variant"] == variant.name) & table["run"].isin(finished)]
-        for _, run in own.sort_values("step", kind="stable").groupby("run", sort=True):
+        for name, run in own.sort_values("step", kind="stable").groupby("run", sort=True):
             points = run[[cost.column, measure.column]].dropna().drop_duplicates(cost.column)
             if len(points) > 1:
-                found.append(Curve(variant, list(points[cost.column]), list(points[measure.column])))
+                costs = points[cost.column] + before.get(str(name), 0.0)
+                found.append(Curve(variant, list(costs), list(points[measure.column])))
     return found
 
 
@@ -77,7 +80,7 @@ def common_range(found: list[Curve]) -> tuple[float, float]:
 
 
 def refusals(study: Study) -> list[str]:
-    """Why seconds or FLOPs are not compared."""
+    """Why seconds, FLOPs or tokens are not compared."""
     return list(_refused(study).values())
 
 
@@ -90,7 +93,12 @@ def _refused(study: Study) -> dict[str, str]:
         for hardware in [record["provenance"].get("hardware") or {}]
     }
     differ = "Not compared by seconds: the runs differ in threads, device or machine"
-    found = {"time/seconds": differ} if len(places) > 1 else {}
+    found = {
+        cost.column: f"Not compared by {cost.label}: what a start spent that not all settings share is not recorded"
+        for cost in COSTS
+        if cost.column in AXES and any(map(math.isnan, charged.start_costs(study, cost.column).values()))
+    }
+    found |= {"time/seconds": differ} if len(places) > 1 else {}
     counted = comparability.flops_refusals(study)
     return found | ({"cost/flops": counted[0].removesuffix(".")} if counted else {})
 
@@ -184,8 +192,9 @@ def unlike_costs(study: Study) -> list[str]:
     if not compares_costs(study) or "cost/flops" in _refused(study):
         return []
     runs = study.finals.loc[study.finals["finished"], ["run", "variant"]]
+    before = charged.start_costs(study, "cost/flops")
     spent = {
-        variant.label: float(np.mean([_spent(study, run, "flops") for run in own["run"]]))
+        variant.label: float(np.mean([_spent(study, run, "flops") + before.get(run, 0.0) for run in own["run"]]))
         for variant in study.variants
         if len(own := runs[runs["variant"] == variant.name])
     }

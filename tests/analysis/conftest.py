@@ -250,6 +250,7 @@ BUDGET_FLOPS = 2.0e11
 ARMS: dict[str, Row] = {
     # FLOPs and seconds a step, gain and later fall of exact match, costs inherited before the first step.
     "continued_sft": {"trainer": "sft", "flops": 2.0e9, "seconds": 0.04, "gain": 0.10, "fall": 0.0, "inherits": False},
+    "orpo": {"trainer": "orpo", "flops": 3.0e9, "seconds": 0.06, "gain": 0.16, "fall": 0.0, "inherits": False},
     "dpo": {"trainer": "dpo", "flops": 3.0e9, "seconds": 0.06, "gain": 0.18, "fall": 0.0, "inherits": True},
     "grpo": {"trainer": "grpo", "flops": 4.0e9, "seconds": 0.20, "gain": 0.35, "fall": 0.0, "inherits": False},
     "ppo": {"trainer": "ppo", "flops": 4.5e9, "seconds": 0.25, "gain": 0.32, "fall": 0.30, "inherits": False},
@@ -335,7 +336,7 @@ def write_budget_run(root: Path, folder: str, definition: Row, arm: Row, steps: 
 def write_budget_experiment(
     root: Path,
     *,
-    arms: tuple[str, ...] = tuple(ARMS),
+    arms: tuple[str, ...] = ("continued_sft", "dpo", "grpo", "ppo"),
     seeds: int = 3,
     steps: int = 60,
     every: int = 5,

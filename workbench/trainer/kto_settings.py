@@ -30,7 +30,8 @@ class KTOSettings(TrainerSettings):
             "h": "policy minus reference, summed over the completion's tokens, end included, nats",
             "z": "mean h of the step's prompts with the completion of the nearest row before that has another prompt, "
             "cut where the model's positions end; over all processes and whatever the micro-batches; no gradient; at "
-            "least 0",
+            "least 0. Held-out rows have that of their batch from val_loader, which stands for a step (so have DPO's "
+            "losses over the step): eval/loss depends on the loader's batches, and not on micro_batch_rows",
             "rewards/*": "beta h: chosen is of wanted completions, rejected of unwanted ones",
             "reference": "the start, frozen, without dropout",
         },

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.inference.charged import start_of
 from analysis.measures import COSTS, Measure, format_number, join, number_or_nan
 from analysis.report.document import Cell, Prose, Section, Table
 from analysis.report.plots import Canvas
@@ -82,11 +83,11 @@ def _totals(study: Study, variant: Variant, own: Costs, inherited: Mapping[str, 
 def _share(study: Study, run: str, *, shared: bool) -> tuple[Costs, Costs]:
     """(of its chain of starts, of its stages) what a run rests on; shared: divided by the runs of the study that do."""
     chain, known = [], study.start.records if study.start is not None else {}
-    name = _start_of(study.loaded.records[run])
+    name = start_of(study.loaded.records[run])
     while name in known and name not in chain:
         chain.append(name)
-        name = _start_of(known[name])
-    users = [other for other in study.loaded.records if _start_of(study.loaded.records[other]) == (chain or [""])[0]]
+        name = start_of(known[name])
+    users = [other for other in study.loaded.records if start_of(study.loaded.records[other]) == (chain or [""])[0]]
     start = _sum(*(_spent(known[name]) for name in chain)) if chain else {}
     stages = study.loaded.records[run]["provenance"].get("stages") or {}
     rest: Costs = {}
@@ -111,11 +112,6 @@ def _spent(record: Mapping[str, Any]) -> Costs:
 
 def _status_costs(record: Mapping[str, Any]) -> dict[str, Any]:
     return dict(record["status"].get("costs") or {})
-
-
-def _start_of(record: Mapping[str, Any]) -> str:
-    start = record["provenance"].get("start")
-    return str(start.get("folder") or "") if isinstance(start, dict) else ""
 
 
 def _finished(study: Study, variant: Variant) -> list[str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis import stats
 from analysis.inference import budget
-from analysis.measures import BY_COLUMN, STEPS
+from analysis.measures import BY_COLUMN, COSTS, STEPS
 from analysis.report.pages import write_report
 from analysis.report.sections import equal_cost
 from analysis.study import open_study
@@ -76,6 +78,51 @@ def test_every_test_is_in_the_file(make_budget_experiment: Make) -> None:
     # Six pairs on every axis, one where only two settings generate.
     assert len(table.plain) == 4 * 6 + 1
     assert {row["axis"] for row in table.plain} == set(budget.AXES)
+
+
+@pytest.fixture
+def two_stages_beside_one(make_budget_experiment: Make) -> Path:
+    """Arms of which dpo begins from an SFT run, and orpo from the model that this run began from."""
+    folder = make_budget_experiment(arms=("orpo", "dpo"), seeds=2)
+    base, sft = "pretrain_tiny/main/seed0", "sft_sort/main/seed0"
+    begun = {f"methods/orpo/seed{seed}": base for seed in (0, 1)} | {f"methods/dpo/seed{seed}": sft for seed in (0, 1)}
+    for run, start in (begun | {sft: base}).items():
+        path = folder.parent / run / "provenance.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"start": {"folder": start}}))
+    spent: dict[str, Any] = {
+        "flops": 8.0e10,
+        "trained_tokens": 500,
+        "generated_tokens": 70,
+        "inherited": {"collect": {"flops": 1.0e10}},
+    }
+    path = folder.parent / sft / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"costs": spent, "seconds": 40.0}))
+    return folder
+
+
+def test_the_sft_stage_is_charged_to_dpo_and_not_to_orpo_which_needs_none(two_stages_beside_one: Path) -> None:
+    study = open_study(two_stages_beside_one)
+    assert study.deciding is not None
+
+    def begins(column: str) -> dict[str, float]:
+        measure = next(cost for cost in (*COSTS, STEPS) if cost.column == column)
+        return {curve.variant.name: curve.costs[0] for curve in budget.curves(study, study.deciding, measure)}
+
+    # DPO's pairs cost 1.1e11 besides; the model that both rest on is charged to neither.
+    assert begins("cost/flops") == {"orpo": 0.0, "dpo": 8.0e10 + 1.0e10 + 1.1e11}
+    assert begins("cost/trained_tokens") == {"orpo": 0.0, "dpo": 500.0}
+    assert begins("time/seconds") == {"orpo": 0.0, "dpo": 40.0}
+    assert begins("step") == {"orpo": 0.0, "dpo": 0.0}
+    (text,) = budget.unlike_costs(study)
+    assert "at dpo, what was inherited included" in text
+
+
+def test_a_start_of_which_no_cost_is_recorded_is_not_taken_for_free(two_stages_beside_one: Path) -> None:
+    shutil.rmtree(two_stages_beside_one.parent / "sft_sort")
+    study = open_study(two_stages_beside_one)
+    assert study.deciding is not None
+    assert budget.curves(study, study.deciding, FLOPS) == []
+    assert any("FLOPs: what a start spent" in text for text in budget.refusals(study))
 
 
 def test_what_runs_rest_on_is_charged_in_full_and_shared_out(make_budget_experiment: Make) -> None:
