@@ -22,6 +22,13 @@ def start_of(record: Record) -> str:
 def unshared_starts(study: Study) -> dict[str, list[Record]]:
     """By run the starts that it rests on, the starts of these among them, and that not every finished run rests on. The
     seeds of one setting are one start."""
+    if "unshared starts" not in study.memo:
+        study.memo["unshared starts"] = _unshared_starts(study)
+    found: dict[str, list[Record]] = study.memo["unshared starts"]
+    return found
+
+
+def _unshared_starts(study: Study) -> dict[str, list[Record]]:
     records, finished = study.loaded.records, study.finals.loc[study.finals["finished"], "run"]
     if len({_setting(start_of(records[run])) for run in finished}) < 2:
         return {}
