@@ -69,7 +69,7 @@ def compare(
             raise DefinitionError("compare: name at least one experiment")
         folders = [Path(root) / name for name in names]
         study = open_study(folders[0]) if len(folders) == 1 else open_studies(folders)
-    able = {outcome.column: outcome for outcome in OUTCOMES if study.has(outcome.column)}
+    able = {outcome.column: outcome for outcome in (*OUTCOMES, *study.of_samples) if study.has(outcome.column)}
     if measure is not None and measure not in able:
         raise DefinitionError(
             f"compare: no run has {measure}; allowed {', '.join(able) or 'none: nothing was measured'}"

@@ -22,6 +22,7 @@ from workbench.tracking.names import (
     PAIR_MARGIN,
     SCORE_MEAN,
     SCORE_SD,
+    of_samples,
 )
 
 if TYPE_CHECKING:
@@ -129,10 +130,13 @@ DECIDING = (EXACT_MATCH_SAMPLED, EXACT_MATCH_GREEDY, PAIR_ACCURACY, HELD_OUT_LOS
 
 
 def measure_of(column: str) -> Measure:
-    """What a column means; rewards/<name>/mean are each reward's own, <measure>/<source> those of one source."""
+    """What a column means; rewards/<name>/mean are each reward's own, <measure>/<source> those of one source, and
+    eval/pass_at_<k> and eval/majority_at_<k> those of k samples."""
     if column.startswith("rewards/") and column.endswith("/mean"):
         name = column.removeprefix("rewards/").removesuffix("/mean")
         return Measure(column, f"reward {name} in training", "mean of completions", "nats")
+    if (samples := of_samples(column)) is not None:
+        return Measure(column, "{}@{}".format(*samples), "share", "rate", True)
     of_all, _, source = column.rpartition("/")
     if column not in BY_COLUMN and of_all in BY_COLUMN:
         whole = BY_COLUMN[of_all]

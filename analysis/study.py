@@ -16,7 +16,7 @@ from analysis.load import Loaded, load_folders
 from analysis.measures import BY_COLUMN, DECIDING, Measure, join, measure_of, plain
 from workbench.errors import DefinitionError
 from workbench.tracking import reader
-from workbench.tracking.names import HELD_OUT_LOSS
+from workbench.tracking.names import HELD_OUT_LOSS, of_samples
 from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ class Study:
     def measure_of(self, column: str) -> Measure:
         """What a column of these runs means."""
         return self.own_measures.get(column) or measure_of(column)
+
+    @property
+    def of_samples(self) -> list[Measure]:
+        """The measures of several samples a prompt that some run has: pass@k in the order of k, then majority@k."""
+        kinds = {str(column): of_samples(str(column)) for column in self.finals}
+        found = [(kind != "pass", k, column) for column, (kind, k) in ((c, own) for c, own in kinds.items() if own)]
+        return [measure_of(column) for _, _, column in sorted(found) if self.has(column)]
 
     def has(self, column: str) -> bool:
         """Whether some run has that column at all."""

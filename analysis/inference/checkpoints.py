@@ -14,7 +14,14 @@ from analysis import stats
 from analysis.inference.comparability import groups
 from analysis.measures import Measure
 from analysis.study import Study, Variant
-from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, PAIR_ACCURACY, PAIR_MARGIN
+from workbench.tracking.names import (
+    EXACT_MATCH_GREEDY,
+    EXACT_MATCH_SAMPLED,
+    PAIR_ACCURACY,
+    PAIR_MARGIN,
+    in_record,
+    of_samples,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,8 +73,18 @@ def _interval_of(study: Study, variant: Variant, measure: Measure) -> stats.Inte
             by_prompt = rows[rows["split"] == "sampled"].groupby("prompt_id")["exact_match"].agg(["mean", "size"])
             if by_prompt["size"].max() > 1:
                 return stats.t_interval(list(by_prompt["mean"].astype(float)))
+    if of_samples(measure.column):
+        rows = final_items(study, study.loaded.completions).get(variant.name)
+        return stats.t_interval(list(prompt_values(rows, measure)) if rows is not None else values)
     counts = study.values(variant, measure.counted_by) if measure.counted_by else []
     return stats.wilson(values[0] * counts[0], int(counts[0])) if counts else stats.t_interval(values)
+
+
+def prompt_values(rows: pd.DataFrame, measure: Measure) -> pd.Series:
+    """What the samples of each prompt come to in pass@k or majority@k, by prompt_id."""
+    column = in_record(measure.column)
+    known = rows[rows[column].notna()] if column in rows else rows.iloc[:0].assign(**{column: 0.0})
+    return known.set_index("prompt_id")[column].astype(float)
 
 
 def one_seed(study: Study) -> bool:

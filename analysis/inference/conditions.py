@@ -22,6 +22,7 @@ from workbench.tracking.names import (
     PAIR_MARGIN,
     SCORE_MEAN,
     SCORE_SD,
+    of_samples,
 )
 
 UNKNOWN = "not recorded"
@@ -57,13 +58,19 @@ OF_TASK = {
 COLLECTED = ("task", "digits", "numbers", "gym", "gym_config", "held_out_pairs", "samples_per_prompt", "from",
              "no_correct", "temperature", "seed")  # fmt: skip
 """Fields of data.collect that decide the held-out pairs."""
+PREFERENCE = "held-out preference"
+"""What prefers one completion of a held-out pair: pair accuracy has one name, and two scores are behind it."""
 COUNTED = ("held-out rows", "held-out pairs")
 """Conditions that are counts of what was read: where a run has none, nothing is known to differ."""
 Conditions = dict[str, str]
 
 
 def conditions_of(study: Study, run: str, column: str) -> Conditions:
-    """What this run's value of a measure depends on, by name. A field that its task does not read is left out."""
+    """What this run's value of a measure depends on, by name. A field that its task does not read is left out.
+
+    pass@k and majority@k depend on what sampled exact match does; not on K, because they are unbiased whatever it is.
+    """
+    column = column if of_samples(column) is None else EXACT_MATCH_SAMPLED
     record = study.loaded.records[run]
     evaluate = record["definition"].get("evaluate")
     if evaluate is None:
@@ -71,6 +78,8 @@ def conditions_of(study: Study, run: str, column: str) -> Conditions:
     found = _pairs(record, evaluate) if column in PAIRS else _fields(record, evaluate, column)
     found |= {f"version of {name}": value for name, value in versions(record).items() if _counts(name, column)}
     found |= _counted(study, run, column)
+    if column in (PAIR_ACCURACY, PAIR_MARGIN):
+        found |= {PREFERENCE: _preference(study, run)}
     if column == KL_START:
         found |= {"version of the KL estimator": versions(record).get(KL_START, UNKNOWN)}
     # KL and pairs are measured against the start; and a method cannot be told from the start that it had, unless one
@@ -78,6 +87,13 @@ def conditions_of(study: Study, run: str, column: str) -> Conditions:
     if len(study.plans) > 1 or column in (KL_START, *PAIRS):
         found |= _start(study, run)
     return found
+
+
+def _preference(study: Study, run: str) -> str:
+    """A reward model tells of its scores beside its pair accuracy; everything else is measured against the start."""
+    own = study.finals[study.finals["run"] == run]
+    by_score = SCORE_MEAN in own and bool(own[SCORE_MEAN].notna().any())
+    return "by a reward model's score" if by_score else "by the log-probability above the start's"
 
 
 def _counts(name: str, column: str) -> bool:

@@ -19,9 +19,9 @@ QUALIFIES = 0.01
 
 
 def qualified(study: Study, answer: Answer) -> Answer:
-    """The answer, led by the held-out prompts that were trained on, where they are more than 1 % of all."""
-    measured = _shared(study, of_pairs=_decided_by_pairs(study))
-    others = _shared(study, of_pairs=not _decided_by_pairs(study))
+    """The answer, led by the held-out prompts that were trained on, where they are more than 1 % of all; those of sets
+    that do not decide qualify no claim and are told as well."""
+    measured, others = _shared(study, decide=True), _shared(study, decide=False)
     if not measured and not others:
         return answer
     told = []
@@ -40,16 +40,17 @@ def _decided_by_pairs(study: Study) -> bool:
     return study.deciding is not None and study.deciding.column.startswith("eval/pair")
 
 
-def _shared(study: Study, *, of_pairs: bool) -> dict[str, list[str]]:
-    """The labels of the settings by what their runs recorded of held-out pairs, or of prompts; the greatest share
-    first."""
+def _shared(study: Study, *, decide: bool) -> dict[str, list[str]]:
+    """The labels of the settings by what their runs recorded of the held-out items that decide, or of all others; the
+    greatest share first."""
+    of_pairs = _decided_by_pairs(study)
     labels = {variant.name: variant.label for variant in study.variants}
     found: dict[str, list[str]] = {}
     shares: dict[str, float] = {}
     for row in study.loaded.runs.to_dict("records"):
         for overlap in _overlaps(study.loaded.records[row["run"]]["status"]):
             held_out = str(overlap.get("held_out"))
-            if held_out.startswith(BESIDE) or (held_out == PAIRS) != of_pairs:
+            if decide != (not held_out.startswith(BESIDE) and (held_out == PAIRS) == of_pairs):
                 continue
             text, label = str(overlap.get("text")), labels.get(row["variant"], str(row["variant"]))
             shares[text] = overlap["share"]

@@ -14,10 +14,14 @@ import numpy as np
 
 from analysis import stats
 from analysis.inference import before_after
+from analysis.inference.checkpoints import interval_of
 from analysis.inference.claims import LEVEL, Comparison, compare_all
-from analysis.measures import Measure, format_number, format_p
+from analysis.measures import BY_COLUMN, Measure, format_number, format_p
 from analysis.study import Study, Variant
+from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, PAIR_ACCURACY
 from workbench.tracking.words import plural
+
+NOTHING = stats.Interval(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class SetResult:
     """Holm's p of the paired test over prompts, of the lowest seed's checkpoint."""
     how: str = ""
     """What the paired test counted, in words."""
+    after: stats.Interval = NOTHING
+    """The mean with its interval over seeds; of one seed, the checkpoint's over its held-out items."""
 
     @property
     def fell(self) -> bool:
@@ -62,27 +68,33 @@ def _results(study: Study) -> list[SetResult]:
     over_prompts: list[float] = []
     for name in study.other_sets:
         view = study.on_set(name)
-        if view.deciding is None:
-            continue
-        measure = view.deciding
-        checkpoints = {
-            each.variant.name: each
-            for each in before_after.changes(view)
-            if each.measure.column.startswith("eval/exact_match")
-        }
-        for variant in view.compared(measure.column):
-            rows = view.finals[(view.finals["variant"] == variant.name) & view.finals["finished"]]
-            start = rows[f"start/{measure.column}"]
-            changes = [float(x) for x in rows[measure.column] - start if math.isfinite(x)]
-            own = checkpoints.get(variant.name)
-            worse = own is not None and own.change.mean < 0
-            over_seeds.append(stats.one_sample_p(changes) if len(changes) >= 2 else math.nan)
-            over_prompts.append(own.p if own is not None and worse else math.nan)
-            change = stats.t_interval(changes) if changes else stats.Interval(math.nan, math.nan, math.nan, 0)
-            values, how = view.values(variant, measure.column), own.how if own is not None else ""
-            found.append(SetResult(name, measure, variant, values, float(start.mean()), change, math.nan, how=how))
+        checkpoints = {(each.variant.name, each.measure.column): each for each in before_after.changes(view)}
+        for measure in _measures(view):
+            tested = EXACT_MATCH_GREEDY if measure.column == EXACT_MATCH_SAMPLED else measure.column
+            for variant in view.compared(measure.column):
+                rows = view.finals[(view.finals["variant"] == variant.name) & view.finals["finished"]]
+                start = rows[f"start/{measure.column}"]
+                changes = [float(x) for x in rows[measure.column] - start if math.isfinite(x)]
+                own = checkpoints.get((variant.name, tested))
+                worse = own is not None and own.change.mean < 0
+                over_seeds.append(stats.one_sample_p(changes) if len(changes) >= 2 else math.nan)
+                over_prompts.append(own.p if own is not None and worse else math.nan)
+                change = stats.t_interval(changes) if changes else NOTHING
+                values, how = view.values(variant, measure.column), own.how if own is not None else ""
+                after = interval_of(view, variant, measure)
+                if own is not None and measure.column == HELD_OUT_LOSS:
+                    how = f"{own.amount}, {own.how}"
+                    after = own.after if len(values) == 1 else after
+                before = float(start.mean())
+                found.append(SetResult(name, measure, variant, values, before, change, math.nan, how=how, after=after))
     adjusted = zip(found, stats.holm(over_seeds), stats.holm(over_prompts), strict=True)
     return [replace(own, adjusted=seeds, paired=prompts) for own, seeds, prompts in adjusted]
+
+
+def _measures(view: Study) -> list[Measure]:
+    """What a set is shown by: what decides of it, and the accuracy on its pairs where it has both."""
+    pairs = [BY_COLUMN[PAIR_ACCURACY]] if view.has(PAIR_ACCURACY) else []
+    return list(dict.fromkeys([*([view.deciding] if view.deciding is not None else []), *pairs]))
 
 
 def comparisons(study: Study) -> list[tuple[str, Measure, Comparison]]:
@@ -111,7 +123,7 @@ def in_words(own: SetResult) -> str:
         limits = f", 95 % interval {format_number(own.change.low)} to {format_number(own.change.high)}"
         limits = "" if math.isnan(own.change.low) else limits
         tests.append(f"{seeds} a change of {format_number(own.change.mean)}{limits}, adjusted {format_p(own.adjusted)}")
-    if own.how:
+    if own.how and not math.isnan(own.paired):
         tests.append(f"of the lowest seed's checkpoint alone, {own.how}, adjusted {format_p(own.paired)}")
     fell = "fell" if own.measure.higher_is_better else "rose"
     return (

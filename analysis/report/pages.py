@@ -36,6 +36,7 @@ from analysis.report.sections import (
     rollouts,
     runs,
     samples,
+    several_samples,
     sources,
 )
 from analysis.report.spreadsheet import cell, safe
@@ -48,6 +49,7 @@ MAX_PAGE_BYTES = 5_000_000
 Make = Callable[[Study, Canvas], Section | None]
 SECTIONS: tuple[Make, ...] = (
     results.section,
+    several_samples.section,
     grid.section,
     comparisons.section,
     other_sets.section,

@@ -54,3 +54,15 @@ def test_pairs_that_were_trained_on_qualify_no_claim_about_prompts(make_experime
     answer = answer_of(open_study(folder))
     assert answer.result == plain.result
     assert answer.flags[0].startswith("8 of 16 held-out pairs stand in them: ")
+
+
+def test_what_leaks_of_a_set_that_does_not_decide_is_told_and_qualifies_no_claim(make_experiment: Make) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), prompts=4, steps=6, every=3)
+    plain = answer_of(open_study(folder))
+    text = "9 of 9 held-out prompts of gsm8k (100 %) stand in the training data"
+    for path in folder.glob("*/seed*/status.json"):
+        overlap = {"share": 1.0, "text": text, "held_out": "held-out prompts of gsm8k"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"overlaps": [overlap]}))
+    answer = answer_of(open_study(folder))
+    assert answer.result == plain.result
+    assert answer.flags[0].startswith(f"{text}: the values show what was memorised")

@@ -189,3 +189,35 @@ def test_a_mix_without_evaluate_is_measured_on_nothing(lab, define, definitions)
     define("mixed", {name: value for name, value in definitions["start"].items() if name != "evaluate"} | {"data": MIX})
     [run] = load_experiment("mixed", [], lab / "experiments").runs
     assert (run.evaluate, run.other_sets) == (None, ())
+
+
+def test_a_set_of_pairs_shows_its_accuracy_and_a_text_its_loss_and_a_leak_of_either_is_told(
+    lab, command, define, definitions, sums
+):
+    rows = [{"prompt": f"{n} and {n} is: ", "chosen": f"{2 * n}", "rejected": "x"} for n in range(4)]
+    (lab / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (lab / "texts.jsonl").write_text("".join(f'{{"text": "{n} and {n}"}}\n' for n in range(4)))
+    sets = [SORT | {"every": 0, "samples": 2, "pass_at": [1, 2]}, {"name": "prefs", "pairs": "pairs.jsonl"}]
+    sets.append({"name": "texts", "path": "texts.jsonl"})
+    sources = {"mix": [{"task": "sort", "digits": 3, "rows": 32}, {"path": "texts.jsonl"}]}
+    changes = {"steps": 2, "batch_rows": 4, "precision": "float32"}
+    define("three", definitions["start"] | {"evaluate": sets, "data": sources, "hyperparameters": changes})
+    done = command("run", "three")
+    assert done.returncode == 0, done.stderr
+    report = (lab / "runs/three/report/report.md").read_text()
+    [pairs], [texts] = (
+        [line for line in report.splitlines() if line.startswith(f"| {n} ")] for n in ("prefs", "texts")
+    )
+    assert "pair accuracy" in pairs
+    assert "held\\-out loss" in texts or "held-out loss" in texts
+    assert all(" to " in line.split("|")[5] for line in (pairs, texts)), "each value has its interval"
+    assert "4 of 4 held-out prompts of texts (100 %) stand in the training data" in report.partition("## ")[0]
+
+
+def test_samples_are_asked_for_in_vain_where_a_files_rows_are_no_prompts(lab, command, define, definitions):
+    (lab / "texts.jsonl").write_text('{"text": "1 and 1"}\n')
+    evaluate = {"path": "texts.jsonl", "samples": 2, "pass_at": [2]}
+    define("texts", definitions["start"] | {"evaluate": evaluate})
+    done = command("run", "texts")
+    assert done.returncode != 0
+    assert "texts.jsonl: none of its rows is a prompt to complete, and several samples of each are" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from analysis.inference.claims import Comparison
 from analysis.measures import Measure, format_p
 from analysis.report.document import Block, Cell, Prose, Section, Table
 from analysis.report.plots import Canvas
-from analysis.report.sections.cells import setting, signed
+from analysis.report.sections.cells import setting, signed, with_interval
 from analysis.study import Study
 from workbench.tracking.names import seconds_of_set
 
@@ -56,7 +57,7 @@ def _table(study: Study, found: list[other_sets.SetResult]) -> Table:
                 setting(own.variant, ("forgotten",) if own.forgotten else (), "bad" if own.forgotten else ""),
                 Cell(measure.axis_label),
                 Cell(measure.text(own.before), own.before),
-                Cell(measure.text(mean), mean),
+                with_interval(replace(own.after, mean=mean), measure),
                 change,
                 Cell(format_p(own.adjusted), own.adjusted),
                 Cell(own.how or "–", lines=(f"adjusted {format_p(own.paired)}",) if own.paired == own.paired else ()),
@@ -65,7 +66,8 @@ def _table(study: Study, found: list[other_sets.SetResult]) -> Table:
         )
         flat.append(
             {"set": own.name, "variant": own.variant.name, "measure": measure.column, "start": own.before}
-            | {"mean": mean, "change": own.change.mean, "low": own.change.low, "high": own.change.high}
+            | {"mean": mean, "mean_low": own.after.low, "mean_high": own.after.high}
+            | {"change": own.change.mean, "low": own.change.low, "high": own.change.high}
             | {"seeds": len(own.values), "p_holm": own.adjusted, "p_paired_holm": own.paired}
             | {"forgotten": own.forgotten, "seconds": taken}
         )
@@ -81,8 +83,9 @@ def _table(study: Study, found: list[other_sets.SetResult]) -> Table:
     ]
     heads = [*((name, "") for name in names), ("measuring", "s a run")]
     caption = (
-        "Change: mean over finished seeds with its 95 % t interval, and a one-sample t test over seeds. Over prompts: "
-        "exact McNemar of the lowest seed's checkpoint against its start, which speaks of these weights alone. "
+        "After: mean over finished seeds with its 95 % t interval; of one seed, the interval over its prompts, pairs "
+        "or rows. Change: with its 95 % t interval, and a one-sample t test over seeds. Over prompts: exact McNemar of "
+        "the lowest seed's checkpoint against its start, or of rows the paired change: of these weights alone. "
         "Forgotten: worse than the start by either, at 0.05 after Holm."
     )
     return Table("other_sets", heads, rows, flat, label="Other held-out sets", caption=caption, broad=True)

@@ -71,6 +71,8 @@ def _best(study: Study) -> list[str]:
 def table(study: Study) -> Table:
     """Every variant by every measure: mean, interval, each seed; led by the start."""
     measures = [m for m in OUTCOMES if study.has(m.column)]
+    if study.deciding is not None and study.deciding not in measures:  # as a caller of compare may choose
+        measures.insert(0, study.deciding)
     # What training says of itself ranks nothing: it stands here only where nothing was held out.
     measures = measures or [m for m in (TRAINING[2], ROLLOUTS[0]) if study.has(m.column)]
     rows, flat, best = [], [], _best(study)

@@ -190,6 +190,12 @@ def _prompts(
                 raise DataError(f"{example.where}: verifier {named}: the row {problem}")
             asked.append((found, found.answer))
             places.append(example.where or f"held-out prompt {len(asked)}")
+    settings = spec.evaluate
+    if not asked and settings is not None and (settings.samples > 1 or settings.pass_at or settings.majority_at):
+        raise DataError(
+            f"{settings.path or settings.split}: none of its rows is a prompt to complete, and several samples of each "
+            "are asked for; allowed rows with prompt and answer, or evaluate without samples, pass_at and majority_at"
+        )
     encoded = encode_prompts(tokenizer, [found.prompt for found, _ in asked], as_chat=as_chat)
     task = spec.evaluate.task if spec.evaluate is not None else None
     if positions is not None and spec.evaluate is not None:
