@@ -11,7 +11,7 @@ from tests.benchmarks.workload import Workload
 SIDES = (Side("workbench", "ours_family"), Side(TRL.name, "trl_family"))
 TEXTS, PROMPT = 16, 32
 GOALS = {TRL.name: 1.0}
-TURN_SECONDS = 1.5
+TURN_SECONDS = 1.0
 IN_PAIRS = ("orpo", "simpo", "reward")
 NOTES = {
     "orpo": "ORPOTrainer of trl.experimental; the likelihood term is over prompt and response on both sides.",

@@ -243,6 +243,27 @@ def test_the_estimate_holds_the_longest_rows_and_half_precisions_scores(lab, def
     assert half.memory_bytes - whole.memory_bytes == 4 * (1.25 * scores + parameters / 2)
 
 
+def test_the_estimate_holds_a_reference_where_one_is_kept_and_none_where_its_scores_are_stored(
+    lab, define, definitions
+):
+    rows = [{"prompt": "b", "completion": "aa"}] * 32
+    labelled = [row | {"label": place % 2 == 0} for place, row in enumerate(rows)]
+    pairs = [{"prompt": "b", "chosen": "aa", "rejected": "ab"}] * 32
+    for name, written in (("rows", rows), ("labelled", labelled), ("pairs", pairs)):
+        (lab / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+
+    def memory(trainer, data, **hyperparameters):
+        changes = {"trainer": trainer, "data": {"path": str(lab / f"{data}.jsonl")}, "evaluate": None}
+        define("kept", definitions["start"] | changes | {"hyperparameters": {"steps": 2} | hyperparameters})
+        run = only_run(lab, name="kept")
+        return estimate(run, {run.key: run}, lab / "runs", Speed(1e9, "test")).memory_bytes
+
+    policy = 4 * (98 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 256))
+    assert memory("dpo", "pairs") == memory("orpo", "pairs")
+    assert memory("dpo", "pairs", sync_reference_every=1) == memory("orpo", "pairs") + policy
+    assert memory("kto", "labelled", batch_rows=32) == memory("sft", "rows", batch_rows=32) + policy
+
+
 def test_what_is_computed_again_counts_where_it_moves_the_end(lab):
     budget = "budget.flops=1.0e9"
     assert fingerprint_of(lab, budget, "gradient_checkpointing=true") != fingerprint_of(lab, budget)

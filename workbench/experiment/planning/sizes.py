@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.definition.schema import RunSpec, scores_reference
 from workbench.trainer.method import has_reference
 from workbench.trainer.online.settings import RolloutSettings
 from workbench.trainer.settings import TrainerSettings
@@ -126,8 +126,7 @@ def memory_bytes(config: Mapping[str, Any], spec: RunSpec, size: RunSize, work: 
     logits = PER_LOGIT * min(tokens * config["vocab_size"], LOGITS)
     references = 0
     if spec.lora is None:  # else it is the policy with its adapter off
-        method = settings.described()
-        in_training = (method.samples or settings.reference_moves) and has_reference(method, settings)
+        in_training = has_reference(settings.described(), settings) and not scores_reference(spec)
         references = bool(spec.start and spec.evaluate) + in_training
     held = 2.0 * size.trained + size.state + size.frozen + references * size.policy + size.teacher
     held += size.policy / 2 if half else 0.0  # weights in half precision, made once a forward pass
