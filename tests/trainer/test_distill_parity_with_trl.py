@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.parity import OURS, THEIRS, first_step, gradient_distance, pytestmark, weight_distance  # noqa: F401
 from tests.trainers import Watched, watched
 
-pytestmark = [
-    pytest.mark.slow,
-    # TRL's, transformers' and accelerate's own warnings, not ours.
-    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
-]
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
          "num_key_value_heads": 2, "vocab_size": 17, "tie_word_embeddings": True, "max_position_embeddings": 64,
          "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 3}  # fmt: skip
@@ -50,7 +46,7 @@ def make_peer(torch, tiny_folder, tmp_path, monkeypatch):
         import transformers
         from trl.experimental.gkd import GKDConfig, GKDTrainer
 
-        common = {"use_cpu": True, "bf16": False, "report_to": [], "gradient_checkpointing": False, "lmbda": 0.0}
+        common = THEIRS | {"lmbda": 0.0}
         common |= {"max_steps": len(batches), "per_device_train_batch_size": 1, "lr_scheduler_type": "constant"}
         common |= {"save_strategy": "no", "disable_tqdm": True, "optim": "adamw_torch", "max_grad_norm": 1.0}
 
@@ -74,28 +70,19 @@ def weights(torch, model):
     return torch.cat([part.detach().flatten() for part in model.parameters()])
 
 
-def relative(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
-
-
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
-def test_loss_and_gradient(torch, models, batches, make_peer, beta):
+def test_loss_and_gradient(models, batches, make_peer, beta):
     from workbench.trainer import DistillTrainer
 
     theirs, own, teacher = models
     peer = make_peer(theirs, teacher, batches, beta=beta)
     loss = peer.compute_loss(peer.model, {name: part.clone() for name, part in batches[0].items()})
     loss.backward()
-    settings = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None, "beta": beta}
+    settings = OURS | {"steps": 1, "max_grad_norm": None, "beta": beta}
     trainer = DistillTrainer(own, None, batches, settings=settings, ref_model=teacher)
-    gradients = {}
-    trainer.optimizer.register_step_pre_hook(
-        lambda *_: gradients.update({n: p.grad.clone() for n, p in trainer.policy.named_parameters()})
-    )
-    assert trainer.train()["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    expected = torch.cat([peer.model.get_parameter(name).grad.flatten() for name in gradients])
-    assert expected.norm() > 1e-2
-    assert relative(torch.cat([part.flatten() for part in gradients.values()]), expected) <= 1e-5
+    row, gradients = first_step(trainer)
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert gradient_distance(gradients, peer.model) <= 1e-5
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
@@ -106,7 +93,7 @@ def test_twenty_steps_on_the_same_batches(torch, models, batches, make_peer, bet
     before = weights(torch, own)
     peer = make_peer(theirs, teacher, batches, beta=beta, learning_rate=1e-3, logging_steps=1)
     peer.train()
-    settings = {"steps": STEPS, "precision": "float32", "device": "cpu", "learning_rate": 1e-3, "beta": beta}
+    settings = OURS | {"steps": STEPS, "learning_rate": 1e-3, "beta": beta}
     losses = []
 
     class Kept(DistillTrainer):
@@ -121,7 +108,7 @@ def test_twenty_steps_on_the_same_batches(torch, models, batches, make_peer, bet
     assert losses == pytest.approx(expected, rel=1e-4, abs=6e-5)  # TRL's are rounded to four digits where it logs them
     moved = weights(torch, own) - before
     assert moved.norm() > 0.1
-    assert relative(weights(torch, own), weights(torch, theirs)) <= 1e-5
+    assert weight_distance(own, theirs) <= 1e-5
 
 
 def test_own_samples_are_learned_from_as_theirs_are(torch, models, collate, make_rows, make_peer):

@@ -5,23 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    # TRL's, transformers' and accelerate's own deprecations, not ours.
-    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
-]
-ROWS = [
-    ("12ab", "21ba", "9"),
-    ("sort: 3", "3", "333 three"),
-    ("a longer prompt than the others", "short", "and a rather long answer"),
-    ("x", "yz", "zyxw"),
-]
+from tests import parity
+from tests.parity import ROWS, first_step, gradient_distance, pytestmark, weight_distance  # noqa: F401
+
 STEPS, LEARNING_RATE = 20, 1e-3
-THEIRS = {
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": [],
-    "gradient_checkpointing": False,
+THEIRS = parity.THEIRS | {
     "max_steps": STEPS,
     "learning_rate": LEARNING_RATE,
     "lr_scheduler_type": "constant",
@@ -31,7 +19,7 @@ THEIRS = {
     "save_strategy": "no",
     "disable_tqdm": True,
 }
-OURS = {"steps": STEPS, "learning_rate": LEARNING_RATE, "precision": "float32", "device": "cpu"}
+OURS = parity.OURS | {"steps": STEPS, "learning_rate": LEARNING_RATE}
 METHODS = {
     "orpo": ("orpo", {"nll_over": "prompt_and_response", "beta": 0.3}, {"beta": 0.3}),
     "cpo": ("cpo", {"beta": 0.2}, {"beta": 0.2, "loss_type": "sigmoid", "cpo_alpha": 1.0}),
@@ -82,36 +70,13 @@ def batch_of(peer, collate):
 
 
 @pytest.fixture
-def models(torch, tiny_folder):
-    """models(seed) -> transformers' model of the tiny preset and ours, moved alike so that probabilities are uneven."""
-    import transformers
-
-    from workbench.models.load import load_model
-
-    def make(seed):
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-        own = load_model(tiny_folder)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in own.named_parameters():
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-                theirs.get_parameter(name).copy_(parameter)
-        return theirs, own
-
-    return make
-
-
-@pytest.fixture
-def both(models, tiny_folder, tmp_path, collate):
+def both(models, tokenizer, tmp_path, collate):
     """both(method, **settings) -> the peer, and our trainer on its token ids."""
 
     def make(method, **more):
-        import transformers
-
         from workbench.trainer import get_trainer_class
 
         (theirs, own), (name, settings, theirs_settings) = models(0), METHODS[method]
-        tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
         peer = peer_of(name, theirs, theirs_settings, tokenizer, tmp_path)
         batch = batch_of(peer, collate)
         return peer, get_trainer_class(name)(own, None, [batch], settings=OURS | settings | more)
@@ -119,31 +84,21 @@ def both(models, tiny_folder, tmp_path, collate):
     return make
 
 
-def distance(torch, found, expected):
-    """The norm of the difference over the norm, of parameters or gradients by name."""
-    found, expected = (torch.cat([part[name].flatten() for name in expected]) for part in (found, expected))
-    return ((found - expected).norm() / expected.norm()).item()
-
-
 @pytest.mark.parametrize("method", METHODS)
-def test_loss_gradient_and_metrics_of_a_step(torch, both, method):
+def test_loss_gradient_and_metrics_of_a_step(both, method):
     peer, ours = both(method, max_grad_norm=None, steps=1)
     rows = [peer.train_dataset[index] for index in range(len(ROWS))]
     loss, metrics = peer.get_batch_loss_metrics(peer.model, peer.data_collator(rows))
     loss.backward()
-    found = {}
-    ours.optimizer.register_step_pre_hook(
-        lambda *_: found.update({name: p.grad.clone() for name, p in ours.policy.named_parameters()})
-    )
-    row = ours.train()
+    row, gradients = first_step(ours)
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert distance(torch, found, {name: p.grad for name, p in peer.model.named_parameters() if name in found}) <= 1e-5
+    assert gradient_distance(gradients, peer.model) <= 1e-5
     for name in METRICS[method.partition("-")[0]]:
         assert row[name] == pytest.approx(float(metrics[name]), rel=1e-5, abs=1e-6), name
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_twenty_whole_steps(torch, both, method):
+def test_twenty_whole_steps(both, method):
     peer, ours = both(method)
     losses = []
     check = ours._check_gradient
@@ -155,18 +110,16 @@ def test_twenty_whole_steps(torch, both, method):
     # The peer's log keeps a rounded loss.
     assert losses == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert losses[-1] < 0.9 * losses[0]
-    own = dict(ours.policy.named_parameters())
-    assert distance(torch, own, {name: p for name, p in peer.model.named_parameters() if name in own}) <= 1e-5
+    assert weight_distance(ours.policy, peer.model) <= 1e-5
 
 
 @pytest.fixture
-def both_kto(torch, models, tiny_folder, tmp_path):
+def both_kto(models, tokenizer, tmp_path):
     """both_kto(**settings) -> TRL's KTO, its batch, and our trainer on the same rows, against a reference that is not
     the start. TRL puts the completion of the row before behind each prompt, as we do."""
 
     def make(**more):
         import datasets
-        import transformers
         import trl
 
         from workbench.trainer import KTOTrainer
@@ -183,7 +136,7 @@ def both_kto(torch, models, tiny_folder, tmp_path):
             train_dataset=datasets.Dataset.from_list(
                 [{"prompt": p, "completion": c, "label": label} for p, c, label in labelled]
             ),
-            processing_class=transformers.AutoTokenizer.from_pretrained(tiny_folder),
+            processing_class=tokenizer,
         )
         given = peer.data_collator([peer.train_dataset[index] for index in range(len(labelled))])
         batch = {
@@ -197,18 +150,14 @@ def both_kto(torch, models, tiny_folder, tmp_path):
     return make
 
 
-def test_loss_gradient_and_metrics_of_a_step_of_kto(torch, both_kto):
+def test_loss_gradient_and_metrics_of_a_step_of_kto(both_kto):
     peer, given, ours = both_kto(max_grad_norm=None, steps=1)
     peer.model.train()
     loss = peer.compute_loss(peer.model, given)
     loss.backward()
-    found = {}
-    ours.optimizer.register_step_pre_hook(
-        lambda *_: found.update({name: p.grad.clone() for name, p in ours.policy.named_parameters()})
-    )
-    row = ours.train()
+    row, gradients = first_step(ours)
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert distance(torch, found, {name: p.grad for name, p in peer.model.named_parameters() if name in found}) <= 1e-5
+    assert gradient_distance(gradients, peer.model) <= 1e-5
     metrics = peer._metrics["train"]
     for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected"):
         assert row[name] == pytest.approx(metrics[name][-1], rel=1e-5, abs=1e-5), name
@@ -216,7 +165,7 @@ def test_loss_gradient_and_metrics_of_a_step_of_kto(torch, both_kto):
     assert row["kl_mismatched"] == pytest.approx(metrics["kl"][-1], rel=1e-5, abs=1e-5)
 
 
-def test_twenty_whole_steps_of_kto(torch, both_kto):
+def test_twenty_whole_steps_of_kto(both_kto):
     peer, _, ours = both_kto()
     losses, divergences = [], []
     check = ours._check_gradient
@@ -232,5 +181,4 @@ def test_twenty_whole_steps_of_kto(torch, both_kto):
     assert losses == pytest.approx([e["loss"] for e in peer.state.log_history if "loss" in e], rel=1e-4, abs=1e-4)
     assert divergences == pytest.approx([e["kl"] for e in peer.state.log_history if "kl" in e], rel=1e-4, abs=1e-4)
     assert divergences[0] > 0.01, "the divergence takes part"
-    own = dict(ours.policy.named_parameters())
-    assert distance(torch, own, {name: p for name, p in peer.model.named_parameters() if name in own}) <= 1e-5
+    assert weight_distance(ours.policy, peer.model) <= 1e-5

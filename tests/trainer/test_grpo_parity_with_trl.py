@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    # TRL's, transformers' and accelerate's own deprecations, not ours.
-    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
-]
+from tests import parity
+from tests.parity import first_step, gradient_distance, pytestmark, weight_distance  # noqa: F401
+
 # Two groups of three, completions of 1 to 9 tokens; the prompts need padding.
 ROWS = [
     ("12ab", ["21ba", "9", "ab12 21ba"]),
@@ -16,53 +14,14 @@ ROWS = [
 ]
 REWARDS = [1.0, 0.0, 0.25, 0.5, -1.0, 2.0]
 LIMIT = 16
-COMMON = {
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": [],
-    "gradient_checkpointing": False,
+THEIRS = parity.THEIRS | {
     "num_generations": 3,
     "per_device_train_batch_size": 6,
     "temperature": 0.7,
     "top_p": 1.0,
     "top_k": 0,
 }
-OURS = {
-    "steps": 1,
-    "precision": "float32",
-    "device": "cpu",
-    "max_grad_norm": None,
-    "max_new_tokens": LIMIT,
-    "temperature": 0.7,
-}
-
-
-@pytest.fixture
-def models(torch, tiny_folder):
-    """models(seed) -> transformers' model of the tiny preset and ours, moved alike so that probabilities are uneven."""
-
-    def make(seed):
-        import transformers
-
-        from workbench.models.load import load_model
-
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-        own = load_model(tiny_folder)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in own.named_parameters():
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-                theirs.get_parameter(name).copy_(parameter)
-        return theirs, own
-
-    return make
-
-
-@pytest.fixture
-def tokenizer(tiny_folder):
-    import transformers
-
-    return transformers.AutoTokenizer.from_pretrained(tiny_folder)
+OURS = parity.OURS | {"steps": 1, "max_grad_norm": None, "max_new_tokens": LIMIT, "temperature": 0.7}
 
 
 @pytest.fixture
@@ -77,7 +36,7 @@ def make_peer(tokenizer, tmp_path):
             model,
             reward_funcs=reward,
             args=getattr(trl, f"{kind}Config")(
-                output_dir=str(tmp_path), max_completion_length=LIMIT, **COMMON, **settings
+                output_dir=str(tmp_path), max_completion_length=LIMIT, **THEIRS, **settings
             ),
             train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt, _ in ROWS]),
             processing_class=tokenizer,
@@ -141,19 +100,7 @@ def our_first_step(model, batch, settings, name="grpo", **arguments):
     """Our metrics row and gradients by name, of the first step."""
     from workbench.trainer import get_trainer_class
 
-    trainer = get_trainer_class(name)(model, None, [batch], settings=OURS | settings, **arguments)
-    gradients = {}
-    trainer.optimizer.register_step_pre_hook(
-        lambda *_: gradients.update({n: p.grad.clone() for n, p in trainer.policy.named_parameters()})
-    )
-    return trainer.train(), gradients
-
-
-def relative_difference(torch, theirs, gradients, scale=1.0):
-    expected = torch.cat([theirs.get_parameter(name).grad.flatten() for name in gradients])
-    found = torch.cat([gradient.flatten() for gradient in gradients.values()]) * scale
-    assert expected.norm() > 1e-3
-    return ((found - expected).norm() / expected.norm()).item()
+    return first_step(get_trainer_class(name)(model, None, [batch], settings=OURS | settings, **arguments))
 
 
 CLIPS = ({"clip_low": 0.1, "clip_high": 0.25}, {"epsilon": 0.1, "epsilon_high": 0.25})
@@ -200,7 +147,7 @@ def test_grpo(torch, models, make_peer, with_logprobs, case):
 
     row, gradients = our_first_step(own, batch, settings)
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
-    assert relative_difference(torch, peer.model, gradients) <= 1e-5
+    assert gradient_distance(gradients, peer.model) <= 1e-5
     expected = {name: values[-1] for name, values in peer._metrics["eval"].items()}
     compared = ["kl"] if settings.get("beta") else []
     if case in ("grpo", "dapo", "dr_grpo"):
@@ -219,7 +166,7 @@ def test_advantages(torch, models, make_peer, ours, theirs):
     from workbench.objectives.advantages import ADVANTAGES
 
     peer = make_peer("GRPO", models(0)[0], reward=lambda completions, **_: REWARDS, beta=0.0, scale_rewards=theirs)
-    peer.num_generations_eval = COMMON["num_generations"]
+    peer.num_generations_eval = THEIRS["num_generations"]
     inputs = [{"prompt": prompt} for prompt, completions in ROWS for _ in completions]
     found = peer._generate_and_score_completions(inputs)["advantages"]
     expected = ADVANTAGES[ours](torch.tensor(REWARDS), torch.tensor([0, 0, 0, 1, 1, 1]))
@@ -237,7 +184,7 @@ def test_rloo_before_its_first_update(torch, models, make_peer, with_logprobs):
     advantages = ADVANTAGES["rloo"](batch["rewards"], batch["group_ids"])
     peer._compute_loss(peer.model, their_inputs(torch, batch, advantages)).backward()
     _, gradients = our_first_step(own, batch, {"loss": "dr_grpo", "advantage": "rloo"})
-    assert relative_difference(torch, peer.model, gradients, scale=LIMIT) <= 1e-5
+    assert gradient_distance(gradients, peer.model, scale=LIMIT) <= 1e-5
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
@@ -253,7 +200,7 @@ def test_rloo(torch, models, make_peer, with_logprobs, noise):
     settings = {"beta": 0.0, "clip_low": 0.1, "clip_high": 0.25}
     row, gradients = our_first_step(own, batch, settings, "rloo")
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
-    assert relative_difference(torch, peer.model, gradients) <= 1e-5
+    assert gradient_distance(gradients, peer.model) <= 1e-5
     assert (peer._metrics["eval"]["clip_ratio/region_mean"][-1] > 0.0) is (noise > 0)
 
 
@@ -303,6 +250,5 @@ def test_twenty_steps_of_rloo(torch, models, make_peer, batch, tiny_folder, tmp_
     assert len(expected) == 10
     assert any(row["clip_ratio/region_mean"] > 0 for row in rows)
     found = torch.cat([part.detach().flatten() for part in own.parameters()])
-    wanted = torch.cat([peer.model.get_parameter(name).detach().flatten() for name, _ in own.named_parameters()])
     assert (found - before).norm() > 1.0
-    assert ((found - wanted).norm() / wanted.norm()).item() <= 1e-5
+    assert weight_distance(own, peer.model) <= 1e-5

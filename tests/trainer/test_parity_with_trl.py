@@ -6,19 +6,9 @@ import copy
 
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    # TRL's, transformers' and accelerate's own deprecations, not ours.
-    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
-]
-ROWS = [
-    ("12ab", "21ba", "9"),
-    ("sort: 3", "3", "333 three"),
-    ("a longer prompt than the others", "short", "and a rather long answer"),
-    ("x", "yz", "zyxw"),
-]
-COMMON = {"use_cpu": True, "bf16": False, "report_to": [], "gradient_checkpointing": False, "max_length": None}
-OURS = {"precision": "float32", "device": "cpu", "starts_from_reference": False}
+from tests.parity import OURS, ROWS, THEIRS, first_step, gradient_distance, pytestmark  # noqa: F401
+
+PREFERENCE = OURS | {"starts_from_reference": False}
 # Not comparable, and worked by hand in tests/objectives/test_preference.py: cdpo (TRL's sigmoid ignores
 # label_smoothing), ipo_sum, and bco_pair, whose shift TRL leaves out (its bco_pair is our bco_pair_unshifted).
 LOSSES = [
@@ -53,49 +43,6 @@ LOSSES = [
 ]
 
 
-@pytest.fixture
-def models(torch, tiny_folder):
-    """models(seed) -> transformers' model of the tiny preset and ours, moved alike so that probabilities are uneven."""
-
-    def make(seed):
-        import transformers
-
-        from workbench.models.load import load_model
-
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-        own = load_model(tiny_folder)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in own.named_parameters():
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-                theirs.get_parameter(name).copy_(parameter)
-        return theirs, own
-
-    return make
-
-
-@pytest.fixture
-def tokenizer(tiny_folder):
-    import transformers
-
-    return transformers.AutoTokenizer.from_pretrained(tiny_folder)
-
-
-def first_step(torch, trainer):
-    """Our loss and gradients by name, of the first step."""
-    gradients = {}
-    trainer.optimizer.register_step_pre_hook(
-        lambda *_: gradients.update({n: p.grad.clone() for n, p in trainer.unwrapped_model.named_parameters()})
-    )
-    return trainer.train(), gradients
-
-
-def assert_equal_gradients(torch, theirs, gradients):
-    expected = torch.cat([theirs.get_parameter(name).grad.flatten() for name in gradients])
-    found = torch.cat([gradient.flatten() for gradient in gradients.values()])
-    assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
-
-
 def shown(value):
     return "-".join(str(part) for part in value.values())
 
@@ -111,7 +58,7 @@ def peer(tokenizer, tmp_path):
         return trl.DPOTrainer(
             model,
             ref_model=reference,
-            args=trl.DPOConfig(**{"output_dir": str(tmp_path), "beta": 0.1, **COMMON, **arguments}),
+            args=trl.DPOConfig(**{"output_dir": str(tmp_path), "beta": 0.1, "max_length": None, **THEIRS, **arguments}),
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=tokenizer,
         )
@@ -131,7 +78,7 @@ def batch_of(collate):
 
 
 @pytest.mark.parametrize(("settings", "theirs_settings"), LOSSES, ids=lambda value: shown(value))
-def test_dpo(torch, models, peer, batch_of, settings, theirs_settings):
+def test_dpo(models, peer, batch_of, settings, theirs_settings):
     from workbench.trainer import DPOTrainer
 
     (theirs, own), (their_reference, own_reference) = models(0), models(1)
@@ -141,11 +88,11 @@ def test_dpo(torch, models, peer, batch_of, settings, theirs_settings):
     loss = other._compute_loss(other.model, other.data_collator(rows), return_outputs=False)
     loss.backward()
 
-    chosen = DPOTrainer.settings_class(**OURS | {"steps": 1, "max_grad_norm": None} | settings)
+    chosen = DPOTrainer.settings_class(**PREFERENCE | {"steps": 1, "max_grad_norm": None} | settings)
     ours = DPOTrainer(own, None, [batch_of(other)], settings=chosen, ref_model=own_reference)
-    row, gradients = first_step(torch, ours)
+    row, gradients = first_step(ours)
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
-    assert_equal_gradients(torch, other.model, gradients)
+    assert gradient_distance(gradients, other.model) <= 1e-5
     # Under a discount TRL's are those of the loss; ours are of whole completions.
     for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen"):
         if "length_discount" not in settings:
@@ -191,7 +138,9 @@ def test_dpo_over_twenty_whole_steps(torch, models, peer, batch_of, settings, th
     )
     batch = batch_of(other)
     other.train()
-    chosen = DPOTrainer.settings_class(**OURS | {"steps": 20, "learning_rate": 1e-3, "adam_epsilon": 1e-8} | settings)
+    chosen = DPOTrainer.settings_class(
+        **PREFERENCE | {"steps": 20, "learning_rate": 1e-3, "adam_epsilon": 1e-8} | settings
+    )
     ours = DPOTrainer(own, None, [batch], settings=chosen)
     losses = []
     for _ in range(20):
@@ -205,7 +154,7 @@ def test_dpo_over_twenty_whole_steps(torch, models, peer, batch_of, settings, th
 
 
 @pytest.mark.parametrize("completion_only", [True, False])
-def test_sft(torch, models, tokenizer, tmp_path, completion_only):
+def test_sft(models, tokenizer, tmp_path, completion_only):
     import datasets
     import trl
 
@@ -214,7 +163,7 @@ def test_sft(torch, models, tokenizer, tmp_path, completion_only):
     theirs, own = models(0)
     peer = trl.SFTTrainer(
         theirs,
-        args=trl.SFTConfig(output_dir=str(tmp_path), completion_only_loss=completion_only, **COMMON),
+        args=trl.SFTConfig(output_dir=str(tmp_path), completion_only_loss=completion_only, max_length=None, **THEIRS),
         train_dataset=datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c, _ in ROWS]),
         processing_class=tokenizer,
     )
@@ -223,7 +172,7 @@ def test_sft(torch, models, tokenizer, tmp_path, completion_only):
     own_batch = {name: batch[name].clone() for name in ("input_ids", "labels", "attention_mask")}
     loss = peer.compute_loss(peer.model, batch)
     loss.backward()
-    settings = SFTTrainer.settings_class(steps=1, precision="float32", device="cpu", max_grad_norm=None)
-    row, gradients = first_step(torch, SFTTrainer(own, None, [own_batch], settings=settings))
+    settings = SFTTrainer.settings_class(steps=1, max_grad_norm=None, **OURS)
+    row, gradients = first_step(SFTTrainer(own, None, [own_batch], settings=settings))
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert_equal_gradients(torch, peer.model, gradients)
+    assert gradient_distance(gradients, peer.model) <= 1e-5

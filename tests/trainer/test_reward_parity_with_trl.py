@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.trainer.test_parity_with_trl import COMMON, ROWS, pytestmark  # noqa: F401
+from tests.parity import OURS, ROWS, THEIRS, first_step, gradient_distance, pytestmark  # noqa: F401
 from workbench.data.formats import Preference
 from workbench.data.tokenise import tokenise_pairs
 from workbench.models.load import load_model
@@ -15,7 +15,6 @@ from workbench.models.tokenizer import Tokenizer
 from workbench.trainer import RewardTrainer
 
 STEPS, PAIRS = 20, 2
-SETTINGS = {"precision": "float32", "device": "cpu"}
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def sides(torch, tiny_folder, tmp_path):
         batches = [pairs.batch(np.arange(start, start + PAIRS)) for start in range(0, len(ROWS), PAIRS)]
 
         def ours(**settings):
-            chosen = SETTINGS | {"center_rewards_coefficient": coefficient} | settings
+            chosen = OURS | {"center_rewards_coefficient": coefficient} | settings
             loader = batches if settings.get("steps") == STEPS else [pairs.batch(np.arange(len(ROWS)))]
             return RewardTrainer(own, None, loader, settings=chosen)
 
@@ -55,7 +54,13 @@ def sides(torch, tiny_folder, tmp_path):
                 zip(*([part[row].tolist() for row in range(len(ROWS))] for part in _parts(pairs)), strict=True)
             )
         ]
-        arguments = {"center_rewards_coefficient": coefficient or None, "max_grad_norm": 1.0, **COMMON, **theirs}
+        arguments = {
+            "center_rewards_coefficient": coefficient or None,
+            "max_grad_norm": 1.0,
+            "max_length": None,
+            **THEIRS,
+            **theirs,
+        }
         peer = trl.RewardTrainer(
             model,
             args=trl.RewardConfig(output_dir=str(tmp_path), **arguments),
@@ -71,28 +76,23 @@ def _parts(pairs):
     return pairs.prompts, pairs.chosen, pairs.rejected
 
 
-def weights_of(torch, trainer):
+def weights_of(trainer):
     """Ours under TRL's names."""
     return {n.removeprefix("trunk."): p for n, p in trainer.result.named_parameters() if "lm_head" not in n}
 
 
 @pytest.mark.parametrize(("margins", "coefficient"), [(False, 0.0), (True, 0.0), (False, 0.01), (True, 0.5)])
-def test_loss_gradient_and_metrics_of_a_batch(torch, sides, margins, coefficient):
+def test_loss_gradient_and_metrics_of_a_batch(sides, margins, coefficient):
     both = sides(margins, coefficient)
-    peer, gradients = both.peer, {}
+    peer = both.peer
     peer.model.train()
     rows = [peer.train_dataset[index] for index in range(len(ROWS))]
     loss = peer.compute_loss(peer.model, peer.data_collator(rows))
     loss.backward()
     ours = both.ours(steps=1, max_grad_norm=None)
-    ours.optimizer.register_step_pre_hook(
-        lambda *_: gradients.update({n: p.grad.clone() for n, p in weights_of(torch, ours).items()})
-    )
-    row = ours.train()
+    row, gradients = first_step(ours, weights_of(ours))
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
-    expected = torch.cat([peer.model.get_parameter(name).grad.flatten() for name in gradients])
-    found = torch.cat([gradient.flatten() for gradient in gradients.values()])
-    assert ((found - expected).norm() / expected.norm()).item() <= 1e-5
+    assert gradient_distance(gradients, peer.model) <= 1e-5
     for name in ("accuracy", "margin", "mean_reward", "min_reward", "max_reward"):
         assert row[name] == pytest.approx(peer._metrics["train"][name][-1], rel=1e-5, abs=1e-5), name
 
@@ -119,5 +119,5 @@ def test_twenty_whole_steps(torch, sides):
     peer.train()
     ours.train()
     assert [loss for loss in found if loss is not None] == pytest.approx([x.item() for x in losses], abs=1e-5)
-    for name, own in weights_of(torch, ours).items():
+    for name, own in weights_of(ours).items():
         torch.testing.assert_close(own.detach(), peer.model.get_parameter(name).detach(), atol=1e-5, rtol=1e-5)
