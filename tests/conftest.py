@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import pickle
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,36 @@ def small_llama(torch, small_config) -> Callable[..., Any]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + (parameter.ndim == 1))
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bigram_model(torch) -> Callable[[Sequence[Sequence[float]]], Any]:
+    """make(probabilities) -> a real Llama whose next token depends on the last one alone, as the rows (V, V) say.
+
+    One layer whose attention and MLP are zero; one-hot embeddings, which the norm scales by sqrt(V); the head holds the
+    logarithms of the probabilities over sqrt(V).
+    """
+
+    def make(probabilities: Sequence[Sequence[float]]) -> Any:
+        from workbench.models.llama import Llama
+        from workbench.models.llama_config import LlamaConfig
+
+        size = len(probabilities)
+        config = {
+            "model_type": "llama", "vocab_size": size, "hidden_size": size, "intermediate_size": 2,
+            "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2,
+            "max_position_embeddings": 64, "rms_norm_eps": 1e-12, "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        }  # fmt: skip
+        model = Llama(LlamaConfig.from_dict(config))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(1.0 if parameter.ndim == 1 else 0.0)
+            model.model.embed_tokens.weight.copy_(torch.eye(size))
+            model.lm_head.weight.copy_(torch.tensor(probabilities).log().clamp(min=-200.0).T / size**0.5)
         return model
 
     return make

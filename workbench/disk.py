@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,31 @@ def writing(path: Path) -> Iterator[None]:
             raise
         told = os.strerror(int(number[1])) if number is not None else describe_error(error)
         raise StorageError(f"{path}: cannot be written ({told}); free some space or choose RUNS=folder") from error
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A folder to be filled, which then takes the place of `folder`, whole or not at all. Raises StorageError."""
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            yield partial
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    except StorageError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Waits until what was written to a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:

@@ -9,16 +9,14 @@ import signal
 import pytest
 
 from tests.batches import VOCABULARY
+from tests.contracts.test_out_of_memory import MEGABYTES, Hungry
 from tests.trainers import EVERY_TRAINER, TRAINERS, outcome
 from workbench.errors import CheckpointError, DivergenceError
 from workbench.experiment.running.launchers import set_environment
-from workbench.trainer.loop.batches import num_rows
 
 EVERY = {"steps": 6, "checkpoint_every": 2, "evaluate_every": 3}
 # Wide enough for the kernels that a real model's attention takes, those in bf16 among them.
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
-MEGABYTES = 512
-"""What one row's forward takes, besides what it really needs."""
 pytestmark = [pytest.mark.gpu, pytest.mark.multi]
 
 
@@ -100,21 +98,6 @@ def test_long_rows_give_the_same_bits_again(
 
     first, second = (in_processes(1, lambda _, name=name: run(tmp_path / name)) for name in ("first", "second"))
     assert first == second
-
-
-class Hungry:
-    """A trainer whose forward allocates as much as a larger model's would, and keeps the rows of every attempt."""
-
-    def __init__(self, *arguments, **keywords):
-        super().__init__(*arguments, **keywords)
-        self.seen = []
-
-    def _forward(self, batch):
-        import torch
-
-        self.seen.append(num_rows(batch))
-        torch.empty(self.seen[-1], MEGABYTES, 2**20, dtype=torch.uint8, device="cuda")
-        return super()._forward(batch)
 
 
 def limit_memory(torch, rows):

@@ -14,6 +14,7 @@ FLOORS = {
     "workbench.inputs": 0.5,  # over config and errors
     "workbench.own_code": 0,
     "workbench.permissions": 0,
+    "workbench.processor": 0,
     "workbench.disk": 1,
     "workbench.redaction": 0,
     "workbench.interrupts": 0.5,  # over errors

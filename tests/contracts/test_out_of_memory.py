@@ -41,7 +41,7 @@ class Hungry:
         import torch
 
         self.seen.append(num_rows(batch))
-        torch.empty(self.seen[-1], MEGABYTES, 2**20, dtype=torch.uint8)
+        torch.empty(self.seen[-1], MEGABYTES, 2**20, dtype=torch.uint8, device=self.device)
         return super()._forward(batch)
 
 

@@ -1,9 +1,6 @@
-"""Ragged prompts, and models whose next-token distribution is written by hand."""
+"""Ragged prompts."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 
@@ -14,36 +11,6 @@ def ragged_prompts(torch) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, 21, (64,), generator=generator).tolist()
     return [torch.randint(1, 17, (length,), generator=generator).tolist() for length in lengths]
-
-
-@pytest.fixture(scope="session")
-def bigram_model(torch) -> Callable[[Sequence[Sequence[float]]], Any]:
-    """make(probabilities) -> a real Llama whose next token depends on the last one alone, as the rows (V, V) say.
-
-    One layer whose attention and MLP are zero; one-hot embeddings, which the norm scales by sqrt(V); the head holds the
-    logarithms of the probabilities over sqrt(V).
-    """
-
-    def make(probabilities: Sequence[Sequence[float]]) -> Any:
-        from workbench.models.llama import Llama
-        from workbench.models.llama_config import LlamaConfig
-
-        size = len(probabilities)
-        config = {
-            "model_type": "llama", "vocab_size": size, "hidden_size": size, "intermediate_size": 2,
-            "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2,
-            "max_position_embeddings": 64, "rms_norm_eps": 1e-12, "tie_word_embeddings": False,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
-        }  # fmt: skip
-        model = Llama(LlamaConfig.from_dict(config))
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.fill_(1.0 if parameter.ndim == 1 else 0.0)
-            model.model.embed_tokens.weight.copy_(torch.eye(size))
-            model.lm_head.weight.copy_(torch.tensor(probabilities).log().clamp(min=-100.0).T / size**0.5)
-        return model
-
-    return make
 
 
 @pytest.fixture(scope="session")

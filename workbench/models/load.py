@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from workbench.disk import writing
-from workbench.errors import ModelError, StorageError
+from workbench.disk import replacing
+from workbench.errors import ModelError
 from workbench.inputs import Inputs
 from workbench.models import adapters, sizes
 from workbench.models.by_transformers import load_by_transformers
@@ -57,18 +56,9 @@ def save_model(model: torch.nn.Module, folder: Path, source: Path, *, ends: Sequ
     """A Hugging Face folder that other tools load as it is: adapters merged (and kept beside, in adapter/), or the
     adapter alone where its settings say so. source: the folder that the model was loaded from. ends: ids that end a
     sequence, which generation_config.json is to name."""
-    partial = folder.with_name(folder.name + ".partial")
-    try:
-        with writing(folder):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            _write_model(model, partial, source)
-            name_ends(partial, ends)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-    except StorageError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with replacing(folder) as partial:
+        _write_model(model, partial, source)
+        name_ends(partial, ends)
 
 
 def _write_model(model: torch.nn.Module, folder: Path, source: Path) -> None:

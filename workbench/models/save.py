@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from workbench.disk import make_folder, writing
-from workbench.errors import StorageError
+from workbench.disk import make_folder, replacing
 from workbench.models.passes import config_field, unwrapped
 from workbench.models.reward_model import RewardModel, make_classifier, published
 from workbench.models.weights import name_ends, write_tensors
@@ -20,18 +18,9 @@ from workbench.models.weights import name_ends, write_tensors
 def save_from_memory(model: torch.nn.Module, folder: Path, tokenizer: Any = None) -> None:
     """config.json, model.safetensors and the tokenizer's files, atomically; adapters are merged. A module without a
     configuration, which no other tool could load, leaves model.safetensors alone."""
-    partial = folder.with_name(folder.name + ".partial")
-    try:
-        make_folder(folder.parent)
-        with writing(folder):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            _write(unwrapped(model), partial, tokenizer)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-    except StorageError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    make_folder(folder.parent)
+    with replacing(folder) as partial:
+        _write(unwrapped(model), partial, tokenizer)
 
 
 def _write(model: torch.nn.Module, folder: Path, tokenizer: Any) -> None:

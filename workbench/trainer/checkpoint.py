@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from workbench.disk import sync
 from workbench.errors import CheckpointError, StorageError, describe_error
 
 MANIFEST = "manifest.json"
@@ -48,7 +49,7 @@ def write(folder: Path, tensors: Tensors, state: dict[str, Any]) -> None:
             manifest[f"{name}.safetensors"] = _write_synced(partial / f"{name}.safetensors", data)
         manifest["state.json"] = _write_synced(partial / "state.json", json.dumps(state, indent=1).encode())
         _write_synced(partial / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _sync_folder(partial)
+        sync(partial)
         _take_place(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -158,7 +159,7 @@ def _take_place(partial: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
-    _sync_folder(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -174,11 +175,3 @@ def _write_synced(path: Path, data: bytes) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(data).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

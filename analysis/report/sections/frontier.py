@@ -173,12 +173,7 @@ def _draw_final(axes: Axes, canvas: Canvas, measure: Measure) -> None:
             [points[i][0] for i in best], [points[i][1] for i in best], where="post", color=MUTED, linewidth=1.2,
             linestyle=(0, (2, 2)), zorder=2,
         )  # fmt: skip
-    if not math.isnan(start):
-        axes.plot([0], [start], marker="+", markersize=9, color=INK, markeredgewidth=1.6, zorder=5)
-    axes.set_xlabel("KL from the start (nats per sequence)")
-    axes.set_title(f"final {measure.axis_label}", loc="left", fontsize=9)
-    hold(axes, measure)
-    hold(axes, BY_COLUMN[kl], "x")
+    _frame(axes, f"final {measure.axis_label}", measure, start, kl)
 
 
 def _draw_paths(axes: Axes, canvas: Canvas, measure: Measure) -> None:
@@ -195,12 +190,17 @@ def _draw_paths(axes: Axes, canvas: Canvas, measure: Measure) -> None:
             linewidth=1.6,
         )
     start = canvas.study.start_value(measure.column)
+    _frame(axes, f"{measure.label} during training", measure, start, KL_START)
+
+
+def _frame(axes: Axes, title: str, measure: Measure, start: float, kl: str) -> None:
+    """Title, limits and the start's place, on axes of a measure over the column kl."""
     if not math.isnan(start):
         axes.plot([0], [start], marker="+", markersize=9, color=INK, markeredgewidth=1.6, zorder=5)
     axes.set_xlabel("KL from the start (nats per sequence)")
-    axes.set_title(f"{measure.label} during training", loc="left", fontsize=9)
+    axes.set_title(title, loc="left", fontsize=9)
     hold(axes, measure)
-    hold(axes, BY_COLUMN[KL_START], "x")
+    hold(axes, BY_COLUMN[kl], "x")
 
 
 def finished_metrics(study: Study) -> list[tuple[Variant, Any]]:

@@ -27,13 +27,13 @@ from workbench.experiment.running.held_out import (
     held_out_set,
 )
 from workbench.experiment.running.held_out_files import held_out_pairs_source, held_out_prompts_source
-from workbench.experiment.running.provenance import num_cores
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.running.run_stages import RunStages
 from workbench.experiment.running.start_models import Reporter, StartModels
 from workbench.experiment.stages.cache import StageResult
 from workbench.experiment.stages.data import MAX_TASK_TOKENS, ROWS_FILE
 from workbench.models.tokenizer import Tokenizer
+from workbench.processor import num_cores
 
 MAX_BINS = 24
 MAX_PENDING = 6

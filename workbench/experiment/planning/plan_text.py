@@ -27,11 +27,12 @@ from workbench.experiment.planning.plan import DESCRIPTIONS, PlannedRun, plan_ru
 from workbench.experiment.planning.positions import positions_notes
 from workbench.experiment.planning.space import as_text, free_bytes
 from workbench.experiment.planning.speed import Speed, measured_speed
-from workbench.experiment.running.provenance import current_commit, num_cores
+from workbench.experiment.running.provenance import current_commit
 from workbench.experiment.running.reward_code import OPTION, reward_files
 from workbench.models.chat_templates import template_text
 from workbench.models.tokenizer import read_chat_template
 from workbench.permissions import NOTHING, Permissions
+from workbench.processor import num_cores
 from workbench.tracking.durations import format_duration
 from workbench.tracking.words import plural
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workbench.errors import RankError, WorkbenchError
-from workbench.experiment.running.provenance import num_cores
 from workbench.experiment.running.run_log import LOG_SECONDS, write_log
 from workbench.interrupts import SIGNALS, handled_by, held, interrupt_behind, let_in, raise_interrupt
+from workbench.processor import num_cores
 from workbench.redaction import redact
 
 Item = TypeVar("Item")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import file_sha256, fingerprint
-from workbench.disk import writing
+from workbench.disk import sync, writing
 from workbench.locks import hold
 from workbench.tracking.reader import read_json
 
@@ -114,7 +114,7 @@ class StageCache:
                 _write(stage, make, partial)
                 _remove(folder)
                 partial.rename(folder)
-                _sync(self.root)
+                sync(self.root)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -125,13 +125,13 @@ def _write(stage: Stage, make: Maker, folder: Path) -> None:
     made = dict(make(folder))
     files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     for name in files:
-        _sync(folder / name)
+        sync(folder / name)
     manifest = {"name": stage.name, "version": stage.version, "key": dict(stage.key)}
     manifest = json.loads(json.dumps({**manifest, "made": made, "files": files}))  # as it is read back
     text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    _sync(folder / MANIFEST)
-    _sync(folder)
+    sync(folder / MANIFEST)
+    sync(folder)
 
 
 def _damage(folder: Path, manifest: Mapping[str, Any], stage: Stage) -> str | None:
@@ -163,11 +163,3 @@ def _remove(path: Path) -> None:
         path.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

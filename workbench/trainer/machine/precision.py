@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from workbench.processor import cpu_name
 from workbench.trainer.machine import distributed
 
 AUTOCAST_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -92,7 +92,7 @@ def resolve_precision(wanted: str, device: torch.device, model: torch.nn.Module)
 def _fastest_on_cpu(width: int, threads: int) -> str:
     """Timed once per machine, torch version, width and thread count, and remembered in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "workbench" / "precision.json"
-    key = f"{_cpu_name()} torch {torch.__version__} width {width} threads {threads}"
+    key = f"{cpu_name()} torch {torch.__version__} width {width} threads {threads}"
     try:
         known = json.loads(cache.read_text())
     except (OSError, ValueError):
@@ -127,11 +127,3 @@ def measure_cpu_precision(width: int, rows: int = 512, repeats: int = 5) -> dict
             timings.append(time.perf_counter() - started)
         seconds[name] = min(timings[1:])
     return seconds
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
