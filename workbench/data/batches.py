@@ -68,7 +68,7 @@ class BatchLoader:
         while True:
             rows = self.rows_of(self._position)
             self._position += 1
-            # By length, so that a step cut into micro-batches pads little; no loss depends on the order within a step.
+            # Rows are sorted by length, so that micro-batches pad little; no loss depends on the order within a step.
             rows = rows[np.argsort(self.data.lengths[rows], kind="stable")]
             yield self.data.batch(rows[self._rank :: self._world_size])
 
@@ -84,7 +84,7 @@ class BatchLoader:
         """How many rows were drawn before batch number `position`, and how many it has."""
         first, size = position * self.batch_rows, self.batch_rows
         if self._total is not None:
-            # A step that takes several batches may go on behind the last one: from where that was cut.
+            # A step that takes several batches may go on behind the last one, from where that was cut.
             beyond = max(0, position - (self._total - 1) // self.batch_rows)
             first = first if not beyond else self._total + (beyond - 1) * self.batch_rows
             size = size if beyond else min(size, self._total - first)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from workbench.tracking.words import plural
 
 DATE = "26 July 2024"
-"""That of sandbox.DATE."""
+"""The date that templates are given, which is sandbox.DATE."""
 MAX_LISTED = 20
 MAX_PLACES = 200
 
@@ -56,9 +56,9 @@ class Counts:
     ends: dict[str, int] = field(default_factory=dict)
     """Tokens, and their ids, that end an answer in the template and that the model's files do not name as an end."""
     dated: bool = False
-    """The chat template writes the date."""
+    """Whether the chat template writes the date."""
     endless: bool = False
-    """There are texts or answers without an end of sequence."""
+    """Whether texts or answers lack an end of sequence."""
 
     def keep(self, where: str) -> None:
         """One more row is kept."""

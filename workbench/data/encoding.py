@@ -50,7 +50,7 @@ class TokenPair:
     prompt: str = ""
     """The text of the prompt."""
     margin: float | None = None
-    """By how much the chosen one is better, where that is read."""
+    """How much better the chosen completion is, where the data say so."""
 
 
 def encode_rows(

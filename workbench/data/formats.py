@@ -66,7 +66,7 @@ class Preference(_Row):
     chosen_ended: bool = True
     rejected_ended: bool = True
     margin: float | None = None
-    """By how much the chosen one is better, where that is read."""
+    """How much better the chosen completion is, where the data say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ def _preference_of_turns(fields: Mapping[str, Any]) -> Preference:
     before = 0
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same turns, so there is nothing to prefer")
-    # As TRL: a prompt in text beside whole conversations repeats what they begin with.
+    # As in TRL, a prompt in text beside whole conversations repeats what they begin with.
     if isinstance(fields.get("prompt"), list):
         prompt = parse_turns(fields["prompt"], "prompt")
         unlearned_turns(fields["prompt"], prompt, "prompt")

@@ -28,8 +28,8 @@ OFFLINE = (
 
 
 def dataset_records(settings: DatasetData) -> Iterator[Record]:
-    """Its rows in order; of a folder of files as file:line, else as name:row N. Raises DataError where it cannot be
-    read."""
+    """Yields the rows of a data set in order. They are named file:line in a folder of files, and name:row N elsewhere.
+    Raises DataError where it cannot be read."""
     folder = _local_folder(settings)
     if folder is not None and not _is_saved(folder):
         for path in split_files(folder, settings.split, settings.config):

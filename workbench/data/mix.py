@@ -112,7 +112,7 @@ class MixLoader(BatchLoader):
         self._shares, self._steps_per_batch = shares, steps_per_batch
         self._orders: dict[tuple[int, int], np.ndarray] = {}
         self._reached: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        """By the number of a batch near the last one, the rows of each source due before it, and those drawn."""
+        """The rows of each source that are due before a batch, and those drawn, by the numbers of the last batches."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ class MixLoader(BatchLoader):
         return self.data.names
 
     def drawn(self, batches: int) -> list[tuple[int, float]]:
-        """Of each source, in so many batches from the first on: rows, and how often it was passed through."""
+        """Tells how many rows of each source are in so many batches from the first on, and in how many passes."""
         return [(int(n), float(n / len(part))) for n, part in zip(self._drawn(batches), self.data.parts, strict=True)]
 
     def end_after(self, epochs: float, smallest_share: int = 1) -> int:

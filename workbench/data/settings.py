@@ -181,7 +181,7 @@ class SourceSettings(Settings):
 
     @property
     def label(self) -> str:
-        """Its name, or what tells it best."""
+        """The name of the source, or else what tells it best."""
         return self.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", self._told)[:64]
 
     @property

@@ -31,7 +31,7 @@ class Record:
     fields: dict[str, Any]
     problem: str = ""
     typed: bool = False
-    """Its columns have a type each (Parquet, data sets): a null within one may be a field of other rows."""
+    """Whether its columns have a type each (Parquet, data sets): a null in one may then be a field of other rows."""
 
 
 def read_records(path: Path) -> Iterator[Record]:

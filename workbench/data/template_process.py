@@ -48,7 +48,7 @@ def render_template(template: str, variables: dict[str, Any]) -> Rendering:
     request = json.dumps({"template": template, "variables": variables}).encode() + b"\n"
     with _lock:
         line = _ask(request)
-        # A process that nothing was asked of for long has ended itself, without fault.
+        # A process that was asked nothing for long has ended by itself, without fault.
         if line is None and close() == 0:
             line = _ask(request)
             if line is None:

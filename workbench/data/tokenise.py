@@ -225,12 +225,12 @@ def _cut_pair(
 
 
 def _kept(prompt: int, completion: int, max_tokens: int) -> int:
-    """How many tokens are kept of a prompt before a completion, of these lengths."""
+    """The number of tokens that are kept of a prompt; prompt and completion: their lengths."""
     return min(prompt, max(max_tokens - completion, max_tokens // 2))
 
 
 def _last(tokenizer: Tokenizer, ids: list[int], number: int) -> list[int]:
-    """So many of a prompt's tokens: its last ones, and its beginning of sequence before them."""
+    """Keeps that number of a prompt's tokens: its beginning of sequence, and its last ones."""
     if len(ids) <= number:
         return ids
     first = min(tokenizer.first_ids(ids), number)

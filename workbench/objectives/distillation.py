@@ -40,7 +40,7 @@ def jensen_shannon(teacher_logprobs: torch.Tensor, student_logprobs: torch.Tenso
 
     beta: strictly between 0 and 1, at both of which it is 0 whatever the distributions are. It is always finite.
     """
-    # Of two -inf the gradient of logaddexp is NaN; this is the lowest number beside them.
+    # The gradient of logaddexp at two -inf is NaN; this is the lowest number beside them.
     said = student_logprobs.clamp(min=torch.finfo(student_logprobs.dtype).min)
     mixture = torch.logaddexp(teacher_logprobs + math.log(beta), said + math.log1p(-beta))
     return beta * forward_kl(teacher_logprobs, mixture) + (1 - beta) * forward_kl(student_logprobs, mixture)

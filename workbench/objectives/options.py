@@ -24,7 +24,7 @@ class Option(Generic[T]):
     reads: tuple[str, ...] = ()
     """The settings that it reads, of those that not every option of its table does."""
     requires: tuple[str, ...] = ()
-    """Those of them that may not be 0 with it."""
+    """The settings among them that may not be 0 with it."""
     over_step: bool = False
     """Whether its value for a row depends on the other rows of the step."""
     conventions: Mapping[str, str] = field(default_factory=dict)

@@ -110,7 +110,7 @@ def _clipped(ratio: torch.Tensor, advantages: torch.Tensor, clip: Clip) -> Surro
     return Surrogate(losses, (ratio < 1 - clip.low) & (advantages < 0), (ratio > 1 + clip.high) & (advantages > 0))
 
 
-# How much each token counts, and how many units a step has: the loss is sum(weights x losses) / units.
+# A reduction says how much each token counts and how many units a step has: loss = sum(weights x losses) / units.
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ POLICY_LOSSES.add(
 )
 
 
-# The gap between the sampler and the trainer, corrected by importance weights (B, T), without gradient.
+# Importance weights (B, T), without gradient, correct the gap between the sampler and the trainer.
 
 Correction = Callable[["torch.Tensor", "torch.Tensor", float], "torch.Tensor"]
 """fn(log ratio of trainer to sampler (B, T), mask, cap) -> weights (B, T)."""

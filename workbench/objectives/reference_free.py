@@ -26,7 +26,7 @@ class PairSums:
 
     @property
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of chosen and rejected, a token."""
+        """The mean log-probability of a token, for chosen and rejected completions."""
         return self.chosen / self.chosen_lengths, self.rejected / self.rejected_lengths
 
 

@@ -29,7 +29,7 @@ _PLACES = {
 }
 __all__ = sorted(_PLACES)
 if (_outside := own_trainers()) is not None:
-    # Its files are modules of this package, found after the workbench's own.
+    # The files of a user's folder are modules of this package, found after the workbench's own.
     __path__.append(str(_outside))
 
 

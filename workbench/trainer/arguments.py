@@ -225,7 +225,7 @@ def _refuse_unknown_keywords(trainer_class: Any, keywords: Mapping[str, Any], kn
 
 def _tell_unread(trainer_class: Any, arguments: Mapping[str, Any]) -> None:
     """A script that makes every trainer in one way may pass all of them what some read."""
-    # Only the class that says so itself: what is derived from it may read them.
+    # Only the class that says so itself refuses them: what is derived from it may read them.
     for name in vars(trainer_class).get("unread_arguments", ()):
         if arguments.get(name) is not None:
             complain(f"{trainer_class.__name__}: {name} is given, and nothing here reads it")
@@ -260,7 +260,7 @@ def _described(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-# What is wrong with an argument; nothing: None.
+# Each says what is wrong with an argument, or None.
 
 
 def _module_problem(value: Any) -> str | None:

@@ -141,7 +141,7 @@ OF_SOURCES = (
         "loss_weight", "B", "numbers", "what the row's loss is multiplied by", optional=True, needs="source_ids"
     ),
 )
-"""Of batches of any format whose rows are of several sources."""
+"""What batches of any format have besides, where their rows are of several sources."""
 ROWS = BatchFormat(
     (
         BatchField("input_ids", "B L", "ids", "token ids", mask="attention_mask"),

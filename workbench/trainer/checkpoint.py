@@ -64,7 +64,7 @@ def read(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     reason = find_damage(folder)
     if reason:
         raise CheckpointError(f"{folder} is not a valid checkpoint: {reason}")
-    # Only what the manifest lists: a file beside it was never verified.
+    # Only what the manifest lists is read: a file beside it was never verified.
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         tensors = {

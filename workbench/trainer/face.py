@@ -116,7 +116,7 @@ class TrainerFace:
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Those that the optimiser moves."""
+        """The parameters that the optimiser moves."""
         return self.descent.parameters
 
     @property

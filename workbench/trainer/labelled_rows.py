@@ -37,8 +37,8 @@ def texts_of(batch: Batch) -> list[Text]:
 
 
 def of_another_prompt(texts: Sequence[Text]) -> list[Completion]:
-    """For each text the completion of the nearest one before that has another prompt, the last standing before the
-    first; that of the one before where all prompts are the same."""
+    """Gives each text a completion: that of the nearest text before it which has another prompt, where the last text
+    stands before the first; or that of the text right before it, where all prompts are the same."""
     taken = []
     for place, (prompt, _) in enumerate(texts):
         before = (texts[place - back] for back in range(1, len(texts)))

@@ -35,7 +35,7 @@ class RowSums:
 
     @classmethod
     def weighted(cls, values: Mapping[str, torch.Tensor], weights: torch.Tensor) -> dict[str, RowSums]:
-        """By name, values (B,) of rows of which each counts as its weight (B,) says."""
+        """Makes them of values (B,) by name, of which each row's counts as its weight (B,) says."""
         return {name: cls(value * weights, weights) for name, value in values.items()}
 
     def as_term(self, weight: float = 1.0) -> LossTerm:
@@ -54,8 +54,8 @@ class LossResult:
     terms: dict[str, LossTerm]
     metrics: dict[str, Value] = field(default_factory=dict)
     rows: dict[str, RowSums] = field(default_factory=dict)
-    """By the name of a term or a metric, what its rows add to it: where they are of several sources it is recorded of
-    each, and the losses of a source can be weighted."""
+    """What the rows add to a term or a metric, by its name. Where rows are of several sources it is recorded of each,
+    and the losses of a source can be weighted."""
 
     @classmethod
     def of_rows(

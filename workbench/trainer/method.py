@@ -42,9 +42,9 @@ class Method:
     """What is minimised. A setting that chooses an option, in braces as in {loss}, stands for the option's formula."""
     learns_from: str
     paper: str = ""
-    """Where it comes from; the papers of its options stand with the options."""
+    """The paper that it comes from; those of its options stand with the options."""
     when: str = ""
-    """When to use it, as general advice."""
+    """General advice on when to use it."""
     samples: bool = False
     """Whether it samples what it learns from."""
     reference: str = ""
@@ -65,7 +65,7 @@ class Method:
     conventions: Mapping[str, str] = field(default_factory=dict)
     """What its numbers mean, in words, by what they are of."""
     measures: tuple[Measure, ...] = ()
-    """Its metrics that the report is to draw, beside those that many methods have."""
+    """Metrics of its own that the report draws, beside those that many methods have."""
 
 
 def option_tables(settings_class: type[Settings]) -> dict[str, Options[Any]]:

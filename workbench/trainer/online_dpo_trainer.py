@@ -50,7 +50,7 @@ class OnlineDPOTrainer(OnlineTrainer):
         num_pairs = len(lesson.rows["pair_weights"]) - 1
         parts = shuffled_parts(num_pairs, attempt.passes, attempt.minibatches, self._order(1))
         if attempt.everywhere:
-            # A process without a pair takes its part in the step all the same, by the row of no weight.
+            # A process without a pair takes part in the step all the same, with the row of no weight.
             parts = [part if len(part) else np.array([num_pairs]) for part in parts]
         return [{name: value[part] for name, value in lesson.rows.items()} for part in parts if len(part)]
 

@@ -74,7 +74,7 @@ class PPOTrainer(PolicyGradientTrainer):
         # A cut completion was scored as well: nothing follows its last token either.
         rewards = token_rewards(rollout.rewards, (self._beta * divergence).to(values.dtype), mask)
         advantages = generalised_advantages(rewards, values, mask, gamma=settings.gamma, lambda_=settings.gae_lambda)
-        returns = torch.where(mask, advantages + values, 0.0)  # of the raw advantages
+        returns = torch.where(mask, advantages + values, 0.0)  # returns are those of the raw advantages
         counted = mask & self._is_counted(rollout)[:, None]
         if settings.whiten_advantages:
             advantages = whitened(advantages, counted, attempt)
@@ -120,7 +120,7 @@ class PPOTrainer(PolicyGradientTrainer):
         return dict.fromkeys(names, float(batch["tokens"].sum()))
 
     def _training_flops(self, work: Work) -> float:
-        # A critic of its own, or the policy's states once more where its pass gives logits alone.
+        # What a critic of its own adds, or the policy's states once more where its pass gives logits alone.
         critic = self._critic_flops or (self.flops if self.flops.projects_all else None)
         again = self.settings.gradient_checkpointing
         own = critic.training(work.without_head(), recomputed=again) if critic is not None else 0.0

@@ -38,7 +38,7 @@ START_GAP = "start_gap"
 START_TOLERANCE = {"float32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 """|h| per completion token that rounding alone may give while policy and reference are the same model."""
 MEAN_REWARD, NUM_REWARDS = "mean_reward", "num_rewards"
-"""In the method's state: the mean of all implicit rewards so far, and how many they are."""
+"""Names in the method's state of the mean of all implicit rewards so far, and of their number."""
 
 
 Scores = torch.Tensor | PairLogprobs

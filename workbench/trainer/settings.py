@@ -178,8 +178,8 @@ class TrainerSettings(RunSettings):
 
     @property
     def own_completions(self) -> float:
-        """Of each row that a step takes, the completions by the model itself that stand in its place: 0, or the share
-        of rows that are completed anew."""
+        """The number of completions by the model itself that stand in the place of a row, on average over a step: 0, or
+        the share of rows that are completed anew."""
         return 0.0
 
     @property

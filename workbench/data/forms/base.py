@@ -56,7 +56,7 @@ class DataForm(ABC):
     length_note: ClassVar[str] = ""
     """What the length of a row is that max_tokens bounds, where it is not the row's own."""
     tokens_note: ClassVar[str] = ""
-    """How its tokens are counted, where not each once."""
+    """A note on how its tokens are counted, where not each of them counts once."""
 
     @property
     def units(self) -> str:

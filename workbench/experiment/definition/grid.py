@@ -122,7 +122,7 @@ def apply_overrides(
 ) -> dict[str | None, Node]:
     """Each arm with the overrides laid over it; a bare hyperparameter goes to the arms whose trainer has it."""
     changed = dict(arms)
-    # The trainer first, then those that choose a kind of data or model: they drop what was said for another.
+    # The trainer comes first, then what chooses a kind of data or model: these drop what was said for another.
     choosing = {f"{section}.{kind}" for section, kinds in KINDS.items() for kind in kinds}
     for override in sorted(overrides, key=lambda item: (item.key != "trainer", item.key not in choosing)):
         key = override.key

@@ -8,7 +8,7 @@ from workbench.experiment.definition.held_out_sets import merge_into_list
 from workbench.experiment.definition.source import Node, join_field
 
 REPLACED_WITH_TRAINER = ("hyperparameters", "data", "teacher")
-# Of these keys a section holds one; naming another drops it.
+# A section holds one of these keys; naming another drops it.
 KINDS = {
     "data": ("task", "path", "dataset", "collect", "mix"),
     "model": ("preset", "path", "name"),

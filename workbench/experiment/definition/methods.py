@@ -13,7 +13,8 @@ from workbench.trainer import method
 from workbench.trainer.registry import get_settings_class, trainer_names
 
 MEASURED = "measured.csv"
-"""Beside the shipped definitions: what runs of them reached, by trainer. `python -m tests.pages` writes it."""
+"""The file beside the shipped definitions that says what runs of them reached, by trainer. `python -m tests.pages`
+writes it."""
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,7 @@ def rewards_of(settings: TrainerSettings) -> tuple[RewardSettings, ...]:
 
 
 def _num_judges(rewards: Sequence[RewardSettings]) -> int:
-    """How many of them are reward models of runs."""
+    """The number of reward models of runs among these rewards."""
     return sum(reward.model_from is not None for reward in rewards)
 
 

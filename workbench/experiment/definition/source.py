@@ -158,7 +158,7 @@ def resolve_scalar(text: str) -> tuple[Any, str]:
         number = float(text)
         if becomes_zero(text, number):
             return None, f"found {show(text)}, so small that it would be read as 0, allowed 0 or a larger number"
-        # + 0.0: minus zero is zero, and no second value of a grid.
+        # Adding 0.0 makes minus zero zero, so that it is no second value of a grid.
         return (number + 0.0, "") if math.isfinite(number) else (None, f"found {show(text)}, allowed finite numbers")
     return text, ""
 

@@ -42,7 +42,7 @@ MAX_PENDING = 6
 
 @dataclass(frozen=True)
 class Token:
-    """Its text, empty where the character that it begins is ended by a later one."""
+    """A token as it is shown. text: empty where the character that it begins is ended by a later one."""
 
     text: str
     learned: bool

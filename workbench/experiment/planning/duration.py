@@ -109,7 +109,7 @@ class Durations:
         return 2 * size.policy * (forward + pairs)
 
     def _held_out_prompts(self, spec: RunSpec) -> tuple[float, float, float]:
-        """How many, and the tokens of one and of its completion."""
+        """The number of held-out prompts, and the tokens of one and of its completion."""
         evaluate = spec.evaluate
         assert evaluate is not None
         if (task := evaluate.task_settings) is not None:

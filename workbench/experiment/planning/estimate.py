@@ -57,9 +57,9 @@ class Estimate:
     full_steps: float = 0.0
     """The steps, of which the last one of `epochs` counts as the share of its rows; 0: not known."""
     stored_bytes: float = 0.0
-    """At most, of what a teacher says of the rows; runs of one teacher on the same data share it."""
+    """The most bytes that what a teacher says of the rows takes; runs of one teacher on the same data share it."""
     data: DataSize | None = None
-    """How the rows and their tokens are known."""
+    """The rows and their tokens, and how they are known."""
 
 
 def estimate(spec: RunSpec, specs: Mapping[str, RunSpec], runs: Path, speed: Speed) -> Estimate:

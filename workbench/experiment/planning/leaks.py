@@ -124,5 +124,5 @@ def record(found: Iterable[Overlap]) -> list[dict[str, Any]]:
 
 
 def notes(found: Iterable[Overlap]) -> list[str]:
-    """Those that no claim is qualified by."""
+    """The overlaps that no claim is qualified by, in words."""
     return [each.text for each in found if each.share <= QUALIFIES]

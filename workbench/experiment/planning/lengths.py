@@ -51,7 +51,7 @@ class DataSize:
         """What the run would say of its training data, as far as it is known now. tokenizer_folder: data_size's."""
         tokenizer = _tokenizer(tokenizer_folder) if tokenizer_folder is not None else None
         if tokenizer is not None and (self.counts is not None or not isinstance(spec.data, ReadData)):
-            # Of a run that begins from another, that one tells: it may leave its model an end that the template has.
+            # Where a run begins from another, that one tells: it may leave its model an end that the template has.
             told = data_warnings(spec, self.counts or Counts(), tokenizer, rows=self.rows)
             yield from (text for text in told if text != NO_END or spec.start is None)
         elif self.longer and isinstance(spec.data, ReadData):

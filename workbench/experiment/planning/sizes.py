@@ -121,7 +121,7 @@ def memory_bytes(config: Mapping[str, Any], spec: RunSpec, size: RunSize, work: 
     half = settings.precision != "float32"
     layer = _layer_activations(config, text if half else 0.0)
     layers = config["num_hidden_layers"]
-    # Under gradient checkpointing the layers' inputs, and all of one layer.
+    # Gradient checkpointing keeps the layers' inputs, and all of one layer.
     kept = layers * config["hidden_size"] + layer if settings.gradient_checkpointing else layers * layer
     logits = PER_LOGIT * min(tokens * config["vocab_size"], LOGITS)
     references = 0

@@ -89,7 +89,7 @@ def _speed_of(status: Mapping[str, Any]) -> _Finished | None:
 
 
 def _near(found: list[_Finished], parameters: int | None) -> list[_Finished]:
-    """Those of models within four times of the size; all where it is not known."""
+    """Keeps the runs of models within four times of the size, or all where the size is not known."""
     if parameters is None:
         return found
     return [run for run in found if parameters / 4 <= run.parameters <= 4 * parameters]

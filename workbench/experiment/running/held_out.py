@@ -93,7 +93,7 @@ def _evaluators(
 def _of_pairs(
     spec: RunSpec, pairs: StageResult, reference: StageResult | None, records: Path, labels: Labels
 ) -> Evaluator:
-    """By the start's log-probabilities where there are any, else by the scores of a reward model."""
+    """Measures pairs by the start's log-probabilities where there are any, else by the scores of a reward model."""
     if reference is None:
         return ScoreEvaluator(PAIRS.load(pairs.folder / ROWS_FILE), records=records, labels=labels)
     scored = PAIRS.load(pairs.folder / ROWS_FILE, reference.folder / REFERENCE_FILE)
@@ -139,7 +139,7 @@ def held_out_notes(prepared: PreparedRun) -> list[str]:
 
 
 def held_out_examples(spec: RunSpec, as_chat: bool) -> list[Example]:
-    """Of the task, file or split that evaluate names, at most evaluate.prompts; bad rows are never left out here."""
+    """Returns up to evaluate.prompts examples of the task, file or split that evaluate names; it skips no bad row."""
     settings = spec.evaluate
     if settings is None:
         return []

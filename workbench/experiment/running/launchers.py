@@ -146,7 +146,7 @@ class RunProcess:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The number that the system gives the process."""
         return self._process.pid or 0
 
     def exit_code(self) -> int | None:

@@ -39,7 +39,7 @@ class PreparedSource:
 
     @property
     def stages(self) -> dict[str, StageResult]:
-        """Those that it rests on, by name."""
+        """The stages that it rests on, by name."""
         found = {
             "collect": self.collected,
             "data": self.data,

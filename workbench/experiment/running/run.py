@@ -355,7 +355,7 @@ def _progress(trainer: BaseTrainer) -> dict[str, Any]:
         "warnings": trainer.warnings,
         "uncounted_flops": trainer.uncounted,
         "incidents": trainer.incidents,
-        # Of the weights that it leaves: early stopping's best are not those that were judged last.
+        # They are of the weights that the run leaves: early stopping's best are not those that were judged last.
         "harms": [] if trainer.restored_best else trainer.health.standing,
         "inexact": trainer.inexact,
         "checkpoints": {"written": len(trainer.records.save_seconds), "seconds": sum(trainer.records.save_seconds)},

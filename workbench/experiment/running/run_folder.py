@@ -57,7 +57,7 @@ class RunFolder:
     def verify_model(self) -> None:
         """Raises ModelError when a file of the model is not as the run wrote it."""
         status = self.status()
-        # Of runs that were made before every file had a checksum, the weights alone.
+        # Runs that were made before every file had a checksum have one of the weights alone.
         expected = status.get("model_files") or {weights_file(self.model).name: status.get("model_sha256")}
         found = self.model_files()
         damaged = [name for name, digest in expected.items() if digest is None or found.get(name) != digest]

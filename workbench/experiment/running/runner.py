@@ -316,7 +316,7 @@ class Sweep:
         if self.received is not None and code == 128 + self.received:
             return "interrupted"
         if code and status.get("state") == "running":
-            # It died without a word: killed from outside, by a disk that took none, or by our own mistake.
+            # It ended without a record: it was killed from outside, the disk took nothing, or it is our own mistake.
             message = describe_exit(128 - code) if code > 128 else f"unexpected error; {log} tells"
             if code == StorageError.exit_code:
                 message = f"{folder.path}: cannot be written; free some space or choose RUNS=folder"

@@ -84,7 +84,7 @@ def find_trained(spec: RunSpec, identity: Identity, runs: Path) -> Trained | Non
     for folder in (place, *place.superseded()):
         status = folder.status()
         fields = status.get("identity")
-        # One whose record leaves out what was secret cannot be told from another.
+        # A run whose record leaves out what was secret cannot be told from another.
         if not isinstance(fields, dict) or fingerprint(fields) != status.get("fingerprint") or "step" not in status:
             continue
         if folder.is_finished() and _same_training(fields, identity.fields, spec):

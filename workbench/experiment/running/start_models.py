@@ -86,5 +86,5 @@ class StartModels:
         return self._precisions[key]
 
     def worker(self, spec: RunSpec, precision: str | None = None) -> Worker:
-        """How a stage's process runs it. precision: as it was resolved before."""
+        """Says how a stage's process runs the model. precision: as it was resolved before."""
         return Worker(precision or self.precision(spec), spec.threads, spec.hyperparameters.device)

@@ -70,6 +70,6 @@ class Descent:
         self.precision.load_state_dict(self.precision.state_dict())
 
     def parts(self) -> dict[str, Any]:
-        """Those that have state, by name."""
+        """The parts of it that have state, by name."""
         found = {"optimizer": OptimizerState(self.optimizer), "scheduler": self.scheduler, "scaler": self.precision}
         return found | ({"ema": self.ema} if self.ema else {})

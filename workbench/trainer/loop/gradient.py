@@ -96,7 +96,7 @@ class Gradient:
                 if rows == 1 or self._network.is_distributed:
                     remedy = "shorten the rows or take a smaller model" if rows == 1 else "lower micro_batch_rows"
                     raise DivergenceError(f"out of memory at micro_batch_rows {rows}: {remedy}") from error
-            # Outside of the handler, whose error would keep alive what did not fit.
+            # This is outside of the handler, whose error would keep alive what did not fit.
             self.micro_batch_rows = math.ceil(rows / 2)
             self._note(f"out of memory at micro_batch_rows {rows}", f"micro_batch_rows {self.micro_batch_rows}")
             if self._network.device.type == "cuda":

@@ -6,7 +6,7 @@ import torch
 
 from workbench.errors import DivergenceError
 
-# Beside the allocator's own: a library that found no room for its workspace, and a kernel's or a graph's launch.
+# What the allocator says on a CPU, a library that found no room for its workspace, and a kernel or a graph.
 _WORDS = ("DefaultCPUAllocator: ", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 

@@ -36,7 +36,7 @@ class RangeTest:
         state.weight = self._keep * state.weight + (1.0 - self._keep)
         smoothed = state.average / state.weight
         state.lowest = min(state.lowest, smoothed)
-        # Written with the difference so that a loss below zero (robust DPO's) has a limit above it too.
+        # The limit is written with the difference, so that a loss below zero (robust DPO's) has one above it too.
         if smoothed - state.lowest > (self._stop_ratio - 1.0) * abs(state.lowest):
             return (
                 f"range_test: the smoothed loss {smoothed:.4g} exceeds {self._stop_ratio:g} times its lowest, "

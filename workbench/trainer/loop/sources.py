@@ -26,7 +26,7 @@ class MixedLoader(Protocol):
         """Their names, by number."""
 
     def drawn(self, batches: int) -> Sequence[tuple[int, float]]:
-        """Of each source, in so many batches from the first on: rows, and how often it was passed through."""
+        """Tells how many rows of each source are in so many batches from the first on, and in how many passes."""
 
 
 class Sources:

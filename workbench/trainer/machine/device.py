@@ -19,7 +19,7 @@ def training_device(wanted: str | None, deterministic: bool = True) -> torch.dev
         raise DefinitionError("device is cuda, but torch finds no GPU here; leave device out or set it to cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # To be warned would not do: attention's backward then keeps to the order in which its blocks end.
+    # A warning alone would not do: attention's backward would keep to the order in which its blocks end.
     torch.use_deterministic_algorithms(deterministic)
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 

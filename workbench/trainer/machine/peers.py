@@ -52,7 +52,7 @@ class PeerWatch:
         """Every process of the job must make one; the environment is torchrun's."""
         self.rank, self.world_size = rank, world_size
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # A connection of its own: the main thread may be waiting on the job's.
+        # The thread has a connection of its own, because the main thread may be waiting on the job's.
         patience = timedelta(seconds=SILENCE_SECONDS)
         base = torch.distributed.TCPStore(
             address, port, world_size, is_master=False, timeout=patience, wait_for_workers=False

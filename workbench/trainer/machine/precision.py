@@ -69,7 +69,7 @@ class Precision:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self._scaler:
-            # A new scaler: the old one may stand between unscale and step of a step that was thrown away.
+            # A new scaler is made: the old one may stand between unscale and step of a step that was thrown away.
             self._scaler = torch.amp.GradScaler(self._device_type)
             self._scaler.load_state_dict(state)
 

@@ -21,7 +21,7 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        # A vector and a scalar, which decay and Muon leave alone.
+        # They are a vector and a scalar, which decay and Muon leave alone.
         self.weight = nn.Parameter(torch.zeros(hidden_size))
         self.bias = nn.Parameter(torch.zeros(1))
 

@@ -58,7 +58,7 @@ def cut_rollout(
 
 
 def _computed(places: list[int], learned: torch.Tensor, counted: torch.Tensor) -> list[int]:
-    """Those of the rows of a source that are computed. Something must be: a row that counts, where there is one."""
+    """Picks the rows of a source that are computed. At least one must be: a row that counts, where there is one."""
     wanted = learned[places].tolist()
     computed = [place for place, is_learned in zip(places, wanted, strict=True) if is_learned]
     return computed or [place for place in places if counted[place]][:1] or places[:1]
@@ -80,7 +80,7 @@ def _update(
     width = max(1, int(rows["completion_mask"][computed].sum(1).max()))
     batch = {name: value[computed] for name, value in rows.items()}
     batch |= {name: value[:, :width] for name, value in batch.items() if name in PADDED and value.ndim == 2}
-    # A row without units (cut, and left out of the loss) may be computed where nothing else is; it must not count.
+    # A row without units (cut, and left out of the loss) may be computed where nothing else is, and must not count.
     batch["completion_mask"] = batch["completion_mask"] & counted[computed][:, None]
     for name in COUNTED:
         batch[name] = batch[name].clone()

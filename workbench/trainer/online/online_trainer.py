@@ -148,7 +148,7 @@ class OnlineTrainer(BaseTrainer):
             rewards=torch.zeros(len(prompt_index), dtype=torch.float64, device=self.device),
             sampled_here=True,
             sampler_logprobs=sampled.logprobs,
-            # A truncated distribution is not the one that is trained: then the policy's own are computed where needed.
+            # A truncated distribution is not the one that is trained; the policy's own are then computed where needed.
             old_logprobs=sampled.logprobs if settings.samples_whole_distribution else None,
             entropies=sampled.entropies,
             of_prompt={name: batch[name] for name in (SOURCE, LOSS_WEIGHT) if name in batch},

@@ -123,7 +123,7 @@ def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
         pads = [(number, 0) if left else (0, number) for number in missing]
         return torch.cat([functional.pad(tensor, pad) for tensor, pad in zip(tensors, pads, strict=True)])
 
-    # Groups go on counting, within the process's own range.
+    # The numbers of groups go on, within the process's own range.
     groups, offset = [], 0
     for part, top in zip(parts, highest, strict=True):
         groups.append(part.group_ids + offset)

@@ -17,7 +17,7 @@ def predicting_states(model: torch.nn.Module, batch: Batch, *, states: bool = Fa
     are.
     states: never logits, whatever the model does to those (see HeadInputs).
     """
-    numbers: dict[int, int] = {}  # of each prompt, in the order that prompts are met
+    numbers: dict[int, int] = {}  # the number of each prompt, in the order that prompts are met
     rows: list[int] = []
     owners: list[int] = []
     for row, prompt in enumerate(batch["prompt_index"].tolist()):
