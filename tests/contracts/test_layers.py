@@ -33,6 +33,8 @@ FLOORS = {
     "workbench.cli": 9,
     "workbench.__main__": 10,
 }
+ROOMS = ("machine", "records", "loop", "online")
+"""The rooms of the trainer, each of which imports itself and those before it."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 
@@ -113,6 +115,20 @@ def test_a_module_imports_its_own_folder_and_lower_floors():
         name: [target for target in sorted(imports(name, tree)) if not allowed(name, target)]
         for name, tree in TREES.items()
     }
+    assert {name: targets for name, targets in wrong.items() if targets} == {}
+
+
+def room_of(module: str) -> int:
+    """The number of the trainer's room that a module stands in; -1 where it stands in none."""
+    parts = module.split(".")
+    return ROOMS.index(parts[2]) if parts[:2] == ["workbench", "trainer"] and parts[2] in ROOMS else -1
+
+
+def test_a_room_of_the_trainer_imports_those_before_it():
+    inside = {
+        name: [t for t in imports(name, TREES[name]) if t.count(".") > 1] for name in TREES if name.count(".") > 2
+    }
+    wrong = {name: [t for t in found if room_of(t) > room_of(name) > -1] for name, found in inside.items()}
     assert {name: targets for name, targets in wrong.items() if targets} == {}
 
 

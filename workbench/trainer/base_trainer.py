@@ -28,6 +28,7 @@ from workbench.models.tokenizer_given import as_tokenizer
 from workbench.trainer import arguments
 from workbench.trainer.loop import memory
 from workbench.trainer.loop.batches import Batch, check_updates, is_empty
+from workbench.trainer.loop.charges import Charges
 from workbench.trainer.loop.descent import Descent
 from workbench.trainer.loop.examination import Evaluator, Examination
 from workbench.trainer.loop.feed import Feed
@@ -40,7 +41,6 @@ from workbench.trainer.machine.network import network_of
 from workbench.trainer.machine.recompute import Recompute
 from workbench.trainer.optimizer import configure_optimizer
 from workbench.trainer.records.calls import CallMeter, says_its_work
-from workbench.trainer.records.charges import Charges
 from workbench.trainer.records.costs import Costs
 from workbench.trainer.records.health import Health
 from workbench.trainer.records.output_folder import OutputFolder

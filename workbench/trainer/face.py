@@ -10,6 +10,7 @@ import torch
 
 from workbench.models.flops import ModelFlops
 from workbench.models.reference import FrozenReference
+from workbench.trainer.loop.charges import Charges
 from workbench.trainer.loop.descent import Descent
 from workbench.trainer.loop.early_stopping import Stopper
 from workbench.trainer.loop.examination import Evaluator, Examination
@@ -19,7 +20,6 @@ from workbench.trainer.loop.guard import Guard
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.machine.network import Network
 from workbench.trainer.machine.precision import Precision
-from workbench.trainer.records.charges import Charges
 from workbench.trainer.records.costs import Costs
 from workbench.trainer.records.health import Health
 from workbench.trainer.records.output_folder import OutputFolder

@@ -37,7 +37,7 @@ from workbench.trainer import checkpoint
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.records.output_folder import COMPLETIONS, RECORDS, WARNINGS
 from workbench.trainer.records.surroundings import CODE
-from workbench.trainer.records.tensors import load_model_tensors, model_tensors
+from workbench.trainer.tensors import load_model_tensors, model_tensors
 
 METRICS = RECORDS[0]
 COSTS = "cost/"

@@ -11,8 +11,8 @@ import torch
 from workbench.trainer.loop.ema import AveragedWeights
 from workbench.trainer.loop.schedule import configure_scheduler
 from workbench.trainer.machine.precision import Precision, resolve_precision
-from workbench.trainer.records.tensors import OptimizerState
 from workbench.trainer.settings import TrainerSettings
+from workbench.trainer.tensors import OptimizerState
 
 
 class Descent:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from workbench.trainer.records.tensors import load_model_tensors, model_tensors
+from workbench.trainer.tensors import load_model_tensors, model_tensors
 
 
 class AveragedWeights:

@@ -17,8 +17,8 @@ from workbench.trainer.loss import LossResult
 from workbench.trainer.machine import distributed
 from workbench.trainer.machine.network import Network
 from workbench.trainer.records.output_folder import OutputFolder
-from workbench.trainer.records.tensors import load_model_tensors
 from workbench.trainer.settings import EarlyStopping
+from workbench.trainer.tensors import load_model_tensors
 
 Evaluator = Callable[[torch.nn.Module, int], dict[str, float]]
 

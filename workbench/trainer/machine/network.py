@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from workbench.trainer.machine import distributed
-from workbench.trainer.records.tensors import load_model_tensors, model_tensors
+from workbench.trainer.tensors import load_model_tensors, model_tensors
 
 
 class Network:
