@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from tests.commands import run
+from workbench.experiment.definition.schema import hyperparameter_names
+from workbench.trainer.registry import get_settings_class, trainer_names
 
 SFT: dict[str, Any] = {
     "question": "How well does it sort?",
@@ -69,3 +71,11 @@ def definitions() -> dict[str, dict[str, Any]]:
     import copy
 
     return {"start": copy.deepcopy(SFT), "sweep": copy.deepcopy(DPO)}
+
+
+def trainers_with(name: str) -> str:
+    """How a message names the trainers that have a hyperparameter."""
+    found = [each for each in trainer_names() if name in hyperparameter_names(get_settings_class(each))]
+    if len(found) == 1:
+        return f"trainer {found[0]}, which has {name}"
+    return f"one of the trainers {', '.join(found)}, which have {name}"

@@ -63,6 +63,10 @@ REFUSED = {
     "judge": ("model_from: start", "model_from: found start, which leaves a language model (trainer sft), allowed"),
     "unknown": ("model_from: rewad", "model_from: found 'rewad'"),
     "variant": ("model_from: {experiment: reward, seed: 7}", "found seed 7, allowed the seeds of reward: 0, 1"),
+    "seeds": (
+        "model_from: reward",
+        "allowed one of them, written as model_from: {experiment: reward, seed: match}, or",
+    ),
 }
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.faults import __main__ as faults
 from tests.faults import tally
 from tests.faults.__main__ import run_tests
 from tests.faults.rows import FAULTS
@@ -38,6 +40,34 @@ def test_every_test_of_a_fault_stands_in_a_row() -> None:
     faults = [name for name in IDS if name.startswith("faults/") and "test_rows.py" not in name]
     assert faults
     assert [name for name in faults if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)] == []
+
+
+def test_the_table_on_the_page_is_made_of_what_make_test_counted_where_that_is_newer(tmp_path, monkeypatch, capsys):
+    tests, table, page = tmp_path / "tests.json", tmp_path / "table.md", tmp_path / "faults.md"
+    for module, name, path in ((tally, "KEPT", tests), (faults, "TESTS", tests), (faults, "KEPT", table)):
+        monkeypatch.setattr(module, name, path)
+    marks = "<!-- make faults: begin -->\n{}<!-- make faults: end -->\n"
+    page.write_text(marks.format("as it was\n"))
+    assert faults.paste(page) == 1
+    assert "found no table of all rows" in capsys.readouterr().err
+    assert page.read_text() == marks.format("as it was\n")
+
+    rows = {fault.number: {"tries": 2, "lost": 0, "skipped": 1, "seconds": 1.0, "failed": []} for fault in FAULTS}
+    record = {"code": tally.fingerprint(), "marks": "", "rows": rows}
+    tests.write_text(json.dumps(record))
+    os.utime(tests, (0, 0))
+    assert faults.paste(page) == 0
+    sums = f"{2 * len(FAULTS)} tries, 0 lost, {len(FAULTS)} skipped here; by `make test ALL=1`, 1970-01-01"
+    assert sums in page.read_text()
+    assert f"| 1 | {FAULTS[0].what} | {FAULTS[0].promise} | 2 | 2 | 0 |" in page.read_text()
+
+    table.write_text("a newer table\n")
+    assert faults.paste(page) == 0
+    assert page.read_text() == marks.format("\na newer table\n\n")
+    os.utime(table, (-1, -1))
+    tests.write_text(json.dumps(record | {"marks": "not slow"}))  # not of all rows
+    assert faults.paste(page) == 0
+    assert page.read_text() == marks.format("\na newer table\n\n")
 
 
 def test_counts_of_other_code_or_of_other_tries_are_not_taken_over(tmp_path: Path, monkeypatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiment.conftest import trainers_with
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.trainer.registry import trainer_names
@@ -79,7 +80,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (SFT, "threads", "theads", [f"8: theads: found an unknown key, allowed {TOP_KEYS}, did you mean threads?"]),
     (SFT, "hyperparameters:", "hyperparams:", [f"5: hyperparams: found an unknown key, allowed {TOP_KEYS}, did you mean hyperparameters?"]),
     (SFT, "learning_rate", "learning-rat", [f"7: hyperparameters.learning-rat: found an unknown key, allowed {MANY}, did you mean learning_rate?"]),
-    (SFT, "steps", "beta", [f"6: hyperparameters.beta: found an unknown key, allowed {MANY}, did you mean trainer cpo, which has beta?"]),
+    (SFT, "steps", "beta", [f"6: hyperparameters.beta: found an unknown key, allowed {MANY}, did you mean {trainers_with('beta')}?"]),
     (SFT, "steps", "seed", ["6: hyperparameters.seed: found it under hyperparameters, allowed as sweep.seeds"]),
     (SFT, "steps", "evaluate_every", ["6: hyperparameters.evaluate_every: found it under hyperparameters, allowed as evaluate.every"]),
     (SFT, "steps: 10", "budget: {flops: 1}", ["6: hyperparameters.budget: found it under hyperparameters, allowed as budget"]),
@@ -188,8 +189,9 @@ GOOD = {
     "model": "model: {preset: tiny}",
     "data": "data: {task: sort, rows: 128}",
 }
+_WITH = re.compile(r"\{WITH (\w+)\}")
 CORPUS = [
-    tuple(line.replace("{TRAINERS}", TRAINERS).split(" | ", 2))
+    tuple(_WITH.sub(lambda found: trainers_with(found[1]), line.replace("{TRAINERS}", TRAINERS)).split(" | ", 2))
     for line in Path(__file__).with_name("malformed.txt").read_text().splitlines()
     if not line.startswith("#")
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiment.conftest import trainers_with
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.json_schema import definition_schema
 from workbench.experiment.definition.merge import FREE_KEYS
@@ -129,9 +130,9 @@ def test_an_axis_that_an_arm_s_trainer_lacks_is_an_error_that_names_who_has_it(f
     text = SFT + "arms:\n  a: {}\n  d: {trainer: dpo, data: {path: p.jsonl}}\nsweep: {grid: {beta: [1, 2]}}\n"
     assert problems(folder, text) == (
         "experiments/x.yaml:10: sweep.grid.beta[0]: found an unknown key, allowed the 27 names that `workbench explain sft` lists, "
-        "did you mean trainer cpo, which has beta?",
+        f"did you mean {trainers_with('beta')}?",
         "experiments/x.yaml:10: sweep.grid.beta[1]: found an unknown key, allowed the 27 names that `workbench explain sft` lists, "
-        "did you mean trainer cpo, which has beta?",
+        f"did you mean {trainers_with('beta')}?",
     )
 
 
@@ -384,3 +385,29 @@ def test_another_trainer_on_the_command_line_takes_its_data_from_there_in_any_or
     assert problems(folder, SFT, "trainer=dpo") == (f"--set trainer=dpo: data: {drops} data.path=pairs.jsonl",)
     (line,) = problems(folder, SFT + "arms: {a: {trainer: dpo}}\n")
     assert line == f"experiments/x.yaml:7: arms.a.data: {drops} data: {{path: pairs.jsonl}}"
+
+
+def test_an_override_reaches_into_a_setting_that_is_a_mapping(folder: Path) -> None:
+    for written, expected in (("hinge", {"sigmoid": 3.0}), ("{sigmoid: 1, hinge: 2}", {"sigmoid": 3.0, "hinge": 2.0})):
+        text = DPO + f"arms: {{a: {{hyperparameters: {{loss: {written}}}}}}}\n"
+        for key in ("loss.sigmoid", "hyperparameters.loss.sigmoid"):
+            (run,) = load(folder, text, f"{key}=3").runs
+            assert run.hyperparameters.loss == expected
+    (problem,) = problems(folder, DPO, "loss.sigmold=3")
+    assert problem.startswith("--set loss.sigmold=3: loss.sigmold: found an unknown key, allowed ")
+    assert problem.endswith("did you mean sigmoid?")
+
+
+def test_an_override_that_an_axis_would_undo_is_refused(folder: Path) -> None:
+    def swept(axis):
+        return DPO + f"sweep: {{grid: {{{axis}}}}}\n"
+
+    assert problems(folder, swept("beta: [1, 2]"), "beta.x=2") == (
+        "--set beta.x=2: beta.x: found it beside the axis beta, which says otherwise, allowed beta=[1, 2]",
+    )
+    assert problems(folder, swept("loss.sigmoid: [1, 2]"), "loss=hinge") == (
+        "--set loss=hinge: loss: found it beside the axis loss.sigmoid, which says otherwise, allowed "
+        "loss.sigmoid=[1, 2]",
+    )
+    runs = load(folder, swept("loss.sigmoid: [1, 2]"), "loss={hinge: 1}").runs
+    assert [run.hyperparameters.loss for run in runs] == [{"hinge": 1.0, "sigmoid": n} for n in (1.0, 2.0)]

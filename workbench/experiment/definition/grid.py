@@ -52,6 +52,12 @@ def setting_path(key: str, node: Node, classes: Classes, problems: Problems) -> 
     if rest:
         if first in (*SECTIONS, *RUN_KEYS) and first != "hyperparameters":
             return (first, *rest)
+        if any(first in hyperparameter_names(cls) for cls in known):
+            return ("hyperparameters", first, *rest)
+        of_others = any(first in hyperparameter_names(get_settings_class(other)) for other in trainer_names())
+        if of_others and len(known) == len(classes):
+            problems.add(node, unknown_hyperparameter(first, known))
+            return None
         if first != "hyperparameters":
             names = [*SECTIONS, *RUN_KEYS]
             problems.add(
@@ -91,6 +97,21 @@ def read_axes(sweep: Node | None, classes: Classes, overrides: list[Override], p
         _refuse_twins(values, problems)
         axes.append(Axis(name.removeprefix("hyperparameters."), path, values))
     return axes
+
+
+def refuse_lost(overrides: list[Override], axes: list[Axis], problems: Problems) -> None:
+    """Problems of overrides that have no effect beside an axis: of a field of what the axis replaces as a whole, or of
+    a whole that lacks the field that the axis is of."""
+    for override, axis in itertools.product(overrides, axes):
+        keys = tuple(override.key.split("."))
+        path = keys if keys[0] in (*SECTIONS, *RUN_KEYS) else ("hyperparameters", *keys)
+        shared = min(len(path), len(axis.path))
+        inside, around = len(path) > shared, len(axis.path) > shared
+        whole = axis.values if inside else (override.value,)
+        meet = path[:shared] == axis.path[:shared] and (inside or around)
+        if meet and any(not isinstance(node.value, dict) for node in whole):
+            found = f"found it beside the axis {axis.name}, which says otherwise"
+            problems.add(override.value, f"{found}, allowed {axis.name}={show([n.plain() for n in axis.values])}")
 
 
 def points(

@@ -9,7 +9,15 @@ from typing import Any
 
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.files import check_shape, load_tree
-from workbench.experiment.definition.grid import Point, apply_overrides, arm_classes, arm_trees, points, read_axes
+from workbench.experiment.definition.grid import (
+    Point,
+    apply_overrides,
+    arm_classes,
+    arm_trees,
+    points,
+    read_axes,
+    refuse_lost,
+)
 from workbench.experiment.definition.held_out_sets import origins_of_sets
 from workbench.experiment.definition.merge import merge_sections, nest
 from workbench.experiment.definition.overrides import Override, experiment_folder, parse_overrides
@@ -115,6 +123,7 @@ class _Loader:
         axes = read_axes(sweep, classes, overrides, self.problems)
         swept = {axis.name for axis in axes} | set(_grid_names(sweep))
         rest = [item for item in overrides if item.key not in swept and item.key.split(".")[0] not in ROOT_KEYS]
+        refuse_lost(rest, axes, self.problems)
         arms = apply_overrides(arms, classes, rest, self.problems)
         variants: list[tuple[Point, Sections]] = []
         for point in points(arms, axes, len(seeds), self.problems, sweep):

@@ -72,7 +72,9 @@ def unknown_hyperparameter(name: str, classes: list[type[TrainerSettings]]) -> s
     if name in WRITTEN_AS:
         near = f", did you mean {WRITTEN_AS[name]}?"
     elif owners:
-        near = f", did you mean trainer {owners[0]}, which has {name}?"
+        one, verb = ("trainer", "has") if len(owners) == 1 else ("one of the trainers", "have")
+        others = f"{one} {', '.join(owners)}, which {verb} {name}?"
+        near = f"{near.removesuffix('?')}, or {others}" if near else f", did you mean {others}"
     elif name in OURS:
         near = f", did you mean {OURS[name]}?"
     else:

@@ -34,8 +34,8 @@ class Resolver:
         variants = list(dict.fromkeys(run.variant for run in experiment.runs))
         if reference.variant is None and len(variants) > 1:
             seed = ", seed: match" if len({run.seed for run in experiment.runs}) > 1 else ""
-            first = f"{{experiment: {experiment.name}, variant: {quoted(variants[0])}{seed}}}"
-            allowed = f"one of them, written as {_section(node)}: {first}; variants: {' | '.join(variants)}"
+            first = _written(node, f"experiment: {experiment.name}, variant: {quoted(variants[0])}{seed}")
+            allowed = f"one of them, written as {first}; variants: {' | '.join(variants)}"
             self.problems.add(node, f"found {experiment.name}, which has {len(variants)} variants, allowed {allowed}")
             return []
         wanted = reference.variant or variants[0]
@@ -63,7 +63,7 @@ class Resolver:
         shown = ", ".join(map(str, seeds))
         if reference.seed is None and len(seeds) > 1:
             variant = f"variant: {quoted(runs[0].variant)}, " if reference.variant is not None else ""
-            written = f"{_section(node)}: {{experiment: {experiment.name}, {variant}seed: match}}"
+            written = _written(node, f"experiment: {experiment.name}, {variant}seed: match")
             allowed = f"one of them, written as {written}, or seed: one of {shown}"
             self.problems.add(node, f"found {experiment.name}, which has {len(seeds)} seeds, allowed {allowed}")
             return None
@@ -76,8 +76,10 @@ class Resolver:
         return seeds[wanted].key
 
 
-def _section(node: Node) -> str:
-    return "teacher" if node.field.rpartition(".")[2] == "teacher" else "start_from"
+def _written(node: Node, run: str) -> str:
+    """How the setting that a node stands for names a run."""
+    name, listed, _ = node.field.rpartition(".")[2].partition("[")
+    return f"{name}: [{{{run}}}]" if listed else f"{name}: {{{run}}}"
 
 
 def quoted(text: str) -> str:
