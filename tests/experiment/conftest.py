@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -79,3 +80,10 @@ def trainers_with(name: str) -> str:
     if len(found) == 1:
         return f"trainer {found[0]}, which has {name}"
     return f"one of the trainers {', '.join(found)}, which have {name}"
+
+
+def with_trainers(text: str) -> str:
+    """The text with the trainers' names in place of {TRAINERS}, and of those that have a hyperparameter in place of
+    {WITH it}."""
+    named = text.replace("{TRAINERS}", ", ".join(trainer_names()))
+    return re.sub(r"\{WITH (\w+)\}", lambda found: trainers_with(found[1]), named)

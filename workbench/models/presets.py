@@ -67,7 +67,16 @@ def make_preset(preset: str, folder: Path, seed: int) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", {"eos_token_id": 1, "pad_token_id": 0})
-    _write_tokenizer(make_byte_tokenizer(SPECIAL_TOKENS) if preset == "bytes" else _character_tokenizer(), folder)
+    _write_tokenizer(preset_tokenizer(preset), folder)
+
+
+def preset_tokenizer(preset: str) -> tokenizers.Tokenizer:
+    """The tokenizer that a preset is written with."""
+    from tokenizers import AddedToken
+
+    tokenizer = make_byte_tokenizer(SPECIAL_TOKENS) if preset == "bytes" else _character_tokenizer()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return tokenizer
 
 
 def _initialise(model: torch.nn.Module, deviation: float, seed: int) -> None:
@@ -93,9 +102,6 @@ def _character_tokenizer() -> tokenizers.Tokenizer:
 
 
 def _write_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
-    from tokenizers import AddedToken
-
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "<eos>"}
     _write_json(folder / "tokenizer_config.json", settings | {"clean_up_tokenization_spaces": False})

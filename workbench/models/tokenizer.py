@@ -190,10 +190,10 @@ class Tokenizer:
         """decode for many rows at once."""
         return self._backend.decode_batch(rows, skip_special_tokens=skip_special_tokens)
 
-    def has_tokens_of(self, other: Tokenizer) -> bool:
-        """Whether the same ids stand for the same tokens in both."""
-        own, others = (each._backend.get_vocab(with_added_tokens=True) for each in (self, other))
-        return own == others
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Ids by token, added ones among them."""
+        return self._backend.get_vocab(with_added_tokens=True)
 
     def token_id(self, token: str) -> int | None:
         """Id of one token by its text, None where the vocabulary lacks it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiment.conftest import trainers_with
+from tests.experiment.conftest import trainers_with, with_trainers
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.trainer.registry import trainer_names
@@ -189,9 +189,8 @@ GOOD = {
     "model": "model: {preset: tiny}",
     "data": "data: {task: sort, rows: 128}",
 }
-_WITH = re.compile(r"\{WITH (\w+)\}")
 CORPUS = [
-    tuple(_WITH.sub(lambda found: trainers_with(found[1]), line.replace("{TRAINERS}", TRAINERS)).split(" | ", 2))
+    tuple(with_trainers(line).split(" | ", 2))
     for line in Path(__file__).with_name("malformed.txt").read_text().splitlines()
     if not line.startswith("#")
 ]

@@ -385,29 +385,3 @@ def test_another_trainer_on_the_command_line_takes_its_data_from_there_in_any_or
     assert problems(folder, SFT, "trainer=dpo") == (f"--set trainer=dpo: data: {drops} data.path=pairs.jsonl",)
     (line,) = problems(folder, SFT + "arms: {a: {trainer: dpo}}\n")
     assert line == f"experiments/x.yaml:7: arms.a.data: {drops} data: {{path: pairs.jsonl}}"
-
-
-def test_an_override_reaches_into_a_setting_that_is_a_mapping(folder: Path) -> None:
-    for written, expected in (("hinge", {"sigmoid": 3.0}), ("{sigmoid: 1, hinge: 2}", {"sigmoid": 3.0, "hinge": 2.0})):
-        text = DPO + f"arms: {{a: {{hyperparameters: {{loss: {written}}}}}}}\n"
-        for key in ("loss.sigmoid", "hyperparameters.loss.sigmoid"):
-            (run,) = load(folder, text, f"{key}=3").runs
-            assert run.hyperparameters.loss == expected
-    (problem,) = problems(folder, DPO, "loss.sigmold=3")
-    assert problem.startswith("--set loss.sigmold=3: loss.sigmold: found an unknown key, allowed ")
-    assert problem.endswith("did you mean sigmoid?")
-
-
-def test_an_override_that_an_axis_would_undo_is_refused(folder: Path) -> None:
-    def swept(axis):
-        return DPO + f"sweep: {{grid: {{{axis}}}}}\n"
-
-    assert problems(folder, swept("beta: [1, 2]"), "beta.x=2") == (
-        "--set beta.x=2: beta.x: found it beside the axis beta, which says otherwise, allowed beta=[1, 2]",
-    )
-    assert problems(folder, swept("loss.sigmoid: [1, 2]"), "loss=hinge") == (
-        "--set loss=hinge: loss: found it beside the axis loss.sigmoid, which says otherwise, allowed "
-        "loss.sigmoid=[1, 2]",
-    )
-    runs = load(folder, swept("loss.sigmoid: [1, 2]"), "loss={hinge: 1}").runs
-    assert [run.hyperparameters.loss for run in runs] == [{"hinge": 1.0, "sigmoid": n} for n in (1.0, 2.0)]

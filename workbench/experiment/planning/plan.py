@@ -12,6 +12,7 @@ from workbench.config import MAX_PART_BYTES, MAX_PATH_BYTES
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.identity import Identity, identify
+from workbench.experiment.named_models import refuse_misnamed
 from workbench.experiment.planning.changes import change_of
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.running.scored import DECIDES, Trained, find_trained, only_measures_differ, points_text
@@ -83,10 +84,16 @@ def plan_runs(
     commit: str | None = None,
 ) -> list[PlannedRun]:
     """Every run in its order. precisions: the resolved one by run key. fresh: keys that are to be trained anew."""
+    specs = list(specs)
+    by_key = {spec.key: spec for spec in specs}
     planned: list[PlannedRun] = []
     remade: set[str] = set()
     coming: dict[str, RunFolder] = {}
     for spec in specs:
+        misnamed = _misnamed(spec, by_key)
+        if misnamed is not None:
+            planned.append(PlannedRun(spec, "broken", Identity(None), precisions[spec.key], misnamed))
+            continue
         run = _plan_run(spec, runs, precisions[spec.key], (frozenset(remade), coming), spec.key in fresh, commit)
         if run.made_model is not None:
             coming[spec.key] = run.made_model
@@ -94,6 +101,14 @@ def plan_runs(
             remade.add(spec.key)
         planned.append(run)
     return planned
+
+
+def _misnamed(spec: RunSpec, specs: Mapping[str, RunSpec]) -> str | None:
+    try:
+        refuse_misnamed(spec, specs)
+    except WorkbenchError as error:
+        return str(error)
+    return None
 
 
 def _plan_run(

@@ -9,7 +9,7 @@ from typing import Any
 from workbench.data.counts import Counts
 from workbench.data.forms import PAIRS
 from workbench.data.settings import CollectData, MixData, ReadData
-from workbench.errors import DefinitionError, ModelError
+from workbench.errors import ModelError
 from workbench.experiment.definition.schema import RunSpec, scores_reference
 from workbench.experiment.identity import (
     data_files,
@@ -21,6 +21,7 @@ from workbench.experiment.identity import (
     rewards_in,
     training_stages,
 )
+from workbench.experiment.named_models import refuse_other_tokens
 from workbench.experiment.planning.data_warnings import cut_warnings, data_warnings, end_warnings
 from workbench.experiment.planning.leaks import PAIRS as HELD_OUT_PAIRS
 from workbench.experiment.planning.leaks import of_set
@@ -64,12 +65,7 @@ class Preparer:
         if folder is None:
             return []
         own, teachers = Tokenizer.load(self.models.unverified(spec)), Tokenizer.load(folder)
-        if not own.has_tokens_of(teachers):
-            where = spec.origins.get("teacher", spec.key)
-            raise DefinitionError(
-                f"{where}: teacher: found {teachers.name}, whose {teachers.vocab_size:,} tokens are not the "
-                f"{own.vocab_size:,} of {own.name}; allowed a teacher with the student's vocabulary"
-            )
+        refuse_other_tokens(spec, (own.name, own.tokens), (teachers.name, teachers.tokens))
         return [folder]
 
     def _prepare(self, spec: RunSpec, precision: str, folder: Path, inputs: Inputs) -> PreparedRun:

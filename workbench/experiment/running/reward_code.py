@@ -19,7 +19,7 @@ def reward_files(specs: Iterable[RunSpec]) -> dict[str, str]:
     """Reward files by path as it is written, with the place that names each first."""
     found: dict[str, str] = {}
     for spec in specs:
-        for place, rewards in _lists(spec):
+        for place, rewards in reward_lists(spec):
             for index, reward in enumerate(rewards):
                 if reward.file is not None:
                     field = f"{place}[{index}].file"
@@ -29,7 +29,7 @@ def reward_files(specs: Iterable[RunSpec]) -> dict[str, str]:
     return found
 
 
-def _lists(spec: RunSpec) -> Iterator[tuple[str, Sequence[RewardSettings]]]:
+def reward_lists(spec: RunSpec) -> Iterator[tuple[str, Sequence[RewardSettings]]]:
     """The places where a run's rewards stand, and those."""
     yield "hyperparameters.rewards", rewards_of(spec.hyperparameters)
     if isinstance(spec.data, MixData):

@@ -130,6 +130,11 @@ class Sweep:
         planned = plan_runs(specs, self.runs, precisions, fresh=self.fresh)
         self._expected = frozenset(run.spec.key for run in planned if run.must_run)
         self.console.expect({s.key: s.hyperparameters.steps or 0 for s in specs if s.key in self._expected})
+        broken = {run.spec.key: run.reason for run in planned if run.state == "broken"}
+        if all(run.key in broken for run in self.experiment.runs):  # what they begin from is not trained for nothing
+            levels = []
+            for run in self.experiment.runs:
+                self._fail(run.key, broken[run.key], WorkbenchError.exit_code)
         with handled_by(self._receive), self._trackers(specs):
             try:
                 for level in levels:
