@@ -55,7 +55,7 @@ def compare(
 
     import pandas as pd
 
-    from analysis.inference import claims, comparability, harms, leaks
+    from analysis.inference import claims, comparability, harms, leaks, searched
     from analysis.inference.left_out import unfinished
     from analysis.measures import OUTCOMES
     from analysis.report.sections import comparisons, results
@@ -80,7 +80,8 @@ def compare(
     rows = pd.DataFrame([row for row in results.table(study).plain if row["measure"] == column])
     pairs = claims.compare_all(study, study.deciding) if study.deciding else []
     tests = comparisons.table(pairs, study.deciding).plain if pairs and study.deciding else []
-    answer = harms.qualified(study, leaks.qualified(study, claims.answer(study)))
+    answer = searched.qualified(study, claims.answer(study))
+    answer = harms.qualified(study, leaks.qualified(study, answer))
     return ComparisonResult(
         study,
         column,

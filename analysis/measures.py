@@ -125,8 +125,6 @@ COSTS = (
 )
 STEPS = Measure("step", "optimiser steps", "", "count")
 BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *ROLLOUTS, *COSTS)}
-DECIDING = (EXACT_MATCH_SAMPLED, EXACT_MATCH_GREEDY, PAIR_ACCURACY, HELD_OUT_LOSS)
-"""Which measure decides, first one that the runs have: fixed here, before any result is seen."""
 
 
 def measure_of(column: str) -> Measure:

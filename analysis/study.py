@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from analysis.finals import final_values
 from analysis.held_out_sets import deciding_set, other_sets
 from analysis.load import Loaded, load_folders
-from analysis.measures import BY_COLUMN, DECIDING, Measure, join, measure_of, plain
+from analysis.measures import BY_COLUMN, Measure, join, measure_of, plain
+from analysis.searched import set_trials_apart
 from workbench.errors import DefinitionError
 from workbench.tracking import reader
-from workbench.tracking.names import HELD_OUT_LOSS, of_samples
+from workbench.tracking.names import DECIDING, HELD_OUT_LOSS, of_samples
 from workbench.tracking.words import plural
 
 if TYPE_CHECKING:
@@ -174,6 +175,12 @@ def open_studies(folders: Sequence[Path]) -> Study:
     return _of_plans(plans, load_folders(root, [run for plan in plans for run in plan["runs"]]))
 
 
+def trials_of(study: Study, plan: dict[str, Any]) -> Study:
+    """The study of a search's trials, of a plan of this study."""
+    alone = {**plan, "runs": plan["trials"], "notes": [], "starts": []}
+    return _of_plans([alone], load_folders(study.root, plan["trials"]))
+
+
 def study_of(loaded: Loaded) -> Study:
     """The study of runs that were loaded, of one experiment or several. Raises DefinitionError where there are none.
 
@@ -189,7 +196,8 @@ def study_of(loaded: Loaded) -> Study:
     for name in names:
         plan = _plan_of(loaded.root / name)
         known = {str(run["folder"]).strip("/"): run for run in plan["runs"]}
-        own = [folder for folder in loaded.records if folder.split("/")[0] == name]
+        trials = {str(run["folder"]).strip("/") for run in plan.get("trials", ())} - known.keys()
+        own = [folder for folder in loaded.records if folder.split("/")[0] == name and folder not in trials]
         plans.append(plan | {"runs": [known.get(folder) or _as_planned(folder) for folder in own]})
     order = [run["folder"] for plan in plans for run in plan["runs"]]
     return _of_plans(plans, loaded.of_runs(order, ordered=True))
@@ -261,7 +269,7 @@ def _plan_of(folder: Path) -> dict[str, Any]:
     """plan.json, or what can be told of a plan from the run folders alone."""
     plan = reader.read_sealed(folder / "plan.json")
     if plan and plan.get("runs"):
-        return plan
+        return set_trials_apart(plan)
     found = [run for run in reader.find_runs(folder.parent) if run.parent.parent == folder] if folder.is_dir() else []
     if not found:
         raise DefinitionError(f"{folder}: no plan.json and no runs; `make exp NAME={folder.name}` makes them")

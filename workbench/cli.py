@@ -95,7 +95,12 @@ def _load(parsed: argparse.Namespace) -> Experiment:
     from workbench.experiment.planning.plan_file import as_planned
 
     definition, overrides = as_planned(parsed.name, parsed.runs)
-    return load_experiment(definition, [*overrides, *parsed.set, *split_settings(parsed.settings)])
+    experiment = load_experiment(definition, [*overrides, *parsed.set, *split_settings(parsed.settings)])
+    if experiment.search is None:
+        return experiment
+    from workbench.experiment.search.loop import as_it_stands
+
+    return as_it_stands(experiment, parsed.runs)
 
 
 def _permissions(parsed: argparse.Namespace) -> Permissions:
@@ -168,9 +173,11 @@ def _detectable(experiment: Experiment, runs: Path) -> list[str]:
 
     inspector = Inspector({**experiment.ancestors, **{run.key: run for run in experiment.runs}}, runs)
     prompts = [number for run in experiment.runs if (number := inspector.num_prompts(run))]
-    variants = len({(run.arm, run.variant) for run in experiment.runs})
+    variants, seeds = len({(run.arm, run.variant) for run in experiment.runs}), len(experiment.seeds)
+    if experiment.search is not None:
+        variants, seeds = experiment.search.num_confirmed, len(experiment.search.fresh_seeds)
     return detectable.in_words(
-        seeds=len(experiment.seeds),
+        seeds=seeds,
         variants=variants,
         prompts=min(prompts) if prompts else None,
         folder=runs / experiment.name,

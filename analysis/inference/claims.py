@@ -18,6 +18,7 @@ from analysis.inference import before_after, comparability
 from analysis.inference.checkpoints import interval_of
 from analysis.inference.left_out import unfinished, without_value
 from analysis.measures import Measure, format_number, format_p, join, join_few, plain
+from analysis.searched import is_unconfirmed
 from analysis.study import Study, Variant, starts_of
 from workbench.tracking.names import NUM_PAIRS
 from workbench.tracking.words import plural
@@ -73,7 +74,9 @@ def compare_all(study: Study, measure: Measure) -> list[Comparison]:
 
 
 def _pairs(study: Study, measure: Measure) -> list[tuple[Variant, Variant]]:
-    found = []
+    found: list[tuple[Variant, Variant]] = []
+    if any(is_unconfirmed(plan) for plan in study.plans):
+        return found  # trials of a search, of which the best looks better than it is
     for group in comparability.groups(study, measure.column):
         able = [v for v in group.study.variants if len(study.values(v, measure.column)) >= 2]
         found += list(combinations(able, 2))

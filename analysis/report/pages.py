@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.inference import budget, claims, comparability, harms, leaks, over_optimisation
+from analysis.inference import budget, claims, comparability, harms, leaks, over_optimisation, searched
 from analysis.inference import other_sets as forgetting
 from analysis.inference.comparability import Group
 from analysis.measures import Measure
@@ -36,6 +36,7 @@ from analysis.report.sections import (
     rollouts,
     runs,
     samples,
+    search,
     several_samples,
     sources,
 )
@@ -52,6 +53,7 @@ SECTIONS: tuple[Make, ...] = (
     several_samples.section,
     grid.section,
     comparisons.section,
+    search.section,
     other_sets.section,
     frontier.section,
     optimised.section,
@@ -189,6 +191,7 @@ def answer_of(study: Study) -> claims.Answer:
     else:
         more = [text for group in comparability.groups(study, measure.column) for text in _of_costs(group, measure)]
     flags = [*over_optimisation.by_reward(study), *forgetting.flags(study), *answer.flags, *budget.flags(study)]
+    answer = searched.qualified(study, answer)
     answer = leaks.qualified(study, replace(answer, grounds=[*answer.grounds, *more], flags=flags))
     return harms.qualified(study, answer)
 

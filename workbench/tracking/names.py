@@ -22,6 +22,10 @@ PASS_AT = "eval/pass_at_"
 MAJORITY_AT = "eval/majority_at_"
 """They end with k, the number of samples."""
 
+DECIDING = (EXACT_MATCH_SAMPLED, EXACT_MATCH_GREEDY, PAIR_ACCURACY, HELD_OUT_LOSS)
+"""Which measure decides, first one that the runs have: fixed here, before any result is seen. Less is better of a loss
+alone, and it decides only among runs that learn from rows."""
+
 SET = "set"
 """The field of a record's row that says which of several held-out sets it is of."""
 _PREFIX = "eval/"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from analysis.measures import BY_COLUMN, DECIDING
+from analysis.measures import BY_COLUMN
 from analysis.report.document import Bullets, Facts, Prose, Section
 from analysis.report.plots import Canvas
 from analysis.study import Study
+from workbench.tracking.names import DECIDING
 from workbench.tracking.words import plural
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "workbench")

@@ -18,6 +18,7 @@ from analysis.measures import BY_COLUMN, OUTCOMES, ROLLOUTS, TRAINING, Measure, 
 from analysis.report.document import Cell, Figure, Panel, Prose, Section, Table
 from analysis.report.plots import FIRST, MARKERS, MUTED, SECOND, Canvas, hold, slug
 from analysis.report.sections.cells import limits_text, setting
+from analysis.searched import num_tried
 from analysis.study import Study, Variant, begun_from, short
 from workbench.tracking.names import EXACT_MATCH_GREEDY, EXACT_MATCH_SAMPLED, HELD_OUT_LOSS, PAIR_ACCURACY, PAIR_MARGIN
 from workbench.tracking.words import plural
@@ -84,7 +85,8 @@ def table(study: Study) -> Table:
         finished = int((planned["state"] == "finished").sum())
         seeds = f"{finished} of {len(planned)} seed{'s' if len(planned) > 1 else ''}"
         group = names.get(variant.name, "")
-        lines = (seeds, f"group {group}") if group else (seeds,)
+        tried = num_tried(study.plans, variant.name)
+        lines = (seeds, *([f"group {group}"] if group else []), *([f"of {tried} settings tried"] if tried else []))
         row = [setting(variant, lines, "best" if variant.name in best else "")]
         for measure in measures:
             own = named[measure.column].get(variant.name, "")

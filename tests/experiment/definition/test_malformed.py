@@ -151,7 +151,7 @@ CASES: list[tuple[str, str, str, list[str]]] = [
     (DPO, "[0.1, 1]", "[1], hyperparameters.beta: [2]", ["9: sweep.grid.hyperparameters.beta: found the same setting as axis beta, allowed one axis for a setting"]),
     (DPO, "{beta: [0.1", "{bta: [0.1", [f"9: sweep.grid.bta: found an unknown key, allowed {MANY_DPO}, did you mean beta?"]),
     (DPO, "{beta: [0.1", "{dta.collect.pairs: [5", ["9: sweep.grid.dta.collect.pairs: found an unknown section 'dta', allowed model, lora, data, hyperparameters, evaluate, budget, start_from, teacher, did you mean data?"]),
-    (DPO, "grid:", "gird:", ["9: sweep.gird: found an unknown key, allowed grid, seeds, did you mean grid?"]),
+    (DPO, "grid:", "gird:", ["9: sweep.gird: found an unknown key, allowed grid, search, seeds, did you mean grid?"]),
     (DPO, "seeds: 2", "seeds: 0", ["10: sweep.seeds: found 0, allowed numbers > 0 or a list"]),
     (DPO, "seeds: 2", "seeds: two", ["10: sweep.seeds: found 'two', allowed a whole number or a list"]),
     (DPO, "seeds: 2", "seeds: [1, 1]", ["10: sweep.seeds: found a seed twice, allowed each once"]),

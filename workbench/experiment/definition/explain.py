@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.experiment.definition.overrides import value_text
-from workbench.experiment.definition.schema import NAMES_ONLY, Experiment, RunSpec
+from workbench.experiment.definition.schema import NAMES_ONLY, Experiment, RunSpec, dump
 from workbench.tracking.names import KL_START, MAJORITY_AT, PAIR_ACCURACY, PAIR_ACCURACY_OWN, PAIR_MARGIN, PASS_AT
 from workbench.tracking.words import plural
 from workbench.trainer import method
@@ -109,6 +109,11 @@ def rows(run: RunSpec, experiment: Experiment | None = None) -> Iterator[Row]:
         yield Row("teacher", run.teacher, _origin(run, "teacher", experiment))
     axes = dict(experiment.axes) if experiment is not None else {}
     yield Row("seeds", list(experiment.seeds) if experiment else run.seed, run.origins.get("sweep.seeds", DEFAULT))
+    if experiment is not None and experiment.search is not None:
+        said = dump(experiment.search.settings)
+        said.pop("space")  # each dimension stands at the setting that it is of
+        for path, value in _flat(said, "sweep.search"):
+            yield Row(path, value, run.origins.get(path, DEFAULT))
     for path, value in _flat(_settings(run)):
         name = path.removeprefix("hyperparameters.")
         axis = next((axis for axis in (name, path) if axis in axes), None)

@@ -21,7 +21,7 @@ NAMES_A_RUN = ("start_from", "teacher")
 LENGTHS = frozenset({"steps", "epochs"})
 """Hyperparameters that say how long to train: the one said last counts."""
 
-FREE_KEYS = ("arms", "columns", "grid", "gym_config", "loss", "model_from")
+FREE_KEYS = ("arms", "columns", "grid", "gym_config", "loss", "model_from", "space")
 """Fields that are mappings whose keys whoever writes them chooses."""
 
 

@@ -56,7 +56,9 @@ def _places() -> dict[str, list[str]]:
                     or section != "hyperparameters"
                 ):
                     found.setdefault(path.rpartition(".")[2], {})[path] = None
-    return {name: sorted(paths, key=lambda path: path.count(".")) for name, paths in found.items()}
+    of_search = "sweep.search."  # its budget, seed and seeds have namesakes that are meant far more often
+    kept = {name: [p for p in paths if not p.startswith(of_search)] or list(paths) for name, paths in found.items()}
+    return {name: sorted(paths, key=lambda path: path.count(".")) for name, paths in kept.items()}
 
 
 def _paths(cls: type[Settings], above: str) -> Iterator[str]:

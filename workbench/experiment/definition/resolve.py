@@ -21,26 +21,31 @@ from workbench.experiment.definition.grid import (
 from workbench.experiment.definition.held_out_sets import origins_of_sets
 from workbench.experiment.definition.merge import merge_sections, nest
 from workbench.experiment.definition.overrides import Override, experiment_folder, parse_overrides
-from workbench.experiment.definition.schema import Experiment, RunSpec
+from workbench.experiment.definition.schema import Chosen, Experiment, RunSpec, Search
+from workbench.experiment.definition.search import DeclaredSearch, read_search
 from workbench.experiment.definition.sections import Sections, check_sections
 from workbench.experiment.definition.source import Node
 from workbench.experiment.definition.starts import Resolver, resolve_judges, resolve_sources
 from workbench.experiment.definition.validate import Problems, suggest
+from workbench.experiment.search.design import drawn
 
 MAX_CHAIN = 40
 # Overrides of these are laid over the whole definition, all others over each arm.
 ROOT_KEYS = ("sweep", "arms", "track", "question")
 
 
-def load_experiment(name: str, overrides: Sequence[str] = (), folder: Path = Path("experiments")) -> Experiment:
+def load_experiment(
+    name: str, overrides: Sequence[str] = (), folder: Path = Path("experiments"), chosen: Chosen | None = None
+) -> Experiment:
     """The experiment of that name with its runs and every run that they begin from.
 
-    overrides: key=value as for --set; they change the named experiment only, never those it starts from.
+    overrides: key=value as for --set; they change the named experiment only, never those it starts from. chosen: what
+    its search has chosen so far; without it, the settings that are drawn before there is any result.
     Raises DefinitionError with every problem found, one line each.
     """
     problems = Problems()
     parsed = parse_overrides(overrides, problems)
-    loader = _Loader(folder, problems)
+    loader = _Loader(folder, problems, chosen)
     experiment = loader.load(Node(name, "command line", "NAME"), parsed)
     if problems.lines or experiment is None:
         raise DefinitionError(problems.sorted())
@@ -50,8 +55,9 @@ def load_experiment(name: str, overrides: Sequence[str] = (), folder: Path = Pat
 class _Loader:
     """Loads definitions by name, each once, and knows which are being loaded."""
 
-    def __init__(self, folder: Path, problems: Problems) -> None:
-        self.folder, self.problems = folder, problems
+    def __init__(self, folder: Path, problems: Problems, chosen: Chosen | None = None) -> None:
+        """chosen: by the search of the experiment that is loaded first."""
+        self.folder, self.problems, self.chosen = folder, problems, chosen
         self.loaded: dict[str, Experiment | None] = {}
         self.stack: list[str] = []
 
@@ -121,16 +127,28 @@ class _Loader:
         arms = arm_trees(root)
         classes = arm_classes(arms, overrides)
         axes = read_axes(sweep, classes, overrides, self.problems)
+        declared = read_search(sweep, classes, overrides, len(seeds), self.problems)
         swept = {axis.name for axis in axes} | set(_grid_names(sweep))
         rest = [item for item in overrides if item.key not in swept and item.key.split(".")[0] not in ROOT_KEYS]
         refuse_lost(rest, axes, self.problems)
         arms = apply_overrides(arms, classes, rest, self.problems)
+        search = self._search(declared, arms, seeds, sound) if declared is not None else None
+        if search is not None and declared is not None:
+            trials = search.chosen.trials.items()
+            found = (declared.point(arm, arms[arm], setting) for arm, settings in trials for setting in settings)
+        else:
+            found = points(arms, axes, len(seeds), self.problems, sweep)
         variants: list[tuple[Point, Sections]] = []
-        for point in points(arms, axes, len(seeds), self.problems, sweep):
+        for point in found:
             sections = check_sections(point.tree, self.problems, sound=sound)
             if sections is not None:
                 variants.append((point, sections))
-        runs = [run for point, sections in variants for run in self._seeded(root, folder_name, point, sections, seeds)]
+        runs = []
+        for point, sections in variants:
+            fresh = search.fresh_seeds if search is not None and point.name in search.chosen.confirmed else ()
+            runs += self._seeded(root, folder_name, point, sections, [*seeds, *fresh])
+        if search is not None:
+            self._refuse_unmeasured(sweep, runs)
         if len(self.problems.lines) > before or not sound:
             return None
         return Experiment(
@@ -138,14 +156,40 @@ class _Loader:
             definition=name,
             question=root.value["question"].value,
             file=root.where.rpartition(":")[0],
-            axes={axis.name: tuple(node.plain() for node in axis.values) for axis in axes},
+            axes=_searched(search) or {axis.name: tuple(node.plain() for node in axis.values) for axis in axes},
             arms=tuple(arm for arm in arms if arm is not None),
             seeds=tuple(seeds),
             runs=tuple(replace(run, hyperparameters=run.hyperparameters.revised(seed=run.seed)) for run in runs),
             ancestors={},
             overrides=(),
             text=text,
+            search=search,
+            folder=self.folder,
         )
+
+    def _search(
+        self, declared: DeclaredSearch, arms: Mapping[str | None, Node], seeds: list[int], sound: bool
+    ) -> Search | None:
+        """The search as far as it has come; None where the ends of its ranges are refused."""
+        before = len(self.problems.lines)
+        for point in declared.corners(arms):
+            check_sections(point.tree, self.problems, sound=sound)
+        if len(self.problems.lines) > before:
+            return None
+        settings, spaces = declared.settings, {arm: declared.space(arm) for arm in arms}
+        chosen = self.chosen if len(self.stack) == 1 else None
+        if chosen is None:
+            chosen = Chosen({arm: drawn(space, settings) for arm, space in spaces.items()})
+        first = max(seeds) + 1
+        fresh = tuple(range(first, first + settings.confirm.seeds)) if settings.confirm is not None else ()
+        return Search(settings, spaces, tuple(seeds), fresh, chosen)
+
+    def _refuse_unmeasured(self, sweep: Node | None, runs: list[RunSpec]) -> None:
+        node = sweep.get("search") if sweep is not None else None
+        arms = dict.fromkeys(run.arm for run in runs if run.evaluate is None)
+        for arm in arms if node is not None else ():
+            of = f" of arm {arm}" if arm else ""
+            self.problems.add(node, f"found without evaluate{of}, allowed with a held-out measure, which decides")
 
     def _seeded(
         self, root: Node, folder_name: str, point: Point, sections: Sections, seeds: list[int]
@@ -199,6 +243,16 @@ def _seeds(sweep: Node | None, problems: Problems) -> list[int]:
         problems.add(node, f"found {value}, allowed numbers <= 1000")
         return [0]
     return list(range(value)) if isinstance(value, int) else [0]
+
+
+def _searched(search: Search | None) -> dict[str, tuple[Any, ...]]:
+    """What is searched, in words by name: shown where a grid's values are."""
+    spaces = search.spaces.values() if search is not None else ()
+    texts: dict[str, dict[str, None]] = {}
+    for space in spaces:
+        for name, dimension in space.items():
+            texts.setdefault(name, {})[dimension.text] = None
+    return {name: (" or ".join(found),) for name, found in texts.items()}
 
 
 def _grid_names(sweep: Node | None) -> Mapping[str, Node]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
@@ -13,6 +14,8 @@ from workbench.config import PositiveInt, Seed, Settings
 from workbench.data.forms import DataForm
 from workbench.data.settings import CollectData, DataSettings, MixData
 from workbench.evaluation.settings import EvaluateSettings
+from workbench.experiment.search.design import Setting, Space
+from workbench.experiment.search.settings import SearchSettings
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.online.settings import RolloutSettings
@@ -43,6 +46,8 @@ class Sweep(Settings):
 
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     """Axes: values by hyperparameter, or by dotted path such as data.collect.pairs. Axes and arms multiply."""
+    search: SearchSettings | None = None
+    """Instead of a grid: settings that are chosen one after another from a space."""
     seeds: PositiveInt | Annotated[list[Seed], Field(min_length=1)] = 1
     """How many seeds (0, 1, ...), or a list of them."""
 
@@ -82,7 +87,7 @@ class Definition(Arm):
     arms: dict[str, Arm] = Field(default_factory=dict)
     """Named alternatives; each is merged over the settings of the file."""
     sweep: Sweep = Sweep()
-    """Grid and seeds."""
+    """Grid or search, and seeds."""
     track: list[Tracker] = Field(default=["tensorboard"])
     """Where metrics are replayed to, besides metrics.jsonl."""
 
@@ -227,6 +232,42 @@ class RunSpec:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What a search has chosen so far."""
+
+    trials: Mapping[str | None, Sequence[Setting]]
+    """The settings that were begun, by arm, in their order."""
+    confirmed: tuple[str, ...] = ()
+    """The variants that are trained again on fresh seeds, of each arm the best first."""
+    complete: bool = False
+    """Whether no trial will follow."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search as it stands in an experiment."""
+
+    settings: SearchSettings
+    spaces: Mapping[str | None, Space]
+    """What each arm searches."""
+    seeds: tuple[int, ...]
+    """Those of every trial."""
+    fresh_seeds: tuple[int, ...]
+    """Those that the best are confirmed on; none where nothing is confirmed."""
+    chosen: Chosen
+
+    @property
+    def num_confirmed(self) -> int:
+        """How many variants are, or will be, confirmed: the report compares these alone."""
+        confirm = self.settings.confirm
+        return sum(min(confirm.top, self.num_trials(arm)) for arm in self.spaces) if confirm is not None else 0
+
+    def num_trials(self, arm: str | None) -> int:
+        """How many trials an arm has at most: one, where nothing of it is searched."""
+        return self.settings.trials if self.spaces[arm] else 1
+
+
+@dataclass(frozen=True)
 class Experiment:
     """One definition file, resolved."""
 
@@ -247,6 +288,10 @@ class Experiment:
     overrides: tuple[str, ...]
     text: str
     """The file as it was written."""
+    search: Search | None = None
+    """How its variants are chosen; None where the file names them all."""
+    folder: Path = Path("experiments")
+    """Where the file lies."""
 
 
 def dump(settings: Settings | None) -> Any:

@@ -179,16 +179,16 @@ def path_too_long(folder: Path) -> str:
 
 
 def waves(experiment: Experiment) -> list[list[RunSpec]]:
-    """All runs, those that are begun from first: each wave needs only earlier ones."""
+    """All runs, those that are begun from first: each wave needs only earlier ones, and what is there already."""
     specs = {**experiment.ancestors, **{run.key: run for run in experiment.runs}}
     depth: dict[str, int] = {}
 
     def depth_of(key: str) -> int:
         if key not in depth:
-            depth[key] = 1 + max(map(depth_of, specs[key].needs), default=-1)
+            depth[key] = 1 + max((depth_of(need) for need in specs[key].needs if need in specs), default=-1)
         return depth[key]
 
-    ordered: list[list[RunSpec]] = [[] for _ in range(1 + max(map(depth_of, specs)))]
+    ordered: list[list[RunSpec]] = [[] for _ in range(1 + max(map(depth_of, specs), default=-1))]
     for key, spec in specs.items():
         ordered[depth[key]].append(spec)
     return ordered

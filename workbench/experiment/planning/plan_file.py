@@ -10,7 +10,7 @@ from typing import Any
 from workbench.disk import make_folder
 from workbench.errors import DefinitionError
 from workbench.experiment.definition.overrides import join_settings
-from workbench.experiment.definition.schema import Experiment
+from workbench.experiment.definition.schema import Experiment, Search, dump
 from workbench.experiment.definition.source import show
 from workbench.experiment.running.run_folder import write_json
 from workbench.redaction import redact
@@ -44,6 +44,7 @@ def _plan(experiment: Experiment, starts: list[str], notes: list[str]) -> dict[s
         "definition_file": experiment.file,
         "axes": [{"name": name, "values": list(values)} for name, values in experiment.axes.items()],
         "arms": list(experiment.arms),
+        **({"search": _search(experiment.search)} if experiment.search is not None else {}),
         "runs": [_run(run) for run in experiment.runs],
         "starts": [{"folder": key} for key in starts],
         "notes": [*experiment_notes(experiment), *notes],
@@ -116,4 +117,17 @@ def _run(run: Any) -> dict[str, Any]:
         "point": dict(run.point),
         "folder": run.folder,
         "trainer": run.trainer,
+    }
+
+
+def _search(search: Search) -> dict[str, Any]:
+    """What a report must know of a search: runs of its fresh seeds confirm, all others are of trials."""
+    return {
+        **dump(search.settings),
+        "spaces": [
+            {"arm": arm, "space": {name: dimension.said for name, dimension in space.items()}}
+            for arm, space in search.spaces.items()
+        ],
+        "fresh_seeds": list(search.fresh_seeds),
+        "complete": search.chosen.complete,
     }

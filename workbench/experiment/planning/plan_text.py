@@ -100,7 +100,7 @@ def plan_text(experiment: Experiment, planned: list[PlannedRun], runs: Path, job
         notes[run.spec.key] += [] if run.state == "broken" else template_notes(run.spec)
     todo = [run for run in planned if run.trains and run.state != "broken"]
     seconds = Durations(specs, runs, speeds).total(waves(experiment), {run.spec.key for run in todo}, estimates, jobs)
-    lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned)]
+    lines = [f"{experiment.name}: {experiment.question}", "", "runs", *_runs(planned), *search_lines(experiment)]
     lines += ["", "work", *_work(planned, estimates, notes)]
     lines += data_lines(planned, estimates, specs, runs)
     lines += ["", *_scored(planned), *_totals(planned, todo, seconds, estimates, speeds, runs, jobs)]
@@ -167,6 +167,31 @@ def _runs(planned: list[PlannedRun]) -> Iterator[str]:
     for run in planned:
         reason = f": {run.reason}" if run.reason else ""
         yield f"  {run.spec.key:{wide}}  {DESCRIPTIONS[run.state]}{reason}"
+
+
+def search_lines(experiment: Experiment) -> Iterator[str]:
+    """What a search will train that the runs above do not tell."""
+    search = experiment.search
+    if search is None:
+        return
+    settings, seeds = search.settings, plural(len(search.seeds), "seed")
+    yield ""
+    yield f"search ({settings.sampler})"
+    for arm, space in search.spaces.items():
+        begun, most = len(search.chosen.trials.get(arm, ())), search.num_trials(arm)
+        more = f"; {most - begun} more by what these give" if begun < most and not search.chosen.complete else ""
+        ranges = ", ".join(f"{name} {dimension.text}" for name, dimension in space.items()) or "nothing is searched"
+        yield f"  {f'{arm}: ' if arm else ''}{ranges}; {plural(begun, 'trial')} of {seeds}{more}"
+    if settings.budget is not None:
+        limits = ", ".join(f"{value:g} {name}" for name, value in settings.budget if value is not None)
+        yield f"  no trial is begun once {'an arm has' if len(search.spaces) > 1 else 'they have'} spent {limits}"
+    if settings.confirm is None:
+        yield "  nothing is confirmed, so that the report will claim nothing: confirm: {top: 2, seeds: 5}"
+    elif not search.chosen.complete:
+        runs = search.num_confirmed * len(search.fresh_seeds)
+        best = f"the best {settings.confirm.top}{' of each arm' if len(search.spaces) > 1 else ''}"
+        fresh = f"{search.fresh_seeds[0]} to {search.fresh_seeds[-1]}"
+        yield f"  then {best} again on fresh seeds, {fresh}: {runs} runs more, which the estimate leaves out"
 
 
 def _work(planned: list[PlannedRun], estimates: dict[str, Estimate], notes: dict[str, list[str]]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.provenance import collect_provenance, current_commit
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.running.train import train_run
+from workbench.experiment.search.loop import Part, parts, refuse_shared
 from workbench.inputs import REMEDY
 from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
 from workbench.locks import hold, is_held
@@ -50,6 +51,8 @@ class Outcome:
 
     codes: dict[str, int] = field(default_factory=dict)
     """Exit code by run key, of those that were tried."""
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """State and message by key of runs that failed without a folder that says so."""
     trained: int = 0
     cached: int = 0
 
@@ -77,12 +80,19 @@ def run_experiment(
     share may work on the experiment at the same time, here or on other machines with the same folder; each run is
     trained by one of them. report: writes an experiment folder's report, returns its page.
     """
+    if share:
+        refuse_shared(experiment)
     refuse_without_space(experiment, runs, fresh)
+    jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
+    outcome, stopped, sweep = Outcome(), None, None
     with hold(runs, experiment.name, shared=share, inside=True), Console() as console:
-        sweep = Sweep(experiment, runs, console, permissions, jobs=jobs, fresh=fresh, share=share, trains=trains)
-        outcome = sweep.run()
-        stopped = sweep.received
-        if report is not None and not stopped:
+        for part in parts(experiment, runs, jobs=jobs, fresh=fresh, say=console.say):
+            sweep = Sweep(part, runs, console, permissions, outcome, jobs=jobs, share=share, trains=trains)
+            sweep.run()
+            stopped = sweep.received
+            if stopped or not trains:
+                break
+        if report is not None and sweep is not None and not stopped:
             page = runs / experiment.name / "report" / "index.html"
             with hold(runs, f"{experiment.name}/report", on_wait=lambda _: None):
                 current = not outcome.codes and sweep.is_reported(page)
@@ -91,39 +101,36 @@ def run_experiment(
 
 
 class Sweep:
-    """One command's work."""
+    """The work of one command, or of a part of it. What comes of it is added to the outcome."""
 
     def __init__(
         self,
-        experiment: Experiment,
+        part: Part,
         runs: Path,
         console: Console,
         permissions: Permissions,
+        outcome: Outcome,
         *,
-        jobs: int | None,
-        fresh: bool,
+        jobs: int,
         share: bool,
         trains: bool,
     ) -> None:
-        self.experiment, self.runs, self.console, self.permissions = experiment, runs, console, permissions
-        self.jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
-        self.fresh = frozenset(run.key for run in experiment.runs) if fresh else frozenset()
+        self.experiment, self.runs, self.console, self.permissions = part.whole, runs, console, permissions
+        self.todo, self.fresh, self.jobs = part.todo, part.fresh, jobs
         self.share, self.trains = share, trains
-        self.root = Path.cwd()
+        self.root, self.outcome = Path.cwd(), outcome
         self.provenance = collect_provenance(self.root)
-        self.outcome = Outcome()
         self.received: int | None = None
         self._processes: dict[str, RunProcess] = {}
         self._fingerprints: dict[str, str | None] = {}
         self._told: set[str] = set()
         self._planned: dict[str, PlannedRun] = {}
         self._records: dict[str, Callable[[], PreparedRun]] = {}
-        self._failures: dict[str, tuple[str, str]] = {}
         self._expected: frozenset[str] = frozenset()
 
-    def run(self) -> Outcome:
+    def run(self) -> None:
         """Every wave in turn."""
-        levels = waves(self.experiment)
+        levels = waves(self.todo)
         specs = [spec for level in levels for spec in level]
         write_plan(self.experiment, self.runs, notes=self._notes())
         precisions = recorded_precisions(specs, self.runs)
@@ -143,8 +150,7 @@ class Sweep:
                 if interrupt_behind(error) is None:
                     raise
                 self._stop_processes()
-        write_plan(self.experiment, self.runs, notes=self._notes(), failures=self._failures)
-        return self.outcome
+        write_plan(self.experiment, self.runs, notes=self._notes(), failures=self.outcome.failures)
 
     def is_reported(self, page: Path) -> bool:
         """Whether the report was written after everything that it is made of."""
@@ -244,7 +250,7 @@ class Sweep:
 
     def _fail(self, key: str, message: str, code: int, state: str = "failed") -> None:
         self.outcome.codes[key] = code
-        self._failures[key] = state, message
+        self.outcome.failures[key] = state, message
         self.console.ended(key, "failed: as above" if message in self._told else f"failed: {message}")
         self._told.add(message)
 
@@ -295,7 +301,7 @@ class Sweep:
             self.outcome.codes[key] = code
             self.outcome.trained += 1
             if code and self._planned[key].trained is not None and said.startswith(FAILED):
-                self._failures[key] = "failed", said.removeprefix(FAILED)
+                self.outcome.failures[key] = "failed", said.removeprefix(FAILED)
             self.console.ended(key, said, () if code else RunFolder(self.runs, key).status().get("harms") or ())
 
     def _end(self, key: str, code: int, log: Path) -> tuple[int, str]:
@@ -344,7 +350,7 @@ class Sweep:
         found = [RunFolder(self.runs, run.key).status().get("notes") or [] for run in self.experiment.runs]
         old = [
             f"{key} is shown as it was made before: as it is defined now it failed ({message})"
-            for key, (_, message) in self._failures.items()
+            for key, (_, message) in self.outcome.failures.items()
             if RunFolder(self.runs, key).is_finished()
         ]
         return list(dict.fromkeys([*old, *(note for notes in found for note in notes)]))

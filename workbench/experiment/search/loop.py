@@ -1,0 +1,226 @@
+"""An experiment in parts, each trained before the next is known: the trials of a search as they are chosen, then the
+best of them on fresh seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from workbench.errors import DefinitionError
+from workbench.experiment.definition.grid import variant_name
+from workbench.experiment.definition.resolve import load_experiment
+from workbench.experiment.definition.schema import Chosen, Experiment, RunSpec, make_key
+from workbench.experiment.search import tpe
+from workbench.experiment.search.design import design, drawn
+from workbench.experiment.search.journal import Journal, Trial
+from workbench.experiment.search.results import finished_runs, result_of, spent_by
+from workbench.tracking.words import plural
+from workbench.trainer.records.costs import Costs
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is trained next. whole: the experiment as far as it is known, for plan and report. todo: the same with the
+    runs of this part alone."""
+
+    whole: Experiment
+    todo: Experiment
+    fresh: frozenset[str] = frozenset()
+    """Keys of runs that are trained anew though they are finished."""
+
+
+def parts(experiment: Experiment, runs: Path, *, jobs: int, fresh: bool, say: Say) -> Iterator[Part]:
+    """An experiment that names its runs is one part. Each part of a search is to be trained before the next is asked
+    for. fresh: all is trained anew, and a search begins anew."""
+    if experiment.search is None:
+        keys = frozenset(run.key for run in experiment.runs)
+        return iter([Part(experiment, experiment, keys if fresh else frozenset())])
+    return _Search(experiment, runs, jobs, fresh, say).parts()
+
+
+def refuse_shared(experiment: Experiment) -> None:
+    """Raises DefinitionError for a search: what one command asks for depends on what all its trials gave."""
+    if experiment.search is not None:
+        raise DefinitionError(f"{experiment.file}: sweep.search: found with SHARE=1, allowed one command at a time")
+
+
+def as_it_stands(experiment: Experiment, runs: Path) -> Experiment:
+    """The experiment with the trials that its search has begun, those that are drawn before any result is known, and,
+    where no trial will follow, the confirmation of the best."""
+    if experiment.search is None:
+        return experiment
+    return _Search(experiment, runs, 1, False, lambda _: None).known()
+
+
+class _Search:
+    """One command's search."""
+
+    def __init__(self, experiment: Experiment, runs: Path, jobs: int, fresh: bool, say: Say) -> None:
+        assert experiment.search is not None, "only a search is searched"
+        self.experiment, self.search, self.runs, self.jobs, self.say = experiment, experiment.search, runs, jobs, say
+        self.settings = experiment.search.settings
+        self.journal = Journal(experiment, runs)
+        self.fresh = fresh
+        self.ended: dict[str, float] = {}
+        """What each trial gave, by its name, of those that have ended; NaN: it failed."""
+        self.given: set[str] = set()
+        """Keys of the runs that were part of what this command trains."""
+
+    def parts(self) -> Iterator[Part]:
+        """Each part after the one before it was trained."""
+        if self.fresh:
+            self.journal.begin_anew()
+        elif self.journal.trials or self.journal.left_out:
+            self._tell_reused()
+        while True:
+            whole = self._grown()
+            self._read(whole)
+            waiting = self._waiting()
+            begun = [] if waiting else [trial for arm in self.search.spaces for trial in self._next(arm)]
+            if begun:
+                self.journal.add(begun)
+            elif waiting:
+                yield self._part(whole, {self._variant(trial) for trial in waiting})
+            else:
+                break
+        self._keep_journals()
+        yield self._part(self._complete(), set())
+
+    def known(self) -> Experiment:
+        """What is known without training anything, or asking for what results decide."""
+        self._read(self._grown())
+        if not self._waiting():
+            arms = self.search.spaces
+            self.journal.trials += [trial for arm in arms for trial in self._next(arm, drawn_only=True)]
+            if not self._waiting() and all(self._is_over(arm) for arm in arms):
+                return self._complete()
+        return self._grown()
+
+    def _tell_reused(self) -> None:
+        number, others = len(self.journal.trials), len(self.journal.left_out)
+        told = f"search: {plural(number, 'trial')} begun before {'is' if number == 1 else 'are'} reused"
+        if others:
+            told += f"; {others} outside the space of now {'counts' if others == 1 else 'count'} for nothing"
+        self.say(told)
+
+    # Which runs.
+
+    def _grown(self, confirmed: tuple[str, ...] = (), complete: bool = False) -> Experiment:
+        """The experiment with the trials that were begun. Raises DefinitionError where its file has changed."""
+        asked = self.experiment
+        trials = {arm: [trial.setting for trial in self.journal.of_arm(arm)] for arm in self.search.spaces}
+        chosen = Chosen(trials, confirmed, complete)
+        found = load_experiment(asked.definition, asked.overrides, asked.folder, chosen)
+        if found.text != asked.text:
+            raise DefinitionError(f"{asked.file}: changed while its search ran; the same command goes on with it")
+        return found
+
+    def _complete(self) -> Experiment:
+        """The experiment with the confirmation of its best: of equals the first that was tried."""
+        top = self.settings.confirm.top if self.settings.confirm is not None else 0
+        confirmed: list[str] = []
+        for arm in self.search.spaces:
+            able = [trial for trial in self.journal.of_arm(arm) if not math.isnan(self.ended[trial.name])]
+            able.sort(key=lambda trial: -self.ended[trial.name])
+            confirmed += [self._variant(trial) for trial in able[:top]]
+        return self._grown(tuple(confirmed), complete=True)
+
+    def _part(self, whole: Experiment, waiting: set[str]) -> Part:
+        """The runs of these variants; without any, the confirmation. The first part counts all that there is."""
+        first = not self.given
+        runs = [
+            run
+            for run in whole.runs
+            if run.key not in self.given and (first or run.seed not in self.search.seeds or run.variant in waiting)
+        ]
+        before = {key: spec for key, spec in whole.ancestors.items() if key not in self.given}
+        keys = {run.key for run in runs}
+        self.given |= keys | before.keys()
+        todo = replace(whole, runs=tuple(runs), ancestors=before)
+        return Part(whole, todo, frozenset(keys) if self.fresh else frozenset())
+
+    @staticmethod
+    def _variant(trial: Trial) -> str:
+        return variant_name(trial.arm, trial.setting)
+
+    # What they gave.
+
+    def _waiting(self) -> list[Trial]:
+        return [trial for trial in self.journal.trials if trial.name not in self.ended]
+
+    def _read(self, whole: Experiment) -> None:
+        """Look at the trials that had not ended: a run that this command tried and that is not finished has failed."""
+        of: dict[str, list[RunSpec]] = {self._variant(trial): [] for trial in self._waiting()}
+        for run in whole.runs:
+            if run.variant in of and run.seed in self.search.seeds:
+                of[run.variant].append(run)
+        asked = [spec for own in of.values() for spec in own]
+        finished = finished_runs([*whole.ancestors.values(), *asked], self.runs) if asked else set()
+        for trial in self._waiting():
+            own = of[self._variant(trial)]
+            tried = all(run.key in self.given for run in own)
+            if all(run.key in finished for run in own) and (tried or not self.fresh):
+                self.ended[trial.name] = math.fsum(result_of(run, self.runs) for run in own) / len(own)
+            elif tried:
+                self.ended[trial.name] = math.nan
+
+    # What comes next.
+
+    def _is_over(self, arm: str | None) -> bool:
+        """Whether an arm begins no further trial: all are tried, its budget is spent, or nothing of it ever ends."""
+        begun = self.journal.of_arm(arm)
+        if len(begun) >= self.search.num_trials(arm):
+            return True
+        if not begun:
+            return False
+        if all(math.isnan(self.ended.get(trial.name, 0.0)) for trial in begun):
+            return True
+        budget = self.settings.budget
+        return budget is not None and self._spent(begun).spent(budget) is not None
+
+    def _spent(self, trials: list[Trial]) -> Costs:
+        """What the runs of these trials have spent."""
+        total = Costs()
+        for trial in trials:
+            for seed in self.search.seeds:
+                total.add(spent_by(make_key(self.experiment.name, self._variant(trial), seed), self.runs))
+        return total
+
+    def _next(self, arm: str | None, *, drawn_only: bool = False) -> list[Trial]:
+        """The trials of an arm that begin now. drawn_only: as many as no result decides."""
+        if self._is_over(arm):
+            return []
+        begun, space, settings = self.journal.of_arm(arm), self.search.spaces[arm], self.settings
+        left = self.search.num_trials(arm) - len(begun)
+        by_results = settings.sampler == "tpe" and len(begun) >= len(drawn(space, settings))
+        if by_results and drawn_only:
+            return []
+        if by_results or (settings.budget is not None and not drawn_only):
+            left = min(left, max(1, self.jobs // (len(self.search.seeds) * len(self.search.spaces))))
+        elif settings.sampler == "tpe":
+            left = len(drawn(space, settings)) - len(begun)
+        found: list[Trial] = []
+        while by_results and len(found) < left:
+            told = [(trial.setting, self.ended.get(trial.name)) for trial in [*begun, *found]]
+            trial = Trial(arm, tpe.suggest(space, told, settings.seed))
+            found += [trial] if trial not in [*begun, *found] else self._untried(arm, found, 1)
+        return found or self._untried(arm, [], left)
+
+    def _untried(self, arm: str | None, besides: list[Trial], number: int) -> list[Trial]:
+        """The next trials of the design that were not begun."""
+        begun = [*self.journal.of_arm(arm), *besides]
+        known = {trial.name for trial in begun}
+        space, settings = self.search.spaces[arm], self.settings
+        settled = design(space, settings.sampler, len(begun) + number, settings.seed)
+        return [trial for setting in settled if (trial := Trial(arm, setting)).name not in known][:number]
+
+    def _keep_journals(self) -> None:
+        """Write Optuna's journal of what tpe was told."""
+        for arm, space in self.search.spaces.items() if self.settings.sampler == "tpe" else ():
+            told = [(trial.setting, self.ended.get(trial.name)) for trial in self.journal.of_arm(arm)]
+            path = self.journal.path.with_name("optuna.jsonl")
+            tpe.keep_journal(space, told, path, arm or self.experiment.name)

@@ -1,0 +1,121 @@
+"""What a definition says of a search (`sweep.search`)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from workbench.config import PositiveInt, Seed, Settings, fingerprint
+from workbench.trainer.settings import Budget
+
+Sampler = Literal["random", "sobol", "tpe"]
+WholeNumber = Annotated[int, Field(ge=-(10**9), le=10**9)]
+DIGITS = 4
+"""Significant digits of a value that is drawn: a variant's name then says exactly what it was trained with."""
+
+
+class Dimension(Settings):
+    """The values that one setting may take: one of log, linear, int, choice."""
+
+    log: tuple[PositiveFloat, PositiveFloat] | None = None
+    """Any number between two, even in its logarithm, such as [1.0e-5, 1.0e-2]."""
+    linear: tuple[float, float] | None = None
+    """Any number between two, even in itself."""
+    int_: Annotated[tuple[WholeNumber, WholeNumber] | None, Field(alias="int")] = None
+    """Any whole number from the first to the second."""
+    choice: Annotated[list[Any], Field(min_length=2, max_length=1_000)] | None = None
+    """One of these values, none nearer to another."""
+
+    @model_validator(mode="after")
+    def _one_kind_in_order(self) -> Dimension:
+        ranges = {"log": self.log, "linear": self.linear, "int": self.int_}
+        given = [name for name, value in (ranges | {"choice": self.choice}).items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"found {' and '.join(given) or 'nothing'}, allowed one of log, linear, int, choice")
+        for name, bounds in ranges.items():
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(f"{name}: found {list(bounds)}, allowed a lower number and a higher one")
+        if self.choice is not None and len({fingerprint(value) for value in self.choice}) < len(self.choice):
+            raise ValueError(f"choice: found {self.choice}, allowed each value once")
+        return self
+
+    @property
+    def size(self) -> float:
+        """How many values there are; infinity where it is a range of real numbers."""
+        if self.choice is not None:
+            return len(self.choice)
+        return self.int_[1] - self.int_[0] + 1 if self.int_ is not None else math.inf
+
+    @property
+    def text(self) -> str:
+        """The dimension in words, such as "log 0.01 to 10"."""
+        if self.choice is not None:
+            return f"one of {self.choice}"
+        name, (low, high) = next((n, b) for n, b in self._ranges().items() if b is not None)
+        return f"{name} {low:g} to {high:g}"
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The one kind that it is of, with its values."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    def at(self, unit: float) -> Any:
+        """The value at a place between 0 and 1, with at most DIGITS significant digits."""
+        if self.choice is not None:
+            return self.choice[min(int(unit * len(self.choice)), len(self.choice) - 1)]
+        if self.int_ is not None:
+            low, high = self.int_
+            return min(low + int(unit * (high - low + 1)), high)
+        if self.log is not None:
+            first, last = math.log(self.log[0]), math.log(self.log[1])
+            return self.rounded(math.exp(first + unit * (last - first)))
+        assert self.linear is not None, "a dimension has one kind"
+        return self.rounded(self.linear[0] + unit * (self.linear[1] - self.linear[0]))
+
+    def rounded(self, value: float) -> float:
+        """The value with DIGITS significant digits, within the range."""
+        low, high = self.log or self.linear or (-math.inf, math.inf)
+        return min(max(float(f"{value:.{DIGITS}g}"), low), high)
+
+    def holds(self, value: Any) -> bool:
+        """Whether it may take the value."""
+        if self.choice is not None:
+            return any(value == option and type(value) is type(option) for option in self.choice)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        low, high = next(bounds for bounds in self._ranges().values() if bounds is not None)
+        return low <= value <= high and (self.int_ is None or isinstance(value, int))
+
+    def _ranges(self) -> dict[str, tuple[float, float] | None]:
+        return {"log": self.log, "linear": self.linear, "int": self.int_}
+
+
+class Confirm(Settings):
+    """The best trials trained again on seeds that the search has not seen; the report claims from these alone."""
+
+    top: PositiveInt = 2
+    """How many of the best settings, of each arm."""
+    seeds: Annotated[int, Field(ge=2, le=1_000)] = 5
+    """On how many fresh seeds each."""
+
+
+class SearchSettings(Settings):
+    """Settings that are chosen one after another instead of a grid; every trial is trained with all of `sweep.seeds`,
+    and judged by the mean over them of the deciding measure. Each arm is searched apart, with as many trials."""
+
+    sampler: Sampler = "random"
+    """How settings are chosen: at random, evenly by a scrambled Sobol sequence, or by what the trials so far gave
+    (tpe, of Optuna: the extra "search")."""
+    trials: Annotated[int, Field(gt=0, le=1_000)] = 16
+    """Settings that are tried, of each arm."""
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    """What is searched: by hyperparameter, or by dotted path as in `grid`. arms.NAME.setting is for that arm alone."""
+    seed: Seed = 0
+    """Decides which settings are drawn."""
+    budget: Budget | None = None
+    """What the search of an arm may spend: no trial is begun once its runs have spent that. What trials share, such as
+    collected pairs, does not count."""
+    confirm: Confirm | None = None
+    """Train the best again on fresh seeds. Without it the report claims nothing."""
