@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from workbench.experiment.definition.resolve import load_experiment
-from workbench.experiment.identity import identify
+from workbench.experiment.identity import identify, measuring_stages
 from workbench.experiment.running.scored import only_measures_differ
 from workbench.experiment.stages.cache import VERSIONS
 
@@ -30,6 +30,7 @@ RUNS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "stored": (STORED | {"data": ROWS}, {"data", "teacher_logprobs"}),
     "stored completions": (STORED | {"data": COMPLETIONS}, {"data", "collect", "teacher_logprobs"}),
     "pairs": ({"trainer": "dpo", "data": PAIRS}, ALL_OF_PAIRS),
+    "pairs taken apart": ({"trainer": "kto", "data": PAIRS}, {"data", "collect"}),
     "pairs in a mix": ({"trainer": "dpo", "data": {"mix": [PAIRS]}}, ALL_OF_PAIRS),
     "prompts": ({"trainer": "grpo", "data": ROWS}, {"data"}),
 }
@@ -79,6 +80,19 @@ def test_stages_of_held_out_pairs_are_measured_by_alone(identity, lab, name):
         after, _ = identity(definition | {"evaluate": {"pairs": "pairs.jsonl"}}, **{stage: VERSIONS[stage] + 1})
         assert after != before
         assert only_measures_differ(before, after, spec)
+
+
+def test_a_reference_that_scores_collected_held_out_pairs_alone_is_measured_by(identity):
+    """KTO's data has no reference's log-probabilities; runs from before its identity named those of held-out pairs are
+    still valid."""
+    data = {"collect": {**SORT, "pairs": 8, "held_out_pairs": 4}}
+    definition = {"trainer": "kto", "data": data, "evaluate": {**SORT, "prompts": 4}}
+    before, spec = identity(definition)
+    assert measuring_stages(spec) == {"collect", "ref_logprobs"}
+    assert set(before["stages"]) == {"data", "collect"}
+    after, _ = identity(definition, ref_logprobs=VERSIONS["ref_logprobs"] + 1)
+    assert after != before
+    assert only_measures_differ(before, after, spec)
 
 
 def test_runs_from_before_a_mix_named_what_it_collects_are_still_valid(identity):

@@ -43,6 +43,9 @@ _WHEN_ASKED = ("spikes", "micro_batch_rows")
 _LEFT_OUT_OF_MIXES = {"collect": 2}
 """Versions of stages that are left out for mixes of collected completions: the runs from before they were written here
 are still valid. Later versions are written."""
+_LEFT_OUT_OF_OWN_PAIRS = {"ref_logprobs": 3}
+"""Likewise those that are left out where held-out pairs, collected beside the training's own, are scored for a method
+whose data holds no reference's log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,12 @@ def identify(
 
 def _stages_identity(spec: RunSpec) -> dict[str, int]:
     """The version of each stage that a run reads, or that a run of its kind may read."""
-    measuring = measuring_stages(spec)
-    names = training_stages(spec) | measuring
+    asked = {"collect", "ref_logprobs"} if _asks_for_pairs(spec) else set()
+    names = training_stages(spec) | measuring_stages(spec)
     return {
         name: version
         for name, version in VERSIONS.items()
-        if name in names and (name in measuring or version != stage_before(spec, name))
+        if name in names and (name in asked or version != stage_before(spec, name))
     }
 
 
@@ -129,14 +132,19 @@ def training_stages(spec: RunSpec) -> set[str]:
 
 def measuring_stages(spec: RunSpec) -> set[str]:
     """The stages that what is measured depends on, of whichever held-out set."""
-    pairs = any(own.evaluate and own.evaluate.pairs for own in spec.by_set)
-    return {"collect", "ref_logprobs"} if pairs else set()
+    own = isinstance(spec.data, CollectData) and spec.data.collect.held_out_pairs and spec.evaluate is not None
+    return {"collect", "ref_logprobs"} if own or _asks_for_pairs(spec) else set()
+
+
+def _asks_for_pairs(spec: RunSpec) -> bool:
+    """Whether evaluate names held-out pairs, of whichever set."""
+    return any(bool(own.evaluate and own.evaluate.pairs) for own in spec.by_set)
 
 
 def stage_before(spec: RunSpec, name: str) -> int | None:
     """The version that a run's identity leaves out, because runs were made before it named that stage."""
-    left_out = isinstance(spec.data, MixData) and not spec.form.takes_reference
-    return _LEFT_OUT_OF_MIXES.get(name) if left_out else None
+    left_out = _LEFT_OUT_OF_MIXES if isinstance(spec.data, MixData) else _LEFT_OUT_OF_OWN_PAIRS
+    return None if spec.form.takes_reference else left_out.get(name)
 
 
 def task_of(spec: RunSpec) -> str | None:
