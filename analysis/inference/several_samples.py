@@ -74,9 +74,9 @@ def _from_start(study: Study, measure: Measure, variant: Variant, after: dict[st
 def _between(
     study: Study, measure: Measure, first: Variant, second: Variant, after: dict[str, pd.DataFrame]
 ) -> Contrast:
-    values = [study.values(variant, measure.column) for variant in (first, second)]
-    test = stats.welch(*values)
-    seeds = stats.Interval(test.difference, test.low, test.high, min(map(len, values)))
+    own, other = (study.values(variant, measure.column) for variant in (first, second))
+    test = stats.welch(own, other)
+    seeds = stats.Interval(test.difference, test.low, test.high, min(len(own), len(other)))
     prompts, p_prompts = NOTHING, math.nan
     if first.name in after and second.name in after:
         prompts, p_prompts = _paired(after[first.name], after[second.name], measure)

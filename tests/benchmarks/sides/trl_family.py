@@ -27,8 +27,8 @@ IGNORED = -100
 class PacedORPOTrainer(Paced, orpo.ORPOTrainer):
     """ORPOTrainer on token ids."""
 
-    def tokenize_row(self, row: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
-        return row
+    def tokenize_row(self, feature: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        return feature
 
 
 class PacedCPOTrainer(Paced, cpo.CPOTrainer):
