@@ -307,3 +307,20 @@ def test_flops_that_could_not_be_counted_are_named_and_compared_with_none(make_b
     assert study.deciding is not None
     assert "cost/flops" not in [cost.column for cost in budget.axes(study, study.deciding)]
     assert budget.unlike_costs(study) == budget.at_equal_flops(study, study.deciding) == []
+
+
+def test_pair_accuracy_by_a_reward_models_scores_is_kept_apart_from_that_by_log_probabilities(
+    make_experiment: Make,
+) -> None:
+    folder = make_experiment(betas=(0.1, 1.0), pairs=8, **SMALL)
+    for path in folder.glob("beta=1/seed*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [row | ({"eval/score_mean": 0.5} if "eval/pair_accuracy" in row else {}) for row in rows]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    study = open_study(folder)
+    assert len(comparability.groups(study, "eval/pair_accuracy")) == 2
+    [difference] = comparability.differences(study, "eval/pair_accuracy")
+    assert difference.text == (
+        "held-out preference is by the log-probability above the start's for beta = 0.1; by a reward model's score "
+        "for beta = 1"
+    )

@@ -38,6 +38,7 @@ ONLINE = SFT | {"hyperparameters": FAST | {"batch_prompts": 4, "max_new_tokens":
 GRPO = ONLINE | {"trainer": "grpo", "hyperparameters": ONLINE["hyperparameters"] | {"group_size": 2}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sft": (SFT, NEW),
+    "sft_samples": (SFT, OLD | {"samples": 4, "pass_at": [1, 4], "majority_at": [2]}),
     "sft_lora": (SFT | LORA, NEW),
     "sft_adapter": (SFT | ALONE, NEW),
     "sft_averaged": (SFT | {"hyperparameters": SFT["hyperparameters"] | {"ema_decay": 0.5}}, NEW),
@@ -50,7 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo": (ONLINE | {"trainer": "ppo"}, NEW),
 }
 
-QUICK = ("sft", "dpo")
+QUICK = ("sft", "sft_samples", "dpo")
 
 
 class Silent:
