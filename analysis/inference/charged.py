@@ -19,23 +19,24 @@ def start_of(record: Record) -> str:
     return str(start.get("folder") or "") if isinstance(start, dict) else ""
 
 
-def unshared_starts(study: Study) -> dict[str, list[Record]]:
-    """By run the starts that it rests on, the starts of these among them, and that not every finished run rests on. The
-    seeds of one setting are one start."""
+def unshared_starts(study: Study) -> dict[str, dict[str, Record]]:
+    """By run the starts that it rests on, the starts of these among them, and that not every finished run rests on, by
+    their folders. The seeds of one setting are one start."""
     if "unshared starts" not in study.memo:
         study.memo["unshared starts"] = _unshared_starts(study)
-    found: dict[str, list[Record]] = study.memo["unshared starts"]
+    found: dict[str, dict[str, Record]] = study.memo["unshared starts"]
     return found
 
 
-def _unshared_starts(study: Study) -> dict[str, list[Record]]:
+def _unshared_starts(study: Study) -> dict[str, dict[str, Record]]:
     records, finished = study.loaded.records, study.finals.loc[study.finals["finished"], "run"]
     if len({_setting(start_of(records[run])) for run in finished}) < 2:
         return {}
     chains = {run: _chain(study, records[run]) for run in finished}
     shared = set.intersection(*({_setting(name) for name in chain} for chain in chains.values()))
     return {
-        run: [start for name, start in chain.items() if _setting(name) not in shared] for run, chain in chains.items()
+        run: {name: start for name, start in chain.items() if _setting(name) not in shared}
+        for run, chain in chains.items()
     }
 
 
@@ -44,15 +45,16 @@ def start_costs(study: Study, column: str) -> dict[str, float]:
     column: of the cost; a step costs nothing beforehand."""
     _, _, field = column.partition("/")
     return {
-        run: sum(_spent(start, field) for start in starts) for run, starts in unshared_starts(study).items() if field
+        run: sum(_spent(start, field) for start in starts.values())
+        for run, starts in unshared_starts(study).items()
+        if field
     }
 
 
 def _spent(record: Record, field: str) -> float:
-    status, costs = record["status"], record["status"].get("costs") or {}
-    own = status.get(field) if field == "seconds" else costs.get(field)
+    costs = record["status"].get("costs") or {}
     inherited = (costs.get("inherited") or {}).values()
-    return number_or_nan(own) + sum(number_or_nan(stage.get(field, 0.0)) for stage in inherited)
+    return number_or_nan(costs.get(field)) + sum(number_or_nan(stage.get(field, 0.0)) for stage in inherited)
 
 
 def _chain(study: Study, record: Record) -> dict[str, Record]:

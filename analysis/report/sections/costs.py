@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.inference.charged import start_of
+from analysis.inference.charged import start_of, unshared_starts
 from analysis.measures import COSTS, Measure, format_number, join, number_or_nan
 from analysis.report.document import Cell, Prose, Section, Table
 from analysis.report.plots import Canvas
@@ -45,8 +45,10 @@ def table(study: Study) -> Table:
         for part, numbers in {"own": values, **totals}.items():
             flat.append({"what": what.text, "part": part} | {field: numbers.get(field, math.nan) for field in FIELDS})
 
+    of_some = _begun_by_some(study)
     for run, values in starts(study).items():
-        add(Cell(f"start {run}", "", ("shared by all",), "muted"), values, {})
+        whose = f"of {join(of_some[run])}" if run in of_some else "shared by all"
+        add(Cell(f"start {run}", "", (whose,), "muted"), values, {})
     inherited = {variant.name: inherited_costs(study, variant) for variant in study.variants}
     for stage, values, labels in _distinct_stages(study, inherited):
         everyone = len(labels) == len(study.variants) > 1
@@ -100,14 +102,23 @@ def _share(study: Study, run: str, *, shared: bool) -> tuple[Costs, Costs]:
     return {f: v / (max(len(users), 1) if shared else 1) for f, v in start.items()}, rest
 
 
+def _begun_by_some(study: Study) -> dict[str, list[str]]:
+    """By start the settings that rest on it, where not all do."""
+    unshared = unshared_starts(study)
+    found: dict[str, list[str]] = {}
+    for variant in study.variants:
+        for start in dict.fromkeys(name for run in _finished(study, variant) for name in unshared.get(run, {})):
+            found.setdefault(start, []).append(variant.label)
+    return found
+
+
 def starts(study: Study) -> dict[str, Costs]:
     """What each start spent by itself."""
     return {run: _spent(record) for run, record in study.start.records.items()} if study.start is not None else {}
 
 
 def _spent(record: Mapping[str, Any]) -> Costs:
-    spent = {**_status_costs(record), "seconds": record["status"].get("seconds")}
-    return {field: number_or_nan(spent.get(field)) for field in FIELDS}
+    return {field: number_or_nan(_status_costs(record).get(field)) for field in FIELDS}
 
 
 def _status_costs(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from analysis import stats
 from analysis.inference import budget
 from analysis.measures import BY_COLUMN, COSTS, STEPS
 from analysis.report.pages import write_report
-from analysis.report.sections import equal_cost
+from analysis.report.sections import costs, equal_cost
 from analysis.study import open_study
 
 Make = Callable[..., Path]
 FLOPS = BY_COLUMN["cost/flops"]
+BASE, SFT = "pretrain_tiny/main/seed0", "sft_sort/main/seed0"
 
 
 def test_settings_are_tested_where_the_common_range_ends(make_budget_experiment: Make) -> None:
@@ -84,19 +85,20 @@ def test_every_test_is_in_the_file(make_budget_experiment: Make) -> None:
 def two_stages_beside_one(make_budget_experiment: Make) -> Path:
     """Arms of which dpo begins from an SFT run, and orpo from the model that this run began from."""
     folder = make_budget_experiment(arms=("orpo", "dpo"), seeds=2)
-    base, sft = "pretrain_tiny/main/seed0", "sft_sort/main/seed0"
-    begun = {f"methods/orpo/seed{seed}": base for seed in (0, 1)} | {f"methods/dpo/seed{seed}": sft for seed in (0, 1)}
-    for run, start in (begun | {sft: base}).items():
+    begun = {f"methods/orpo/seed{seed}": BASE for seed in (0, 1)} | {f"methods/dpo/seed{seed}": SFT for seed in (0, 1)}
+    for run, start in (begun | {SFT: BASE}).items():
         path = folder.parent / run / "provenance.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"start": {"folder": start}}))
     spent: dict[str, Any] = {
         "flops": 8.0e10,
         "trained_tokens": 500,
         "generated_tokens": 70,
+        "seconds": 40.0,
         "inherited": {"collect": {"flops": 1.0e10}},
     }
-    path = folder.parent / sft / "status.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"costs": spent, "seconds": 40.0}))
+    path = folder.parent / SFT / "status.json"
+    # A run's status has the wall clock's seconds too, evaluation among them.
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"costs": spent, "seconds": 1000.0}))
     return folder
 
 
@@ -115,6 +117,8 @@ def test_the_sft_stage_is_charged_to_dpo_and_not_to_orpo_which_needs_none(two_st
     assert begins("step") == {"orpo": 0.0, "dpo": 0.0}
     (text,) = budget.unlike_costs(study)
     assert "at dpo, what was inherited included" in text
+    (start,) = [row for row in costs.table(study).rows if row[0].text == f"start {SFT}"]
+    assert start[0].lines == ("of dpo",)
 
 
 def test_a_start_of_which_no_cost_is_recorded_is_not_taken_for_free(two_stages_beside_one: Path) -> None:
