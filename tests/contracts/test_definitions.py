@@ -62,6 +62,7 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
             one |= {"every": 2} | (SMALL_EVALUATE if "prompts" in one else {})
         if "name" in part.get("model", {}):
             part["model"] = {"path": "model"}
+    definition.pop("threads", None)  # each worker of the tests has one core
     hyperparameters = definition.setdefault("hyperparameters", {})
     hyperparameters.pop("epochs", None)
     hyperparameters["steps"] = 2

@@ -19,7 +19,7 @@ from workbench.trainer.records.surroundings import installed_version
 pytestmark = [pytest.mark.slow, pytest.mark.multi]
 ROWS = [{"prompt": f"say {n}: ", "completion": str(n % 7)} for n in range(64)]
 RUN = "long/main/seed0"
-LONG = START | {"data": {"path": "rows.jsonl"}}
+LONG = START | {"data": {"path": "rows.jsonl"}, "track": []}
 LONG["hyperparameters"] = START["hyperparameters"] | {"steps": 60, "checkpoint_every": 5}
 
 

@@ -54,6 +54,7 @@ def evil(lab, body, score=SCORE, **more):
             "trainer": "grpo",
             "start_from": "start",
             "data": {**SORT, "rows": 64},
+            "track": [],
             "hyperparameters": hyperparameters | {"steps": 3, "rewards": [{"file": "reward.py"}]} | more,
         },
     )

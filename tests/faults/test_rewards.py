@@ -38,6 +38,7 @@ def train(call, lab, trainer, body, **settings):
             "trainer": trainer,
             "start_from": "start",
             "data": {**SORT, "rows": 64},
+            "track": [],
             "hyperparameters": hyperparameters | {"rewards": [{"file": "reward.py"}]} | settings,
         },
     )
