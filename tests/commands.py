@@ -173,7 +173,8 @@ def _be_the_command(lab: Path, arguments: Sequence[str], settings: dict[str, str
 
 @functools.cache
 def warm_up() -> None:
-    """Load what a command loads, for all that are forked from here; fonts and forms of pictures by drawing one."""
+    """Load what a command loads, for all that are forked from here; fonts and forms of pictures by drawing one, and the
+    templates of reports."""
     import pandas  # noqa: F401
     import peft  # noqa: F401
     import pyarrow.parquet  # noqa: F401
@@ -182,7 +183,7 @@ def warm_up() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    import analysis.report.pages  # noqa: F401
+    import analysis.report.pages
     import workbench.experiment.running.runner  # noqa: F401
 
     torch.set_num_threads(1)
@@ -191,6 +192,8 @@ def warm_up() -> None:
     figure.add_axes((0.1, 0.1, 0.8, 0.8)).plot([1, 2])
     for form in ("svg", "png"):
         figure.savefig(io.BytesIO(), format=form)
+    analysis.report.pages.template("report.md.j2")
+    analysis.report.pages.template("report.html.j2").environment.get_template("macros.html.j2")
     gc.freeze()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.inference import budget, claims, comparability, harms, leaks, over_optimisation, searched
 from analysis.inference import other_sets as forgetting
@@ -44,6 +45,9 @@ from analysis.report.spreadsheet import cell, safe
 from analysis.study import Study, open_studies, open_study
 from workbench.errors import DefinitionError, StorageError
 from workbench.tracking.terminal import visible
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_PAGE_BYTES = 5_000_000
@@ -111,8 +115,8 @@ def write(study: Study, out: Path) -> Path:
             if table.plain:
                 files[f"{table.name}.csv"] = _csv(table)
     files["runs_values.csv"] = safe(study.finals).to_csv(index=False, lineterminator="\n")
-    files["report.md"] = _render("report.md.j2", context)
-    files["index.html"] = _render("report.html.j2", context)
+    files["report.md"] = template("report.md.j2").render(**context)
+    files["index.html"] = template("report.html.j2").render(**context)
     try:
         for name, content in files.items():
             path = out / name
@@ -201,7 +205,9 @@ def _of_costs(group: Group, measure: Measure) -> list[str]:
     return [f"Group {group.name}: {text}" if group.name else text for text in found]
 
 
-def _render(name: str, context: dict[str, Any]) -> str:
+@functools.cache
+def template(name: str) -> Template:
+    """A file of templates/, made ready to be filled in."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -214,7 +220,7 @@ def _render(name: str, context: dict[str, Any]) -> str:
         finalize=_written if name.endswith(".md.j2") else None,
     )
     environment.filters["md"] = _markdown_text
-    return environment.get_template(name).render(**context)
+    return environment.get_template(name)
 
 
 def _written(value: object) -> object:
