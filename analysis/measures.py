@@ -116,6 +116,11 @@ ROLLOUTS = (
 )
 """What online runs say of their own completions. Training measures all: the trainer's own estimates on its own prompts,
 not the report's."""
+PASS_RATES = (
+    Measure("pass_rate", "pass rate of prompts", "share", "rate", None, least=0.0),
+    Measure("prompts", "prompts in the band", "share", "rate", None, least=0.0),
+)
+"""By source, where prompts are drawn by how often completions of them passed."""
 COSTS = (
     Measure("cost/trained_tokens", "trained tokens", "", "count", least=0.0),
     Measure("cost/generated_tokens", "generated tokens", "", "count", least=0.0),
@@ -124,7 +129,7 @@ COSTS = (
     Measure("time/seconds", "training time", "s", "seconds", least=0.0),
 )
 STEPS = Measure("step", "optimiser steps", "", "count")
-BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *ROLLOUTS, *COSTS)}
+BY_COLUMN = {measure.column: measure for measure in (*OUTCOMES, *TRAINING, *ROLLOUTS, *PASS_RATES, *COSTS)}
 
 
 def measure_of(column: str) -> Measure:

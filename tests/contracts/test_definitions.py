@@ -49,7 +49,8 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
             settings |= {name: min(value, MAX_BATCH) for name, value in settings.items() if name.startswith("batch_")}
             settings |= {"steps": 2} if "steps" in settings else {}
             if "batch_prompts" in settings:
-                _shrink_rollouts(settings, (part.get("data") or definition["data"]).get("task"))
+                data = part.get("data") or definition["data"]
+                _shrink_rollouts(settings, data.get("mix", [data])[0].get("task"))
         data = part.get("data", {})
         if "rows" in data:
             data |= SMALL["data"]

@@ -230,3 +230,72 @@ def test_the_data_of_a_mix_is_shown_source_by_source(lab, define, definitions, c
     assert done.returncode == 0, done.stderr
     assert "source sort: the task sort" in done.stdout
     assert "25.0% of the rows drawn" in done.stdout
+
+
+def test_one_source_is_overridden_by_its_place(lab, define, definitions):
+    define("mixed", _mixed(definitions["start"], mix=[SORT | {"name": "a"}, COUNTDOWN]))
+
+    def sources(*overrides: str) -> list[Any]:
+        [run] = load_experiment("mixed", overrides, lab / "experiments").runs
+        return [source.model_dump(exclude_unset=True) for source in run.data.mix]
+
+    assert sources("data.mix.0.rows=8") == [SORT | {"name": "a", "rows": 8}, COUNTDOWN]
+    assert sources("data.mix.1.path=x.jsonl") == [SORT | {"name": "a"}, {"path": "x.jsonl"}]
+    with pytest.raises(DefinitionError, match=r"--set data.mix.2.rows=8: data.mix: found a mapping, allowed a list"):
+        sources("data.mix.2.rows=8")
+
+
+RATES = {"pass_rate": {"within": [0.1, 0.9]}}
+
+
+@pytest.mark.parametrize(
+    ("curriculum", "problem"),
+    [
+        (RATES | {"column": "level"}, "curriculum: found column and pass_rate, allowed one of them"),
+        (RATES | {"bands": 3}, "curriculum: found bands and pass_rate.within, allowed one of them"),
+        (RATES | {"hardest_from": 3}, "curriculum needs exactly one of hardest_from, schedule, pass_rate.within"),
+        ({"pass_rate": {}}, "curriculum needs exactly one of hardest_from, schedule, pass_rate.within"),
+        ({"pass_rate": {"within": [0.9, 0.1]}}, "within: found [0.9, 0.1], allowed the lower rate first"),
+        ({"pass_rate": {"within": [0, 0.4]}}, "prior: found 0.5, allowed rates within [0, 0.4], or no prompt"),
+        ({"pass_rate": {"within": [0, 1.5]}}, "data.curriculum.pass_rate.within[1]: found 1.5, allowed numbers <= 1"),
+        ({"pass_rate": {"within": [0, float("nan")]}}, "data.curriculum.pass_rate.within[1]: found .nan, allowed"),
+        ({"pass_rate": {"memory": 1}, "hardest_from": 2}, "pass_rate.memory: found 1, allowed numbers < 1"),
+        ({"pass_rate": {"passes_at": float("nan")}, "hardest_from": 2}, "passes_at: found .nan, allowed"),
+    ],
+)
+def test_a_curriculum_by_pass_rate_that_cannot_be_is_refused_by_its_line(lab, define, curriculum, problem):
+    define("mixed", _mixed(GRPO, curriculum=curriculum))
+    found = _problems(lab, "mixed")
+    assert problem in found
+    assert "experiments/mixed.yaml:" in found
+    assert len(found.splitlines()) == 1
+
+
+def test_a_trainer_that_samples_nothing_measures_no_pass_rates(lab, define, definitions):
+    define("mixed", _mixed(definitions["start"], curriculum=RATES))
+    found = _problems(lab, "mixed")
+    assert "data.curriculum.pass_rate: found for trainer SFT, which samples nothing whose rate could be" in found
+    assert "allowed for grpo, online_dpo, ppo, reinforce_pp, rloo" in found
+
+
+def test_prompts_drawn_by_their_pass_rates_are_recorded_and_reported(lab, define, command):
+    own = {"hyperparameters": GRPO["hyperparameters"] | {"rewards": []}}
+    define("rates", _mixed(GRPO, curriculum=RATES) | own)
+    done = command("run", "rates")
+    assert done.returncode == 0, done.stderr
+    last = read_rows(lab / "runs/rates/main/seed0/metrics.jsonl")[-1]
+    assert {
+        "pass_rate/sort",
+        "unmeasured/countdown",
+        "prompts/sort-2",
+        "rows/sort-2",
+        "passes/countdown-3",
+    } <= last.keys()
+    assert 0 < last["unmeasured/sort"] < 1
+    told = pandas.read_csv(lab / "runs/rates/report/pass_rates.csv").set_index("source")
+    assert told.loc["sort", "prompts/sort-1"] == pytest.approx(last["prompts/sort-1"])
+    define("rates", _mixed(GRPO, curriculum={"pass_rate": {"within": [0.1, 0.9], "passes_at": 1.5}}) | own)
+    refused = command("run", "rates")
+    assert refused.returncode != 0
+    assert "data.curriculum.pass_rate.passes_at: found 1.5, allowed up to 1, which rewards reach" in refused.stderr
+    assert "experiments/rates.yaml:" in refused.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,11 +66,20 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         while True:
-            rows = self.rows_of(self._position)
-            self._position += 1
+            rows = self._take()
             # Rows are sorted by length, so that micro-batches pad little; no loss depends on the order within a step.
             rows = rows[np.argsort(self.data.lengths[rows], kind="stable")]
-            yield self.data.batch(rows[self._rank :: self._world_size])
+            yield self._batch(rows[self._rank :: self._world_size])
+
+    def _take(self) -> np.ndarray:
+        """The rows of the next batch, over all processes; the position moves behind it."""
+        rows = self.rows_of(self._position)
+        self._position += 1
+        return rows
+
+    def _batch(self, rows: np.ndarray) -> dict[str, Any]:
+        """This process's rows of a batch, padded."""
+        return self.data.batch(rows)
 
     def rows_of(self, position: int) -> np.ndarray:
         """The rows of batch number `position`, over all processes."""

@@ -77,6 +77,10 @@ class MixedSet:
         """Tokens of each row."""
         return self._rows.lengths
 
+    def source_of(self, rows: np.ndarray) -> np.ndarray:
+        """The number of each row's source, or band."""
+        return self._source[rows]
+
     def batch(self, rows: np.ndarray) -> dict[str, Any]:
         """The rows named, padded, with their source (B,), and loss_weight (B,) where there are any."""
         import torch
@@ -150,7 +154,7 @@ class MixLoader(BatchLoader):
     def _drawn(self, position: int) -> np.ndarray:
         """(S,) rows drawn of each source before batch number `position`."""
         start = max((known for known in self._reached if known <= position), default=0)
-        nothing = np.zeros(len(self.data.parts))
+        nothing = np.zeros(len(self.sources))
         due, counts = self._reached.get(start, (nothing, nothing.astype(np.int64)))
         for batch in range(start, position):
             size = self._span(batch)[1]

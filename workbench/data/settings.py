@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import math
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from workbench.config import MAX_MADE, GivenPath, Made, NonNegativeInt, PositiveInt, Seed, Settings, check_product
+from workbench.config import MAX_MADE, GivenPath, Made, PositiveInt, Seed, Settings, check_product
+from workbench.data.curriculum import Curriculum, SharesAt, between, check_schedule, check_weights
 from workbench.rewards.gym import OURS, REFUSED
 from workbench.rewards.settings import RewardSettings
 
@@ -239,45 +238,6 @@ class CollectSource(SourceSettings, CollectData):
 SourceData = TaskSource | FileSource | DatasetSource | CollectSource
 
 
-class SharesAt(Settings):
-    """The weights of a mix at one step."""
-
-    step: NonNegativeInt
-    """Steps made before."""
-    weights: list[NonNegativeFloat]
-    """One for each source."""
-
-
-class Curriculum(Settings):
-    """Rows from easy to hard: each source is divided into bands of difficulty, and the bands drawn by the step. Exactly
-    one of hardest_from, schedule."""
-
-    column: str | None = None
-    """The rows' own column with their difficulty, a number, of prompts that are sampled; none: their length in
-    tokens."""
-    bands: Annotated[int, Field(ge=2, le=100)] = 3
-    """Parts of equal size, from the easiest rows to the hardest."""
-    hardest_from: PositiveInt | None = None
-    """The step from which only the hardest band is drawn: up to it each band gives way to the next in a line."""
-    schedule: Annotated[list[SharesAt], Field(min_length=1)] | None = None
-    """Weights of the bands at some steps, as those of sources in a mix."""
-
-    @model_validator(mode="after")
-    def _by_step(self) -> Curriculum:
-        if (self.hardest_from is None) == (self.schedule is None):
-            raise ValueError("curriculum needs exactly one of hardest_from, schedule")
-        _check_schedule(self.schedule or (), self.bands, "bands")
-        return self
-
-    def shares(self, step: int) -> list[float]:
-        """The share of each band after so many steps."""
-        if self.schedule is not None:
-            return _between(self.schedule, step)
-        assert self.hardest_from is not None, "a curriculum has an end, or a schedule"
-        place = min(step / self.hardest_from, 1.0) * (self.bands - 1)
-        return [max(0.0, 1.0 - abs(place - band)) for band in range(self.bands)]
-
-
 class MixData(Settings):
     """Several sources, of each of which a share of the rows is drawn. At most one of weights, temperature, schedule."""
 
@@ -306,8 +266,8 @@ class MixData(Settings):
         if self.temperature is not None and self.temperature < 0.1:
             raise ValueError(f"temperature: found {self.temperature}, allowed numbers >= 0.1")
         if self.weights is not None:
-            _check_weights("weights", self.weights, len(self.mix), "sources")
-        _check_schedule(self.schedule or (), len(self.mix), "sources")
+            check_weights("weights", self.weights, len(self.mix), "sources")
+        check_schedule(self.schedule or (), len(self.mix), "sources")
         return self
 
     @property
@@ -318,7 +278,7 @@ class MixData(Settings):
     def shares(self, rows: Sequence[int], step: int) -> list[float]:
         """The share of each source among the rows drawn after so many steps. rows: how many each has."""
         if self.schedule is not None:
-            weights = _between(self.schedule, step)
+            weights = between(self.schedule, step)
         elif self.weights is not None:
             weights = self.weights
         else:
@@ -336,34 +296,6 @@ class MixData(Settings):
     def num_bands(self) -> int:
         """Bands of each source."""
         return 1 if self.curriculum is None else self.curriculum.bands
-
-
-def _check_schedule(points: Sequence[SharesAt], number: int, of: str) -> None:
-    for index, point in enumerate(points):
-        _check_weights(f"schedule[{index}].weights", point.weights, number, of)
-    steps = [point.step for point in points]
-    if steps != sorted(set(steps)):
-        raise ValueError(f"schedule: found steps {steps}, allowed each step once, in their order")
-
-
-def _check_weights(name: str, weights: Sequence[float], number: int, of: str) -> None:
-    if len(weights) != number:
-        raise ValueError(f"{name}: found {len(weights)} for {number} {of}, allowed one for each")
-    if math.isinf(sum(weights)):
-        raise ValueError(f"{name}: found {list(weights)}, which add up to no finite number, allowed smaller ones")
-    if not sum(weights):
-        raise ValueError(f"{name}: found {list(weights)}, which add up to nothing, allowed one at least above 0")
-
-
-def _between(points: Sequence[SharesAt], step: int) -> list[float]:
-    """The weights at a step, each list made to add up to 1 before they are laid between one another."""
-    shares = [[weight / sum(point.weights) for weight in point.weights] for point in points]
-    place = bisect.bisect_right([point.step for point in points], step)
-    if place in (0, len(points)):
-        return shares[max(place - 1, 0)]
-    (before, behind), (first, last) = points[place - 1 : place + 1], shares[place - 1 : place + 1]
-    way = (step - before.step) / (behind.step - before.step)
-    return [a + (b - a) * way for a, b in zip(first, last, strict=True)]
 
 
 DataSettings = TaskData | FileData | DatasetData | CollectData | MixData

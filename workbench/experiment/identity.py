@@ -218,6 +218,8 @@ def _mix_identity(
 ) -> dict[str, Any]:
     """What each source is made of, what records call it, and how they are drawn."""
     drawn = {name: value for name, value in dump(data).items() if name != "mix" and value is not None}
+    if "curriculum" in drawn and drawn["curriculum"]["pass_rate"] is None:
+        del drawn["curriculum"]["pass_rate"]  # as it was before there were any
     sources = [
         {
             "name": source.label,

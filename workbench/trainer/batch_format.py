@@ -203,6 +203,15 @@ PROMPTS = BatchFormat(
         BatchField("messages", "B", "list", "the conversation that a prompt is", optional=True),
         *OF_SOURCES,
         BatchField(
+            *(
+                "row_ids",
+                "B",
+                "groups",
+                "which row of the data a prompt is, for a loader that draws by what was earned",
+            ),
+            optional=True,
+        ),
+        BatchField(
             *("responses", "B T", "ids", "completions made elsewhere, without the prompt"),
             optional=True,
             needs="rewards",

@@ -10,6 +10,7 @@ from workbench.disk import make_folder
 from workbench.models.save import save_from_memory
 from workbench.trainer import checkpoint
 from workbench.trainer.hooks import TrainerHooks
+from workbench.trainer.loop.sources import ObservingLoader
 from workbench.trainer.machine import distributed
 from workbench.trainer.records.snapshot import Origin, OwnState, Part, Snapshot
 from workbench.trainer.records.surroundings import differences, surroundings_of
@@ -23,8 +24,10 @@ class SavedTrainer(TrainerHooks):
     def parts(self) -> dict[str, Part]:
         """All that has state, by name, in the order in which a resume puts it back."""
         own = OwnState(self._get_extra_checkpoint_state, self._load_extra_checkpoint_state)
+        loader = self.feed.loader
         return {
             "feed": self.feed,  # first, for it may refuse
+            **({"loader": loader} if isinstance(loader, ObservingLoader) else {}),
             "reference": self.reference,  # before the weights: a copy of the start is taken while the start is there
             "extra": own,
             "model": self.network,

@@ -107,7 +107,23 @@ def _merge_section(name: str, base: Node, over: Node) -> Node:
         base = replace(base, value={key: item for key, item in base.value.items() if key not in KINDS[name]})
     if name == "data" and _other_task(base, over):
         return over
+    if name == "data":
+        over = _with_sources(base, over)
     return merge(base, over)
+
+
+def _with_sources(base: Node, over: Node) -> Node:
+    """data laid over a mix that names sources by their places, {mix: {0: {path: ...}}}, with a whole list of sources in
+    the place of these; as it is where a place does not exist."""
+    sources, changed = base.get("mix"), over.get("mix")
+    if sources is None or changed is None or not isinstance(sources.value, list) or not isinstance(changed.value, dict):
+        return over
+    items = dict(enumerate(sources.value))
+    given = {int(place): item for place, item in changed.value.items() if str(place).isdecimal()}
+    if len(given) < len(changed.value) or not given.keys() <= items.keys():
+        return over
+    items |= {place: _merge_section("data", items[place], item) for place, item in given.items()}
+    return replace(over, value=over.value | {"mix": replace(sources, value=list(items.values()))})
 
 
 def _other_task(base: Node, over: Node) -> bool:

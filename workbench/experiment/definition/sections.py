@@ -311,6 +311,11 @@ def _check_sources(cls: type[TrainerSettings], mix: MixData, data: Node, problem
         if tasks or not cls.data_form.is_sampled:
             found = f"a source without columns, {tasks[0]}" if tasks else "a trainer that samples nothing"
             problems.add(by, f"found with {found}, allowed for prompts of files; without it the length decides")
+    rates = data.get("curriculum.pass_rate")
+    if rates is not None and rates.value is not None and not cls.data_form.is_sampled:
+        online = [name for name in trainer_names() if get_settings_class(name).data_form.is_sampled]
+        found = f"found for trainer {cls.described().name}, which samples nothing whose rate could be measured"
+        problems.add(rates, f"{found}, allowed for {', '.join(online)}")
     for source, node in zip(mix.mix, _sources(data), strict=True):
         held_out = node.get("collect.held_out_pairs")
         if held_out is not None and held_out.value:

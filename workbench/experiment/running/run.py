@@ -16,10 +16,11 @@ import numpy as np
 from workbench.config import file_sha256
 from workbench.data.batches import BatchLoader
 from workbench.data.mix import MixedSet, MixLoader, Source
+from workbench.data.pass_rates import PassRateLoader
 from workbench.data.sets import PromptSet, RowSet, TokenSet
 from workbench.data.settings import MixData
 from workbench.data.taught import TaughtSet
-from workbench.errors import Interrupted, RankError, WorkbenchError
+from workbench.errors import DefinitionError, Interrupted, RankError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.identity import counted_before, measuring_versions, task_of, versions_of_others
 from workbench.experiment.planning import leaks
@@ -182,14 +183,16 @@ def _loader(spec: RunSpec, sets: Sequence[TokenSet], rank: int, world_size: int)
         Source(source.label, rows, source.loss_weight, _difficulty(data, source.label, rows))
         for source, rows in zip(data.mix, sets, strict=True)
     ]
-    mixed, shares = MixedSet(sources, data.num_bands), partial(data.drawn, list(map(len, sets)))
-    updates = settings.updates_per_rollout
-    return MixLoader(mixed, batch_rows, spec.seed, shares, steps_per_batch=updates, rank=rank, world_size=world_size)
+    common: Any = {"steps_per_batch": settings.updates_per_rollout, "rank": rank, "world_size": world_size}
+    shares, curriculum = partial(data.drawn, list(map(len, sets))), data.curriculum
+    if curriculum is not None and curriculum.pass_rate is not None:
+        return PassRateLoader(MixedSet(sources), batch_rows, spec.seed, shares, curriculum, **common)
+    return MixLoader(MixedSet(sources, data.num_bands), batch_rows, spec.seed, shares, **common)
 
 
 def _difficulty(data: MixData, name: str, rows: TokenSet) -> np.ndarray | None:
     """(rows,) how hard each row of a source is by its curriculum; None where there is none."""
-    if data.curriculum is None:
+    if data.curriculum is None or data.curriculum.pass_rate is not None:
         return None
     if data.curriculum.column is None:
         return rows.text_lengths
@@ -212,9 +215,22 @@ def _rewards(prepared: PreparedRun, sets: Sequence[TokenSet], permissions: Permi
         for by, names in columns.items()
     }
     found = [made[by] for by in judged_by]
+    _check_passes(spec, found)
     if not isinstance(spec.data, MixData):
         return found[0]
     return RewardsBySource([rewards for rewards in found for _ in range(spec.data.num_bands)])
+
+
+def _check_passes(spec: RunSpec, rewards: Sequence[RewardSet]) -> None:
+    """DefinitionError where a curriculum counts as passed what no completion can earn."""
+    curriculum = spec.data.curriculum if isinstance(spec.data, MixData) else None
+    if curriculum is None or curriculum.pass_rate is None:
+        return
+    field, needed = "data.curriculum.pass_rate.passes_at", curriculum.pass_rate.passes_at
+    for maximum in (own.maximum for own in rewards if own.maximum is not None):
+        if maximum < needed:
+            where = next((spec.origins[name] for name in (field, "data.curriculum") if name in spec.origins), spec.key)
+            raise DefinitionError(f"{where}: {field}: found {needed:g}, allowed up to {maximum:g}, which rewards reach")
 
 
 def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:

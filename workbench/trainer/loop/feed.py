@@ -9,7 +9,7 @@ import torch
 
 from workbench.errors import CheckpointError
 from workbench.trainer.loop.batches import Batch, batches_from
-from workbench.trainer.loop.sources import Sources
+from workbench.trainer.loop.sources import ObservingLoader, Sources
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.machine import distributed
 
@@ -52,6 +52,8 @@ class Feed:
     def commit(self, updates: Updates) -> None:
         """The updates that were made of all batches taken since `begin`."""
         self.updates, self.taken, self._ahead = updates.following(self.updates), self.number, 0
+        if isinstance(self.loader, ObservingLoader):
+            self.loader.observe(updates.earned)
 
     def drop_first(self, *, is_enough: bool = False) -> Updates:
         """Go on to the next of the updates, or where that is enough past all of them; as they were before."""

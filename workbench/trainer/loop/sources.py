@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,8 +13,9 @@ from workbench.tracking.values import Mean, Sum
 from workbench.trainer.loop.batches import Batch
 from workbench.trainer.loss import LossResult, LossTerm
 
-SOURCE, LOSS_WEIGHT = "source_ids", "loss_weight"
-"""The keys of a batch that tell the source of each row, by its number, and the weight of its loss."""
+SOURCE, LOSS_WEIGHT, ROW = "source_ids", "loss_weight", "row_ids"
+"""The keys of a batch that tell the source of each row, by its number, the weight of its loss, and which row of the
+data it is."""
 
 
 @runtime_checkable
@@ -27,6 +28,24 @@ class MixedLoader(Protocol):
 
     def drawn(self, batches: int) -> Sequence[tuple[int, float]]:
         """Tells how many rows of each source are in so many batches from the first on, and in how many passes."""
+
+
+@runtime_checkable
+class ObservingLoader(Protocol):
+    """A loader that draws prompts by what their completions earned (workbench.data's PassRateLoader): it is a part with
+    state of its own, which `observe` alone changes."""
+
+    def observe(self, earned: Mapping[int, Sequence[float]]) -> None:
+        """Take in what the completions of each row earned in the updates that were just committed."""
+
+    def measures(self) -> dict[str, float]:
+        """What is recorded of what was observed so far."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was observed so far, as tensors; every process has the same."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The mirror of state_dict."""
 
 
 class Sources:
@@ -75,7 +94,7 @@ class Sources:
         drawn = self._loader.drawn(batches) if self._loader is not None else ()
         for place, (rows, passes) in enumerate(drawn):
             found |= {f"rows/{self.name(place)}": float(rows), f"passes/{self.name(place)}": passes}
-        return found
+        return found | (self._loader.measures() if isinstance(self._loader, ObservingLoader) else {})
 
 
 def _of_each(source: torch.Tensor, sums: torch.Tensor, units: torch.Tensor) -> list[tuple[int, Any, float]]:

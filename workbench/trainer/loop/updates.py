@@ -31,6 +31,9 @@ class Updates:
     """Entries of the method's own state that change with them, such as a coefficient that is moved once a rollout;
     JSON values, the same in every process."""
 
+    earned: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    """What the completions of each row of the data earned, over all processes, for a loader that draws by it."""
+
     @classmethod
     def of(cls, made: Updates | Iterable[Batch]) -> Updates:
         """What a hook returned, as updates; a generator is run to its end. Raises MethodError where it is neither."""

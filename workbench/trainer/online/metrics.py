@@ -10,7 +10,7 @@ import torch
 
 from workbench.errors import RewardError
 from workbench.objectives.advantages import group_spread
-from workbench.trainer.loop.sources import SOURCE
+from workbench.trainer.loop.sources import ROW, SOURCE
 from workbench.trainer.machine import distributed
 from workbench.trainer.online.rollout import Rollout
 
@@ -79,6 +79,17 @@ def rollout_metrics(rollout: Rollout, source_name: Callable[[int], str] = str, *
     if rollout.entropies is not None:
         row[ENTROPY] = sum(part["entropy"] for part in found) / sum(lengths)  # type: ignore[misc]
     return row
+
+
+def earned_by_row(rollout: Rollout) -> dict[int, list[float]]:
+    """What the completions of each row of the data earned, where the loader tells which rows its prompts are. Every
+    process must call it, and gets the same."""
+    rows = rollout.of_prompt[ROW][rollout.prompt_index].tolist() if ROW in rollout.of_prompt else []
+    found: dict[int, list[float]] = {}
+    for part in distributed.gather_objects(list(zip(rows, rollout.rewards.tolist(), strict=False))):
+        for row, reward in part:
+            found.setdefault(row, []).append(reward)
+    return found
 
 
 def _of_lengths(name: str, lengths: list[int]) -> dict[str, float]:

@@ -20,12 +20,12 @@ from workbench.objectives.masking import length_mask
 from workbench.rewards.reward import TrainerState
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loop.sources import LOSS_WEIGHT, SOURCE
+from workbench.trainer.loop.sources import LOSS_WEIGHT, ROW, SOURCE
 from workbench.trainer.loop.updates import Updates
 from workbench.trainer.online.attempt import Attempt
 from workbench.trainer.online.judge import Judge
 from workbench.trainer.online.lesson import Lesson
-from workbench.trainer.online.metrics import REWARD, completion_rows, rollout_metrics
+from workbench.trainer.online.metrics import REWARD, completion_rows, earned_by_row, rollout_metrics
 from workbench.trainer.online.rollout import RANK_STRIDE, Rollout, rollout_made_elsewhere
 from workbench.trainer.online.sampler import ends_of, ids_of, judged_ids, sampling_seeds
 from workbench.trainer.online.scoring import rollout_work, sampled_logprobs
@@ -79,6 +79,7 @@ class OnlineTrainer(BaseTrainer):
             completions=completion_rows(lesson.rollout, lesson.shown_advantages(), shown),
             costs=attempt.costs,
             state=lesson.state,
+            earned=earned_by_row(sampled),
         )
 
     def _make_validation_batches(self, batch: Batch) -> list[Batch]:
@@ -151,7 +152,7 @@ class OnlineTrainer(BaseTrainer):
             # A truncated distribution is not the one that is trained; the policy's own are then computed where needed.
             old_logprobs=sampled.logprobs if settings.samples_whole_distribution else None,
             entropies=sampled.entropies,
-            of_prompt={name: batch[name] for name in (SOURCE, LOSS_WEIGHT) if name in batch},
+            of_prompt={name: batch[name] for name in (SOURCE, LOSS_WEIGHT, ROW) if name in batch},
             texts=batch.get("texts") or self._judge.texts(ids),  # type: ignore[arg-type]
             prompt_ids=names or [f"batch{self._batch_number}-{row}" for row in range(len(ids))],
             completions=self._judge.texts(judged_ids(sampled.completion_ids, sampled.lengths, sampled.ended)),
