@@ -92,9 +92,10 @@ def _results(study: Study) -> list[SetResult]:
 
 
 def _measures(view: Study) -> list[Measure]:
-    """What a set is shown by: what decides of it, and the accuracy on its pairs where it has both."""
+    """What a set is shown by: what decides of it, the accuracy on its pairs where it has both, and what several samples
+    a prompt come to."""
     pairs = [BY_COLUMN[PAIR_ACCURACY]] if view.has(PAIR_ACCURACY) else []
-    return list(dict.fromkeys([*([view.deciding] if view.deciding is not None else []), *pairs]))
+    return list(dict.fromkeys([*([view.deciding] if view.deciding is not None else []), *pairs, *view.of_samples]))
 
 
 def comparisons(study: Study) -> list[tuple[str, Measure, Comparison]]:

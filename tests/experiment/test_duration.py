@@ -101,7 +101,10 @@ def test_an_evaluation_more_takes_longer(lab):
     none, two, four = seconds("evaluate=null"), seconds("evaluate.every=0"), seconds("evaluate.every=1", "steps=3")
     assert none < two
     assert four - seconds("evaluate=null", "steps=3") == pytest.approx(2 * (two - none))
-    assert seconds("evaluate.every=0", "evaluate.sampling=null") < two
+    greedy = seconds("evaluate.every=0", "evaluate.sampling=null")
+    assert greedy < two
+    eight = seconds("evaluate.every=0", "evaluate.samples=8")
+    assert eight - greedy == pytest.approx(8 * (two - greedy)), "K samples cost K times"
 
 
 def test_a_finished_run_s_speed_is_taken_of_models_about_as_large(lab):

@@ -199,6 +199,7 @@ def test_a_set_of_pairs_shows_its_accuracy_and_a_text_its_loss_and_a_leak_of_eit
     (lab / "texts.jsonl").write_text("".join(f'{{"text": "{n} and {n}"}}\n' for n in range(4)))
     sets = [SORT | {"every": 0, "samples": 2, "pass_at": [1, 2]}, {"name": "prefs", "pairs": "pairs.jsonl"}]
     sets.append({"name": "texts", "path": "texts.jsonl"})
+    sets.append({"name": "more", "task": "sort", "prompts": 8, "samples": 2, "pass_at": [2], "max_new_tokens": 6})
     sources = {"mix": [{"task": "sort", "digits": 3, "rows": 32}, {"path": "texts.jsonl"}]}
     changes = {"steps": 2, "batch_rows": 4, "precision": "float32"}
     define("three", definitions["start"] | {"evaluate": sets, "data": sources, "hyperparameters": changes})
@@ -209,6 +210,9 @@ def test_a_set_of_pairs_shows_its_accuracy_and_a_text_its_loss_and_a_leak_of_eit
         [line for line in report.splitlines() if line.startswith(f"| {n} ")] for n in ("prefs", "texts")
     )
     assert "pair accuracy" in pairs
+    assert [line.split("|")[3] for line in report.splitlines() if line.startswith("| more ")] == [
+        " sampled exact match (share) ", " pass@2 (share) "
+    ]  # fmt: skip
     assert "held\\-out loss" in texts or "held-out loss" in texts
     assert all(" to " in line.split("|")[5] for line in (pairs, texts)), "each value has its interval"
     assert "4 of 4 held-out prompts of texts (100 %) stand in the training data" in report.partition("## ")[0]
