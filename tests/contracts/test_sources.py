@@ -46,6 +46,8 @@ def test_each_source_has_its_loss_however_a_step_is_cut(torch, name, step_of):
         step_of(name, **how) for how in ({}, {"micro_batch_rows": 1}, {"sources": None})
     )
     assert {"loss/0", "loss/1", "tokens/0", "tokens/1"} <= whole.keys()
+    sides = alone.keys() & {"rewards/chosen", "rewards/rejected"}
+    assert all(f"{side}/0" in whole or f"{side}/1" in whole for side in sides)
     # While policy and reference are the same model, rounding alone decides which side of a pair wins.
     told = {key: value for key, value in whole.items() if "accuracies" not in key}
     named = {key: value for key, value in told.items() if key.endswith(("/0", "/1"))}

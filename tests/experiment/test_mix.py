@@ -212,6 +212,11 @@ def test_prompts_are_drawn_from_easy_to_hard_by_a_column(lab, define, command):
     (lab / "words.jsonl").write_text(rows.replace('"level": 4', '"level": "x"'))
     told = command("run", "mixed").stderr
     assert "data.curriculum.column: source words: row 6 has 'x' as level, allowed a finite number" in told
+    assert "experiments/mixed.yaml:" in told
+    define("mixed", definition | {"data": definition["data"] | {"curriculum": {"bands": 12, "hardest_from": 1}}})
+    told = command("run", "mixed").stderr
+    assert "data.curriculum.bands: found 12, and source words has 9 rows; allowed up to it" in told
+    assert "experiments/mixed.yaml:" in told
 
 
 def test_an_empty_source_stops_the_run_by_name(lab, define, definitions, command):

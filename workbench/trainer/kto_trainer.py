@@ -103,12 +103,14 @@ class KTOTrainer(BaseTrainer):
             undesirable_weight=settings.undesirable_weight,
         )
         metrics: dict[str, Value] = {"kl_mismatched": Mean(divergence.sum().double(), len(divergence))}
+        by_row = {"kto": RowSums(losses, torch.ones_like(losses))}
         for side, rows in (("chosen", wanted), ("rejected", ~wanted)):
             if count := int(rows.sum()):
                 rewards, sums = settings.beta * logratios.detach()[rows], outputs.detach()[rows]
                 metrics[f"rewards/{side}"] = Mean(rewards.sum().double(), count)
                 metrics[f"logps/{side}"] = Mean(sums.sum().double(), count)
-        by_row = {"kto": RowSums(losses, torch.ones_like(losses))}
+            each = {f"rewards/{side}": settings.beta * logratios.detach(), f"logps/{side}": outputs.detach()}
+            by_row |= RowSums.weighted(each, rows.to(losses.dtype))
         return LossResult({"kto": LossTerm(losses.sum(), len(losses))}, metrics, by_row)
 
     def _check_gradient(self, row: dict[str, float]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from workbench.data.pass_rates import PassRateLoader
 from workbench.data.sets import PromptSet, RowSet, TokenSet
 from workbench.data.settings import MixData
 from workbench.data.taught import TaughtSet
-from workbench.errors import DefinitionError, Interrupted, RankError, WorkbenchError
+from workbench.errors import DataError, DefinitionError, Interrupted, RankError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.identity import counted_before, measuring_versions, task_of, versions_of_others
 from workbench.experiment.planning import leaks
@@ -42,6 +42,7 @@ from workbench.rewards.build import build_rewards, check_rewarded
 from workbench.rewards.by_source import RewardsBySource
 from workbench.rewards.reward import RewardSet
 from workbench.tracking.terminal import complain
+from workbench.tracking.words import plural
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.create import create_trainer
 from workbench.trainer.machine import distributed
@@ -180,9 +181,13 @@ def _loader(spec: RunSpec, sets: Sequence[TokenSet], rank: int, world_size: int)
     if not isinstance(data, MixData):
         return BatchLoader(sets[0], batch_rows, spec.seed, rank=rank, world_size=world_size)
     sources = [
-        Source(source.label, rows, source.loss_weight, _difficulty(data, source.label, rows))
+        Source(source.label, rows, source.loss_weight, _difficulty(spec, data, source.label, rows))
         for source, rows in zip(data.mix, sets, strict=True)
     ]
+    for source in sources:
+        if source.difficulty is not None and len(source.rows) < data.num_bands:
+            where, found = _place(spec, "data.curriculum.bands"), plural(len(source.rows), "row")
+            raise DataError(f"{where}: found {data.num_bands}, and source {source.name} has {found}; allowed up to it")
     common: Any = {"steps_per_batch": settings.updates_per_rollout, "rank": rank, "world_size": world_size}
     shares, curriculum = partial(data.drawn, list(map(len, sets))), data.curriculum
     if curriculum is not None and curriculum.pass_rate is not None:
@@ -190,14 +195,20 @@ def _loader(spec: RunSpec, sets: Sequence[TokenSet], rank: int, world_size: int)
     return MixLoader(MixedSet(sources, data.num_bands), batch_rows, spec.seed, shares, **common)
 
 
-def _difficulty(data: MixData, name: str, rows: TokenSet) -> np.ndarray | None:
+def _place(spec: RunSpec, field: str) -> str:
+    """Where a field of the curriculum is written, or the curriculum itself, with the field's name."""
+    where = next((spec.origins[name] for name in (field, "data.curriculum") if name in spec.origins), spec.key)
+    return f"{where}: {field}"
+
+
+def _difficulty(spec: RunSpec, data: MixData, name: str, rows: TokenSet) -> np.ndarray | None:
     """(rows,) how hard each row of a source is by its curriculum; None where there is none."""
     if data.curriculum is None or data.curriculum.pass_rate is not None:
         return None
     if data.curriculum.column is None:
         return rows.text_lengths
     assert isinstance(rows, PromptSet), "definition/sections.py allows a column of difficulty for prompts alone"
-    return rows.numbers(data.curriculum.column, f"data.curriculum.column: source {name}")
+    return rows.numbers(data.curriculum.column, f"{_place(spec, 'data.curriculum.column')}: source {name}")
 
 
 def _rewards(prepared: PreparedRun, sets: Sequence[TokenSet], permissions: Permissions) -> RewardSet:
@@ -226,11 +237,11 @@ def _check_passes(spec: RunSpec, rewards: Sequence[RewardSet]) -> None:
     curriculum = spec.data.curriculum if isinstance(spec.data, MixData) else None
     if curriculum is None or curriculum.pass_rate is None:
         return
-    field, needed = "data.curriculum.pass_rate.passes_at", curriculum.pass_rate.passes_at
+    needed = curriculum.pass_rate.passes_at
     for maximum in (own.maximum for own in rewards if own.maximum is not None):
         if maximum < needed:
-            where = next((spec.origins[name] for name in (field, "data.curriculum") if name in spec.origins), spec.key)
-            raise DefinitionError(f"{where}: {field}: found {needed:g}, allowed up to {maximum:g}, which rewards reach")
+            where = _place(spec, "data.curriculum.pass_rate.passes_at")
+            raise DefinitionError(f"{where}: found {needed:g}, allowed up to {maximum:g}, which rewards reach")
 
 
 def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
