@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -17,11 +19,12 @@ from workbench.command_line import make_parser
 from workbench.errors import DefinitionError, DivergenceError, StorageError, WorkbenchError
 from workbench.interrupts import SIGNALS, handled_by, interrupt_behind, raise_interrupt
 from workbench.permissions import Permissions
-from workbench.tracking.terminal import complain, let_go, open_streams, say, told_when_slow
+from workbench.tracking.terminal import complain, let_go, open_streams, say, say_marked, told_when_slow
 
 if TYPE_CHECKING:
     from workbench.experiment.definition.schema import Experiment
 
+WATCH_SECONDS = 2.0
 _NO_MEMORY = ("memoryerror", "allocate memory", "defaultcpuallocator", "failed to map segment", "start new thread")
 """Words of errors that mean a lack of memory, also where a worker process met it."""
 
@@ -147,6 +150,15 @@ def _train(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _stop(parsed: argparse.Namespace) -> int:
+    from workbench.experiment.running.stops import stop
+
+    asked, left = stop(parsed.runs, parsed.name)
+    for key in asked:
+        say(f"{key}: {'is asked to stop, and still writes its checkpoint' if key in left else 'stops'}")
+    return 0
+
+
 def _plan(parsed: argparse.Namespace) -> int:
     experiment = _load(parsed)
     from workbench.experiment.planning.plan_text import describe_plan
@@ -263,10 +275,19 @@ def _experiments(names: Sequence[str], runs: Path) -> list[str]:
 
 
 def _status(parsed: argparse.Namespace) -> int:
-    from workbench.experiment.planning.status import status_text
+    from workbench.experiment.planning.status import standings, status_text
+    from workbench.locks import is_held
 
-    say(status_text(_load(parsed), parsed.runs))
-    return 0
+    experiment = _load(parsed)
+    while True:
+        runs_on = parsed.watch and is_held(parsed.runs, experiment.name)
+        if parsed.watch and not parsed.json and sys.stdout.isatty():
+            say_marked("\x1b[H\x1b[2J")  # the screen is emptied
+        found = standings(experiment, parsed.runs)
+        say("\n".join(map(json.dumps, found)) if parsed.json else status_text(found))
+        if not runs_on:
+            return 0
+        time.sleep(WATCH_SECONDS)
 
 
 def _explain(parsed: argparse.Namespace) -> int:
@@ -317,6 +338,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "prepare": _prepare,
     "train": _train,
+    "stop": _stop,
     "plan": _plan,
     "data": _data,
     "report": _report,

@@ -19,7 +19,7 @@ from workbench.experiment.planning.plan import plan_runs, waves
 from workbench.experiment.planning.plan_file import as_planned, write_plan
 from workbench.experiment.planning.plan_text import describe_plan
 from workbench.experiment.planning.speed import Speed
-from workbench.experiment.planning.status import status_text
+from workbench.experiment.planning.status import standings, status_text
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.tracking.reader import read_sealed
 from workbench.trainer.settings import COSTS_VERSION
@@ -330,13 +330,13 @@ def test_a_plan_says_that_a_resume_would_be_under_other_code(lab):
 def test_why_a_run_without_a_folder_failed_is_told_by_status_and_plan(lab):
     experiment = load_experiment("start", folder=lab / "experiments")
     key = experiment.runs[0].key
-    assert "not started" in status_text(experiment, lab / "runs")
+    assert "not started" in status_text(standings(experiment, lab / "runs"))
     write_plan(experiment, lab / "runs", [], {key: ("failed", "data.jsonl:2: is not JSON")})
-    assert status_text(experiment, lab / "runs") == f"{key}  failed       data.jsonl:2: is not JSON"
+    assert status_text(standings(experiment, lab / "runs")) == f"{key}  failed       data.jsonl:2: is not JSON"
     [row] = load_folders(lab / "runs", read_sealed(lab / "runs/start/plan.json")["runs"]).runs.to_dict("records")
     assert (row["state"], row["message"]) == ("failed", "data.jsonl:2: is not JSON")
     write_plan(experiment, lab / "runs", [])
-    assert "not started" in status_text(experiment, lab / "runs")
+    assert "not started" in status_text(standings(experiment, lab / "runs"))
 
 
 def test_a_path_too_long_for_a_run_s_files_is_said_when_it_is_planned(lab):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
+from tests.commands import Command
 from tests.faults.labs import outcomes
 from workbench.errors import DataError, RankError, WorkbenchError
 from workbench.experiment.definition.resolve import load_experiment
@@ -151,3 +153,28 @@ def test_two_processes_train_what_one_does_and_a_killed_one_ends_the_job_by_name
     monkeypatch.setattr(BaseTrainer, "_record", record)
     assert in_processes(2, train_in) == [0, 0]
     assert (metrics(), folder.status()["model_sha256"]) == (together, weights)
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+@pytest.mark.long
+def test_stop_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(lab, define, definitions, command):
+    start = definitions["start"]
+    settings = start["hyperparameters"] | {"steps": 1000, "checkpoint_every": 0}
+    define("long", start | {"hyperparameters": settings, "sweep": {"seeds": 2}})
+    assert command("stop", "long").returncode == 2
+    running = Command(lab, "run", "long", "--jobs", "1")
+    metrics = lab / "runs/long/main/seed0/metrics.jsonl"
+    while running.is_running() and len(read_rows(metrics)) < 5:
+        running.sleep_until(0)
+        time.sleep(0.1)
+    asked = command("stop", "long")
+    assert (asked.returncode, asked.stdout.split()) == (0, ["long/main/seed0:", "stops", "long/main/seed1:", "stops"])
+    code, said = running.end()
+    assert code == 143, said
+    assert said.count("stopped by the user; the same command goes on") == 2
+    states = [json.loads(line)["state"] for line in command("status", "long", "--json").stdout.splitlines()]
+    assert states == ["stopped", "stopped"]
+    assert "(stopped)" in command("plan", "long").stdout
+    assert list((lab / "runs/long/main/seed0/checkpoints").glob("step_*"))
+    assert not [path for path in (lab / "runs/.stops").rglob("*") if path.is_file()]

@@ -19,7 +19,7 @@ from tests.trainers import ONLINE, TRAINERS
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.planning.plan_text import describe_plan
-from workbench.experiment.planning.status import status_text
+from workbench.experiment.planning.status import standings, status_text
 from workbench.experiment.running.prepare import Preparer
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.sample import find_model
@@ -230,7 +230,7 @@ def test_a_damaged_record_of_a_run_is_no_traceback_and_never_believed(name, lab,
                 assert getattr(found, part) in ({}, getattr(record, part)), what
             plan = describe_plan(experiment, lab / "runs", jobs=1, fresh=False).text
             assert ("nothing to train" in plan) == (status == whole), what
-            assert status_text(experiment, lab / "runs")
+            assert status_text(standings(experiment, lab / "runs"))
             if number % 8 == 0:
                 with contextlib.suppress(WorkbenchError):
                     write_report(lab / "runs/on")

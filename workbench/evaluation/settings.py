@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Annotated, Any, Literal
 
@@ -127,8 +128,9 @@ class EvaluateSettings(Settings):
     def _as_asked(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The fields as plain data, without those of WHEN_ASKED that were not asked for."""
         fields: dict[str, Any] = handler(self)
-        defaults = {name: type(self).model_fields[name].get_default(call_default_factory=True) for name in WHEN_ASKED}
-        left_out = {name for name, default in defaults.items() if getattr(self, name) == default}
+        left_out = {
+            name for name, default in _defaults_when_asked(type(self)).items() if getattr(self, name) == default
+        }
         return {name: value for name, value in fields.items() if name not in left_out}
 
     @property
@@ -153,3 +155,10 @@ def _check_drawn(what: str, sampling: SamplingSettings | None) -> None:
             f"found {what} with {found}, which gives the same completion every time; allowed with a temperature, "
             "such as sampling: {temperature: 1.0}"
         )
+
+
+@functools.cache
+def _defaults_when_asked(settings: type[EvaluateSettings]) -> dict[str, Any]:
+    """The defaults of WHEN_ASKED, found once: a plan writes the settings of a thousand runs."""
+    fields = settings.model_fields
+    return {name: fields[name].get_default(call_default_factory=True) for name in WHEN_ASKED}

@@ -68,16 +68,25 @@ def data_size(spec: RunSpec, tokenizer_folder: Path | None, *, characters: bool)
         return read_size(data, spec.form, tokenizer_folder, characters=characters)
     settings = data.collect if isinstance(data, CollectData) else data
     rows = data.collect.wanted * spec.form.rows_per_pair if isinstance(data, CollectData) else data.rows
-    prompt_and_completion, texts = task_texts(settings), spec.form.num_completions
+    completions = spec.form.num_completions
+    if tokenizer_folder is not None and _tokenizer(tokenizer_folder):
+        return DataSize(rows, _encoded(*_written(settings), completions, tokenizer_folder), sampled=rows > SAMPLE)
     per_token = 1.0 if characters else CHARACTERS_PER_TOKEN
-    if tokenizer_folder is not None and (tokenizer := _tokenizer(tokenizer_folder)):
-        encoded = [
-            float(len(tokenizer.begun(tokenizer.encode(prompt))) + texts * (len(tokenizer.encode(completion)) + 1))
-            for prompt, completion in prompt_and_completion
-        ]
-        return DataSize(rows, tuple(encoded), sampled=rows > SAMPLE)
-    guessed = [len(prompt) / per_token + texts * (len(text) / per_token + 1) for prompt, text in prompt_and_completion]
+    guessed = [
+        len(prompt) / per_token + completions * (len(text) / per_token + 1) for prompt, text in task_texts(settings)
+    ]
     return DataSize(rows, tuple(guessed), sampled=rows > SAMPLE, by_characters=not characters)
+
+
+@functools.lru_cache(maxsize=64)
+def _encoded(kind: type[TaskSettings], text: str, completions: int, folder: Path) -> tuple[float, ...]:
+    """The lengths of a task's rows in the tokens of a folder's tokenizer, found once for all runs that share them."""
+    tokenizer = _tokenizer(folder)
+    assert tokenizer is not None, "it was there a moment ago"
+    return tuple(
+        float(len(tokenizer.begun(tokenizer.encode(prompt))) + completions * (len(tokenizer.encode(completion)) + 1))
+        for prompt, completion in _task_texts(kind, text)
+    )
 
 
 def mixed_size(data: MixData, sizes: Sequence[DataSize]) -> DataSize:
@@ -94,9 +103,21 @@ def mixed_size(data: MixData, sizes: Sequence[DataSize]) -> DataSize:
     return DataSize(sum(rows), tuple(lengths), sampled=True, by_characters=any(size.by_characters for size in sizes))
 
 
-def task_texts(settings: TaskSettings) -> list[tuple[str, str]]:
+def task_texts(settings: TaskSettings) -> tuple[tuple[str, str], ...]:
     """Prompts and completions of some rows of a built-in task."""
-    return [(row.prompt, row.completion) for row in itertools.islice(iterate_rows(settings, "train", 0), SAMPLE)]
+    return _task_texts(*_written(settings))
+
+
+@functools.lru_cache(maxsize=64)
+def _task_texts(kind: type[TaskSettings], text: str) -> tuple[tuple[str, str], ...]:
+    """Made once for all runs that share them."""
+    rows = iterate_rows(kind.model_validate_json(text), "train", 0)
+    return tuple((row.prompt, row.completion) for row in itertools.islice(rows, SAMPLE))
+
+
+def _written(settings: TaskSettings) -> tuple[type[TaskSettings], str]:
+    """Settings as what they are found by again: some hold mappings, which cannot be."""
+    return type(settings), settings.model_dump_json(by_alias=True, exclude_unset=True)
 
 
 def read_size(data: ReadData, form: DataForm, tokenizer_folder: Path | None, *, characters: bool = False) -> DataSize:

@@ -27,6 +27,7 @@ from workbench.experiment.planning import leaks
 from workbench.experiment.running.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
 from workbench.experiment.running.prepared import PreparedRun, PreparedSource
 from workbench.experiment.running.run_folder import FINISHED, RunFolder
+from workbench.experiment.running.stops import SAYS, STOPPED, forget, heeded, is_asked
 from workbench.experiment.stages.data import ROWS_FILE
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.experiment.stages.teacher_logprobs import TEACHER_FILE
@@ -100,6 +101,7 @@ def _lead(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], perm
             before = float(folder.status().get("seconds") or 0.0)
             distributed.when_ended(partial(_end_by_peers, folder))
             distributed.broadcast_object(True)
+            locks.enter_context(heeded(runs, prepared.spec.key))
             with Inputs.verified(prepared.inputs).unchanged():
                 trainer = build_trainer(prepared, folder.path, permissions)
                 found = find_overlaps(prepared, runs)
@@ -118,9 +120,10 @@ def _lead(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], perm
             if not isinstance(error, WorkbenchError):
                 raise
             if not folder.is_finished():
+                state, message = _end_of(error, runs, prepared.spec.key)
                 folder.write_status(
-                    state="interrupted" if isinstance(error, Interrupted) else "failed",
-                    message=str(error),
+                    state=state,
+                    message=message,
                     exit_code=error.exit_code,
                     seconds=before + time.monotonic() - started,
                     **(_progress(trainer) if trainer is not None else {}),
@@ -131,6 +134,16 @@ def _lead(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], perm
 def _end_by_peers(folder: RunFolder, verdict: str) -> None:
     """A process of the job is to blame for its end, which the main thread, waiting for it, cannot say."""
     folder.write_status(state="failed", message=verdict, exit_code=RankError.exit_code)
+
+
+def _end_of(error: WorkbenchError, runs: Path, key: str) -> tuple[str, str]:
+    """The state of a run that this error ends, and what it says; a request to stop is answered with that."""
+    if not isinstance(error, Interrupted):
+        return "failed", str(error)
+    if not is_asked(runs, key):
+        return "interrupted", str(error)
+    forget(runs, [key])
+    return STOPPED, SAYS
 
 
 def _failed_there(status: Mapping[str, Any]) -> WorkbenchError:

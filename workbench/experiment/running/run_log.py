@@ -82,3 +82,11 @@ def _open_log(log: Path) -> int:
         return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError:
         return os.open(os.devnull, os.O_WRONLY)
+
+
+def last_line(log: Path) -> str:
+    """The last whole line of a log; empty where there is none."""
+    try:
+        return next(reversed(log.read_text(encoding="utf-8", errors="replace").split("\n")[-9:-1]), "").strip()
+    except OSError:
+        return ""

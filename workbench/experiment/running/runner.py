@@ -10,23 +10,26 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from workbench.errors import AlreadyRunningError, DataError, ModelError, StorageError, WorkbenchError
+from workbench.errors import AlreadyRunningError, DataError, Interrupted, ModelError, StorageError, WorkbenchError
 from workbench.experiment.definition.schema import Experiment, RunSpec
 from workbench.experiment.planning.changes import describe_change
 from workbench.experiment.planning.plan import OTHER_CODE, PlannedRun, plan_runs, recorded_precisions, waves
 from workbench.experiment.planning.plan_file import plan_path, write_plan
 from workbench.experiment.planning.space import refuse_without_space
+from workbench.experiment.running import stops
 from workbench.experiment.running.launchers import BUG_EXIT_CODE, RunProcess, default_jobs, describe_exit, warm_up
+from workbench.experiment.running.outcome import Outcome
 from workbench.experiment.running.planned_run import write_planned
 from workbench.experiment.running.prepare import Preparer
 from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.provenance import collect_provenance, current_commit
 from workbench.experiment.running.run_folder import RunFolder
+from workbench.experiment.running.run_log import last_line
 from workbench.experiment.running.train import train_run
 from workbench.experiment.search.loop import Part, parts, refuse_shared
 from workbench.inputs import REMEDY
@@ -43,23 +46,6 @@ FAILED = "failed: "
 POLL_SECONDS = 0.1
 STOP_SECONDS = 60.0
 """How long runs may take to write their checkpoints after a signal."""
-
-
-@dataclass
-class Outcome:
-    """What came of a command."""
-
-    codes: dict[str, int] = field(default_factory=dict)
-    """Exit code by run key, of those that were tried."""
-    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """State and message by key of runs that failed without a folder that says so."""
-    trained: int = 0
-    cached: int = 0
-
-    @property
-    def exit_code(self) -> int:
-        """The highest."""
-        return max(self.codes.values(), default=0)
 
 
 def run_experiment(
@@ -90,7 +76,7 @@ def run_experiment(
             sweep = Sweep(part, runs, console, permissions, outcome, jobs=jobs, share=share, trains=trains)
             sweep.run()
             stopped = sweep.received
-            if stopped or not trains:
+            if stopped or outcome.is_stopped or not trains:
                 break
         if report is not None and sweep is not None and not stopped:
             page = runs / experiment.name / "report" / "index.html"
@@ -142,6 +128,7 @@ class Sweep:
             levels = []
             for run in self.experiment.runs:
                 self._fail(run.key, broken[run.key], WorkbenchError.exit_code)
+        stops.forget(self.runs, [spec.key for spec in specs])
         with handled_by(self._receive), self._trackers(specs):
             try:
                 for level in levels:
@@ -198,7 +185,8 @@ class Sweep:
     def _start_failed(self, spec: RunSpec) -> bool:
         failed = [key for key in spec.needs if self.outcome.codes.get(key)]
         if failed:
-            message = f"not run: {failed[0]}, which it begins from, failed"
+            how = "was stopped" if self.outcome.codes[failed[0]] > 128 else "failed"
+            message = f"not run: {failed[0]}, which it begins from, {how}"
             self._fail(spec.key, message, self.outcome.codes[failed[0]], "missing")
         return bool(failed)
 
@@ -254,6 +242,14 @@ class Sweep:
         self.console.ended(key, "failed: as above" if message in self._told else f"failed: {message}")
         self._told.add(message)
 
+    def _withdraw(self, key: str) -> None:
+        """A run that was asked to stop before it began."""
+        stops.forget(self.runs, [key])
+        self.outcome.codes[key] = Interrupted(signal.SIGTERM, saved=False).exit_code
+        if not RunFolder(self.runs, key).status():
+            self.outcome.failures[key] = stops.STOPPED, stops.SAYS
+        self.console.ended(key, stops.SAYS)
+
     def _train(self, prepared: list[PreparedRun]) -> None:
         """Each in a process of its own, `jobs` at a time."""
         gc.enable()  # it was off while everything was loaded
@@ -261,6 +257,9 @@ class Sweep:
         while waiting or self._processes:
             while waiting and len(self._processes) < self.jobs:
                 run = self._take(waiting)
+                if stops.is_asked(self.runs, run.spec.key):
+                    self._withdraw(run.spec.key)
+                    continue
                 folder = RunFolder(self.runs, run.spec.key)
                 if not run.scores_again:
                     self._make_way(run)
@@ -322,7 +321,7 @@ class Sweep:
     def _describe_end(self, key: str, code: int, log: Path) -> str:
         folder = RunFolder(self.runs, key)
         status = folder.status()
-        if code and status.get("state") == "interrupted":
+        if code and status.get("state") in ("interrupted", stops.STOPPED):
             return str(status["message"])
         if self.received is not None and code == 128 + self.received:
             return "interrupted"
@@ -338,7 +337,7 @@ class Sweep:
             return f"failed: unexpected error; {log} tells"
         if code:
             if not status.get("message"):  # it ended before it could write one
-                return f"failed: {_last_line(log) or f'exit code {code}'}"
+                return f"failed: {last_line(log) or f'exit code {code}'}"
             return f"{status.get('state', 'failed')}: {status['message']}"
         if self._planned[key].trained is not None:
             return "finished (scored again)"
@@ -391,10 +390,3 @@ class Sweep:
             process.send(signal.SIGKILL)
             process.join()
         complain("interrupted; the same command goes on where it stopped")
-
-
-def _last_line(log: Path) -> str:
-    try:
-        return next(reversed(log.read_text(encoding="utf-8", errors="replace").split("\n")[-9:-1]), "").strip()
-    except OSError:
-        return ""

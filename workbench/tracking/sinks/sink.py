@@ -15,7 +15,7 @@ from workbench.tracking.reader import RunRecord
 
 Row = dict[str, Any]
 
-ENDED = ("finished", "failed", "interrupted")
+ENDED = ("finished", "failed", "interrupted", "stopped")
 """States of status.json after which a run writes no more rows, unless it is resumed."""
 
 
