@@ -225,3 +225,12 @@ def test_samples_are_asked_for_in_vain_where_a_files_rows_are_no_prompts(lab, co
     done = command("run", "texts")
     assert done.returncode != 0
     assert "texts.jsonl: none of its rows is a prompt to complete, and several samples of each are" in done.stderr
+
+
+def test_a_reward_model_completes_no_prompts_of_a_mix(lab, define, definitions):
+    mix = {"mix": [{"collect": {"task": "sort", "digits": 3, "pairs": 16}}]}
+    settings = {"steps": 1, "batch_pairs": 4}
+    changes = {"trainer": "reward", "data": mix, "evaluate": {"prompts": 4}, "hyperparameters": settings}
+    define("scorer", definitions["start"] | changes)
+    with pytest.raises(DefinitionError, match="evaluate needs one of task, path, pairs, split"):
+        load_experiment("scorer", [], lab / "experiments")
