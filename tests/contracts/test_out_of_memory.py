@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,8 @@ def limit_memory(torch, rows):
 
 class Hungry:
     """A trainer whose forward allocates as much as a larger model's would, and keeps the rows of every attempt."""
+
+    device: Any
 
     def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)

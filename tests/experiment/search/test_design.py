@@ -14,7 +14,7 @@ from workbench.experiment.search.settings import Dimension
 SPACE = {
     "rate": Dimension(log=(1e-4, 1e-1)),
     "smooth": Dimension(linear=(0.0, 0.5)),
-    "rows": Dimension(int=(2, 5)),
+    "rows": Dimension.model_validate({"int": (2, 5)}),
     "loss": Dimension(choice=["sigmoid", "ipo", {"hinge": 0.5}]),
 }
 
@@ -50,7 +50,7 @@ def test_sobol_covers_each_part_of_a_square_where_chance_leaves_gaps():
 
 @pytest.mark.parametrize("sampler", ["random", "sobol"])
 def test_a_small_space_is_drawn_whole_and_no_setting_twice(sampler):
-    small = {"rows": Dimension(int=(1, 3)), "loss": Dimension(choice=["a", "b"])}
+    small = {"rows": Dimension.model_validate({"int": (1, 3)}), "loss": Dimension(choice=["a", "b"])}
     assert size_of(small) == 6
     assert len(design(small, sampler, 50, seed=0)) == 6
     assert design({}, sampler, 5, seed=0) == [{}]
@@ -58,7 +58,13 @@ def test_a_small_space_is_drawn_whole_and_no_setting_twice(sampler):
 
 def test_the_places_of_a_range_by_hand():
     assert [Dimension(log=(0.01, 1.0)).at(place) for place in (0, 0.5, 1)] == [0.01, 0.1, 1.0]
-    assert [Dimension(int=(2, 5)).at(place) for place in (0, 0.25, 0.74, 0.75, 1)] == [2, 3, 4, 5, 5]
+    assert [Dimension.model_validate({"int": (2, 5)}).at(place) for place in (0, 0.25, 0.74, 0.75, 1)] == [
+        2,
+        3,
+        4,
+        5,
+        5,
+    ]
     assert [Dimension(choice=["a", "b"]).at(place) for place in (0, 0.49, 0.5, 1)] == ["a", "a", "b", "b"]
     assert Dimension(linear=(0.0, 1 / 3)).at(1) == 0.3333
     assert Dimension(linear=(1 / 3, 1.0)).at(0) == 1 / 3  # its four digits would lie outside

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,9 @@ class _Loader:
         search = self._search(declared, arms, seeds, sound) if declared is not None else None
         if search is not None and declared is not None:
             trials = search.chosen.trials.items()
-            found = (declared.point(arm, arms[arm], setting) for arm, settings in trials for setting in settings)
+            found: Iterable[Point] = (
+                declared.point(arm, arms[arm], setting) for arm, settings in trials for setting in settings
+            )
         else:
             found = points(arms, axes, len(seeds), self.problems, sweep)
         variants: list[tuple[Point, Sections]] = []
@@ -186,8 +188,9 @@ class _Loader:
 
     def _refuse_unmeasured(self, sweep: Node | None, runs: list[RunSpec]) -> None:
         node = sweep.get("search") if sweep is not None else None
-        arms = dict.fromkeys(run.arm for run in runs if run.evaluate is None)
-        for arm in arms if node is not None else ():
+        if node is None:
+            return
+        for arm in dict.fromkeys(run.arm for run in runs if run.evaluate is None):
             of = f" of arm {arm}" if arm else ""
             self.problems.add(node, f"found without evaluate{of}, allowed with a held-out measure, which decides")
 

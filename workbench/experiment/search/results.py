@@ -35,7 +35,7 @@ def result_of(spec: RunSpec, runs: Path) -> float:
 
 def deciding_value(rows: Sequence[dict[str, Any]], spec: RunSpec) -> float:
     """The newest value of the first deciding measure that the rows have, as a number of which more is better."""
-    measured = next((row for row in reversed(rows) if any(name in row for name in DECIDING)), {})
+    measured: dict[str, Any] = next((row for row in reversed(rows) if any(name in row for name in DECIDING)), {})
     learns_rows = "batch_rows" in type(spec.hyperparameters).model_fields
     for name in DECIDING:
         value = measured.get(name)
