@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -65,3 +66,56 @@ def test_a_plan_refuses_a_template_without_its_tokens_also_where_the_data_is_a_t
     found = describe_plan(experiment, lab / "runs", jobs=1, fresh=False)
     assert "cannot run: preset tiny: model.chat_template chatml needs the token <|im_start|>" in found.text
     assert found.exit_code == 2
+
+
+def planned(lab, define, **changes):
+    base = {"question": "q", "model": {"preset": "tiny"}, "hyperparameters": {"steps": 2}}
+    define("own", base | changes)
+    found = describe_plan(load_experiment("own", folder=lab / "experiments"), lab / "runs", jobs=1, fresh=False)
+    return found.text, found.exit_code
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_a_plan_refuses_rows_of_one_label_alone(lab, define, label):
+    file = lab / "labelled.jsonl"
+    rows = [{"prompt": "ab", "completion": "c", "label": label}] * 3
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = f"{file}:1: label is {str(label).lower()} here and in all 3 rows, allowed rows of both kinds"
+    text, code = planned(lab, define, trainer="kto", data={"path": str(file)})
+    assert f"cannot run: {told}" in text
+    assert code == 2
+    file.write_text(file.read_text() + json.dumps(rows[0] | {"label": not label}) + "\n")
+    assert planned(lab, define, trainer="kto", data={"path": str(file)})[1] == 0
+
+
+def test_a_plan_refuses_more_rows_than_a_task_has_alone_and_in_a_mix(lab, define):
+    few, many = ({"task": "sort", "digits": 2, "rows": rows} for rows in (20, 200))
+    for data in (many, {"mix": [many, few | {"name": "more"}]}):
+        text, code = planned(lab, define, trainer="sft", data=data)
+        assert re.search(
+            r"cannot run: experiments/own.yaml:\d+: sort has \d+ train prompts of this size, 200 are", text
+        )
+        assert code == 2
+    assert planned(lab, define, trainer="sft", data=few)[1] == 0
+
+
+def test_a_plan_refuses_a_source_with_fewer_rows_than_bands(lab, define):
+    file = lab / "few.jsonl"
+    file.write_text(json.dumps({"prompt": "ab", "completion": "c"}) + "\n")
+    data = {"mix": [{"path": str(file)}], "curriculum": {"bands": 3, "hardest_from": 2}}
+    text, code = planned(lab, define, trainer="sft", data=data)
+    assert "cannot run: source few has 1 row, allowed 3 or more: one a band" in text
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("samplers", "problem"),
+    [
+        ([], "data.collect.from: found a list, allowed"),
+        (["start", "start"], "data.collect: from: found start, start, allowed each of them once"),
+    ],
+)
+def test_samplers_are_named_once_each_and_one_at_least(lab, define, samplers, problem):
+    data = {"collect": {"task": "sort", "completions": 8, "from": samplers}}
+    with pytest.raises(DefinitionError, match=re.escape(problem)):
+        planned(lab, define, trainer="sft", data=data)

@@ -109,7 +109,10 @@ SEQUENCE = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
 K3 = {"beta": 0.2, "use_bias_correction_kl": False}
 K3_RATIO = {"beta": 0.2, "use_bias_correction_kl": True}
 CASES: dict[str, tuple[dict, dict]] = {
-    **{name: ({"loss": name, **CLIPS[0]}, {"loss_type": name, **CLIPS[1]}) for name in ("grpo", "dapo", "dr_grpo")},
+    **{
+        name: ({"loss": name, **CLIPS[0]}, {"loss_type": name, **CLIPS[1]})
+        for name in ("grpo", "dapo", "bnpo", "dr_grpo")
+    },
     "cispo": ({"loss": "cispo", "ratio_ceiling": 1.1}, {"loss_type": "cispo", "epsilon_high": 1.1}),
     "gspo": ({"loss": "gspo", **NARROW[0]}, {**SEQUENCE, **NARROW[1]}),
     "luspo": ({"loss": "luspo", **NARROW[0]}, {**SEQUENCE, **NARROW[1], "loss_type": "luspo"}),

@@ -51,9 +51,7 @@ class MixedSet:
             if source.difficulty is None:
                 named.append((source.name, source.loss_weight, start + np.arange(number)))
             elif number < bands:
-                raise DataError(
-                    f"source {source.name} has {plural(number, 'row')}, allowed {bands} or more: one a band"
-                )
+                raise DataError(too_few(source.name, number, bands))
             else:
                 parts = np.array_split(start + np.argsort(source.difficulty, kind="stable"), bands)
                 names = (f"{source.name}-{band}" for band in range(1, bands + 1))
@@ -192,3 +190,8 @@ def joined(sets: Sequence[Any]) -> Any:
     assert isinstance(first, TokenSet | Texts), "a set holds arrays, ragged arrays, texts, names and other sets"
     names = [field.name for field in dataclasses.fields(first)]  # type: ignore[arg-type]
     return type(first)(*(joined([getattr(each, name) for each in sets]) for name in names))
+
+
+def too_few(name: str, rows: int, bands: int) -> str:
+    """What is said of a source that has fewer rows than bands of difficulty."""
+    return f"source {name} has {plural(rows, 'row')}, allowed {bands} or more: one a band"

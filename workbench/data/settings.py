@@ -125,7 +125,7 @@ class CollectSettings(TaskSettings):
     """Pairs collected on held-out prompts, for eval/pair_accuracy."""
     samples_per_prompt: Annotated[int, Field(ge=2, le=10_000)] = 4
     """Samples of each prompt that the pair is chosen from."""
-    from_: Literal["start"] | list[str] = Field("start", alias="from")
+    from_: Literal["start"] | Annotated[list[str], Field(min_length=1)] = Field("start", alias="from")
     """Who samples: start, or a list of runs or model folders."""
     no_correct: Literal["skip", "reference"] = "skip"
     """A prompt without a correct sample: left out, or the task's reference answer is the chosen one."""
@@ -149,6 +149,8 @@ class CollectSettings(TaskSettings):
         given = {"pairs", "held_out_pairs", "samples_per_prompt", "no_correct"} & self.model_fields_set
         if self.completions and given:
             raise ValueError(f"{sorted(given)[0]} is of pairs, found it with completions; allowed one of them")
+        if self.from_ != "start" and len(set(self.from_)) < len(self.from_):
+            raise ValueError(f"from: found {', '.join(self.from_)}, allowed each of them once")
         pairs = self.pairs + self.held_out_pairs
         check_product("pairs x samples_per_prompt", (pairs, self.samples_per_prompt), "completions to sample")
         return self

@@ -12,10 +12,11 @@ from workbench.data import forms
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
 from workbench.data.formats import Chat, Example, Judged, Preference, Text
+from workbench.data.mix import too_few
 from workbench.data.overlap import PromptHashes, hashes_of
 from workbench.data.reading import Examples, local_files
-from workbench.data.settings import ReadData, TaskData, TaskSettings
-from workbench.data.tasks import Split, make_rows
+from workbench.data.settings import MixData, ReadData, TaskData, TaskSettings
+from workbench.data.tasks import MAX_CHECKED_ROWS, Split, make_rows
 from workbench.data.wanted import Wanted
 from workbench.errors import DataError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
@@ -31,8 +32,6 @@ from workbench.experiment.running.run_folder import RunFolder
 from workbench.models.chat_templates import NO_TEMPLATE
 from workbench.models.folder import is_adapter
 from workbench.models.tokenizer import read_chat_template
-
-MAX_TASK_ROWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,11 @@ class Inspector:
     def problem(self, spec: RunSpec) -> str | None:
         """What would stop the run, in one line."""
         found = [*self.training(spec), *(own for _, own in self.held_out(spec))]
+        if isinstance(spec.data, MixData):
+            for name, part in zip(spec.data.names, spec.parts, strict=True):
+                own = self._training(part)
+                if own is not None and own.problem is None and own.rows < spec.data.num_bands:
+                    return too_few(name, own.rows, spec.data.num_bands)
         if any(own.rendered for own in found) and lacks_template(spec, self.specs, self.runs):
             return NO_TEMPLATE
         return next((own.problem for own in found if own.problem), None)
@@ -133,7 +137,7 @@ class Inspector:
                 own, data = self._training(part), part.data
                 if own is not None:
                     yield where, own.hashes
-                elif isinstance(data, TaskData) and data.rows <= MAX_TASK_ROWS and not _is_own_task(spec):
+                elif isinstance(data, TaskData) and data.rows <= MAX_CHECKED_ROWS and not _is_own_task(spec):
                     yield where, _of_task(data, "train", data.rows, data.seed)
             start = spec.start
             if start is None:
@@ -175,6 +179,8 @@ def _inspect(spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None
     problem = None
     try:
         kept.extend(examples)
+        if kept and wanted == spec.form.wanted and most is None:
+            spec.form.check_examples(kept)
     except DataError as error:
         problem = str(error).splitlines()[0]
     if bad.count and settings.bad_rows == "error" and problem is None:

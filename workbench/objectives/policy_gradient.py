@@ -161,6 +161,14 @@ POLICY_LOSSES.add(
     reads=_CLIPS,
 )
 POLICY_LOSSES.add(
+    "bnpo",
+    PolicyLoss(clipped_tokens, PER_TOKEN),
+    f"{_CLIPPED_TOKEN}, mean over all tokens of the step, as dapo (TRL: over those of each micro-batch, so that the "
+    "gradient depends on the cut)",
+    paper="bnpo of TRL 1.16",
+    reads=_CLIPS,
+)
+POLICY_LOSSES.add(
     "dr_grpo",
     PolicyLoss(clipped_tokens, CONSTANT),
     f"{_CLIPPED_TOKEN}, summed, divided by completions × max_new_tokens",

@@ -41,7 +41,7 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("group_size: 4", "rewards: [{reward: sort, weight: .nan}]", [f"7: {REWARDS}[0].weight: found .nan, allowed finite numbers"]),
     ("group_size: 4", "rewards: [{reward: sort, graded: true}]", [f"7: {REWARDS}[0]: graded belongs to format, found it with reward"]),
     ("group_size: 4", "rewards: [{regex: '('}]", [f"7: {REWARDS}[0].regex: found '(', allowed a pattern (missing ) at position 1)"]),
-    ("group_size: 4", "loss: grop", ["7: hyperparameters.loss: found 'grop', allowed grpo, dapo, dr_grpo, gspo, luspo, sapo or cispo, did you mean grpo?"]),
+    ("group_size: 4", "loss: grop", ["7: hyperparameters.loss: found 'grop', allowed grpo, dapo, bnpo, dr_grpo, gspo, luspo, sapo or cispo, did you mean grpo?"]),
     ("group_size: 4", "temperature: 0", ["7: hyperparameters.temperature: found 0, allowed numbers > 0"]),
     ("group_size: 4", "minibatches: 99", ["5: hyperparameters: minibatches 99 are more than batch_prompts 8; allowed up to it"]),
     ("trainer: grpo", "trainer: gpro", [f"2: trainer: found 'gpro', allowed {', '.join(trainer_names())}, did you mean grpo?"]),

@@ -107,6 +107,10 @@ class DataForm(ABC):
         """Raises DataError where nothing can be learned of a set of these rows, though each is good. places: of the
         first of them."""
 
+    def check_examples(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most forms ask nothing more
+        """Raises DataError where nothing can be learned of these examples, before they are tokenised, as `check` does
+        after."""
+
     def longest_text(self, example: Example) -> int:
         """Characters of an example's longest text, which max_tokens bounds."""
         return max(self.row_characters(example))

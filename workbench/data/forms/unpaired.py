@@ -62,12 +62,12 @@ class UnpairedRows(JudgedRows):
 
     def check(self, rows: JudgedSet, places: Sequence[str]) -> None:
         """Raises DataError where all rows are wanted, or none is."""
-        if rows.values.all() or not rows.values.any():
-            label = "true" if rows.values.any() else "false"
-            raise DataError(
-                f"{places[0]}: label is {label} here and in all {len(rows):,} rows, allowed rows of both kinds: from "
-                "one kind alone nothing tells better from worse"
-            )
+        _refuse_one_kind(rows.values.tolist(), places[0])
+
+    def check_examples(self, examples: Sequence[Example]) -> None:
+        labels = [example.label for example in examples if isinstance(example, Unpaired)]
+        if labels and len(labels) == len(examples):
+            _refuse_one_kind(labels, examples[0].where)
 
     def row_characters(self, example: Example) -> tuple[int, ...]:
         """Two rows of a pair, each of which has the prompt."""
@@ -75,6 +75,16 @@ class UnpairedRows(JudgedRows):
             return super().row_characters(example)
         sides = (example.chosen, example.rejected)
         return tuple(characters_of(example.prompt) + characters_of(side) + 1 for side in sides)
+
+
+def _refuse_one_kind(labels: Sequence[bool], place: str) -> None:
+    """Raises DataError where all rows are wanted, or none is. place: of the first."""
+    if all(labels) or not any(labels):
+        label = "true" if any(labels) else "false"
+        raise DataError(
+            f"{place}: label is {label} here and in all {len(labels):,} rows, allowed rows of both kinds: from one "
+            "kind alone nothing tells better from worse"
+        )
 
 
 def _apart(pairs: PairSet) -> RowSet:

@@ -20,6 +20,8 @@ HELD_OUT_SHARE = 8
 """One problem in this many is held out, by the hash of the problem."""
 MAX_BARREN = 20_000
 """Draws without a new prompt after which a task is taken to have no more."""
+MAX_CHECKED_ROWS = 50_000
+"""Rows of a task that are made while planning, to look at them."""
 GYM_TOKENS = 256
 """Tokens of a completion where pairs are collected on a generator's puzzles."""
 Split = Literal["train", "held_out"]

@@ -3,9 +3,12 @@ start."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import replace
 
+from workbench.data.settings import TaskData, TaskSettings
+from workbench.data.tasks import MAX_CHECKED_ROWS, make_rows
 from workbench.errors import WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.inspect_data import Inspector
@@ -44,7 +47,28 @@ def _problem(run: PlannedRun, broken: set[str], inspector: Inspector | None) -> 
             return problem
     if made:
         return None
-    return template_problem(spec.model) or (inspector.problem(spec) if inspector is not None else None)
+    found = template_problem(spec.model) or next(filter(None, map(_task_problem, spec.parts)), None)
+    return found or (inspector.problem(spec) if inspector is not None else None)
+
+
+def _task_problem(spec: RunSpec) -> str | None:
+    """Why a built-in task has not the rows that are asked for; of a generator, and of very many, the run tells."""
+    data = spec.data
+    if not isinstance(data, TaskData) or data.gym is not None or data.rows > MAX_CHECKED_ROWS:
+        return None
+    place = spec.origins.get("data.rows") or spec.origins.get("data.mix") or spec.origins.get("data") or spec.key
+    fields = data.model_dump(include=set(TaskSettings.model_fields))
+    told = _too_few(TaskSettings(**fields).model_dump_json(), data.rows, data.seed)
+    return f"{place}: {told}" if told is not None else None
+
+
+@functools.cache
+def _too_few(settings: str, rows: int, seed: int) -> str | None:
+    try:
+        make_rows(TaskSettings.model_validate_json(settings), "train", rows, seed)
+    except WorkbenchError as error:
+        return str(error)
+    return None
 
 
 def _device_problem(spec: RunSpec) -> str | None:
