@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from workbench.errors import WorkbenchError
 from workbench.models.llama import Llama
@@ -165,14 +165,14 @@ def _passes(
     vocabulary = config_field(getattr(model, "config", None), "vocab_size")
     vocabulary = vocabulary or (1 if embedding is None else embedding.num_embeddings)
     ids = (torch.arange(math.prod(shape), device=device) % vocabulary).view(shape)
-    counter, kernels = FlopCounterMode(display=False, custom_mapping=own_kernels()), _UnknownKernels()
-    with counter, kernels, torch.set_grad_enabled(bool(trained)), _whole_attention():
+    kernels = _Kernels()
+    with kernels, torch.set_grad_enabled(bool(trained)), _whole_attention():
         hidden = states_of(ids)
         if trained and hidden.requires_grad:
             torch.autograd.grad(hidden.float().sum(), trained, allow_unused=True)
-    if kernels.names:
-        raise UncountedError(f"torch's counter does not know the kernel {min(kernels.names)}")
-    return int(counter.get_total_flops())
+    if kernels.unknown:
+        raise UncountedError(f"torch's counter does not know the kernel {min(kernels.unknown)}")
+    return kernels.flops
 
 
 class _LookingBack(TorchFunctionMode):
@@ -205,21 +205,32 @@ class _LookingBack(TorchFunctionMode):
             self.flops += 2 * pairs * (query.shape[-1] + value.shape[-1])
 
 
-class _UnknownKernels(TorchDispatchMode):
-    """Collects the names of kernels of other libraries, which may multiply matrices and which nothing here counts."""
+class _Kernels(TorchDispatchMode):
+    """Adds up the FLOPs of kernels by the table of torch's counter and ours, and collects the names of kernels of other
+    libraries, which may multiply matrices and which nothing here counts. torch's own mode follows each module's calls
+    as well, which takes most of its time and is not asked for here."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
-        self._known = {str(kernel).removesuffix(".default") for kernel in own_kernels()}
+        self.flops = 0
+        self.unknown: set[str] = set()
+        self._formulas = flop_registry | {kernel: shape_wrapper(formula) for kernel, formula in own_kernels().items()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = str(func.name()).split(".")[0]
-        library, kernel = name.split("::")
-        known = library in ("aten", "prim", "prims") or f"{library}.{kernel}" in self._known
-        if not known and "quantize" not in kernel:
-            self.names.add(name)
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        kernel = func._overloadpacket
+        formula = self._formulas.get(kernel)
+        if formula is None:
+            library, name = str(func.name()).split(".")[0].split("::")
+            if library not in ("aten", "prim", "prims") and "quantize" not in name:
+                self.unknown.add(f"{library}::{name}")
+            with self:  # what it is composed of
+                composed = func.decompose(*args, **kwargs)
+            if composed is not NotImplemented:
+                return composed
+        result = func(*args, **kwargs)
+        self.flops += 0 if formula is None else int(formula(*args, **kwargs, out_val=result))
+        return result
 
 
 def own_kernels() -> dict[Any, Any]:
