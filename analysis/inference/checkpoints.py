@@ -94,7 +94,15 @@ def one_seed(study: Study) -> bool:
 
 
 def final_items(study: Study, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows of the finished runs at the step whose weights they left, by variant (the lowest seed's)."""
+    """Rows of the finished runs at the step whose weights they left, by variant (the lowest seed's). table: one of the
+    study's own, which it keeps."""
+    key = ("final items", id(table))
+    if key not in study.memo:
+        study.memo[key] = _final_items(study, table)
+    return dict(study.memo[key])
+
+
+def _final_items(study: Study, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if table.empty:
         return {}
     found = {}
