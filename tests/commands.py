@@ -184,6 +184,7 @@ def warm_up() -> None:
     from matplotlib.figure import Figure
 
     import analysis.report.pages
+    import workbench.experiment.running.run
     import workbench.experiment.running.runner  # noqa: F401
 
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from workbench.experiment.planning.plan import OTHER_CODE, PlannedRun, plan_runs
 from workbench.experiment.planning.plan_file import plan_path, write_plan
 from workbench.experiment.planning.space import refuse_without_space
 from workbench.experiment.running import stops
-from workbench.experiment.running.launchers import BUG_EXIT_CODE, RunProcess, default_jobs, describe_exit, warm_up
+from workbench.experiment.running.launchers import BUG_EXIT_CODE, RunProcess, default_jobs, describe_exit
 from workbench.experiment.running.outcome import Outcome
 from workbench.experiment.running.planned_run import write_planned
 from workbench.experiment.running.prepare import Preparer
@@ -30,7 +30,7 @@ from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.provenance import collect_provenance, current_commit
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.running.run_log import last_line
-from workbench.experiment.running.train import train_run
+from workbench.experiment.running.train import train_run, warm_up
 from workbench.experiment.search.loop import Part, parts, refuse_shared
 from workbench.inputs import REMEDY
 from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind

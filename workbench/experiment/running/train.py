@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import DefinitionError
-from workbench.experiment.running.launchers import set_environment, work_alone
+from workbench.experiment.running import launchers
 from workbench.experiment.running.planned_run import planned_key, read_planned
 from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.provenance import collect_provenance
 from workbench.permissions import Permissions
+
+
+def warm_up() -> None:
+    """Load what training a run needs, once, for all processes that are forked to train one."""
+    import workbench.experiment.running.run
+    import workbench.experiment.running.score_again  # noqa: F401
+
+    launchers.warm_up()
 
 
 def train_run(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], permissions: Permissions) -> None:
@@ -34,7 +42,7 @@ def train_named(named: str, runs: Path, permissions: Permissions) -> str:
     """`workbench train`: train the planned run of that name in this process, one of its job where torchrun started it;
     returns its key."""
     prepared = read_planned(runs, key := planned_key(runs, named))
-    set_environment()
-    work_alone(prepared.spec.threads)
+    launchers.set_environment()
+    launchers.work_alone(prepared.spec.threads)
     train_run(prepared, runs, collect_provenance(Path.cwd()), permissions)
     return key
