@@ -10,10 +10,11 @@ import pytest
 
 from analysis import compare
 from analysis.inference.claims import compare_all
+from analysis.measures import BY_COLUMN
 from analysis.report.pages import answer_of, describe, write_report
 from analysis.report.plots import Canvas
-from analysis.report.sections.search import FEWEST, importances_of, section
-from analysis.study import open_study
+from analysis.report.sections.search import FEWEST, Tried, importances_of, section
+from analysis.study import Variant, open_study
 from tests.analysis.conftest import write_experiment
 
 BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -89,3 +90,17 @@ def test_compared_from_python_trials_are_left_out_too(tmp_path):
 def test_importances_need_optuna_and_trials_enough():
     assert importances_of([], {"beta": {"log": [0.1, 1]}, "rate": {"log": [0.1, 1]}}, None) == {}
     assert FEWEST > 2
+
+
+def test_importances_name_the_setting_that_decides():
+    pytest.importorskip("optuna")
+    found = [
+        Tried(
+            Variant("", "", "", None, "", (("rate", (i + 1) / 100), ("rows", i * 7 % 40))), i / 40, [], "", 1, 0, False
+        )
+        for i in range(40)
+    ]
+    space = {"rate": {"linear": [0.01, 0.4]}, "rows": {"int": [0, 39]}}
+    shares = importances_of(found, space, BY_COLUMN["eval/exact_match_sampled"])
+    assert max(shares, key=shares.get) == "rate"
+    assert importances_of(found[:5], space, BY_COLUMN["eval/exact_match_sampled"]) == {}

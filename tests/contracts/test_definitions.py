@@ -73,7 +73,7 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
         most = 1 if math.prod(map(len, axes)) > MANY_VARIANTS else 2
         definition["sweep"]["seeds"] = seeds[:most] if isinstance(seeds, list) else min(seeds, most)
         if "search" in definition["sweep"]:
-            definition["sweep"]["search"] |= {"trials": 2, "confirm": {"top": 1, "seeds": 2}}
+            definition["sweep"]["search"] |= {"trials": 2, "confirm": {"top": 1, "seeds": 2}, "halving": None}
     return definition
 
 

@@ -115,9 +115,11 @@ class BaseTrainer(SavedTrainer):
 
     # The public face.
 
-    def train(self, *, save_model: bool = True) -> dict[str, Any]:
+    def train(
+        self, *, save_model: bool = True, pause: Callable[[dict[str, Any]], bool] | None = None
+    ) -> dict[str, Any]:
         """Run to the last step, the budget's end or an early stop; the last metrics row. output_dir then has a model/,
-        unless save_model is off."""
+        unless save_model is off. pause: says by each row whether to stop there after a checkpoint, to be resumed."""
         arguments.check_start(type(self).__name__, self.train_loader, self.val_loader, self.records, self.step)
         if self.stopper and not self.examination.measures and self.is_main:
             raise self.stopper.unmeasured(type(self).__name__)
@@ -130,11 +132,11 @@ class BaseTrainer(SavedTrainer):
                 while True:
                     if self.state.pending_row is not None:
                         self._record(self.state.pending_row)
-                    if self.step >= self.num_steps or self.stopped_by:
+                    if self.ended or (pause is not None and pause(self.last_row)):
                         break
                     self.train_step()
                 self._finish()
-                if save_model and self.output_dir is not None:
+                if self.ended and save_model and self.output_dir is not None:
                     self.save_model(self.output_dir / "model")
             except (InterruptRequested, Exception) as error:
                 ended = self._ended_by(error)
@@ -295,7 +297,7 @@ class BaseTrainer(SavedTrainer):
         if self.records.saved_step != self.step:
             self._save()
         self._stop_if_interrupted()
-        self.state.restored_best = self.examination.restore_best(self.step)
+        self.state.restored_best = self.ended and self.examination.restore_best(self.step)
 
     def _ended_by(self, error: BaseException) -> BaseException:
         """What a run that cannot go on ends with: an interrupt, after a checkpoint, or a line that names the remedy."""

@@ -211,6 +211,11 @@ class TrainerFace:
         return self.state.stopped_by
 
     @property
+    def ended(self) -> bool:
+        """Whether no step follows."""
+        return self.step >= self.num_steps or bool(self.stopped_by)
+
+    @property
     def restored_best(self) -> bool:
         """Whether the model has the weights of an earlier step again, which early stopping found the best."""
         return self.state.restored_best

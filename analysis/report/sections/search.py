@@ -34,6 +34,8 @@ class Tried:
     variant: Variant
     mean: float
     values: list[float]
+    paused: str
+    """Where it was left and what it gave there, in words; empty where it was not left on its way."""
     planned: int
     flops: float
     confirmed: bool
@@ -79,8 +81,14 @@ def _tried(trials: Study, variant: Variant, measure: Measure, confirmed: bool) -
     rows = trials.finals[trials.finals["variant"] == variant.name]
     planned = int((trials.loaded.runs["variant"] == variant.name).sum())
     whole = len(values) == planned
+    left, paused = trials.loaded.runs, ""
+    left = left[(left["variant"] == variant.name) & (left["state"] == "paused")]
+    if len(left):
+        on_the_way = trials.values(variant, measure.column, finished=False)
+        at = f"{float(np.mean(on_the_way)):.4g} at " if on_the_way else ""
+        paused = f"{at}step {int(left['step'].max())}, and left there"
     flops = float(rows["cost/flops"].sum()) if "cost/flops" in rows and len(rows) else math.nan
-    return Tried(variant, float(np.mean(values)) if whole else math.nan, values, planned, flops, confirmed)
+    return Tried(variant, float(np.mean(values)) if whole else math.nan, values, paused, planned, flops, confirmed)
 
 
 def _order(one: Tried, measure: Measure) -> float:
@@ -91,9 +99,11 @@ def _in_words(plan: Mapping[str, Any], tried: Sequence[Tried]) -> str:
     search = plan["search"]
     arms = {one.variant.arm: [other for other in tried if other.variant.arm == one.variant.arm] for one in tried}
     counts = "; ".join(f"{arm}: {len(own)}" if arm else str(len(own)) for arm, own in arms.items())
-    failed = sum(math.isnan(one.mean) for one in tried)
+    failed = sum(math.isnan(one.mean) and not one.paused for one in tried)
+    left = sum(bool(one.paused) for one in tried)
     text = f"Settings tried ({search['sampler']}): {counts}. A trial is judged by its mean over seeds"
     text += f"; {plural(failed, 'trial')} did not end with all of them" if failed else ""
+    text += f"; {plural(left, 'trial')} did not go on from where the search judged it" if left else ""
     limits = [f"{value:g} {name}" for name, value in (search.get("budget") or {}).items() if value is not None]
     text += f". No trial began once an arm had spent {', '.join(limits)}" if limits else ""
     return f"{text}. The best of many looks better than it is: these values are no result, and nothing is tested here."
@@ -104,7 +114,13 @@ def _table(tried: Sequence[Tried], measure: Measure, suffix: str) -> Table:
     for one in tried:
         tone = "best" if one.confirmed else "" if not math.isnan(one.mean) else "muted"
         seeds = f"{len(one.values)} of {one.planned}"
-        each = (" ".join(measure.text(value) for value in one.values),) if len(one.values) > 1 else ()
+        each = (
+            (one.paused,)
+            if one.paused
+            else (" ".join(measure.text(value) for value in one.values),)
+            if len(one.values) > 1
+            else ()
+        )
         rows.append(
             [
                 Cell(one.variant.label, tone=tone),
@@ -156,7 +172,7 @@ def _draw_slice(
 def importances_of(tried: Sequence[Tried], space: Mapping[str, Any], measure: Measure) -> dict[str, float]:
     """The share of each dimension in what sets the best trials apart, by Optuna's PED-ANOVA (Watanabe 2023), the
     largest first; empty where Optuna is not installed, or with too few trials or one dimension."""
-    if len(tried) < FEWEST or len(space) < 2:
+    if len(tried) < FEWEST or len(space) < 2 or len({one.mean for one in tried}) < 2:
         return {}
     try:
         import optuna

@@ -58,7 +58,7 @@ WITH_ARMS = TEXT + "arms: {a: {}, b: {}}\n"
 NAMES = "one of log, linear, int, choice"
 CASES = [
     ("trials: 4", "trials: 0", "10: sweep.search.trials: found 0, allowed numbers > 0"),
-    ("trials: 4", "trails: 4", "10: sweep.search.trails: found an unknown key, allowed sampler, trials, space, seed, budget, confirm, did you mean trials?"),
+    ("trials: 4", "trails: 4", "10: sweep.search.trails: found an unknown key, allowed sampler, trials, space, seed, budget, halving, confirm, did you mean trials?"),
     ("trials: 4", "sampler: grid", "10: sweep.search.sampler: found 'grid', allowed random, sobol or tpe"),
     ("trials: 4", "trials: 900", "10: sweep.search.trials: found 1,806 runs, allowed at most 1,000"),
     ("trials: 4", "budget: {}", "10: sweep.search.budget: a budget needs one of flops, tokens, seconds"),

@@ -142,4 +142,4 @@ def test_a_file_that_changes_while_its_search_runs_ends_it(lab, searched):
 
 def test_several_commands_do_not_share_a_search(searched):
     with pytest.raises(DefinitionError, match=r"experiments/search.yaml: sweep.search: found with SHARE=1"):
-        refuse_shared(searched())
+        refuse_shared(searched(), True)

@@ -21,7 +21,7 @@ from workbench.experiment.definition.grid import (
 from workbench.experiment.definition.held_out_sets import origins_of_sets
 from workbench.experiment.definition.merge import merge_sections, nest
 from workbench.experiment.definition.overrides import Override, experiment_folder, parse_overrides
-from workbench.experiment.definition.schema import Chosen, Experiment, RunSpec, Search
+from workbench.experiment.definition.schema import Chosen, Experiment, RunSpec, Search, whole_length
 from workbench.experiment.definition.search import DeclaredSearch, read_search
 from workbench.experiment.definition.sections import Sections, check_sections
 from workbench.experiment.definition.source import Node
@@ -150,7 +150,7 @@ class _Loader:
             fresh = search.fresh_seeds if search is not None and point.name in search.chosen.confirmed else ()
             runs += self._seeded(root, folder_name, point, sections, [*seeds, *fresh])
         if search is not None:
-            self._refuse_unmeasured(sweep, runs)
+            search = self._judged(search, sweep, runs)
         if len(self.problems.lines) > before or not sound:
             return None
         return Experiment(
@@ -184,15 +184,33 @@ class _Loader:
             chosen = Chosen({arm: drawn(space, settings) for arm, space in spaces.items()})
         first = max(seeds) + 1
         fresh = tuple(range(first, first + settings.confirm.seeds)) if settings.confirm is not None else ()
-        return Search(settings, spaces, tuple(seeds), fresh, chosen)
+        return Search(settings, spaces, tuple(seeds), fresh, chosen, dict.fromkeys(spaces, (None,)))
 
-    def _refuse_unmeasured(self, sweep: Node | None, runs: list[RunSpec]) -> None:
+    def _judged(self, search: Search, sweep: Node | None, runs: list[RunSpec]) -> Search:
+        """The search with the rungs of each arm; a problem where nothing is measured, or a rung cannot be told."""
         node = sweep.get("search") if sweep is not None else None
         if node is None:
-            return
-        for arm in dict.fromkeys(run.arm for run in runs if run.evaluate is None):
-            of = f" of arm {arm}" if arm else ""
-            self.problems.add(node, f"found without evaluate{of}, allowed with a held-out measure, which decides")
+            return search
+        halving, rungs = search.settings.halving, dict(search.rungs)
+        for arm in dict.fromkeys(run.arm for run in runs):
+            own, of = [run for run in runs if run.arm == arm], f" of arm {arm}" if arm else ""
+            at = node.get("halving") or node
+            if own[0].evaluate is None:
+                self.problems.add(node, f"found without evaluate{of}, allowed with a held-out measure, which decides")
+            elif halving is not None:
+                wholes = {whole_length(run, halving.by) for run in own}
+                whole = wholes.pop()
+                needed = "steps" if halving.by == "steps" else f"budget: {{{halving.by}: ...}}"
+                if whole is None or wholes:
+                    self.problems.add(at, f"found runs{of} without one length, allowed the same {needed} in all")
+                elif not own[0].evaluate.every:
+                    self.problems.add(at, f"found without evaluate.every{of}, allowed with it: a rung is an evaluation")
+                elif not halving.first < whole:
+                    allowed = f"numbers < {whole:g}, the length of a run{of}"
+                    self.problems.add(at.get("first") or at, f"found {halving.first:g}, allowed {allowed}")
+                else:
+                    rungs[arm] = halving.rungs(whole)
+        return replace(search, rungs=rungs)
 
     def _seeded(
         self, root: Node, folder_name: str, point: Point, sections: Sections, seeds: list[int]

@@ -15,7 +15,7 @@ from workbench.data.forms import DataForm
 from workbench.data.settings import CollectData, DataSettings, MixData
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.experiment.search.design import Setting, Space
-from workbench.experiment.search.settings import SearchSettings
+from workbench.experiment.search.settings import Pause, SearchSettings
 from workbench.models.settings import LoraSettings, ModelSettings
 from workbench.rewards.settings import RewardSettings
 from workbench.trainer.online.settings import RolloutSettings
@@ -137,6 +137,8 @@ class RunSpec:
     """The runs whose reward models judge completions, by key, in the order of the rewards that name them."""
     teacher: str | ModelSettings | None = None
     """The model that is learned from, where the trainer learns from one: a run's, by its key, or one by its place."""
+    pause: Pause | None = field(default=None, compare=False)
+    """Where its search pauses it to judge it; None: nowhere, or no more."""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """The places where values were written, by dotted path; a value without a place is a default."""
 
@@ -255,6 +257,8 @@ class Search:
     fresh_seeds: tuple[int, ...]
     """Those that the best are confirmed on; none where nothing is confirmed."""
     chosen: Chosen
+    rungs: Mapping[str | None, Sequence[Pause | None]]
+    """Where the trials of each arm are judged; the last, None, is their end."""
 
     @property
     def num_confirmed(self) -> int:
@@ -319,6 +323,11 @@ def scores_reference(spec: RunSpec) -> bool:
     """Whether its training data is scored under a reference before the run, which is charged for it."""
     settings = spec.hyperparameters
     return spec.form.takes_reference and settings.needs_reference and not settings.reference_moves
+
+
+def whole_length(spec: RunSpec, by: str) -> float | None:
+    """The steps, tokens or FLOPs at which a run ends; None where it does not say so."""
+    return spec.hyperparameters.steps if by == "steps" else getattr(spec.budget, by, None)
 
 
 def make_key(experiment: str, variant: str, seed: int) -> str:

@@ -160,6 +160,8 @@ def _check(search: DeclaredSearch, node: Node, num_seeds: int, problems: Problem
             )
     if runs > MAX_RUNS:
         problems.add(trials, f"found {runs:,} runs, allowed at most {MAX_RUNS:,}")
+    if settings.sampler == "tpe" and settings.halving is not None:
+        problems.add(node.get("halving") or node, "found with tpe, allowed with random, sobol")
     if settings.sampler == "tpe" and importlib.util.find_spec("optuna") is None:
         found = "found tpe, which needs the package optuna (pip install 'optuna>=4.5,<6')"
         problems.add(node.get("sampler") or node, f"{found}, allowed without it random, sobol")

@@ -40,7 +40,11 @@ def _problem(run: PlannedRun, broken: set[str], inspector: Inspector | None) -> 
     before = next((key for key in spec.needs if key in broken), None)
     if before is not None:
         return f"{before}, which it begins from, cannot run"
-    made = run.state in ("cached", "kept")  # nothing is computed, but the fastest precision is looked for on the device
+    made = run.state in (
+        "cached",
+        "paused",
+        "kept",
+    )  # nothing is computed, but the fastest precision is looked for on the device
     if not made or spec.hyperparameters.precision == "fastest":
         problem = _device_problem(spec)
         if problem is not None:

@@ -18,7 +18,7 @@ from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.running.scored import DECIDES, Trained, find_trained, only_measures_differ, points_text
 from workbench.own_code import own_hash
 
-State = Literal["cached", "new", "resumes", "changed", "kept", "scored", "waits", "broken"]
+State = Literal["cached", "new", "resumes", "changed", "kept", "scored", "waits", "broken", "paused"]
 OTHER_CODE = "made by other code"
 DEEPEST = 400
 """Bytes of the longest path that anything writes below a run's folder: W&B's tables of completions."""
@@ -31,6 +31,7 @@ DESCRIPTIONS: dict[State, str] = {
     "scored": "to be scored again",
     "waits": "depends on a run that is trained first",
     "broken": "cannot run",
+    "paused": "left where its search judged it",
 }
 
 
@@ -51,12 +52,12 @@ class PlannedRun:
     @property
     def must_run(self) -> bool:
         """Whether it is not there yet."""
-        return self.state != "cached"
+        return self.state not in ("cached", "paused")
 
     @property
     def trains(self) -> bool:
         """Whether there is anything to train, and so time and room to be needed."""
-        return self.state not in ("cached", "kept", "scored")
+        return self.state not in ("cached", "paused", "kept", "scored")
 
     @property
     def made_model(self) -> RunFolder | None:
@@ -151,6 +152,8 @@ def _plan_run(
         if decides and only_measures_differ(status.get("identity"), identity.fields, spec):
             reason += f"; {DECIDES}"
         return PlannedRun(spec, "changed", identity, precision, reason)
+    if folder.is_paused(spec.pause):
+        return PlannedRun(spec, "paused", identity, precision, f"step {status.get('step')}")
     if not folder.is_finished():
         checkpoints = sorted((folder.path / "checkpoints").glob("step_*[0-9]"))
         where = f"step {int(checkpoints[-1].name.removeprefix('step_'))}" if checkpoints else "the beginning"

@@ -257,7 +257,7 @@ def _totals(
     jobs: int,
 ) -> Iterator[str]:
     if not todo:
-        done = all(run.state in ("cached", "kept") for run in planned)
+        done = all(run.state in ("cached", "paused", "kept") for run in planned)
         yield "nothing to train: every run is finished" if done else "nothing to train"
         return
     yield f"{len(todo)} of {plural(len(estimates), 'run')} to train, {jobs} at a time"

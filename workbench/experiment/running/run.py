@@ -11,26 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workbench.config import file_sha256
-from workbench.data.batches import BatchLoader
-from workbench.data.mix import MixedSet, MixLoader, Source
-from workbench.data.pass_rates import PassRateLoader
-from workbench.data.sets import PromptSet, RowSet, TokenSet
+from workbench.data.sets import PromptSet, TokenSet
 from workbench.data.settings import MixData
-from workbench.data.taught import TaughtSet
-from workbench.errors import DataError, DefinitionError, Interrupted, RankError, WorkbenchError
+from workbench.errors import DefinitionError, Interrupted, RankError, WorkbenchError
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.identity import counted_before, measuring_versions, task_of, versions_of_others
 from workbench.experiment.planning import leaks
 from workbench.experiment.running.held_out import build_evaluators, held_out_examples, held_out_notes, trained_as_chat
-from workbench.experiment.running.prepared import PreparedRun, PreparedSource
+from workbench.experiment.running.learned_rows import loader_of, open_rows, place_of
+from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.run_folder import FINISHED, RunFolder
 from workbench.experiment.running.stops import SAYS, STOPPED, forget, heeded, is_asked
-from workbench.experiment.stages.data import ROWS_FILE
-from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
-from workbench.experiment.stages.teacher_logprobs import TEACHER_FILE
 from workbench.inputs import Inputs
 from workbench.interrupts import interrupt_behind
 from workbench.locks import INSIDE, hold, hold_file
@@ -43,7 +35,6 @@ from workbench.rewards.build import build_rewards, check_rewarded
 from workbench.rewards.by_source import RewardsBySource
 from workbench.rewards.reward import RewardSet
 from workbench.tracking.terminal import complain
-from workbench.tracking.words import plural
 from workbench.trainer.base_trainer import BaseTrainer
 from workbench.trainer.create import create_trainer
 from workbench.trainer.machine import distributed
@@ -68,7 +59,7 @@ def execute(
             with Inputs.verified(prepared.inputs).unchanged():
                 trainer = build_trainer(prepared, runs / prepared.spec.key, permissions)
             trainer.resume(inexact=permissions.inexact)
-            trainer.train(save_model=False)
+            trainer.train(save_model=False, pause=prepared.spec.pause)
         distributed.barrier()
     except BaseException as error:
         raise distributed.explained(error) from None
@@ -110,9 +101,12 @@ def _lead(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], perm
             notes += [f"FLOPs are not counted: {uncounted}"] if uncounted else []
             folder.write_status(notes=notes, overlaps=leaks.record(found))
             trainer.resume(inexact=permissions.inexact)
-            trainer.train(save_model=False)  # _finish saves it, with the files that it was made of
-            _finish(folder, prepared, trainer, before + time.monotonic() - started)
-            distributed.barrier()
+            # _finish saves the model, with the files that it was made of.
+            trainer.train(save_model=False, pause=prepared.spec.pause)
+            if trainer.ended:
+                _finish(folder, prepared, trainer, before + time.monotonic() - started)
+            else:
+                folder.write_paused(prepared.spec, seconds=before + time.monotonic() - started, **_progress(trainer))
         except BaseException as met:
             # A signal before or after training, which answers its own, finds nothing to save.
             request = interrupt_behind(met) if not isinstance(met, Interrupted) else None
@@ -165,8 +159,8 @@ def build_trainer(
         add_lora(model, spec.lora, spec.seed)
     settings = spec.hyperparameters.revised(precision=prepared.precision)
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    sets = [_dataset(source) for source in prepared.sources]
-    loader = _loader(spec, sets, rank, world_size)
+    sets = [open_rows(source) for source in prepared.sources]
+    loader = loader_of(spec, sets, rank, world_size)
     more: dict[str, Any] = {}
     if prepared.teacher_folder is not None and not settings.stores_teacher:
         more["ref_model"] = load_model(prepared.teacher_folder)
@@ -185,43 +179,6 @@ def build_trainer(
     for costs in prepared.inherited.values():
         trainer.costs.add(Costs.of(costs))
     return trainer
-
-
-def _loader(spec: RunSpec, sets: Sequence[TokenSet], rank: int, world_size: int) -> BatchLoader:
-    """The rows of all sources, in the order that the seed decides."""
-    settings, data = spec.hyperparameters, spec.data
-    batch_rows = settings.batch_rows_per_step()
-    if not isinstance(data, MixData):
-        return BatchLoader(sets[0], batch_rows, spec.seed, rank=rank, world_size=world_size)
-    sources = [
-        Source(source.label, rows, source.loss_weight, _difficulty(spec, data, source.label, rows))
-        for source, rows in zip(data.mix, sets, strict=True)
-    ]
-    for source in sources:
-        if source.difficulty is not None and len(source.rows) < data.num_bands:
-            where, found = _place(spec, "data.curriculum.bands"), plural(len(source.rows), "row")
-            raise DataError(f"{where}: found {data.num_bands}, and source {source.name} has {found}; allowed up to it")
-    common: Any = {"steps_per_batch": settings.updates_per_rollout, "rank": rank, "world_size": world_size}
-    shares, curriculum = partial(data.drawn, list(map(len, sets))), data.curriculum
-    if curriculum is not None and curriculum.pass_rate is not None:
-        return PassRateLoader(MixedSet(sources), batch_rows, spec.seed, shares, curriculum, **common)
-    return MixLoader(MixedSet(sources, data.num_bands), batch_rows, spec.seed, shares, **common)
-
-
-def _place(spec: RunSpec, field: str) -> str:
-    """Where a field of the curriculum is written, or the curriculum itself, with the field's name."""
-    where = next((spec.origins[name] for name in (field, "data.curriculum") if name in spec.origins), spec.key)
-    return f"{where}: {field}"
-
-
-def _difficulty(spec: RunSpec, data: MixData, name: str, rows: TokenSet) -> np.ndarray | None:
-    """(rows,) how hard each row of a source is by its curriculum; None where there is none."""
-    if data.curriculum is None or data.curriculum.pass_rate is not None:
-        return None
-    if data.curriculum.column is None:
-        return rows.text_lengths
-    assert isinstance(rows, PromptSet), "definition/sections.py allows a column of difficulty for prompts alone"
-    return rows.numbers(data.curriculum.column, f"{_place(spec, 'data.curriculum.column')}: source {name}")
 
 
 def _rewards(prepared: PreparedRun, sets: Sequence[TokenSet], permissions: Permissions) -> RewardSet:
@@ -253,7 +210,7 @@ def _check_passes(spec: RunSpec, rewards: Sequence[RewardSet]) -> None:
     needed = curriculum.pass_rate.passes_at
     for maximum in (own.maximum for own in rewards if own.maximum is not None):
         if maximum < needed:
-            where = _place(spec, "data.curriculum.pass_rate.passes_at")
+            where = place_of(spec, "data.curriculum.pass_rate.passes_at")
             raise DefinitionError(f"{where}: found {needed:g}, allowed up to {maximum:g}, which rewards reach")
 
 
@@ -276,16 +233,6 @@ def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:
 def _ends(prepared: PreparedRun) -> list[int]:
     """Ids that end an answer in the training data, beside those that the model's files name."""
     return list(dict.fromkeys(end for source in prepared.sources for end in source.counts.ends.values()))
-
-
-def _dataset(source: PreparedSource) -> Any:
-    """The rows of a source, or of a run with one."""
-    scored = source.reference.folder / REFERENCE_FILE if source.reference is not None else None
-    rows = source.spec.form.load(source.data.folder / ROWS_FILE, scored)
-    if source.taught is None:
-        return rows
-    assert isinstance(rows, RowSet), "a teacher's log-probabilities are stored of rows"
-    return TaughtSet.load(rows, source.taught.folder / TEACHER_FILE)
 
 
 def made_of(prepared: PreparedRun, runs: Path) -> dict[str, Any]:

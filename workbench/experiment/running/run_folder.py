@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ import yaml
 from workbench.config import file_sha256
 from workbench.errors import ModelError, StorageError, describe_error
 from workbench.experiment.definition.schema import RunSpec
+from workbench.experiment.search.settings import Pause
 from workbench.models.folder import weights_file
 from workbench.redaction import redact
 from workbench.tracking.reader import read_sealed, sealed, sealed_text
 
 SUPERSEDED = ".superseded"
 FINISHED = "finished"
+PAUSED = "paused"
+"""The state of a run that its search judged on its way, and that goes on only where it is among the best."""
 
 
 class RunFolder:
@@ -48,6 +52,19 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether it ran to its end and its model stands."""
         return self.status().get("state") == FINISHED and weights_file(self.model).is_file()
+
+    def is_paused(self, pause: Pause | None) -> bool:
+        """Whether it came as far as its search asks for now, and waits there."""
+        status = self.status()
+        at = status.get("paused") or {}
+        paused = status.get("state") == PAUSED and pause is not None
+        return paused and at.get("by") == pause.by and at.get("limit", 0) >= pause.limit
+
+    def write_paused(self, spec: RunSpec, **progress: Any) -> None:
+        """Write that it waits for its search to judge it. progress: how far it came."""
+        assert spec.pause is not None, "only a search ends a run on its way"
+        message = f"paused at step {progress.get('step')} by its search"
+        self.write_status(state=PAUSED, message=message, exit_code=0, paused=asdict(spec.pause), **progress)
 
     def model_files(self) -> dict[str, str]:
         """SHA-256 of every file of the model, by its place in the model's folder."""

@@ -28,7 +28,7 @@ from workbench.experiment.running.planned_run import write_planned
 from workbench.experiment.running.prepare import Preparer
 from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.provenance import collect_provenance, current_commit
-from workbench.experiment.running.run_folder import RunFolder
+from workbench.experiment.running.run_folder import PAUSED, RunFolder
 from workbench.experiment.running.run_log import last_line
 from workbench.experiment.running.train import train_run, warm_up
 from workbench.experiment.search.loop import Part, parts, refuse_shared
@@ -66,8 +66,7 @@ def run_experiment(
     share may work on the experiment at the same time, here or on other machines with the same folder; each run is
     trained by one of them. report: writes an experiment folder's report, returns its page.
     """
-    if share:
-        refuse_shared(experiment)
+    refuse_shared(experiment, share)
     refuse_without_space(experiment, runs, fresh)
     jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
     outcome, stopped, sweep = Outcome(), None, None
@@ -75,8 +74,7 @@ def run_experiment(
         for part in parts(experiment, runs, jobs=jobs, fresh=fresh, say=console.say):
             sweep = Sweep(part, runs, console, permissions, outcome, jobs=jobs, share=share, trains=trains)
             sweep.run()
-            stopped = sweep.received
-            if stopped or outcome.is_stopped or not trains:
+            if (stopped := sweep.received) or outcome.is_stopped or not trains:
                 break
         if report is not None and sweep is not None and not stopped:
             page = runs / experiment.name / "report" / "index.html"
@@ -316,7 +314,8 @@ class Sweep:
 
     def _is_finished(self, key: str) -> bool:
         folder = RunFolder(self.runs, key)
-        return folder.is_finished() and folder.status().get("fingerprint") == self._fingerprints.get(key)
+        ended = folder.is_finished() or folder.is_paused(self._planned[key].spec.pause)
+        return ended and folder.status().get("fingerprint") == self._fingerprints.get(key)
 
     def _describe_end(self, key: str, code: int, log: Path) -> str:
         folder = RunFolder(self.runs, key)
@@ -339,10 +338,11 @@ class Sweep:
             if not status.get("message"):  # it ended before it could write one
                 return f"failed: {last_line(log) or f'exit code {code}'}"
             return f"{status.get('state', 'failed')}: {status['message']}"
+        if status.get("state") == PAUSED:
+            return str(status["message"])
         if self._planned[key].trained is not None:
             return "finished (scored again)"
-        stopped_by = status.get("stopped_by")
-        return f"finished ({stopped_by})" if stopped_by else "finished"
+        return f"finished ({status['stopped_by']})" if status.get("stopped_by") else "finished"
 
     def _notes(self) -> list[str]:
         """What the report must say of the data, once for all runs that share it."""

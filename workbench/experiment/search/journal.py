@@ -21,11 +21,13 @@ class Trial:
 
     arm: str | None
     setting: Setting
+    rung: int = 0
+    """How far: the number of the rung where it is judged next."""
 
     @property
     def name(self) -> str:
-        """What tells it from all others."""
-        return fingerprint([self.arm, self.setting])
+        """What tells it from all others, and from itself at other rungs."""
+        return fingerprint([self.arm, self.setting, self.rung])
 
 
 class Journal:
@@ -34,13 +36,13 @@ class Journal:
     def __init__(self, experiment: Experiment, runs: Path) -> None:
         assert experiment.search is not None, "only a search has a journal"
         self.path = runs / experiment.name / "search.json"
-        written = [Trial(entry["arm"], entry["setting"]) for entry in (read_sealed(self.path) or {}).get("trials", [])]
+        written = [Trial(**entry) for entry in (read_sealed(self.path) or {}).get("trials", [])]
         self.trials = [trial for trial in written if _belongs(trial, experiment.search)]
         self.left_out = [trial for trial in written if trial not in self.trials]
 
-    def of_arm(self, arm: str | None) -> list[Trial]:
-        """The trials of an arm, in the order in which they were begun."""
-        return [trial for trial in self.trials if trial.arm == arm]
+    def of_arm(self, arm: str | None, rung: int = 0) -> list[Trial]:
+        """The trials of an arm that came, or are to come, to this rung, in the order in which that began."""
+        return [trial for trial in self.trials if trial.arm == arm and trial.rung == rung]
 
     def add(self, trials: Sequence[Trial]) -> None:
         """Write that these begin. Raises StorageError when the disk fails."""
@@ -55,7 +57,7 @@ class Journal:
 
 def _belongs(trial: Trial, search: Search) -> bool:
     space = search.spaces.get(trial.arm)
-    return space is not None and fits(trial.setting, space)
+    return space is not None and trial.rung < len(search.rungs[trial.arm]) and fits(trial.setting, space)
 
 
 def fits(setting: dict[str, Any], space: Space) -> bool:

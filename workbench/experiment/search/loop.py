@@ -14,8 +14,10 @@ from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.definition.schema import Chosen, Experiment, RunSpec, make_key
 from workbench.experiment.search import tpe
 from workbench.experiment.search.design import design, drawn
+from workbench.experiment.search.halving import best_of, promoted_at_once, promoted_together
 from workbench.experiment.search.journal import Journal, Trial
 from workbench.experiment.search.results import finished_runs, result_of, spent_by
+from workbench.experiment.search.settings import Pause
 from workbench.tracking.words import plural
 from workbench.trainer.records.costs import Costs
 
@@ -42,9 +44,9 @@ def parts(experiment: Experiment, runs: Path, *, jobs: int, fresh: bool, say: Sa
     return _Search(experiment, runs, jobs, fresh, say).parts()
 
 
-def refuse_shared(experiment: Experiment) -> None:
-    """Raises DefinitionError for a search: what one command asks for depends on what all its trials gave."""
-    if experiment.search is not None:
+def refuse_shared(experiment: Experiment, share: bool) -> None:
+    """Raises DefinitionError for a search that is shared: what comes next depends on what all its trials gave."""
+    if share and experiment.search is not None:
         raise DefinitionError(f"{experiment.file}: sweep.search: found with SHARE=1, allowed one command at a time")
 
 
@@ -67,6 +69,8 @@ class _Search:
         self.fresh = fresh
         self.ended: dict[str, float] = {}
         """What each trial gave, by its name, of those that have ended; NaN: it failed."""
+        self.tried: set[str] = set()
+        """Names of the trials that this command has trained, or tried to."""
         self.given: set[str] = set()
         """Keys of the runs that were part of what this command trains."""
 
@@ -85,6 +89,7 @@ class _Search:
                 self.journal.add(begun)
             elif waiting:
                 yield self._part(whole, {self._variant(trial) for trial in waiting})
+                self.tried |= {trial.name for trial in waiting}
             else:
                 break
         self._keep_journals()
@@ -96,12 +101,16 @@ class _Search:
         if not self._waiting():
             arms = self.search.spaces
             self.journal.trials += [trial for arm in arms for trial in self._next(arm, drawn_only=True)]
-            if not self._waiting() and all(self._is_over(arm) for arm in arms):
+            if not self._waiting() and all(self._is_over(arm) and not self._goes_on(arm) for arm in arms):
                 return self._complete()
         return self._grown()
 
+    def _goes_on(self, arm: str | None) -> bool:
+        """Whether a trial of an arm that is begun will go on to another rung."""
+        return self.settings.halving is not None and bool(self._next(arm))
+
     def _tell_reused(self) -> None:
-        number, others = len(self.journal.trials), len(self.journal.left_out)
+        number, others = sum(trial.rung == 0 for trial in self.journal.trials), len(self.journal.left_out)
         told = f"search: {plural(number, 'trial')} begun before {'is' if number == 1 else 'are'} reused"
         if others:
             told += f"; {others} outside the space of now {'counts' if others == 1 else 'count'} for nothing"
@@ -117,16 +126,22 @@ class _Search:
         found = load_experiment(asked.definition, asked.overrides, asked.folder, chosen)
         if found.text != asked.text:
             raise DefinitionError(f"{asked.file}: changed while its search ran; the same command goes on with it")
-        return found
+        pauses = {self._variant(trial): self._pause(trial) for trial in sorted(self.journal.trials, key=_by_rung)}
+        of_trial = [run for run in found.runs if run.seed in self.search.seeds]
+        paused = {run.key: replace(run, pause=pauses.get(run.variant)) for run in of_trial}
+        return replace(found, runs=tuple(paused.get(run.key, run) for run in found.runs))
+
+    def _pause(self, trial: Trial) -> Pause | None:
+        """Where a trial is judged; None: at its end."""
+        return self.search.rungs[trial.arm][trial.rung]
 
     def _complete(self) -> Experiment:
         """The experiment with the confirmation of its best: of equals the first that was tried."""
         top = self.settings.confirm.top if self.settings.confirm is not None else 0
         confirmed: list[str] = []
         for arm in self.search.spaces:
-            able = [trial for trial in self.journal.of_arm(arm) if not math.isnan(self.ended[trial.name])]
-            able.sort(key=lambda trial: -self.ended[trial.name])
-            confirmed += [self._variant(trial) for trial in able[:top]]
+            last = self.journal.of_arm(arm, len(self.search.rungs[arm]) - 1)
+            confirmed += [self._variant(trial) for trial in best_of(last, self.ended)[:top]]
         return self._grown(tuple(confirmed), complete=True)
 
     def _part(self, whole: Experiment, waiting: set[str]) -> Part:
@@ -135,13 +150,13 @@ class _Search:
         runs = [
             run
             for run in whole.runs
-            if run.key not in self.given and (first or run.seed not in self.search.seeds or run.variant in waiting)
+            if first or (run.variant in waiting if run.seed in self.search.seeds else not waiting)
         ]
         before = {key: spec for key, spec in whole.ancestors.items() if key not in self.given}
-        keys = {run.key for run in runs}
-        self.given |= keys | before.keys()
+        anew = frozenset(run.key for run in runs) - self.given
+        self.given |= anew | before.keys()
         todo = replace(whole, runs=tuple(runs), ancestors=before)
-        return Part(whole, todo, frozenset(keys) if self.fresh else frozenset())
+        return Part(whole, todo, anew if self.fresh else frozenset())
 
     @staticmethod
     def _variant(trial: Trial) -> str:
@@ -162,9 +177,10 @@ class _Search:
         finished = finished_runs([*whole.ancestors.values(), *asked], self.runs) if asked else set()
         for trial in self._waiting():
             own = of[self._variant(trial)]
-            tried = all(run.key in self.given for run in own)
+            tried = trial.name in self.tried
             if all(run.key in finished for run in own) and (tried or not self.fresh):
-                self.ended[trial.name] = math.fsum(result_of(run, self.runs) for run in own) / len(own)
+                values = [result_of(run, self.runs, self._pause(trial)) for run in own]
+                self.ended[trial.name] = math.fsum(values) / len(values)
             elif tried:
                 self.ended[trial.name] = math.nan
 
@@ -191,7 +207,24 @@ class _Search:
         return total
 
     def _next(self, arm: str | None, *, drawn_only: bool = False) -> list[Trial]:
-        """The trials of an arm that begin now. drawn_only: as many as no result decides."""
+        """The trials of an arm that begin, or go on, now. drawn_only: those that no result decides."""
+        halving = self.settings.halving
+        if drawn_only or halving is None:
+            return self._begun(arm, drawn_only=drawn_only)
+        rungs = [self.journal.of_arm(arm, rung) for rung in range(len(self.search.rungs[arm]))]
+        top = self.settings.confirm.top if self.settings.confirm is not None else 1
+        if halving.rule == "successive":
+            return self._begun(arm) or promoted_together(rungs, self.ended, halving.factor, top)
+        found = promoted_at_once(rungs, self.ended, halving.factor)[: self._at_once()]
+        found += self._begun(arm)[: self._at_once() - len(found)]
+        return found or promoted_together(rungs, self.ended, halving.factor, top)
+
+    def _at_once(self) -> int:
+        """How many trials of an arm are trained side by side where each depends on those before."""
+        return max(1, self.jobs // (len(self.search.seeds) * len(self.search.spaces)))
+
+    def _begun(self, arm: str | None, *, drawn_only: bool = False) -> list[Trial]:
+        """The trials of an arm that begin now."""
         if self._is_over(arm):
             return []
         begun, space, settings = self.journal.of_arm(arm), self.search.spaces[arm], self.settings
@@ -200,7 +233,7 @@ class _Search:
         if by_results and drawn_only:
             return []
         if by_results or (settings.budget is not None and not drawn_only):
-            left = min(left, max(1, self.jobs // (len(self.search.seeds) * len(self.search.spaces))))
+            left = min(left, self._at_once())
         elif settings.sampler == "tpe":
             left = len(drawn(space, settings)) - len(begun)
         found: list[Trial] = []
@@ -224,3 +257,7 @@ class _Search:
             told = [(trial.setting, self.ended.get(trial.name)) for trial in self.journal.of_arm(arm)]
             path = self.journal.path.with_name("optuna.jsonl")
             tpe.keep_journal(space, told, path, arm or self.experiment.name)
+
+
+def _by_rung(trial: Trial) -> int:
+    return trial.rung

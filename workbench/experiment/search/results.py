@@ -10,6 +10,7 @@ from typing import Any
 from workbench.experiment.definition.schema import RunSpec
 from workbench.experiment.planning.plan import plan_runs, recorded_precisions
 from workbench.experiment.running.run_folder import RunFolder
+from workbench.experiment.search.settings import Pause
 from workbench.tracking.names import DECIDING, HELD_OUT_LOSS
 from workbench.tracking.reader import read_rows
 from workbench.trainer.records.costs import Costs
@@ -18,16 +19,20 @@ _COSTS = {"cost/flops": "flops", "cost/trained_tokens": "trained_tokens", "time/
 
 
 def finished_runs(specs: Iterable[RunSpec], runs: Path) -> set[str]:
-    """Keys of the runs that are finished as they are asked for now. specs: those that they begin from among them."""
+    """Keys of the runs that came as far as they are asked for now. specs: those that they begin from among them."""
     asked = list(specs)
     planned = plan_runs(asked, runs, recorded_precisions(asked, runs))
     return {run.spec.key for run in planned if not run.must_run}
 
 
-def result_of(spec: RunSpec, runs: Path) -> float:
-    """What decides of a finished run, as a number of which more is better; NaN where it has none."""
+def result_of(spec: RunSpec, runs: Path, pause: Pause | None) -> float:
+    """What decides of a run, as a number of which more is better: at the pause, or of its end where there is none; NaN
+    where it has no value."""
     folder = RunFolder(runs, spec.key)
     status, rows = folder.status(), read_rows(folder.path / "metrics.jsonl")
+    if pause is not None:
+        at = next((index for index, row in enumerate(rows) if pause(row)), len(rows))
+        return deciding_value(rows[: at + 1], spec)
     last = status.get("best_step") if status.get("restored") else None
     rows = [row for row in rows if last is None or row.get("step", 0) <= last]
     return deciding_value(rows, spec)

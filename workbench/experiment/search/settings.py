@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -92,6 +94,41 @@ class Dimension(Settings):
         return {"log": self.log, "linear": self.linear, "int": self.int_}
 
 
+@dataclass(frozen=True)
+class Pause:
+    """Where a search pauses a run: at its first evaluation with so many steps, tokens or FLOPs."""
+
+    by: str
+    limit: float
+
+    def __call__(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of metrics is that of such an evaluation, or of a later one."""
+        column = {"steps": "step", "tokens": "cost/trained_tokens", "flops": "cost/flops"}[self.by]
+        return any(name.startswith("eval/") for name in row) and row.get(column, 0) >= self.limit
+
+
+class Halving(Settings):
+    """Trials are judged on their way, and only the best of them go on. A run keeps the schedule of its whole length, is
+    paused at an evaluation, and goes on from its checkpoint: one that comes to its end is as if it was never paused."""
+
+    rule: Literal["successive", "asha"] = "successive"
+    """successive: all trials of a rung are judged together. asha: each as soon as it is among the best so far."""
+    by: Literal["steps", "tokens", "flops"] = "steps"
+    """What a rung is counted in, as in a budget."""
+    first: Annotated[float, Field(gt=0)]
+    """Where trials are judged first; each further rung is `factor` times as far, and the last is the whole run."""
+    factor: Annotated[int, Field(ge=2, le=1_000)] = 3
+    """Of so many trials one goes on."""
+
+    def rungs(self, whole: float) -> tuple[Pause | None, ...]:
+        """Where the trials of runs of this length are judged; None: at their end."""
+        limits, limit = [], self.first
+        while limit < whole:
+            limits.append(limit)
+            limit *= self.factor
+        return (*(Pause(self.by, found) for found in limits), None)
+
+
 class Confirm(Settings):
     """The best trials trained again on seeds that the search has not seen; the report claims from these alone."""
 
@@ -117,5 +154,7 @@ class SearchSettings(Settings):
     budget: Budget | None = None
     """What the search of an arm may spend: no trial is begun once its runs have spent that. What trials share, such as
     collected pairs, does not count."""
+    halving: Halving | None = None
+    """Judge trials on their way and let only the best go on; absent: every trial is trained to its end."""
     confirm: Confirm | None = None
     """Train the best again on fresh seeds. Without it the report claims nothing."""
