@@ -7,7 +7,7 @@ override SHELL := /bin/bash
 
 override BIN := .venv/bin
 override READY := .venv/.ready
-override WORDS := NAME NAMES SET RUNS JOBS ROWS SPLIT OUT FORMAT PORT BENCH PYTHON TORCH_BACKEND
+override WORDS := NAME NAMES SET RUNS JOBS LAUNCHER ROWS SPLIT OUT FORMAT PORT BENCH PYTHON TORCH_BACKEND
 override FLAGS := FRESH SHARE REWARD_CODE INEXACT ALL SHORT
 
 # A value is text: make does not expand it ($(value)), and the shell finds it in the environment as GIVEN_NAME and so on,
@@ -43,8 +43,8 @@ $(READY): requirements.lock pyproject.toml
 
 setup: $(READY)  ## create .venv with everything that is needed
 
-exp: $(READY)  ## run an experiment and what it depends on: NAME=... [SET="beta=0.2 steps=10"] [RUNS=folder] [JOBS=n] [FRESH=1] [SHARE=1] [REWARD_CODE=1] [INEXACT=1]
-	@$(BIN)/workbench run $(RUN_OPTIONS) -- "$$GIVEN_NAME"
+exp: $(READY)  ## run an experiment and what it depends on: NAME=... [SET="beta=0.2 steps=10"] [RUNS=folder] [JOBS=n] [LAUNCHER=name] [FRESH=1] [SHARE=1] [REWARD_CODE=1] [INEXACT=1]
+	@$(BIN)/workbench run $(RUN_OPTIONS) $${GIVEN_LAUNCHER:+--launcher="$$GIVEN_LAUNCHER"} -- "$$GIVEN_NAME"
 
 plan: $(READY)  ## what would run, what is cached, what changed, and what it will take: NAME=...
 	@$(BIN)/workbench plan $(RUN_OPTIONS) -- "$$GIVEN_NAME"

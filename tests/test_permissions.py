@@ -8,7 +8,7 @@ import os
 import pytest
 
 from workbench import cli
-from workbench.experiment.running import launchers, runner
+from workbench.experiment.running import processes, runner
 from workbench.permissions import NOTHING, Permissions
 
 DEFINITION = "question: q\ntrainer: sft\nmodel: {preset: tiny}\ndata: {task: sort}\nhyperparameters: {steps: 1}\n"
@@ -30,7 +30,7 @@ def test_command_and_environment_give_one_value_and_the_environment_stays(
 ):
     given = []
     monkeypatch.setattr(runner, "run_experiment", lambda *_, **keywords: given.append(keywords["permissions"]) or 0)
-    monkeypatch.setattr(launchers, "set_environment", lambda: None)
+    monkeypatch.setattr(processes, "set_environment", lambda: None)
     monkeypatch.setattr(gc, "disable", lambda: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()

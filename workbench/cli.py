@@ -117,7 +117,13 @@ def _run(parsed: argparse.Namespace) -> int:
         raise DefinitionError(
             "command line: --share: not with --fresh: each command would train anew what another made"
         )
-    options = {"jobs": parsed.jobs, "fresh": parsed.fresh, "share": parsed.share, "report": _write_report}
+    options = {
+        "jobs": parsed.jobs,
+        "fresh": parsed.fresh,
+        "share": parsed.share,
+        "launcher": parsed.launcher,
+        "report": _write_report,
+    }
     return _experiment(parsed, **options)
 
 
@@ -127,10 +133,10 @@ def _prepare(parsed: argparse.Namespace) -> int:
 
 def _experiment(parsed: argparse.Namespace, **options: Any) -> int:
     # Loading torch makes a million objects that all stay: looking for garbage among them takes 0.7 s of a start.
-    # The processes that train collect as usual (experiment/launchers.py).
+    # The processes that train collect as usual (experiment/running/processes.py).
     gc.disable()
     experiment = _load(parsed)
-    from workbench.experiment.running.launchers import set_environment
+    from workbench.experiment.running.processes import set_environment
     from workbench.experiment.running.reward_code import refuse_reward_code
 
     permissions = _permissions(parsed)

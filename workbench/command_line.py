@@ -59,6 +59,7 @@ def _add_running(commands: _Commands) -> None:
         sub.add_argument("--jobs", type=positive, help="runs side by side (default: cores / threads)")
         sub.add_argument("--fresh", action="store_true", help="train anew what is finished")
         sub.add_argument("--share", action="store_true", help="divide the runs among all commands that say so")
+    run.add_argument("--launcher", metavar="NAME", help="what trains the runs (default: the machine's, else local)")
     for sub in (run, plan, prepare, train):
         sub.add_argument("--inexact", action="store_true", help="resume under other code, libraries or threads")
         sub.add_argument("--allow-reward-code", action="store_true", help="run the Python files that are rewards")

@@ -12,7 +12,7 @@ from tests.batches import VOCABULARY
 from tests.contracts.test_out_of_memory import MEGABYTES, Hungry
 from tests.trainers import EVERY_TRAINER, TRAINERS, outcome
 from workbench.errors import CheckpointError, DivergenceError
-from workbench.experiment.running.launchers import set_environment
+from workbench.experiment.running.processes import set_environment
 
 EVERY = {"steps": 6, "checkpoint_every": 2, "evaluate_every": 3}
 # Wide enough for the kernels that a real model's attention takes, those in bf16 among them.

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from workbench.errors import DataError, RankError
-from workbench.experiment.running.launchers import RunProcess, fork_map
+from workbench.experiment.running.processes import RunProcess, fork_map
 
 
 def square(_state: None, item: int) -> int:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from workbench.experiment.running.launchers import RunProcess
+from workbench.experiment.running.processes import RunProcess
 
 pytestmark = pytest.mark.multi
 SECRET = "canary-log-93b1c7"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing.connection
 import os
 import signal
 import time
@@ -22,18 +21,20 @@ from workbench.experiment.planning.plan import OTHER_CODE, PlannedRun, plan_runs
 from workbench.experiment.planning.plan_file import plan_path, write_plan
 from workbench.experiment.planning.space import refuse_without_space
 from workbench.experiment.running import stops
-from workbench.experiment.running.launchers import BUG_EXIT_CODE, RunProcess, default_jobs, describe_exit
+from workbench.experiment.running.launchers.choose import choose_launcher
+from workbench.experiment.running.launchers.launcher import Job, Launcher
 from workbench.experiment.running.outcome import Outcome
 from workbench.experiment.running.planned_run import write_planned
 from workbench.experiment.running.prepare import Preparer
 from workbench.experiment.running.prepared import PreparedRun
+from workbench.experiment.running.processes import BUG_EXIT_CODE, default_jobs, describe_exit
 from workbench.experiment.running.provenance import collect_provenance, current_commit
 from workbench.experiment.running.run_folder import PAUSED, RunFolder
 from workbench.experiment.running.run_log import last_line
 from workbench.experiment.running.train import train_run, warm_up
 from workbench.experiment.search.loop import Part, parts, refuse_shared
 from workbench.inputs import REMEDY
-from workbench.interrupts import InterruptRequested, handled_by, held, interrupt_behind
+from workbench.interrupts import InterruptRequested, handled_by, interrupt_behind
 from workbench.locks import hold, is_held
 from workbench.permissions import NOTHING, Permissions
 from workbench.tracking.sinks.console import Console
@@ -57,6 +58,7 @@ def run_experiment(
     share: bool = False,
     permissions: Permissions = NOTHING,
     trains: bool = True,
+    launcher: str | None = None,
     report: Callable[[Path], Path] | None = None,
 ) -> int:
     """Train what is missing, write the report, return the exit code. Raises AlreadyRunningError.
@@ -64,15 +66,18 @@ def run_experiment(
     trains: off, all that the runs need is made, as far as the runs that they begin from are there, and each is left
     planned for `workbench train`. jobs: runs side by side; None takes cores / threads. share: other commands that
     share may work on the experiment at the same time, here or on other machines with the same folder; each run is
-    trained by one of them. report: writes an experiment folder's report, returns its page.
+    trained by one of them. launcher: by name, which trains them; None takes the machine's. report: writes an
+    experiment folder's report, returns its page.
     """
     refuse_shared(experiment, share)
     refuse_without_space(experiment, runs, fresh)
     jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
-    outcome, stopped, sweep = Outcome(), None, None
+    outcome, stopped, sweep, trained_by = Outcome(), None, None, choose_launcher(launcher, jobs)
     with hold(runs, experiment.name, shared=share, inside=True), Console() as console:
         for part in parts(experiment, runs, jobs=jobs, fresh=fresh, say=console.say):
-            sweep = Sweep(part, runs, console, permissions, outcome, jobs=jobs, share=share, trains=trains)
+            sweep = Sweep(
+                part, runs, console, permissions, outcome, jobs=jobs, launcher=trained_by, share=share, trains=trains
+            )
             sweep.run()
             if (stopped := sweep.received) or outcome.is_stopped or not trains:
                 break
@@ -96,16 +101,16 @@ class Sweep:
         outcome: Outcome,
         *,
         jobs: int,
+        launcher: Launcher,
         share: bool,
         trains: bool,
     ) -> None:
         self.experiment, self.runs, self.console, self.permissions = part.whole, runs, console, permissions
         self.todo, self.fresh, self.jobs = part.todo, part.fresh, jobs
-        self.share, self.trains = share, trains
+        self.share, self.trains, self.launcher = share, trains, launcher
         self.root, self.outcome = Path.cwd(), outcome
         self.provenance = collect_provenance(self.root)
         self.received: int | None = None
-        self._processes: dict[str, RunProcess] = {}
         self._fingerprints: dict[str, str | None] = {}
         self._told: set[str] = set()
         self._planned: dict[str, PlannedRun] = {}
@@ -252,8 +257,8 @@ class Sweep:
         """Each in a process of its own, `jobs` at a time."""
         gc.enable()  # it was off while everything was loaded
         waiting = list(reversed(prepared))
-        while waiting or self._processes:
-            while waiting and len(self._processes) < self.jobs:
+        while waiting or self.launcher.running:
+            while waiting and self.launcher.has_room():
                 run = self._take(waiting)
                 if stops.is_asked(self.runs, run.spec.key):
                     self._withdraw(run.spec.key)
@@ -261,17 +266,14 @@ class Sweep:
                 folder = RunFolder(self.runs, run.spec.key)
                 if not run.scores_again:
                     self._make_way(run)
-                with held():  # a run that was started is known, and so will be stopped
-                    process = RunProcess(self._task(run.spec.key), run.spec.threads, folder.log)
-                    self._processes[run.spec.key] = process
-                    self._fingerprints[run.spec.key] = run.identity.fingerprint
+                self._fingerprints[run.spec.key] = run.identity.fingerprint
+                self.launcher.submit(Job(run.spec.key, run.spec.threads, folder.log, self._task(run.spec.key)))
                 if not run.scores_again:
                     self.console.started(run.spec.key, folder.path, run.num_steps)
                 else:
                     self.console.say(
                         f"{run.spec.key}: scoring again, not training: {self._planned[run.spec.key].reason}"
                     )
-            multiprocessing.connection.wait([p.sentinel for p in self._processes.values()], timeout=POLL_SECONDS)
             self._reap()
             self.console.refresh()
 
@@ -288,13 +290,8 @@ class Sweep:
         return waiting.pop()
 
     def _reap(self) -> None:
-        for key, process in list(self._processes.items()):
-            code = process.exit_code()
-            if code is None:
-                continue
-            process.join()
-            del self._processes[key]
-            code, said = self._end(key, code, process.log)
+        for key, ended in self.launcher.wait(POLL_SECONDS).items():
+            code, said = self._end(key, ended, RunFolder(self.runs, key).log)
             self.outcome.codes[key] = code
             self.outcome.trained += 1
             if code and self._planned[key].trained is not None and said.startswith(FAILED):
@@ -370,23 +367,18 @@ class Sweep:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:
-            for process in self._processes.values():
-                process.send(signal.SIGKILL)
+            self.launcher.send(signal.SIGKILL)
             os._exit(128 + number)
         self.received = number
         raise InterruptRequested(number)
 
     def _stop_processes(self) -> None:
         assert self.received is not None
-        for process in self._processes.values():
-            process.send(self.received)
-        if self._processes:
+        self.launcher.send(self.received)
+        if self.launcher.running:
             self.console.say("stopping: the runs write their checkpoints (again to stop at once)")
         deadline = time.monotonic() + STOP_SECONDS
-        while self._processes and time.monotonic() < deadline:
-            multiprocessing.connection.wait([p.sentinel for p in self._processes.values()], timeout=POLL_SECONDS)
+        while self.launcher.running and time.monotonic() < deadline:
             self._reap()
-        for process in self._processes.values():
-            process.send(signal.SIGKILL)
-            process.join()
+        self.launcher.kill()
         complain("interrupted; the same command goes on where it stopped")

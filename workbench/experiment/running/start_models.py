@@ -7,7 +7,7 @@ from typing import Protocol
 
 from workbench.disk import make_folder
 from workbench.experiment.definition.schema import RunSpec, dump
-from workbench.experiment.running.launchers import fork_map
+from workbench.experiment.running.processes import fork_map
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.stages.cache import FOLDER
 from workbench.experiment.stages.worker import Worker

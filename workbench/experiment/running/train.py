@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import DefinitionError
-from workbench.experiment.running import launchers
+from workbench.experiment.running import processes
 from workbench.experiment.running.planned_run import planned_key, read_planned
 from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.provenance import collect_provenance
@@ -19,7 +19,7 @@ def warm_up() -> None:
     import workbench.experiment.running.run
     import workbench.experiment.running.score_again  # noqa: F401
 
-    launchers.warm_up()
+    processes.warm_up()
 
 
 def train_run(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], permissions: Permissions) -> None:
@@ -42,7 +42,7 @@ def train_named(named: str, runs: Path, permissions: Permissions) -> str:
     """`workbench train`: train the planned run of that name in this process, one of its job where torchrun started it;
     returns its key."""
     prepared = read_planned(runs, key := planned_key(runs, named))
-    launchers.set_environment()
-    launchers.work_alone(prepared.spec.threads)
+    processes.set_environment()
+    processes.work_alone(prepared.spec.threads)
     train_run(prepared, runs, collect_provenance(Path.cwd()), permissions)
     return key

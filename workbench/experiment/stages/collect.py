@@ -18,7 +18,7 @@ from workbench.data.tasks import Split, TaskRow, completion_limit, iterate_rows
 from workbench.data.tokenise import encode_prompts
 from workbench.data.whole import cut_whole
 from workbench.errors import DataError
-from workbench.experiment.running.launchers import fork_map
+from workbench.experiment.running.processes import fork_map
 from workbench.experiment.stages.worker import Worker
 from workbench.generation.sampling import SamplingSettings
 from workbench.models.tokenizer import Tokenizer

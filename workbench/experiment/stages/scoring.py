@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from workbench.data.sets import TokenSet
-from workbench.experiment.running.launchers import fork_map
+from workbench.experiment.running.processes import fork_map
 from workbench.experiment.stages.worker import Worker
 
 if TYPE_CHECKING:
