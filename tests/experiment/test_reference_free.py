@@ -12,7 +12,7 @@ import pytest
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.planning.duration import Durations
 from workbench.experiment.planning.speed import Speed
-from workbench.experiment.running import run
+from workbench.experiment.running.learned_rows import open_rows
 from workbench.experiment.running.prepare import Preparer
 from workbench.trainer.dpo_settings import DPOSettings
 
@@ -52,7 +52,7 @@ def test_a_method_without_a_reference_is_charged_for_none_and_measured_against_t
     assert set(dpo.inherited) == {"ref_logprobs"}
     assert (free.inherited, free.sources[0].reference) == ({}, None)
     assert free.held_out_reference == dpo.held_out_reference
-    batches = [run._dataset(prepared.sources[0]).batch(np.array([0])) for prepared in (dpo, free)]
+    batches = [open_rows(prepared.sources[0]).batch(np.array([0])) for prepared in (dpo, free)]
     assert set(batches[0]) - set(batches[1]) == {"ref_chosen_logprobs", "ref_rejected_logprobs"}
 
 

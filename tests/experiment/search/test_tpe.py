@@ -14,7 +14,7 @@ from workbench.experiment.search.settings import Dimension
 optuna = pytest.importorskip("optuna")
 SPACE = {
     "rate": Dimension(log=(1e-4, 1e-1)),
-    "rows": Dimension(int=(2, 50)),
+    "rows": Dimension.model_validate({"int": (2, 50)}),
     "loss": Dimension(choice=["sigmoid", {"hinge": 0.5}]),
 }
 

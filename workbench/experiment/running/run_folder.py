@@ -57,8 +57,9 @@ class RunFolder:
         """Whether it came as far as its search asks for now, and waits there."""
         status = self.status()
         at = status.get("paused") or {}
-        paused = status.get("state") == PAUSED and pause is not None
-        return paused and at.get("by") == pause.by and at.get("limit", 0) >= pause.limit
+        if pause is None or status.get("state") != PAUSED:
+            return False
+        return bool(at.get("by") == pause.by and at.get("limit", 0) >= pause.limit)
 
     def write_paused(self, spec: RunSpec, **progress: Any) -> None:
         """Write that it waits for its search to judge it. progress: how far it came."""
