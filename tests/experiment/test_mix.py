@@ -64,7 +64,7 @@ def _problems(lab: Path, name: str) -> str:
         ),
         (
             {"curriculum": {"column": "level", "hardest_from": 4}},
-            "data.curriculum.column: found with a source without columns, sort, allowed for prompts of files",
+            "data.curriculum.column: found with a source without columns, sort, allowed for files and data sets",
         ),
     ],
 )
@@ -211,12 +211,48 @@ def test_prompts_are_drawn_from_easy_to_hard_by_a_column(lab, define, command):
     assert {row["prompt"] for row in trained if row["split"] == "train" and row["step"] == 1} == {"6", "7", "8"}
     (lab / "words.jsonl").write_text(rows.replace('"level": 4', '"level": "x"'))
     told = command("run", "mixed").stderr
-    assert "data.curriculum.column: source words: row 6 has 'x' as level, allowed a finite number" in told
-    assert "experiments/mixed.yaml:" in told
+    assert "words.jsonl:6: level is 'x', allowed a finite number" in told
     define("mixed", definition | {"data": definition["data"] | {"curriculum": {"bands": 12, "hardest_from": 1}}})
     told = command("run", "mixed").stderr
     assert "data.curriculum.bands: found 12, and source words has 9 rows; allowed up to it" in told
     assert "experiments/mixed.yaml:" in told
+
+
+def test_rows_and_pairs_are_drawn_from_easy_to_hard_by_a_column(lab, define, definitions, command):
+    """The easiest rows by the column are the longest, so their tokens tell that it was read, and row by row."""
+    rows = [{"prompt": "q", "completion": "1" * (n + 1), "level": 9 - n} for n in range(9)]
+    pairs = [{"prompt": "q", "chosen": row["completion"], "rejected": "2", "level": row["level"]} for row in rows]
+    bad = {"prompt": "q", "level": 99}
+    left_out = {"rows": bad | {"completion": ""}, "pairs": bad | {"chosen": "3", "rejected": "3"}}
+    for name, lines in (("rows", rows), ("pairs", pairs)):
+        lines.insert(4, left_out[name])
+        (lab / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    start = definitions["start"]
+    shared = {name: value for name, value in start["hyperparameters"].items() if name != "batch_rows"} | {"steps": 2}
+
+    def arm(trainer, file, **batch):
+        mix = [{"path": str(lab / file), "name": "words", "bad_rows": "skip"}]
+        data = {"mix": mix, "curriculum": {"column": "level", "hardest_from": 1}}
+        return {"trainer": trainer, "data": data, "hyperparameters": shared | batch}
+
+    arms = {
+        "rows": arm("sft", "rows.jsonl", batch_rows=3),
+        "pairs": arm("dpo", "pairs.jsonl", batch_pairs=3),
+        "apart": arm("kto", "pairs.jsonl", batch_rows=6),
+    }
+    kept = {name: value for name, value in start.items() if name not in ("trainer", "data", "hyperparameters")}
+    define("mixed", kept | {"arms": arms})
+    done = command("run", "mixed")
+    assert done.returncode == 0, done.stderr
+    drawn = {}
+    for name in arms:
+        first, last = read_rows(lab / f"runs/mixed/{name}/seed0/metrics.jsonl")[1:]
+        size = 6 if name == "apart" else 3
+        assert [first[f"rows/words-{band}"] for band in (1, 2, 3)] == [size, 0, 0]
+        assert [last[f"rows/words-{band}"] for band in (1, 2, 3)] == [size, 0, size]
+        drawn[name] = [first["tokens/words-1"], last["tokens/words-3"]]
+    # 7 + 8 + 9 figures, then 1 + 2 + 3, each with its end, the other side of a pair in 2 tokens, a prompt before each.
+    assert drawn == {"rows": [24 + 6, 6 + 6], "pairs": [27 + 12, 9 + 12], "apart": [27 + 12, 9 + 12]}
 
 
 def test_an_empty_source_stops_the_run_by_name(lab, define, definitions, command):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import Any
+
+from workbench.data.sources import shown
 
 EXACT = 1 << 53
 """Below it a float that is whole is that whole number."""
@@ -41,6 +44,14 @@ def amount_of(value: Any, name: str) -> float:
         raise ValueError(f"{name} is {describe(value)}, allowed a number")
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} is {value:g}, allowed a finite number >= 0")
+    return float(value)
+
+
+def number_of(value: Any, name: str) -> float:
+    """The value where it is a finite number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{name} is {shown(value)}, allowed a finite number")
     return float(value)
 
 

@@ -59,8 +59,7 @@ class Curriculum(Settings):
     one of hardest_from, schedule, pass_rate.within."""
 
     column: str | None = None
-    """The rows' own column with their difficulty, a number, of prompts that are sampled; none: their length in
-    tokens."""
+    """The rows' own column with their difficulty, a number, of files and data sets; none: their length in tokens."""
     pass_rate: PassRate | None = None
     """Difficulty as the model's own rollouts measure it, of prompts that are sampled, in the place of column or length;
     {} takes its defaults."""

@@ -51,6 +51,8 @@ class TokenPair:
     """The text of the prompt."""
     margin: float | None = None
     """How much better the chosen completion is, where the data say so."""
+    example: Preference | None = None
+    """What it was made of, where that is text."""
 
 
 def encode_rows(
@@ -118,7 +120,7 @@ def encode_pairs(
             counts.dated |= pair[0].dated
             counts.endless |= not all(_has_end(tokenizer, ids, counts) for ids in itertools.compress(answers, ends))
         counts.spanned += any(side.spanned for side in sides)
-        yield TokenPair(where, prompt, answers[0], answers[1], margin=example.margin)
+        yield TokenPair(where, prompt, answers[0], answers[1], margin=example.margin, example=example)
 
 
 def _unjudged(example: Example) -> Example:

@@ -37,6 +37,8 @@ class _Row:
     """file:line that it was read from, where it was read from a file."""
     columns: Mapping[str, Any] | None = field(default=None, compare=False)
     """The row's own, for rewards that take them; kept where prompts are asked for."""
+    difficulty: float | None = field(default=None, compare=False)
+    """How hard the row is, where a curriculum names a column that says so."""
 
 
 @dataclass(frozen=True, slots=True)

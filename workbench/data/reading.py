@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.bad_rows import BadRows
+from workbench.data.checks import number_of
 from workbench.data.fields import (
     MISSING,
     TURN_LISTS,
@@ -65,7 +66,8 @@ class Examples:
     """The records as examples, one at a time, so that the text of all is never held at once.
 
     A file of a format that is not wanted is a DataError. columns: the file's column by the format's name.
-    ignored: columns that may be left out though what is learned would be another with them.
+    ignored: columns that may be left out though what is learned would be another with them. difficulty: the column
+    that says how hard a row is, where one is asked for; a row without a finite number there is a bad row.
     """
 
     records: Iterable[Record]
@@ -76,13 +78,14 @@ class Examples:
     name: str = "the data"
     """What is read, for a message about all of it."""
     ignored: Collection[str] = ()
+    difficulty: str | None = None
     format: Format | None = None
     """The format, known once a row was read."""
     unread: dict[str, int] = field(default_factory=dict)
     """Rows by each field that has a value there and that nothing reads."""
 
     @classmethod
-    def of(cls, settings: ReadData, wanted: Wanted, bad: BadRows) -> Examples:
+    def of(cls, settings: ReadData, wanted: Wanted, bad: BadRows, difficulty: str | None = None) -> Examples:
         """Makes the examples of the records that the settings name."""
         return cls(
             open_records(settings),
@@ -92,6 +95,7 @@ class Examples:
             settings.columns,
             settings.source,
             settings.ignore_columns,
+            difficulty,
         )
 
     def __iter__(self) -> Iterator[Example]:
@@ -104,7 +108,7 @@ class Examples:
                 absent = seen.absent(record.fields)
                 if absent:
                     raise ValueError(f"has no column {absent[0]}, which data.columns names")
-                yield self._with_columns(self._parse(record), record.fields)
+                yield self._with_own(self._parse(record), record.fields)
                 found = True
             except NoFormatError as error:
                 seen.formless = seen.formless or (record.where, error)
@@ -117,12 +121,14 @@ class Examples:
             first = f"; the first: {self.bad.first[0]}" if self.bad.first else ""
             raise DataError(f"{self.name}: no row in it can be used{first}")
 
-    def _with_columns(self, example: Example, fields: Mapping[str, Any]) -> Example:
-        """Adds the columns to an example, under their own names and those of the format; turns that were the prompt are
-        handed on as such."""
-        if not self.wanted.keeps_columns:
+    def _with_own(self, example: Example, fields: Mapping[str, Any]) -> Example:
+        """Adds what else is asked of a row to its example: its columns, under their own names and those of the format
+        (turns that were the prompt are handed on as such), and its difficulty, by either name."""
+        if not self.wanted.keeps_columns and self.difficulty is None:
             return example
-        return replace(example, columns={**renamed(dict(fields), self.columns), **fields})
+        own = {**renamed(dict(fields), self.columns), **fields}
+        difficulty = None if self.difficulty is None else _difficulty(own, self.difficulty)
+        return replace(example, columns=own if self.wanted.keeps_columns else None, difficulty=difficulty)
 
     def _parse(self, record: Record) -> Example:
         own = record.fields
@@ -159,8 +165,17 @@ class Examples:
                 f"rows are not read with: name a column in data.columns, or leave it out by "
                 f"data.ignore_columns=[{names}]"
             )
-        for name in unread_fields(fields, read, self.columns.values()):
+        asked = () if self.difficulty is None else (self.difficulty,)
+        for name in unread_fields(fields, read.union(asked), (*self.columns.values(), *asked)):
             self.unread[name] = self.unread.get(name, 0) + 1
+
+
+def _difficulty(fields: Mapping[str, Any], column: str) -> float:
+    """The number in the column. ValueError says what is there instead."""
+    value = column_of(fields, column)
+    if value is MISSING:
+        raise ValueError(f"has no column {column}, which data.curriculum.column names")
+    return number_of(value, column)
 
 
 @dataclass

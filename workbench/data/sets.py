@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from workbench.data.ragged import Ragged
-from workbench.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -272,15 +270,6 @@ class PromptSet(TokenSet):
     def columns(self) -> list[str]:
         """Names of the rows' own columns, as far as some row has them."""
         return list(dict.fromkeys(name for row in range(len(self)) for name in self.row(row).get("columns", {})))
-
-    def numbers(self, column: str, where: str) -> np.ndarray:
-        """The values of one of the rows' own columns. Raises DataError, which begins with `where`, for a row without a
-        finite number there."""
-        values = [self.row(row).get("columns", {}).get(column) for row in range(len(self))]
-        for row, value in enumerate(values):
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-                raise DataError(f"{where}: row {row + 1} has {value!r} as {column}, allowed a finite number")
-        return np.array(values, np.float64)
 
     def row(self, row: int) -> dict[str, Any]:
         """{columns, messages} of a row, as far as it has them."""

@@ -34,6 +34,11 @@ class TaughtSet:
         """Tokens of each row."""
         return self.rows.lengths
 
+    @property
+    def text_lengths(self) -> np.ndarray:
+        """Tokens of each row's longest text."""
+        return self.rows.text_lengths
+
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """What a RowSet's batch has, and teacher_logprobs (B, L, V), 0 where the token is not learned."""
         import torch

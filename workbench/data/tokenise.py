@@ -30,6 +30,8 @@ from workbench.errors import DataError
 from workbench.models.tokenizer import Tokenizer
 
 CHUNK = 4096
+OnKept = Callable[[Any], None]
+"""What is called with the example of each row that is kept, in the order of the set's rows."""
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str | Turns], *, as_chat: bool) -> list[list[int]]:
@@ -72,6 +74,7 @@ def tokenise_prompts(
     as_chat: bool,
     task: str | None = None,
     bad: BadRows | None = None,
+    on_kept: OnKept | None = None,
 ) -> tuple[PromptSet, Counts]:
     """Prompts for training on own samples, the same token ids as encode_prompts gives. task: what prompt ids belong to.
     A prompt longer than max_tokens loses its beginning. Rows that ask nothing go to bad, as in tokenise_rows."""
@@ -79,20 +82,21 @@ def tokenise_prompts(
     kept: list[AskedPrompt] = []
     prompts: list[np.ndarray] = []
     for chunk in _chunks(examples, bad):
-        rows: list[tuple[str, AskedPrompt, str]] = []
+        rows: list[tuple[str, Example, AskedPrompt, str]] = []
         for where, example in chunk:
             try:
                 asked = asked_prompt(example)
-                rows.append((where, asked, _prompt_text(tokenizer, asked.prompt, as_chat)))
+                rows.append((where, example, asked, _prompt_text(tokenizer, asked.prompt, as_chat)))
             except ValueError as error:
                 bad.add(where, error)
-        encoded = _prompt_ids(tokenizer, [row[1].prompt for row in rows], [row[2] for row in rows], as_chat)
-        for (where, asked, _), ids in zip(rows, encoded, strict=True):
+        encoded = _prompt_ids(tokenizer, [row[2].prompt for row in rows], [row[3] for row in rows], as_chat)
+        for (where, example, asked, _), ids in zip(rows, encoded, strict=True):
             if not ids:
                 bad.add(where, "prompt is empty, allowed at least one token to continue from")
                 continue
             counts.truncate(where, {"prompt": len(ids) - max_tokens})
             counts.keep(where)
+            _tell(on_kept, example)
             kept.append(asked)
             prompts.append(np.asarray(_last(tokenizer, ids, max_tokens), np.int32))
             if as_chat or not isinstance(asked.prompt, str):
@@ -121,13 +125,12 @@ def tokenise_rows(
     as_chat: bool,
     every_token: bool,
     bad: BadRows | None = None,
-    on_kept: Callable[[EncodedRow], None] | None = None,
+    on_kept: OnKept | None = None,
 ) -> tuple[RowSet, Counts]:
     """Rows for SFT; for pretraining with every_token: all is learned, and what is longer than max_tokens is split into
     several rows instead of cut, each beginning with the token that the one before ended with: it is predicted there,
     and predicts here. Rows that a chat template refuses, and conversations of which nothing is learned, go to bad;
-    without one, or where it does not skip, they are a DataError that names them. on_kept is called with what each row
-    of the set was cut from."""
+    without one, or where it does not skip, they are a DataError that names them."""
     counts = Counts()
     ids: list[np.ndarray] = []
     labelled: list[np.ndarray] = []
@@ -142,8 +145,7 @@ def tokenise_rows(
                 counts.keep(row.where)
                 ids.append(np.asarray(kept, np.int32))
                 labelled.append(np.asarray(flags, bool))
-                if on_kept is not None:
-                    on_kept(row)
+                _tell(on_kept, row.example)
     bad.check()
     rows = RowSet(Ragged.from_rows(ids), Ragged.from_rows(labelled, bool).values)
     counts.tokens, counts.learned = len(rows.ids.values), int(rows.labelled.sum())
@@ -158,6 +160,7 @@ def tokenise_pairs(
     *,
     as_chat: bool,
     bad: BadRows | None = None,
+    on_kept: OnKept | None = None,
 ) -> tuple[PairSet, Counts]:
     """Pairs for preference optimisation; the completions without their prompt, end of sequence included. Rows that a
     chat template refuses go to bad, as in tokenise_rows."""
@@ -172,6 +175,7 @@ def tokenise_pairs(
                 continue
             counts.truncate(pair.where, lost)
             counts.keep(pair.where)
+            _tell(on_kept, pair.example)
             for side, tokens in zip(sides, cut, strict=True):
                 side.append(np.asarray(tokens, np.int32))
             margins += [] if pair.margin is None else [pair.margin]
@@ -183,6 +187,11 @@ def tokenise_pairs(
     counts.tokens = counts.learned + 2 * len(prompts.values)
     counts.bad, counts.bad_examples = bad.count, list(bad.first)
     return pairs, counts
+
+
+def _tell(on_kept: OnKept | None, example: Example | None) -> None:
+    if on_kept is not None:
+        on_kept(example)
 
 
 def _cut_row(

@@ -67,14 +67,16 @@ class Inspector:
     def __init__(self, specs: Mapping[str, RunSpec], runs: Path) -> None:
         """specs: every run of an experiment by key, those that they begin from among them."""
         self.specs, self.runs = specs, runs
-        self._known: dict[tuple[str, Wanted, int | None], Inspected | None] = {}
+        self._known: dict[tuple[str, Wanted, int | None, str | None], Inspected | None] = {}
 
     def training(self, spec: RunSpec) -> list[Inspected]:
         """The training data, source by source, where it is files of this machine that are not too large."""
         return [own for part in spec.parts if (own := self._training(part)) is not None]
 
     def _training(self, spec: RunSpec) -> Inspected | None:
-        return self._read(spec, spec.data, spec.form.wanted, None) if isinstance(spec.data, ReadData) else None
+        if not isinstance(spec.data, ReadData):
+            return None
+        return self._read(spec, spec.data, spec.form.wanted, None, spec.difficulty)
 
     def held_out(self, spec: RunSpec) -> Iterator[tuple[str, Inspected]]:
         """The held-out files of every set, by whether their prompts or their pairs are measured; of sets beside the
@@ -157,14 +159,18 @@ class Inspector:
                 if hashes is not None:
                     yield of_set(PROMPTS, own.set_name if index else None), hashes
 
-    def _read(self, spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None) -> Inspected | None:
-        key = (f"{type(settings).__name__} {settings.model_dump_json()} {spec.evaluate}", wanted, most)
+    def _read(
+        self, spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None, difficulty: str | None = None
+    ) -> Inspected | None:
+        key = (f"{type(settings).__name__} {settings.model_dump_json()} {spec.evaluate}", wanted, most, difficulty)
         if key not in self._known:
-            self._known[key] = _inspect(spec, settings, wanted, most)
+            self._known[key] = _inspect(spec, settings, wanted, most, difficulty)
         return self._known[key]
 
 
-def _inspect(spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None) -> Inspected | None:
+def _inspect(
+    spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None, difficulty: str | None
+) -> Inspected | None:
     try:
         files = local_files(settings)
         if not files or not all(path.is_file() for path in files):
@@ -174,7 +180,7 @@ def _inspect(spec: RunSpec, settings: ReadData, wanted: Wanted, most: int | None
     except (WorkbenchError, OSError):
         return None
     bad = BadRows(skip=True)
-    examples = Examples.of(settings, wanted, bad)
+    examples = Examples.of(settings, wanted, bad, difficulty)
     kept: list[Example] = []
     problem = None
     try:

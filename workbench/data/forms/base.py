@@ -12,6 +12,7 @@ from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
 from workbench.data.formats import Example
 from workbench.data.sets import TokenSet
+from workbench.data.tokenise import OnKept
 from workbench.data.wanted import HELD_OUT, Wanted
 from workbench.models.tokenizer import Tokenizer
 
@@ -88,8 +89,10 @@ class DataForm(ABC):
         as_chat: bool,
         task: str | None = None,
         bad: BadRows | None = None,
+        on_kept: OnKept | None = None,
     ) -> tuple[TokenSet, Counts]:
-        """The examples as token ids, and what became of them. task: the built-in one that they are of."""
+        """The examples as token ids, and what became of them. task: the built-in one that they are of. on_kept is
+        called once for each row of the set."""
 
     @abstractmethod
     def load(self, path: Path, reference: Path | None = None) -> TokenSet:

@@ -13,12 +13,11 @@ import numpy as np
 
 from workbench.data.bad_rows import BadRows
 from workbench.data.counts import Counts
-from workbench.data.encoding import EncodedRow
 from workbench.data.formats import Example, Judged
 from workbench.data.forms.base import DataForm
 from workbench.data.forms.rows import ROWS
 from workbench.data.sets import Part, RowSet, TokenSet, load_arrays, save_arrays
-from workbench.data.tokenise import tokenise_rows
+from workbench.data.tokenise import OnKept, tokenise_rows
 from workbench.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -89,11 +88,14 @@ class JudgedRows(DataForm):
         as_chat: bool,
         task: str | None = None,
         bad: BadRows | None = None,
+        on_kept: OnKept | None = None,
     ) -> tuple[JudgedSet, Counts]:
         values: list[float] = []
 
-        def keep(row: EncodedRow) -> None:
-            values.append(self.judge(row.example))
+        def keep(example: Any) -> None:
+            values.append(self.judge(example))
+            if on_kept is not None:
+                on_kept(example)
 
         rows, counts = tokenise_rows(
             examples, tokenizer, max_tokens, as_chat=as_chat, every_token=False, bad=bad, on_kept=keep

@@ -12,7 +12,7 @@ from workbench.data.formats import Example, Preference
 from workbench.data.forms.base import DataForm, characters_of
 from workbench.data.forms.rows import ROWS
 from workbench.data.sets import PairSet
-from workbench.data.tokenise import tokenise_pairs
+from workbench.data.tokenise import OnKept, tokenise_pairs
 from workbench.data.wanted import PAIRS as PAIRS_WANTED
 from workbench.data.wanted import PAIRS_WITH_MARGINS as MARGINS_WANTED
 from workbench.models.tokenizer import Tokenizer
@@ -48,9 +48,10 @@ class Pairs(DataForm):
         as_chat: bool,
         task: str | None = None,
         bad: BadRows | None = None,
+        on_kept: OnKept | None = None,
     ) -> tuple[PairSet, Counts]:
         """Pairs that were collected come as the token ids that were sampled."""
-        return tokenise_pairs(examples, tokenizer, max_tokens, as_chat=as_chat, bad=bad)
+        return tokenise_pairs(examples, tokenizer, max_tokens, as_chat=as_chat, bad=bad, on_kept=on_kept)
 
     def load(self, path: Path, reference: Path | None = None) -> PairSet:
         pairs = PairSet.load(path)

@@ -11,7 +11,7 @@ from workbench.data.counts import Counts
 from workbench.data.formats import COMPLETION_FORMATS, PROMPT_ANSWER, PROMPT_ONLY, Example
 from workbench.data.forms.base import DataForm
 from workbench.data.sets import PromptSet
-from workbench.data.tokenise import tokenise_prompts
+from workbench.data.tokenise import OnKept, tokenise_prompts
 from workbench.data.wanted import EVERY_COMPLETION, ONE_SIDE, Wanted
 from workbench.models.tokenizer import Tokenizer
 
@@ -41,8 +41,9 @@ class Prompts(DataForm):
         as_chat: bool,
         task: str | None = None,
         bad: BadRows | None = None,
+        on_kept: OnKept | None = None,
     ) -> tuple[PromptSet, Counts]:
-        return tokenise_prompts(examples, tokenizer, max_tokens, as_chat=as_chat, task=task, bad=bad)
+        return tokenise_prompts(examples, tokenizer, max_tokens, as_chat=as_chat, task=task, bad=bad, on_kept=on_kept)
 
     def load(self, path: Path, reference: Path | None = None) -> PromptSet:
         assert reference is None, "what prompts are completed with is scored when it is sampled"

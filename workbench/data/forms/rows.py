@@ -11,7 +11,7 @@ from workbench.data.counts import Counts
 from workbench.data.formats import PROMPT_ANSWER, ROW_FORMATS, Chat, Example, PromptCompletion, Text
 from workbench.data.forms.base import DataForm, characters_of
 from workbench.data.sets import RowSet
-from workbench.data.tokenise import tokenise_rows
+from workbench.data.tokenise import OnKept, tokenise_rows
 from workbench.data.wanted import EVERY_COMPLETION, ONE_ANSWER, ONE_SIDE, Wanted
 from workbench.models.tokenizer import Tokenizer
 
@@ -40,8 +40,11 @@ class Rows(DataForm):
         as_chat: bool,
         task: str | None = None,
         bad: BadRows | None = None,
+        on_kept: OnKept | None = None,
     ) -> tuple[RowSet, Counts]:
-        return tokenise_rows(examples, tokenizer, max_tokens, as_chat=as_chat, every_token=self.every_token, bad=bad)
+        return tokenise_rows(
+            examples, tokenizer, max_tokens, as_chat=as_chat, every_token=self.every_token, bad=bad, on_kept=on_kept
+        )
 
     def load(self, path: Path, reference: Path | None = None) -> RowSet:
         assert reference is None, "rows take no reference"

@@ -18,6 +18,7 @@ from workbench.data.forms.judged import JudgedRows, JudgedSet
 from workbench.data.forms.pairs import PAIRS
 from workbench.data.ragged import Ragged
 from workbench.data.sets import PairSet, RowSet
+from workbench.data.tokenise import OnKept
 from workbench.data.wanted import Wanted
 from workbench.errors import DataError
 from workbench.models.tokenizer import Tokenizer
@@ -48,14 +49,21 @@ class UnpairedRows(JudgedRows):
         as_chat: bool,
         task: str | None = None,
         bad: BadRows | None = None,
+        on_kept: OnKept | None = None,
     ) -> tuple[JudgedSet, Counts]:
         """Rows as they are; pairs are cut as pairs are, and then taken apart."""
         rest = iter(examples)
         first = list(itertools.islice(rest, 1))
         whole = itertools.chain(first, rest)
         if not first or not isinstance(first[0], Preference | TokenPair):
-            return super().tokenise(whole, tokenizer, max_tokens, as_chat=as_chat, task=task, bad=bad)
-        pairs, counts = PAIRS.tokenise(whole, tokenizer, max_tokens, as_chat=as_chat, bad=bad)
+            return super().tokenise(whole, tokenizer, max_tokens, as_chat=as_chat, task=task, bad=bad, on_kept=on_kept)
+
+        def keep_both(pair: Any) -> None:
+            if on_kept is not None:
+                for _ in range(self.rows_per_pair):
+                    on_kept(pair)
+
+        pairs, counts = PAIRS.tokenise(whole, tokenizer, max_tokens, as_chat=as_chat, bad=bad, on_kept=keep_both)
         counts.rows *= 2
         counts.places = [place for place in counts.places for _ in range(2)][:MAX_PLACES]
         return JudgedSet(_apart(pairs), self.value, np.arange(counts.rows) % 2 == 0), counts

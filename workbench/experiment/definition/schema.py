@@ -139,6 +139,8 @@ class RunSpec:
     """The model that is learned from, where the trainer learns from one: a run's, by its key, or one by its place."""
     pause: Pause | None = field(default=None, compare=False)
     """Where its search pauses it to judge it; None: nowhere, or no more."""
+    difficulty: str | None = None
+    """The column with the rows' difficulty, of a source of a mix whose curriculum names one."""
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """The places where values were written, by dotted path; a value without a place is a default."""
 
@@ -171,6 +173,7 @@ class RunSpec:
         if not isinstance(self.data, MixData):
             return (self,)
         found, named, scorers = [], iter(self.sources), iter(self.judges)
+        column = self.data.curriculum.column if self.data.curriculum is not None else None
         common = tuple(itertools.islice(scorers, _num_judges(rewards_of(self.hyperparameters))))
         for source in self.data.mix:
             settings, judges, data = self.hyperparameters, common, source.data
@@ -179,7 +182,8 @@ class RunSpec:
                 judges = tuple(itertools.islice(scorers, _num_judges(source.rewards)))
             samplers = data.collect.from_ if isinstance(data, CollectData) else START
             sources = () if samplers == START else tuple(itertools.islice(named, len(samplers)))
-            found.append(replace(self, data=data, hyperparameters=settings, sources=sources, judges=judges))
+            part = replace(self, data=data, hyperparameters=settings, sources=sources, judges=judges)
+            found.append(replace(part, difficulty=column))
         return tuple(found)
 
     @property

@@ -307,10 +307,10 @@ def _check_sources(cls: type[TrainerSettings], mix: MixData, data: Node, problem
     """What one source may say alone, and no source among several; and what no trainer of this kind reads."""
     by = data.get("curriculum.column")
     if by is not None and mix.curriculum is not None and mix.curriculum.column is not None:
-        tasks = [source.label for source in mix.mix if not isinstance(source, ReadData)]
-        if tasks or not cls.data_form.is_sampled:
-            found = f"a source without columns, {tasks[0]}" if tasks else "a trainer that samples nothing"
-            problems.add(by, f"found with {found}, allowed for prompts of files; without it the length decides")
+        made = [source.label for source in mix.mix if not isinstance(source, ReadData)]
+        if made:
+            found = f"found with a source without columns, {made[0]}"
+            problems.add(by, f"{found}, allowed for files and data sets; without it the length decides")
     rates = data.get("curriculum.pass_rate")
     if rates is not None and rates.value is not None and not cls.data_form.is_sampled:
         online = [name for name in trainer_names() if get_settings_class(name).data_form.is_sampled]

@@ -11,13 +11,13 @@ import numpy as np
 from workbench.data.batches import BatchLoader
 from workbench.data.mix import MixedSet, MixLoader, Source
 from workbench.data.pass_rates import PassRateLoader
-from workbench.data.sets import PromptSet, RowSet, TokenSet
+from workbench.data.sets import RowSet, TokenSet
 from workbench.data.settings import MixData
 from workbench.data.taught import TaughtSet
 from workbench.errors import DataError
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.running.prepared import PreparedSource
-from workbench.experiment.stages.data import ROWS_FILE
+from workbench.experiment.running.prepared import PreparedRun, PreparedSource
+from workbench.experiment.stages.data import ROWS_FILE, load_difficulty
 from workbench.experiment.stages.reference_logprobs import REFERENCE_FILE
 from workbench.experiment.stages.teacher_logprobs import TEACHER_FILE
 from workbench.tracking.words import plural
@@ -33,15 +33,15 @@ def open_rows(source: PreparedSource) -> Any:
     return TaughtSet.load(rows, source.taught.folder / TEACHER_FILE)
 
 
-def loader_of(spec: RunSpec, sets: Sequence[TokenSet], rank: int, world_size: int) -> BatchLoader:
+def loader_of(prepared: PreparedRun, sets: Sequence[TokenSet], rank: int, world_size: int) -> BatchLoader:
     """The rows of all sources, in the order that the seed decides."""
-    settings, data = spec.hyperparameters, spec.data
+    spec, settings, data = prepared.spec, prepared.spec.hyperparameters, prepared.spec.data
     batch_rows = settings.batch_rows_per_step()
     if not isinstance(data, MixData):
         return BatchLoader(sets[0], batch_rows, spec.seed, rank=rank, world_size=world_size)
     sources = [
-        Source(source.label, rows, source.loss_weight, _difficulty(spec, data, source.label, rows))
-        for source, rows in zip(data.mix, sets, strict=True)
+        Source(source.label, rows, source.loss_weight, _difficulty(data, made, rows))
+        for source, made, rows in zip(data.mix, prepared.sources, sets, strict=True)
     ]
     for source in sources:
         if source.difficulty is not None and len(source.rows) < data.num_bands:
@@ -54,14 +54,11 @@ def loader_of(spec: RunSpec, sets: Sequence[TokenSet], rank: int, world_size: in
     return MixLoader(MixedSet(sources, data.num_bands), batch_rows, spec.seed, shares, **common)
 
 
-def _difficulty(spec: RunSpec, data: MixData, name: str, rows: TokenSet) -> np.ndarray | None:
+def _difficulty(data: MixData, source: PreparedSource, rows: TokenSet) -> np.ndarray | None:
     """(rows,) how hard each row of a source is by its curriculum; None where there is none."""
     if data.curriculum is None or data.curriculum.pass_rate is not None:
         return None
-    if data.curriculum.column is None:
-        return rows.text_lengths
-    assert isinstance(rows, PromptSet), "definition/sections.py allows a column of difficulty for prompts alone"
-    return rows.numbers(data.curriculum.column, f"{place_of(spec, 'data.curriculum.column')}: source {name}")
+    return rows.text_lengths if data.curriculum.column is None else load_difficulty(source.data.folder)
 
 
 def place_of(spec: RunSpec, field: str) -> str:

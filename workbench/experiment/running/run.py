@@ -160,7 +160,7 @@ def build_trainer(
     settings = spec.hyperparameters.revised(precision=prepared.precision)
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     sets = [open_rows(source) for source in prepared.sources]
-    loader = loader_of(spec, sets, rank, world_size)
+    loader = loader_of(prepared, sets, rank, world_size)
     more: dict[str, Any] = {}
     if prepared.teacher_folder is not None and not settings.stores_teacher:
         more["ref_model"] = load_model(prepared.teacher_folder)

@@ -54,7 +54,7 @@ class RunStages:
         """The training data as token ids, alone. form: what the trainer takes, or another to look at a file in."""
         tokenizer = Tokenizer.load(self.models.folder(spec))
         if isinstance(spec.data, ReadData):
-            return self._read(spec.data, form, tokenizer)
+            return self._read(spec.data, form, tokenizer, spec.difficulty)
         source = None
         if isinstance(spec.data, CollectData):
             source = self.collected(spec, "train", spec.data.collect.wanted, self.models.worker(spec))
@@ -96,7 +96,7 @@ class RunStages:
         """The training data as token ids; source: what was collected, that it comes from, if any."""
         data = spec.data
         if isinstance(data, ReadData):
-            return self._read(data, spec.form, tokenizer)
+            return self._read(data, spec.form, tokenizer, spec.difficulty)
         if source is not None:
             return self._of_collected(tokenizer, source, spec.form)
         assert isinstance(data, TaskData), "pairs are collected before they are tokenised"
@@ -172,11 +172,14 @@ class RunStages:
             inputs | read,
         )
 
-    def _read(self, settings: ReadData, form: DataForm, tokenizer: Tokenizer) -> StageResult:
-        """Rows from where the settings say, in the form that is needed."""
+    def _read(
+        self, settings: ReadData, form: DataForm, tokenizer: Tokenizer, difficulty: str | None = None
+    ) -> StageResult:
+        """Rows from where the settings say, in the form that is needed. difficulty: the column that is kept beside
+        them."""
         inputs = Inputs(source_files(settings))
         source = {**source_identity(settings), **reading_identity(settings)}
-        return self._token_stage(tokenizer, source, Reading.of(settings, form), inputs)
+        return self._token_stage(tokenizer, source, Reading.of(settings, form, difficulty), inputs)
 
     def _token_stage(
         self, tokenizer: Tokenizer, source: dict[str, Any], reading: Reading, inputs: Inputs
