@@ -72,6 +72,7 @@ def test_a_system_message_beside_the_pair_leaves_the_margin(write):
         (PAIR | {"margin": True}, "margin is bool, allowed a number"),
         (PAIR | {"margin": None}, "margin is null, allowed a number"),
         (PAIR | {"margin": -0.5}, "margin is -0.5, allowed a finite number >= 0"),
+        (PAIR | {"margin": 10**400}, f"margin is 1{'0' * 58}..., allowed a finite number >= 0"),
         (PAIR, "has no margin, though earlier rows are of the format preference, with margin"),
         (PAIR | {"chosen": "r", "margin": 1}, "chosen and rejected are the same text, so there is nothing to prefer"),
     ],

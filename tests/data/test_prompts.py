@@ -34,6 +34,7 @@ def _prompts(tokenizer, *examples, max_tokens=100, as_chat=False, task=None):
         ({"prompt": "p", "answer": None}, Prompt("p")),
         ({"prompt": "p", "answer": 42}, Prompt("p", "42")),
         ({"prompt": "p", "answer": 42.0}, Prompt("p", "42")),
+        ({"prompt": "p", "answer": 10**400}, Prompt("p", f"1{'0' * 400}")),
         ({"prompt": "p", "answer": -0.5}, Prompt("p", "-0.5")),
         ({"prompt": TURNS[:1], "answer": "a"}, Prompt((USER,), "a")),
         ({"prompt": "p", "completion": "c"}, PromptCompletion("p", "c")),

@@ -26,7 +26,7 @@ def text_of(value: Any, name: str, *, empty: bool = False) -> str:
 
 def answer_of(value: Any, name: str) -> str:
     """The value where it is text or a finite number, as text: 42 and 42.0 are "42", 0.5 is "0.5"."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if _is_number(value) and abs(value) < math.inf:
         return str(int(value)) if value == int(value) and abs(value) < EXACT else repr(value)
     return text_of(value, name)
 
@@ -40,17 +40,16 @@ def flag_of(value: Any, name: str) -> bool:
 
 def amount_of(value: Any, name: str) -> float:
     """The value where it is a finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         raise ValueError(f"{name} is {describe(value)}, allowed a number")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} is {value:g}, allowed a finite number >= 0")
+    if not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{name} is {shown(value)}, allowed a finite number >= 0")
     return float(value)
 
 
 def number_of(value: Any, name: str) -> float:
     """The value where it is a finite number."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not abs(value) <= sys.float_info.max:
+    if not _is_number(value) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name} is {shown(value)}, allowed a finite number")
     return float(value)
 
@@ -66,6 +65,10 @@ def is_not_finite(value: Any) -> bool:
     if isinstance(value, str):
         return value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
     return isinstance(value, float) and not math.isfinite(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def describe(value: Any) -> str:
