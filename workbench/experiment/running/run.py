@@ -107,6 +107,7 @@ def _lead(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], perm
                 _finish(folder, prepared, trainer, before + time.monotonic() - started)
             else:
                 folder.write_paused(prepared.spec, seconds=before + time.monotonic() - started, **_progress(trainer))
+            distributed.barrier()
         except BaseException as met:
             # A signal before or after training, which answers its own, finds nothing to save.
             request = interrupt_behind(met) if not isinstance(met, Interrupted) else None
