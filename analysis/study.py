@@ -14,7 +14,7 @@ from analysis.finals import final_values
 from analysis.held_out_sets import deciding_set, other_sets
 from analysis.load import Loaded, load_folders
 from analysis.measures import BY_COLUMN, Measure, join, measure_of, plain
-from analysis.searched import set_trials_apart
+from analysis.searched import is_unconfirmed, set_trials_apart
 from workbench.errors import DefinitionError
 from workbench.tracking import reader
 from workbench.tracking.names import DECIDING, HELD_OUT_LOSS, of_samples
@@ -76,6 +76,12 @@ class Study:
     def memo(self) -> dict[Any, Any]:
         """What was worked out of this study and is asked for again and again, by who asks; a study never changes."""
         return {}
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether trials of a search are among the settings: the best of many looks better than it is, so none of them
+        is tested, marked as best, or claimed from."""
+        return any(is_unconfirmed(plan) for plan in self.plans)
 
     def measured(self, measure: Measure) -> Measure:
         """The measure with what these runs' values of it cannot be below: a held-out loss of rows is a negative

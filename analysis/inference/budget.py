@@ -129,10 +129,10 @@ def coarse(study: Study, measure: Measure) -> list[str]:
 
 def compare_at_end(study: Study, measure: Measure, cost: Measure) -> list[Comparison]:
     """Every two settings at the end of the range of this cost that all cover, by Welch's test on seeds; Holm over the
-    pairs of this cost. Empty without such a range."""
+    pairs of this cost. Empty without such a range, and of a search that is not confirmed."""
     found = curves(study, measure, cost)
     low, high = common_range(found)
-    if not low < high:
+    if study.is_unconfirmed or not low < high:
         return []
     values = {
         variant: [stats.value_at(c.costs, c.values, high) for c in found if c.variant is variant]

@@ -140,9 +140,12 @@ def pair_scores(study: Study) -> list[PairScore]:
 def paired_tests(study: Study) -> tuple[str, list[PairedTest]]:
     """(what was counted, exact McNemar between every two checkpoints on the items that both were scored on).
 
-    Pairs decided rightly where there is pairs.jsonl, else greedy exact match of the held-out prompts.
+    Pairs decided rightly where there is pairs.jsonl, else greedy exact match of the held-out prompts. No tests of a
+    search that is not confirmed.
     """
     items, outcomes = _right_by_item(study)
+    if study.is_unconfirmed:
+        return items, []
     by_name = {variant.name: variant for variant in study.variants}
     found = []
     column = PAIR_ACCURACY if "pairs" in items else EXACT_MATCH_GREEDY

@@ -18,7 +18,6 @@ from analysis.inference import before_after, comparability
 from analysis.inference.checkpoints import interval_of
 from analysis.inference.left_out import unfinished, without_value
 from analysis.measures import Measure, format_number, format_p, join, join_few, plain
-from analysis.searched import is_unconfirmed
 from analysis.study import Study, Variant, starts_of
 from workbench.tracking.names import NUM_PAIRS
 from workbench.tracking.words import plural
@@ -75,8 +74,8 @@ def compare_all(study: Study, measure: Measure) -> list[Comparison]:
 
 def _pairs(study: Study, measure: Measure) -> list[tuple[Variant, Variant]]:
     found: list[tuple[Variant, Variant]] = []
-    if any(is_unconfirmed(plan) for plan in study.plans):
-        return found  # trials of a search, of which the best looks better than it is
+    if study.is_unconfirmed:
+        return found
     for group in comparability.groups(study, measure.column):
         able = [v for v in group.study.variants if len(study.values(v, measure.column)) >= 2]
         found += list(combinations(able, 2))
@@ -214,8 +213,9 @@ def _beside(study: Study, measure: Measure, variant: Variant) -> str:
 
 
 def leaders(study: Study, measure: Measure) -> list[Variant]:
-    """The best setting and every one that cannot be told from it; none where all are the same."""
-    if all_equal(study, measure, study.compared(measure.column)):
+    """The best setting and every one that cannot be told from it; none where all are the same, or a search has not
+    confirmed its best."""
+    if study.is_unconfirmed or all_equal(study, measure, study.compared(measure.column)):
         return []
     best = best_of(study, measure)
     close = [c for c in compare_all(study, measure) if best in (c.first, c.second) and not c.separated]

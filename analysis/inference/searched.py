@@ -16,7 +16,7 @@ from workbench.tracking.words import plural
 def qualified(study: Study, answer: Answer) -> Answer:
     """The answer of a study with searches: without confirmation nothing is claimed; with it, it is said with how many
     settings each arm was tried, and that the claims rest on fresh seeds alone."""
-    if any(is_unconfirmed(plan) for plan in study.plans):
+    if study.is_unconfirmed:
         return _unconfirmed(study, answer)
     chosen: dict[int, list[str]] = {}
     for variant in study.variants:

@@ -40,7 +40,9 @@ class Contrast:
 
 
 def contrasts(study: Study) -> list[Contrast]:
-    """Every contrast that has a test or a difference, by measure."""
+    """Every contrast that has a test or a difference, by measure; none of a search that is not confirmed."""
+    if study.is_unconfirmed:
+        return []
     after = final_items(study, study.loaded.completions)
     found = []
     for measure in study.of_samples:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis import compare
-from analysis.inference.claims import compare_all
-from analysis.measures import BY_COLUMN
+from analysis.inference.budget import compare_at_end
+from analysis.inference.checkpoints import paired_tests
+from analysis.inference.claims import compare_all, leaders
+from analysis.measures import BY_COLUMN, STEPS
 from analysis.report.pages import answer_of, describe, write_report
 from analysis.report.plots import Canvas
 from analysis.report.sections.search import FEWEST, Tried, importances_of, section
@@ -78,6 +81,19 @@ def test_nothing_is_claimed_before_the_best_is_confirmed(tmp_path, complete, con
     titles = [found.title for found in describe(study)["sections"]]
     assert "Search" in titles
     assert "Every setting against every other" not in titles
+
+
+def test_trials_are_not_tested_in_any_way(tmp_path):
+    study = open_study(searched(tmp_path, ()))
+    without = replace(study, plans=[{**study.plans[0], "unconfirmed": False}])
+    tests = (
+        compare_all, leaders,
+        lambda of, measure: compare_at_end(of, measure, STEPS),
+        lambda of, _: paired_tests(of)[1],
+    )  # fmt: skip
+    for test in tests:
+        assert test(without, study.deciding)
+        assert not test(study, study.deciding)
 
 
 def test_compared_from_python_trials_are_left_out_too(tmp_path):
