@@ -94,6 +94,23 @@ def test_a_band_with_too_few_prompts_takes_those_with_the_nearest_rates():
     assert sorted(next(iter(loader))["row_ids"].tolist()) == [2, 3, 4, 5, 6, 7, 8, 9]
 
 
+def test_prompts_as_far_from_a_band_are_equal_whatever_the_rounding_of_floats():
+    loader = _loader(sizes=(2,), batch_rows=2, pass_rate={"within": [0.1, 0.9]})
+    _learn(loader, 1, lambda row: [float(row == 0)])  # 0.1 above and, as floats are, a little more below
+    loader.batch_rows = 1
+    firsts = set()
+    for seed in range(10):
+        loader.seed = seed
+        firsts.add(loader.rows_of(1).item())
+    assert firsts == {0, 1}
+
+
+def test_a_reward_that_rounding_alone_keeps_from_the_most_passes():
+    loader = _loader(sizes=(1,), batch_rows=1, pass_rate={"within": [0, 1]})
+    _learn(loader, 1, lambda row: [(0.6 + 0.3) + 0.1, 1.0 - 1e-9])
+    assert loader.measures()["pass_rate/a"] == 0.5
+
+
 def test_a_source_keeps_its_share_and_a_smaller_one_repeats():
     loader = _loader(sizes=(9, 2), shares=[0.25, 0.75])
     batch = next(iter(loader))

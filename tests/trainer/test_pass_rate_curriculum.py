@@ -101,3 +101,15 @@ def test_a_step_that_is_repeated_draws_the_same_prompts(make, tmp_path):
     trainer.feed.begin()
     assert trainer.feed.next()["row_ids"].tolist() == first
     assert trainer.train_loader.state_dict()["times"].tolist() == before
+
+
+def test_a_rollback_keeps_what_was_drawn_and_measured(make, tmp_path):
+    settings = {"checkpoint_every": 2, "non_finite": "rollback", "passes": 1, "minibatches": 1}
+    trainer = make("grpo", tmp_path, **settings)
+    fourth = lambda: trainer.step == 3 and not trainer.guard.rollbacks  # noqa: E731
+    for parameter in trainer.parameters:
+        parameter.register_hook(lambda gradient: gradient * float("nan") if fourth() else gradient)
+    trainer.train()
+    assert (trainer.step, trainer.guard.rollbacks, trainer.feed.taken) == (STEPS, 1, STEPS + 2)
+    kept = trainer.train_loader.state_dict()
+    assert kept["times"].sum() == 4 * trainer.feed.taken, "the rows of the batches taken back are drawn as well"

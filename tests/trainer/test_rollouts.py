@@ -11,6 +11,8 @@ from tests.trainers import ONLINE, watched
 from workbench.errors import DataError, DefinitionError, DivergenceError, RewardError
 from workbench.generation.costs import sampling_flops
 from workbench.tracking.reader import read_rows
+from workbench.trainer.online.metrics import earned_by_row
+from workbench.trainer.online.rollout import rollout_made_elsewhere
 from workbench.trainer.online.scoring import predicting_states, rollout_entropies
 
 MADE = {"steps": 1, "precision": "float32", "device": "cpu", "max_grad_norm": None}
@@ -339,3 +341,14 @@ def test_nothing_is_warned_of_in_a_sound_run(name, rollout_trainer):
         trainer = rollout_trainer(name)
         trainer.train()
     assert trainer.warnings == []
+
+
+def test_completions_made_elsewhere_tell_what_each_row_of_the_data_earned(torch):
+    batch = {
+        "prompts": torch.tensor([[5], [3], [5]]),
+        "prompt_mask": torch.ones(3, 1, dtype=torch.bool),
+        "responses": torch.ones(3, 2, dtype=torch.long),
+        "rewards": torch.tensor([1.0, 0.5, 0.0]),
+        "row_ids": torch.tensor([7, 4, 7]),
+    }
+    assert earned_by_row(rollout_made_elsewhere(batch, 1, 0)) == {7: [1.0, 0.0], 4: [0.5]}

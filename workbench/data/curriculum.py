@@ -12,6 +12,8 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from workbench.config import NonNegativeInt, PositiveInt, Settings
 
 Rate = Annotated[float, Field(ge=0, le=1)]
+ROUNDING = 1e-12
+"""Sums of rewards that differ by no more are one."""
 
 
 class SharesAt(Settings):
@@ -39,6 +41,11 @@ class PassRate(Settings):
     forget_after: PositiveInt | None = 100
     """Steps after which a rate counts as not measured, so that what was too hard for the model is tried again; none:
     never."""
+
+    def passes(self, reward: float) -> bool:
+        """Whether a completion with this reward passes. Weighted rewards that add up to passes_at may do so in floats
+        only to a few units in the last place, and another order of adding gives others."""
+        return reward >= self.passes_at or math.isclose(reward, self.passes_at, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
     @model_validator(mode="after")
     def _prior_is_drawn(self) -> PassRate:

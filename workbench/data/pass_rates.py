@@ -93,7 +93,8 @@ class PassRateLoader(MixLoader):
         for own, numbers in zip(self.data.parts, wanted, strict=True):
             for (low, high), number in zip(self._ranges, numbers, strict=True):
                 distance = np.maximum(low - rates[own], 0) + np.maximum(rates[own] - high, 0)
-                order = np.lexsort((chance[own], times[own], distance, taken[own]))
+                nearest = np.round(distance, 9)  # 1 - 0.9 and 0.1 are as far, whatever floats say
+                order = np.lexsort((chance[own], times[own], nearest, taken[own]))
                 rows = np.resize(own[order], number)  # where the source has fewer, each again
                 taken[rows] = True
                 found.append(rows)
@@ -108,7 +109,7 @@ class PassRateLoader(MixLoader):
         self._ahead, self._observed[0] = [], self._position
         known = self._is_known(self._position)
         for row, rewards in earned.items():
-            rate = float(np.mean([reward >= self._settings.passes_at for reward in rewards]))
+            rate = float(np.mean([self._settings.passes(reward) for reward in rewards]))
             memory = self._settings.memory if known[row] else 0.0
             self._rates[row] = memory * self._rates[row] + (1 - memory) * rate
             self._measured_at[row] = self._position * self._steps_per_batch

@@ -227,10 +227,10 @@ class BaseTrainer(SavedTrainer):
         if folder is None:
             raise verdict.error("no valid checkpoint to roll back to: lower learning_rate")
         self._note(verdict.what, f"rollback to step {step}")
-        taken, rollbacks, costs, incidents = self.feed.taken, self.guard.rollbacks, self.costs, self.incidents
-        self.load_checkpoint(folder)
-        self.feed.drop_first(is_enough=True)
-        self.feed.taken, self.guard.rollbacks = taken, rollbacks + 1
+        rollbacks, costs, incidents = self.guard.rollbacks, self.costs, self.incidents
+        with self.feed.going_on():
+            self.load_checkpoint(folder)
+        self.guard.rollbacks = rollbacks + 1
         self.state.costs, self.state.incidents = costs, incidents
         self.records.open_records(self.state.recorded_step)
 

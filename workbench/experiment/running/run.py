@@ -208,11 +208,11 @@ def _check_passes(spec: RunSpec, rewards: Sequence[RewardSet]) -> None:
     curriculum = spec.data.curriculum if isinstance(spec.data, MixData) else None
     if curriculum is None or curriculum.pass_rate is None:
         return
-    needed = curriculum.pass_rate.passes_at
+    rates = curriculum.pass_rate
     for maximum in (own.maximum for own in rewards if own.maximum is not None):
-        if maximum < needed:
+        if not rates.passes(maximum):
             where = place_of(spec, "data.curriculum.pass_rate.passes_at")
-            raise DefinitionError(f"{where}: found {needed:g}, allowed up to {maximum:g}, which rewards reach")
+            raise DefinitionError(f"{where}: found {rates.passes_at:g}, allowed up to {maximum:g}, which rewards reach")
 
 
 def find_overlaps(prepared: PreparedRun, runs: Path) -> list[leaks.Overlap]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -59,6 +60,18 @@ class Feed:
         """Go on to the next of the updates, or where that is enough past all of them; as they were before."""
         before, self.updates = self.updates, self.updates.rest(is_enough=is_enough)
         return before
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """A checkpoint that is loaded within takes back nothing of what was taken of the loader and observed by it; the
+        updates that the checkpoint has left are dropped."""
+        observing = self.loader if isinstance(self.loader, ObservingLoader) else None
+        taken, observed = self.taken, observing.state_dict() if observing is not None else {}
+        yield
+        self.drop_first(is_enough=True)
+        self.taken = taken
+        if observing is not None:
+            observing.load_state_dict(observed)
 
     def rewind(self) -> None:
         """Let go of the loader, and read it from the committed position when the next batch is asked for."""

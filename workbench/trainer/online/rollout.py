@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from workbench.errors import DataError
 from workbench.trainer.loop.batches import Batch
-from workbench.trainer.loop.sources import LOSS_WEIGHT, SOURCE
+from workbench.trainer.loop.sources import LOSS_WEIGHT, ROW, SOURCE
 
 RANK_STRIDE = 1 << 32
 """The group numbers of two processes are this far apart, so that no two groups share a number."""
@@ -57,7 +57,8 @@ class Rollout:
     logged: dict[str, list[float]] = field(default_factory=dict)
     """Numbers that rewards logged, any number of each."""
     of_prompt: Batch = field(default_factory=dict)
-    """Columns (P,) of the prompts that go with them into updates: their source and the weight of their loss."""
+    """Columns (P,) of the prompts that go with them into updates: their source, the weight of their loss, and which
+    row of the data they are."""
     texts: list[str] = field(default_factory=list)
     """The prompts as text, P; none where the completions were made elsewhere."""
     prompt_ids: list[str] = field(default_factory=list)
@@ -209,7 +210,7 @@ def rollout_made_elsewhere(batch: Batch, number: int, rank: int, *, needs_ratios
         ref_logprobs=batch.get("ref_logprobs"),
         of_prompt={
             name: batch[name].new_zeros(len(prompts)).index_copy_(0, prompt_index, batch[name])
-            for name in (SOURCE, LOSS_WEIGHT)
+            for name in (SOURCE, LOSS_WEIGHT, ROW)
             if name in batch
         },
     )
