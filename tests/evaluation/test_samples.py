@@ -14,6 +14,8 @@ from workbench.evaluation.prompts import HeldOutPrompt, PromptEvaluator
 from workbench.evaluation.samples import majority_at, pass_at
 from workbench.evaluation.settings import EvaluateSettings
 from workbench.models.reference import frozen_reference
+from workbench.rewards import votes as votes_module
+from workbench.rewards.math_answer import math_match
 from workbench.rewards.votes import votes
 
 
@@ -67,12 +69,41 @@ def test_the_majority_of_one_sample_is_its_own_answer_and_pass_at_1_says_the_sam
     ],
 )
 def test_a_vote_is_for_the_answer_as_the_verifier_reads_it(verifier, texts, expected):
-    assert votes(verifier, texts) == expected
+    for is_right in (False, True):
+        assert votes(verifier, texts, [is_right] * len(texts)) == expected
 
 
 def test_answers_in_latex_are_the_same_by_value():
-    texts = [r"so \boxed{2\sqrt{3}}", r"$\sqrt{12}$", r"\boxed{5}", "it is 5", "no idea at all, sorry"]
-    assert votes("math", texts) == [0, 0, 2, 2, None]
+    texts = [r"so \boxed{2\sqrt{3}}", r"$\sqrt{12}$", r"\boxed{5}", "it is 5", "", "no\nanswer"]
+    assert votes("math", texts, [False] * 6) == [0, 0, 2, 2, None, None]
+
+
+@pytest.mark.parametrize(
+    ("gold", "said", "others"),
+    [
+        (r"\text{east}", ["east", "The answer is east.", r"\boxed{\text{east}}"], ["west", "The answer is west."]),
+        (r"\infty", ["infinity", r"$\infty$"], ["zero"]),
+        ("5", ["$x=5$", "$y=5$", "it is 5"], ["$x=6$", "6"]),
+    ],
+)
+def test_what_math_finds_right_votes_for_one_answer_and_what_it_finds_wrong_for_others(gold, said, others):
+    texts = said + others
+    right = [math_match("", text, gold) == 1.0 for text in texts]
+    assert right == [True] * len(said) + [False] * len(others)
+    assert votes("math", texts, right) == [0] * len(said) + [len(said)] * len(others)
+
+
+def test_an_answer_is_compared_with_one_text_of_each_other_answer(monkeypatch):
+    asked = []
+
+    def told(prompt, completion, answer):
+        asked.append(completion)
+        return math_match(prompt, completion, answer)
+
+    monkeypatch.setattr(votes_module.math_answer, "math_match", told)
+    texts = ["$5$", "$x=5$", "$10/2$", r"\frac{10}{2}", "$7$", "it is 7", "$15/3$"]
+    assert votes("math", texts, [False] * 7) == [0, 0, 0, 0, 4, 4, 0]
+    assert asked == ["$x=5$", "$10/2$", "$7$", "$15/3$"]
 
 
 HALF = {" ": {"1": 0.4, "2": 0.6}, "1": {"2": 1.0}, "2": {"<eos>": 1.0}}

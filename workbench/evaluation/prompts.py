@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,11 @@ class PromptEvaluator:
         for prompt, own in zip(self.prompts, completions, strict=True):
             texts = list(itertools.islice(all_texts, len(own)))
             scores = [self._verify(prompt.prompt, text, prompt.answer) for text in texts]
-            cast = votes(self.verifier, texts) if counted else [None] * len(own)
-            found.append([Answered(*each) for each in zip(own, texts, scores, cast, strict=True)])
+            answered = [Answered(*each) for each in zip(own, texts, scores, strict=True)]
+            if counted:
+                cast = votes(self.verifier, texts, [each.is_right for each in answered])
+                answered = [replace(each, vote=vote) for each, vote in zip(answered, cast, strict=True)]
+            found.append(answered)
         return found
 
     def _of_samples(self, samples: Sequence[Answered]) -> dict[str, float]:

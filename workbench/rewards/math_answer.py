@@ -45,11 +45,10 @@ def is_math(answer: str) -> bool:
 
 
 def answer_in(completion: str) -> str | None:
-    """What a completion says as its answer, between LaTeX's marks; None where no expression is found in it."""
-    text = completion[-MAX_CHARACTERS:]
-    said = _said(text)
-    words = not _DELIMITED.search(text) and not _SIGN.search(said.strip("$"))
-    return said if said and not words and is_math(said) else None
+    """What a completion says as its answer, between LaTeX's marks; None where no expression is found in it. Words are
+    one, as math_match reads them: east is \\text{east}."""
+    said = _said(completion[-MAX_CHARACTERS:])
+    return said if said and is_math(said) else None
 
 
 def looks_like_latex(answer: str) -> bool:
