@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from workbench.objectives.logprobs import projected_entropies, projected_logprobs, token_logprobs
+from workbench.objectives.distillation import forward_kl
+from workbench.objectives.kl import full_kl
+from workbench.objectives.logprobs import expectation, projected_entropies, projected_logprobs, token_logprobs
 
 
 @pytest.fixture
@@ -93,3 +95,23 @@ def test_a_token_that_cannot_come_adds_nothing_to_the_entropy():
     found.sum().backward()
     assert found.tolist() == pytest.approx([math.log(2)], rel=1e-6)
     assert logits.grad.tolist() == [pytest.approx([0.0, 0.0, 0.0], abs=1e-7)]
+
+
+def test_a_token_too_improbable_for_float32_makes_the_mean_of_infinite_values_infinite_and_no_gradient_nan():
+    """e^-200 is 0 in float32, and greater than 0."""
+    logits = torch.tensor([[0.0, -200.0, 0.0], [0.0, -200.0, 0.0]], requires_grad=True)
+    reference = torch.tensor([[0.0, -math.inf, 0.0], [0.0, -1.0, -1.0]])
+    for found in (full_kl(logits, reference), forward_kl(logits.log_softmax(-1), reference.log_softmax(-1))):
+        assert found[0] == math.inf
+        assert found[1].isfinite()
+        (gradient,) = torch.autograd.grad(found.sum(), logits, retain_graph=True)
+        assert gradient.isfinite().all()
+        (alone,) = torch.autograd.grad(found[1], logits)
+        assert torch.equal(gradient[1], alone[1])
+
+
+def test_the_gradient_of_the_mean_is_that_of_the_plain_sum_where_all_is_finite():
+    logprobs = torch.randn(3, 5, dtype=torch.float64).log_softmax(-1).requires_grad_()
+    values = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(expectation(logprobs, values), (logprobs.exp() * values).sum(-1))
+    assert torch.autograd.gradcheck(expectation, (logprobs, values))

@@ -88,11 +88,14 @@ def projected_entropies(
 
 def expectation(logprobs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """The mean of the values over the vocabulary, sum of p times the value: a token that cannot come (log p = -inf, of
-    a masked vocabulary) adds exactly 0, whatever its value is, where the plain product 0 * inf is NaN.
+    a masked vocabulary) adds exactly 0, whatever its value is, and one that can come adds an infinite value as it is,
+    though its p may be too small for a number of this precision: the plain product 0 * inf is NaN.
 
-    Both (..., V). Returns (...). With its gradient, to which such a token adds 0 too.
+    Both (..., V). Returns (...). With its gradient, to which the token that cannot come adds 0 too.
     """
-    return (logprobs.exp() * values.masked_fill(logprobs.isneginf(), 0.0)).sum(-1)
+    counted = values.masked_fill(logprobs.isneginf(), 0.0)
+    infinite = counted.isinf()
+    return torch.where(infinite, counted, logprobs.exp() * counted.masked_fill(infinite, 0.0)).sum(-1)
 
 
 def head_logits(
