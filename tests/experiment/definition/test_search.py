@@ -72,6 +72,7 @@ CASES = [
     ("learning_rate: {log", "evaluate.prompts: {log", "12: sweep.search.space.evaluate.prompts: found a setting of evaluate, allowed what is trained: all trials are measured alike"),
     ("learning_rate: {log", "arms.a.learning_rate: {log", "12: sweep.search.space.arms.a.learning_rate: found 'arms.a.learning_rate', allowed arms.NAME.setting of a definition with arms"),
     ("{choice: [8, 16]}", "{choice: [8, 8]}", "13: sweep.search.space.batch_rows: choice: found [8, 8], allowed each value once"),
+    ("{choice: [8, 16]}", "{choice: [8, 8.0]}", "13: sweep.search.space.batch_rows.choice[1]: found 8.0 again, allowed each value once"),
     ("{choice: [8, 16]}", "{choice: [8, 0]}", "13: sweep.search.space.batch_rows.choice[1]: found 0, allowed numbers > 0"),
     ("{choice: [8, 16]}", "{log: [8, 16]}", "13: sweep.search.space.batch_rows: found 11.31, allowed a whole number"),
     ("{top: 2, seeds: 3}", "{top: 5, seeds: 3}", "14: sweep.search.confirm: found the top 5 of 4 trials, allowed fewer"),

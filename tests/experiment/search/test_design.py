@@ -54,6 +54,9 @@ def test_a_small_space_is_drawn_whole_and_no_setting_twice(sampler):
     assert size_of(small) == 6
     assert len(design(small, sampler, 50, seed=0)) == 6
     assert design({}, sampler, 5, seed=0) == [{}]
+    assert size_of({"narrow": Dimension(linear=(1.0, 1.001)), "rows": small["rows"]}) == 2 * 3
+    assert size_of({"narrow": Dimension(log=(0.9999, 1.002))}) == 4
+    assert size_of({"wide": Dimension(linear=(1.0, 2.01))}) == math.inf
 
 
 def test_the_places_of_a_range_by_hand():

@@ -6,9 +6,14 @@ import json
 
 import pytest
 
-from tests.experiment.search.conftest import finish, score, search, variants
+from tests.experiment.search.conftest import SEARCH, finish, score, search, variants
 from workbench.errors import DefinitionError
+from workbench.experiment.definition.explain import explain
+from workbench.experiment.definition.resolve import load_experiment
+from workbench.experiment.identity import identify
 from workbench.experiment.planning.plan_file import write_plan
+from workbench.experiment.running.outcome import Outcome
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.search.loop import as_it_stands, refuse_shared
 
 
@@ -75,10 +80,46 @@ def test_a_trial_that_lost_a_seed_is_not_confirmed_and_is_tried_again_by_the_nex
     assert whole.search.chosen.confirmed[0] == best.variant
 
 
-def test_a_search_of_which_nothing_ends_stops(lab, searched):
-    trained, whole, _ = search(searched(budget={"flops": 1e3}), lab / "runs", lambda run: None)
-    assert len(trained) == 2
+def test_a_search_of_which_nothing_ends_stops_after_several_trials(lab, searched):
+    experiment = searched(trials=8, budget={"flops": 1e9})
+    trained, whole, _ = search(experiment, lab / "runs", lambda run: None)
+    assert len(variants(trained)) == 4
     assert whole.search.chosen.confirmed == ()
+
+
+def test_a_first_trial_that_fails_does_not_end_a_search(lab, searched):
+    experiment = searched(trials=6, budget={"flops": 1e9})
+    first = experiment.runs[0].variant
+    trained, whole, _ = search(experiment, lab / "runs", lambda run: None if run.variant == first else score(run))
+    assert len(variants(trained)) == 6
+    assert len(whole.search.chosen.confirmed) == 2
+
+
+@pytest.mark.parametrize(("code", "stopped"), [(130, True), (143, True), (137, False), (139, False), (3, False)])
+def test_only_a_request_to_stop_stops_a_search_and_a_trial_that_was_killed_has_failed(code, stopped):
+    assert Outcome({"a": 0, "b": code}).is_stopped is stopped
+
+
+def test_the_plan_counts_a_trial_that_failed_as_ended(lab, searched):
+    experiment = searched()
+    best = max(experiment.runs, key=score)
+    search(experiment, lab / "runs", lambda run: None if run.key == best.key else score(run))
+    assert not as_it_stands(experiment, lab / "runs").search.chosen.complete
+    fingerprint = identify(best, lab / "runs", "float32").fingerprint
+    folder = RunFolder(lab / "runs", best.key)
+    folder.model.mkdir(parents=True)
+    folder.write_status(state="failed", fingerprint=fingerprint)
+    stands = as_it_stands(experiment, lab / "runs")
+    assert stands.search.chosen.complete
+    assert best.variant not in stands.search.chosen.confirmed
+    assert sum(run.seed > 1 for run in stands.runs) == 6
+
+
+def test_a_new_arm_has_trials_in_the_plan_while_another_waits(lab, searched):
+    search(searched(extra={"arms": {"plain": {}}}), lab / "runs", most=1)
+    stands = as_it_stands(searched(extra={"arms": {"plain": {}, "wide": {}}}), lab / "runs")
+    assert sum(run.arm == "wide" for run in stands.runs) == 4 * 2
+    assert "settings of arm wide" in explain(stands)
 
 
 def test_more_trials_and_a_changed_space_reuse_what_fits(lab, searched):
@@ -138,6 +179,29 @@ def test_a_file_that_changes_while_its_search_runs_ends_it(lab, searched):
 
     with pytest.raises(DefinitionError, match="changed while its search ran"):
         search(experiment, lab / "runs", train)
+
+
+def test_a_file_that_it_extends_is_part_of_it(lab, define, definitions, searched):
+    base = definitions["start"]
+    define("base", base)
+    search_alone = {"extends": "base", "question": "Which?", "sweep": {"seeds": 1, "search": SEARCH}}
+    define("search", search_alone)
+    experiment = load_experiment("search")
+
+    def train(run):
+        define("base", base | {"evaluate": base["evaluate"] | {"prompts": 9}})
+        return score(run)
+
+    with pytest.raises(DefinitionError, match="changed while its search ran"):
+        search(experiment, lab / "runs", train)
+
+
+def test_seeds_that_the_confirmation_cannot_begin_from_are_told_before_any_trial(define, definitions, searched):
+    define("before", definitions["start"] | {"sweep": {"seeds": 2}})
+    follows = {"start_from": {"experiment": "before", "seed": "match"}, "model": None}
+    assert searched(extra=follows, confirm=None).runs
+    with pytest.raises(DefinitionError, match=r"search.yaml:\d+: start_from.seed: found seed 2 to match"):
+        searched(extra=follows)
 
 
 def test_several_commands_do_not_share_a_search(searched):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tests.experiment.search.conftest import score, search, variants
-from workbench.experiment.search import tpe
+from workbench.experiment.search import loop, tpe
 from workbench.experiment.search.design import design
 from workbench.experiment.search.settings import Dimension
 
@@ -59,3 +59,13 @@ def test_a_search_that_is_killed_asks_for_the_same_and_keeps_optunas_journal(lab
     kept = optuna.load_study(study_name=study.study_name, storage=storage)
     assert len(kept.trials) == 7
     assert kept.best_value == pytest.approx(max(score(run) for run in search(experiment, lab / "runs")[1].runs))
+
+
+def test_a_space_that_gives_no_more_ends_the_search(lab, searched, monkeypatch):
+    experiment = searched(sampler="tpe", trials=7, seeds=1, confirm=None)
+    first = experiment.runs[0].point
+    monkeypatch.setattr(tpe, "suggest", lambda *_: dict(first))
+    monkeypatch.setattr(
+        loop, "design", lambda space, sampler, number, seed: design(space, sampler, min(number, 4), seed)
+    )
+    assert len(variants(search(experiment, lab / "runs")[0])) == 4

@@ -62,7 +62,8 @@ def _known_names(folder: Path) -> str:
 
 
 def load_tree(asked: Node, folder: Path, problems: Problems, chain: tuple[str, ...] = ()) -> tuple[Node, str] | None:
-    """The definition's tree, laid over those it extends and of known shape, and the file's text; None when unreadable.
+    """The definition's tree, laid over those it extends and of known shape, and the file's text, then theirs; None when
+    unreadable.
 
     Parts of the wrong shape are left out after they were reported, so that the rest can still be checked.
     """
@@ -83,7 +84,7 @@ def load_tree(asked: Node, folder: Path, problems: Problems, chain: tuple[str, .
         if base is None:
             tree.value.setdefault("question", Node("?", tree.where, "question"))
         else:
-            tree = merge_sections(base[0], tree)
+            tree, text = merge_sections(base[0], tree), f"{text}\n{base[1]}"
     return check_shape(tree, problems), text
 
 

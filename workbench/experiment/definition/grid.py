@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +94,7 @@ def read_axes(sweep: Node | None, classes: Classes, overrides: list[Override], p
         if twin is not None:
             problems.add(written, f"found the same setting as axis {twin}, allowed one axis for a setting")
             continue
-        _refuse_twins(values, problems)
+        refuse_twins(values, problems)
         axes.append(Axis(name.removeprefix("hyperparameters."), path, values))
     return axes
 
@@ -207,7 +207,8 @@ def _as_floats(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _refuse_twins(values: tuple[Node, ...], problems: Problems) -> None:
+def refuse_twins(values: Iterable[Node], problems: Problems) -> None:
+    """Problems of values that are one setting written twice, such as 1 and 1.0."""
     seen: dict[str, Node] = {}
     for node in values:
         plain = node.plain()

@@ -149,6 +149,9 @@ class _Loader:
         for point, sections in variants:
             fresh = search.fresh_seeds if search is not None and point.name in search.chosen.confirmed else ()
             runs += self._seeded(root, folder_name, point, sections, [*seeds, *fresh])
+        if search is not None and not search.chosen.confirmed:  # before hours of trials, not after them
+            for point, sections in {point.arm: (point, sections) for point, sections in variants}.values():
+                self._seeded(root, folder_name, point, sections, search.fresh_seeds)
         if search is not None:
             search = self._judged(search, sweep, runs)
         if len(self.problems.lines) > before or not sound:
@@ -213,7 +216,7 @@ class _Loader:
         return replace(search, rungs=rungs)
 
     def _seeded(
-        self, root: Node, folder_name: str, point: Point, sections: Sections, seeds: list[int]
+        self, root: Node, folder_name: str, point: Point, sections: Sections, seeds: Sequence[int]
     ) -> list[RunSpec]:
         question, track = root.get("question"), root.get("track")
         resolver = Resolver(self.load, self.problems)

@@ -295,7 +295,7 @@ class Experiment:
     """Every run that these begin from or collect from, recursively, by key, in the order they must be made."""
     overrides: tuple[str, ...]
     text: str
-    """The file as it was written."""
+    """The file as it was written, then those that it extends."""
     search: Search | None = None
     """How its variants are chosen; None where the file names them all."""
     folder: Path = Path("experiments")

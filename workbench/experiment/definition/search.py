@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workbench.experiment.definition.grid import MAX_RUNS, Classes, Point, setting_path, variant_name
+from workbench.experiment.definition.grid import MAX_RUNS, Classes, Point, refuse_twins, setting_path, variant_name
 from workbench.experiment.definition.merge import merge_sections, nest
 from workbench.experiment.definition.overrides import Override
 from workbench.experiment.definition.source import Node, show
@@ -87,6 +87,9 @@ def read_search(
     fixed = {override.key for override in overrides}
     axes = {arm: _axes_of(arm, space, settings, classes, fixed, problems) for arm in classes}
     _refuse_unknown_arms(space, classes, problems)
+    for dimension in space.value.values():
+        if (choice := dimension.get("choice")) is not None and choice.value is not None:
+            refuse_twins(choice.value, problems)
     found = DeclaredSearch(settings, axes)
     if len(problems.lines) == before:
         _check(found, node, num_seeds, problems)

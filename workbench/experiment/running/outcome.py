@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from workbench.interrupts import SIGNALS
+
 
 @dataclass
 class Outcome:
@@ -18,8 +20,9 @@ class Outcome:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a run was stopped from outside: what would be tried next depends on how it ends."""
-        return any(code > 128 for code in self.codes.values())
+        """Whether a run was stopped from outside: what would be tried next depends on how it ends. One that another
+        signal ended, as where memory ran out, has failed."""
+        return any(code - 128 in SIGNALS for code in self.codes.values())
 
     @property
     def exit_code(self) -> int:

@@ -25,7 +25,7 @@ def size_of(space: Space) -> float:
 def drawn(space: Space, settings: SearchSettings) -> list[Setting]:
     """The settings that are drawn before any result is known: all trials, or the quarter that tpe learns from, and four
     at least."""
-    first = max(4, settings.trials // 4) if settings.sampler == "tpe" else settings.trials
+    first = settings.num_first if settings.sampler == "tpe" else settings.trials
     return design(space, settings.sampler, min(first, settings.trials), settings.seed)
 
 

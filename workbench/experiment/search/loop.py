@@ -16,7 +16,7 @@ from workbench.experiment.search import tpe
 from workbench.experiment.search.design import design, drawn
 from workbench.experiment.search.halving import best_of, promoted_at_once, promoted_together
 from workbench.experiment.search.journal import Journal, Trial
-from workbench.experiment.search.results import finished_runs, result_of, spent_by
+from workbench.experiment.search.results import ended_runs, result_of, spent_by
 from workbench.experiment.search.settings import Pause
 from workbench.tracking.words import plural
 from workbench.trainer.records.costs import Costs
@@ -97,12 +97,12 @@ class _Search:
 
     def known(self) -> Experiment:
         """What is known without training anything, or asking for what results decide."""
-        self._read(self._grown())
-        if not self._waiting():
-            arms = self.search.spaces
-            self.journal.trials += [trial for arm in arms for trial in self._next(arm, drawn_only=True)]
-            if not self._waiting() and all(self._is_over(arm) and not self._goes_on(arm) for arm in arms):
-                return self._complete()
+        self._read(self._grown(), trains=False)
+        arms = self.search.spaces
+        growing = [arm for arm in arms if not self._waiting() or not self.journal.of_arm(arm)]
+        self.journal.trials += [trial for arm in growing for trial in self._next(arm, drawn_only=True)]
+        if not self._waiting() and all(self._is_over(arm) and not self._goes_on(arm) for arm in arms):
+            return self._complete()
         return self._grown()
 
     def _goes_on(self, arm: str | None) -> bool:
@@ -167,33 +167,32 @@ class _Search:
     def _waiting(self) -> list[Trial]:
         return [trial for trial in self.journal.trials if trial.name not in self.ended]
 
-    def _read(self, whole: Experiment) -> None:
-        """Look at the trials that had not ended: a run that this command tried and that is not finished has failed."""
+    def _read(self, whole: Experiment, *, trains: bool = True) -> None:
+        """Look at the trials that had not ended: a run that this command tried and that is not finished has failed.
+        trains: off, so has one whose folder says so, which no command tries again before the next that trains."""
         of: dict[str, list[RunSpec]] = {self._variant(trial): [] for trial in self._waiting()}
         for run in whole.runs:
             if run.variant in of and run.seed in self.search.seeds:
                 of[run.variant].append(run)
         asked = [spec for own in of.values() for spec in own]
-        finished = finished_runs([*whole.ancestors.values(), *asked], self.runs) if asked else set()
+        finished, failed = ended_runs([*whole.ancestors.values(), *asked], self.runs) if asked else (set(), set())
         for trial in self._waiting():
             own = of[self._variant(trial)]
             tried = trial.name in self.tried
             if all(run.key in finished for run in own) and (tried or not self.fresh):
                 values = [result_of(run, self.runs, self._pause(trial)) for run in own]
                 self.ended[trial.name] = math.fsum(values) / len(values)
-            elif tried:
+            elif tried or (not trains and all(run.key in finished | failed for run in own)):
                 self.ended[trial.name] = math.nan
 
     # What comes next.
 
     def _is_over(self, arm: str | None) -> bool:
-        """Whether an arm begins no further trial: all are tried, its budget is spent, or nothing of it ever ends."""
+        """Whether an arm begins no further trial: all are tried, its budget is spent, or all of several failed."""
         begun = self.journal.of_arm(arm)
         if len(begun) >= self.search.num_trials(arm):
             return True
-        if not begun:
-            return False
-        if all(math.isnan(self.ended.get(trial.name, 0.0)) for trial in begun):
+        if len(begun) >= self.settings.num_first and all(math.isnan(self.ended.get(t.name, 0.0)) for t in begun):
             return True
         budget = self.settings.budget
         return budget is not None and self._spent(begun).spent(budget) is not None
@@ -240,7 +239,10 @@ class _Search:
         while by_results and len(found) < left:
             told = [(trial.setting, self.ended.get(trial.name)) for trial in [*begun, *found]]
             trial = Trial(arm, tpe.suggest(space, told, settings.seed))
-            found += [trial] if trial not in [*begun, *found] else self._untried(arm, found, 1)
+            new = [trial] if trial not in [*begun, *found] else self._untried(arm, found, 1)
+            if not new:
+                break
+            found += new
         return found or self._untried(arm, [], left)
 
     def _untried(self, arm: str | None, besides: list[Trial], number: int) -> list[Trial]:

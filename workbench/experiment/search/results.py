@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.planning.plan import plan_runs, recorded_precisions
+from workbench.experiment.planning.plan import PlannedRun, plan_runs, recorded_precisions
 from workbench.experiment.running.run_folder import RunFolder
 from workbench.experiment.search.settings import Pause
 from workbench.tracking.names import DECIDING, HELD_OUT_LOSS
@@ -18,11 +18,19 @@ from workbench.trainer.records.costs import Costs
 _COSTS = {"cost/flops": "flops", "cost/trained_tokens": "trained_tokens", "time/seconds": "seconds"}
 
 
-def finished_runs(specs: Iterable[RunSpec], runs: Path) -> set[str]:
-    """Keys of the runs that came as far as they are asked for now. specs: those that they begin from among them."""
+def ended_runs(specs: Iterable[RunSpec], runs: Path) -> tuple[set[str], set[str]]:
+    """Keys of the runs that came as far as they are asked for now, and of those that failed on their way or cannot
+    run. specs: those that they begin from among them."""
     asked = list(specs)
     planned = plan_runs(asked, runs, recorded_precisions(asked, runs))
-    return {run.spec.key for run in planned if not run.must_run}
+    finished = {run.spec.key for run in planned if not run.must_run}
+    return finished, {run.spec.key for run in planned if run.must_run and _has_failed(run, runs)}
+
+
+def _has_failed(run: PlannedRun, runs: Path) -> bool:
+    status = RunFolder(runs, run.spec.key).status()
+    failed = status.get("state") == "failed" and status.get("fingerprint") == run.identity.fingerprint
+    return run.state == "broken" or failed
 
 
 def result_of(spec: RunSpec, runs: Path, pause: Pause | None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -16,6 +17,9 @@ Sampler = Literal["random", "sobol", "tpe"]
 WholeNumber = Annotated[int, Field(ge=-(10**9), le=10**9)]
 DIGITS = 4
 """Significant digits of a value that is drawn: a variant's name then says exactly what it was trained with."""
+MAX_TRIALS = 1_000
+FINE = 20 * MAX_TRIALS
+"""Places along a narrow range that find each of its values: those below a power of ten lie ten times as close."""
 
 
 class Dimension(Settings):
@@ -45,10 +49,12 @@ class Dimension(Settings):
 
     @property
     def size(self) -> float:
-        """How many values there are; infinity where it is a range of real numbers."""
+        """How many values may be drawn; infinity where a range of real numbers has more than a search has trials."""
         if self.choice is not None:
             return len(self.choice)
-        return self.int_[1] - self.int_[0] + 1 if self.int_ is not None else math.inf
+        if self.int_ is not None:
+            return self.int_[1] - self.int_[0] + 1
+        return _num_rounded(*(self.log or self.linear or (0.0, 1.0)))
 
     @property
     def text(self) -> str:
@@ -78,8 +84,7 @@ class Dimension(Settings):
 
     def rounded(self, value: float) -> float:
         """The value with DIGITS significant digits, within the range."""
-        low, high = self.log or self.linear or (-math.inf, math.inf)
-        return min(max(float(f"{value:.{DIGITS}g}"), low), high)
+        return _rounded(value, *(self.log or self.linear or (-math.inf, math.inf)))
 
     def holds(self, value: Any) -> bool:
         """Whether it may take the value."""
@@ -92,6 +97,19 @@ class Dimension(Settings):
 
     def _ranges(self) -> dict[str, tuple[float, float] | None]:
         return {"log": self.log, "linear": self.linear, "int": self.int_}
+
+
+def _rounded(value: float, low: float, high: float) -> float:
+    return min(max(float(f"{value:.{DIGITS}g}"), low), high)
+
+
+@cache
+def _num_rounded(low: float, high: float) -> float:
+    """How many values a range has once they are rounded; infinity where there are more than trials."""
+    coarsest = 10.0 ** (math.floor(math.log10(max(abs(low), abs(high)))) + 1 - DIGITS)
+    if high - low > MAX_TRIALS * coarsest:
+        return math.inf
+    return len({_rounded(low + (high - low) * place / FINE, low, high) for place in range(FINE + 1)})
 
 
 @dataclass(frozen=True)
@@ -145,7 +163,7 @@ class SearchSettings(Settings):
     sampler: Sampler = "random"
     """How settings are chosen: at random, evenly by a scrambled Sobol sequence, or by what the trials so far gave
     (tpe, of Optuna: the extra "search")."""
-    trials: Annotated[int, Field(gt=0, le=1_000)] = 16
+    trials: Annotated[int, Field(gt=0, le=MAX_TRIALS)] = 16
     """Settings that are tried, of each arm."""
     space: Annotated[dict[str, Dimension], Field(min_length=1)]
     """What is searched: by hyperparameter, or by dotted path as in `grid`. arms.NAME.setting is for that arm alone."""
@@ -158,3 +176,8 @@ class SearchSettings(Settings):
     """Judge trials on their way and let only the best go on; absent: every trial is trained to its end."""
     confirm: Confirm | None = None
     """Train the best again on fresh seeds. Without it the report claims nothing."""
+
+    @property
+    def num_first(self) -> int:
+        """How many trials of an arm say something of its space: a quarter of them, and four at least."""
+        return max(4, self.trials // 4)
