@@ -64,6 +64,7 @@ def shrink(definition: dict[str, Any]) -> dict[str, Any]:
         if "name" in part.get("model", {}):
             part["model"] = {"path": "model"}
     definition.pop("threads", None)  # each worker of the tests has one core
+    definition["track"] = []  # what trackers show is not of a definition's making
     hyperparameters = definition.setdefault("hyperparameters", {})
     hyperparameters.pop("epochs", None)
     hyperparameters["steps"] = 2

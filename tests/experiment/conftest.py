@@ -23,6 +23,7 @@ SFT: dict[str, Any] = {
     "data": {"task": "sort", "digits": 3, "rows": 256},
     "hyperparameters": {"steps": 4, "batch_rows": 16, "learning_rate": 3e-3, "precision": "float32"},
     "evaluate": {"task": "sort", "digits": 3, "prompts": 8, "every": 2, "max_new_tokens": 6},
+    "track": [],
 }
 DPO: dict[str, Any] = {
     "question": "How tightly should it be tied?",

@@ -28,7 +28,7 @@ LORA = {"lora": {"rank": 2, "dropout": 0.2}}
 ALONE = {"lora": {"rank": 2, "save": "adapter"}}
 SFT = {
     "question": "q", "trainer": "sft", "model": {"path": "base"}, "data": {"task": "sort", "digits": 3, "rows": 64},
-    "hyperparameters": FAST | {"batch_rows": 8}, "evaluate": OLD,
+    "hyperparameters": FAST | {"batch_rows": 8}, "evaluate": OLD, "track": [],
 }  # fmt: skip
 DPO = SFT | {
     "trainer": "dpo", "data": {"path": "pairs.jsonl"}, "hyperparameters": FAST | {"batch_pairs": 4},
@@ -299,7 +299,8 @@ def test_more_held_out_pairs_are_measured_on_and_not_trained_for(plan):
 @pytest.mark.slow
 @pytest.mark.multi
 def test_the_command_scores_again_and_takes_back_every_run_of_a_sweep(lab, define, command):
-    definition = SFT | {"model": {"preset": "tiny"}, "sweep": {"seeds": 2}, "evaluate": OLD | {"every": 0}}
+    small = {"model": {"preset": "tiny"}, "sweep": {"seeds": 2}, "track": ["tensorboard"]}
+    definition = SFT | small | {"evaluate": OLD | {"every": 0}}
     folders = [lab / f"runs/it/main/seed{seed}" for seed in (0, 1)]
     define("it", definition)
     assert command("run", "it").returncode == 0

@@ -23,6 +23,7 @@ START: dict[str, Any] = {
     "data": {**SORT, "rows": 64},
     "hyperparameters": {"steps": 8, "batch_rows": 16, "learning_rate": 3e-3, "precision": "float32"},
     "evaluate": EVALUATE,
+    "track": [],
 }
 SWEEP: dict[str, Any] = {
     "question": "Does a reward help more than pairs?",
