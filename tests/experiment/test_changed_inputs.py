@@ -142,7 +142,7 @@ def test_what_changes_before_the_run_reads_it_is_refused_by_name(made, name, rec
 def test_what_changes_while_the_run_reads_it_is_refused_by_name(made, name, what, monkeypatch):
     prepared = prepare(made(name))
     path = Path(what) if "." in what else stage_file(prepared, what)
-    place = {"model": (run, "load_model"), "held": (held_out, "encode_prompts"), "rows": (run, "_dataset")}[path.stem]
+    place = {"model": (run, "load_model"), "held": (held_out, "encode_prompts"), "rows": (run, "open_rows")}[path.stem]
     at(monkeypatch, *place, lambda: edit(path))
     with pytest.raises(DataError, match=f"{path.name} was changed or replaced while it was in use"):
         execute(prepared, Path("runs"), {})
