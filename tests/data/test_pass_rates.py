@@ -12,6 +12,7 @@ from workbench.data.mix import MixedSet, Source
 from workbench.data.pass_rates import PassRateLoader
 from workbench.data.ragged import Ragged
 from workbench.data.sets import PromptSet, Texts
+from workbench.errors import CheckpointError
 
 HALF = {"within": [0.25, 0.75]}
 
@@ -139,6 +140,24 @@ def test_a_loader_goes_on_from_its_state_alone():
     assert _learn(again, 5, earned) == taken[4:]
     assert again.measures() == whole.measures()
     assert again.drawn(9) == whole.drawn(9)
+
+
+def test_a_state_of_other_data_or_bands_is_refused_and_changes_nothing():
+    loader = _loader()
+    kept = loader.state_dict()
+    for other in (_loader(sizes=(5,)), _loader(pass_rate={}, bands=2, hardest_from=1)):
+        _learn(other, 1, lambda row: [1.0])
+        with pytest.raises(CheckpointError, match=r"of other data or bands: found shapes .*FRESH=1"):
+            loader.load_state_dict(other.state_dict())
+    with pytest.raises(CheckpointError, match=r"found shapes \{\}"):
+        loader.load_state_dict({})
+    assert all((kept[name] == value).all() for name, value in loader.state_dict().items())
+
+
+def test_within_has_three_bands_whatever_the_default_of_bands():
+    within = Curriculum.model_validate({"pass_rate": HALF})
+    assert within.model_copy(update={"bands": 5}).num_bands == len(within.shares(0)) == 3
+    assert Curriculum.model_validate({"pass_rate": {}, "bands": 4, "hardest_from": 1}).num_bands == 4
 
 
 def test_processes_draw_one_batch_together():

@@ -99,6 +99,15 @@ def test_a_plan_refuses_more_rows_than_a_task_has_alone_and_in_a_mix(lab, define
     assert planned(lab, define, trainer="sft", data=few)[1] == 0
 
 
+def test_a_plan_lets_a_source_of_one_prompt_be_drawn_by_its_pass_rate(lab, define):
+    file = lab / "one.jsonl"
+    file.write_text(json.dumps({"prompt": "ab", "answer": "c"}) + "\n")
+    data = {"mix": [{"path": str(file)}], "curriculum": {"pass_rate": {"within": [0.1, 0.9]}}}
+    sampling = {"steps": 2, "batch_prompts": 2, "group_size": 2, "max_new_tokens": 4, "rewards": [{"reward": "exact"}]}
+    text, code = planned(lab, define, trainer="grpo", data=data, hyperparameters=sampling)
+    assert code == 0, text
+
+
 def test_a_plan_refuses_a_source_with_fewer_rows_than_bands(lab, define):
     file = lab / "few.jsonl"
     file.write_text(json.dumps({"prompt": "ab", "completion": "c"}) + "\n")

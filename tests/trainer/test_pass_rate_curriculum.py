@@ -12,6 +12,7 @@ from workbench.data.mix import MixedSet, Source
 from workbench.data.pass_rates import PassRateLoader
 from workbench.data.ragged import Ragged
 from workbench.data.sets import PromptSet, Texts
+from workbench.errors import CheckpointError
 from workbench.trainer.machine.distributed import get_rank, get_world_size
 
 STEPS = 6
@@ -113,3 +114,14 @@ def test_a_rollback_keeps_what_was_drawn_and_measured(make, tmp_path):
     assert (trainer.step, trainer.guard.rollbacks, trainer.feed.taken) == (STEPS, 1, STEPS + 2)
     kept = trainer.train_loader.state_dict()
     assert kept["times"].sum() == 4 * trainer.feed.taken, "the rows of the batches taken back are drawn as well"
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_checkpoint_of_another_kind_of_loader_is_refused(make, tmp_path, saved):
+    observing, other = make("grpo", None), make("grpo", None)
+    other.feed.loader = []
+    by, of = (observing, other) if saved else (other, observing)
+    by.save_checkpoint(tmp_path / "c")
+    found = "state of the loader, this run has no such part" if saved else "no state of the loader, this run has that"
+    with pytest.raises(CheckpointError, match=f"the checkpoint has {found}.*FRESH=1"):
+        of.load_checkpoint(tmp_path / "c", inexact=True)

@@ -40,7 +40,8 @@ class PassRate(Settings):
     """The part of a prompt's former rate in its new one."""
     forget_after: PositiveInt | None = 100
     """Steps after which a rate counts as not measured, so that what was too hard for the model is tried again; none:
-    never."""
+    never. They are counted by the batches drawn, each as the updates that are made of it, so that a step that draws
+    several, by dynamic_sampling, counts several times."""
 
     def passes(self, reward: float) -> bool:
         """Whether a completion with this reward passes. Weighted rewards that add up to passes_at may do so in floats
@@ -90,8 +91,14 @@ class Curriculum(Settings):
         check_schedule(self.schedule or (), self.bands, "bands")
         return self
 
+    @property
+    def num_bands(self) -> int:
+        """Bands of each source: within has one of its own, and one on either side."""
+        return self.bands if self.pass_rate is None else len(self.rates)
+
     def shares(self, step: int) -> list[float]:
-        """The share of each band after so many steps."""
+        """The share of each band after so many steps; of pass_rate.within, those of rates above it, within it and below
+        it."""
         if self.schedule is not None:
             return between(self.schedule, step)
         if self.hardest_from is None:
@@ -101,7 +108,8 @@ class Curriculum(Settings):
 
     @property
     def rates(self) -> list[tuple[float, float]]:
-        """(bands,) the lowest and the highest pass rate of each, the easiest first."""
+        """(bands,) the lowest and the highest pass rate of each, the easiest first. A band that no rate can be in, such
+        as that above [0.5, 1], has its lowest above its highest, so that every rate is outside."""
         assert self.pass_rate is not None, "rates divide prompts whose difficulty is a pass rate"
         if self.pass_rate.within is not None:
             low, high = self.pass_rate.within

@@ -12,6 +12,7 @@ import numpy as np
 
 from workbench.data.curriculum import Curriculum
 from workbench.data.mix import MixedSet, MixLoader, Shares
+from workbench.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +137,15 @@ class PassRateLoader(MixLoader):
         return {name: torch.from_numpy(values.copy()) for name, values in self._state().items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """The mirror of state_dict; what was given and not observed is forgotten."""
+        """The mirror of state_dict; what was given and not observed is forgotten. Raises CheckpointError where it is of
+        other data or bands."""
+        found = {name: tuple(values.shape) for name, values in state.items()}
+        own = {name: values.shape for name, values in self._state().items()}
+        if found != own:
+            raise CheckpointError(
+                f"the checkpoint holds pass rates of other data or bands: found shapes {found}, allowed {own}; run "
+                "afresh (FRESH=1), or with the data and bands that it was written with"
+            )
         self._ahead = []
         for name, values in self._state().items():
             values[:] = state[name].numpy()

@@ -297,7 +297,7 @@ class MixData(Settings):
     @property
     def num_bands(self) -> int:
         """Bands of each source."""
-        return 1 if self.curriculum is None else self.curriculum.bands
+        return 1 if self.curriculum is None else self.curriculum.num_bands
 
 
 DataSettings = TaskData | FileData | DatasetData | CollectData | MixData

@@ -103,7 +103,8 @@ class Inspector:
     def problem(self, spec: RunSpec) -> str | None:
         """What would stop the run, in one line."""
         found = [*self.training(spec), *(own for _, own in self.held_out(spec))]
-        if isinstance(spec.data, MixData):
+        curriculum = spec.data.curriculum if isinstance(spec.data, MixData) else None
+        if isinstance(spec.data, MixData) and (curriculum is None or curriculum.pass_rate is None):
             for name, part in zip(spec.data.names, spec.parts, strict=True):
                 own = self._training(part)
                 if own is not None and own.problem is None and own.rows < spec.data.num_bands:

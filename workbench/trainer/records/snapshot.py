@@ -133,10 +133,19 @@ class Snapshot:
         """Put the parts where `take` found them. What of the surroundings is another now, in words: unless inexact,
         nothing is, else CheckpointError; and so where the checkpoint is of another run."""
         self.origin.refuse_other_settings(state)
+        self._refuse_other_parts(state["parts"])
         changed = self.origin.changed(state, inexact=inexact)
         for name, part in self.parts.items():
             part.load_state_dict({**state["parts"][name], **tensors.get(name, {})})
         return changed
+
+    def _refuse_other_parts(self, saved: Mapping[str, Any]) -> None:
+        for name in sorted(saved.keys() ^ self.parts.keys()):
+            found, own = ("state", "no such part") if name in saved else ("no state", "that part")
+            raise CheckpointError(
+                f"the checkpoint has {found} of the {name}, this run has {own}, and --inexact cannot stand in for it; "
+                "run afresh (FRESH=1), or with the parts that it was written with"
+            )
 
 
 def _is_json(value: Any) -> bool:
