@@ -153,7 +153,8 @@ class TrainerHooks(TrainerFace, abc.ABC):
         gradients; what it costs is charged. For the reference within `reference.scoring()`, for statistics over the
         whole step (distributed.over_all_rows gives them), and for whatever else an update takes as given.
 
-        work_of: what `score` computes of a batch. flops: the model's, where it is neither policy nor reference.
+        work_of: what `score` computes of a batch. flops: the model's own; without it the policy is charged as itself
+        and every other model as the reference, so a model that is neither needs it.
         """
 
         def scored(micro_batches: Sequence[Batch]) -> torch.Tensor:

@@ -104,12 +104,11 @@ class KTOTrainer(BaseTrainer):
         )
         metrics: dict[str, Value] = {"kl_mismatched": Mean(divergence.sum().double(), len(divergence))}
         by_row = {"kto": RowSums(losses, torch.ones_like(losses))}
+        told = {"rewards": settings.beta * logratios.detach(), "logps": outputs.detach()}
         for side, rows in (("chosen", wanted), ("rejected", ~wanted)):
-            if count := int(rows.sum()):
-                rewards, sums = settings.beta * logratios.detach()[rows], outputs.detach()[rows]
-                metrics[f"rewards/{side}"] = Mean(rewards.sum().double(), count)
-                metrics[f"logps/{side}"] = Mean(sums.sum().double(), count)
-            each = {f"rewards/{side}": settings.beta * logratios.detach(), f"logps/{side}": outputs.detach()}
+            each, count = {f"{name}/{side}": values for name, values in told.items()}, int(rows.sum())
+            if count:
+                metrics |= {name: Mean(values[rows].sum().double(), count) for name, values in each.items()}
             by_row |= RowSums.weighted(each, rows.to(losses.dtype))
         return LossResult({"kto": LossTerm(losses.sum(), len(losses))}, metrics, by_row)
 
