@@ -12,7 +12,7 @@ from workbench.errors import DefinitionError
 from workbench.experiment.identity import identify
 from workbench.experiment.running.run_folder import PAUSED, RunFolder
 from workbench.experiment.search.halving import promoted_at_once, promoted_together
-from workbench.experiment.search.journal import Trial
+from workbench.experiment.search.journal import Journal, Trial
 from workbench.experiment.search.loop import as_it_stands, parts
 from workbench.experiment.search.settings import Halving, Pause
 
@@ -95,6 +95,26 @@ def test_only_the_best_are_trained_to_their_end_and_a_kill_changes_nothing(lab, 
     assert (ends[:8] == [2] * 8) == (rule == "successive")
     stands = as_it_stands(experiment, lab / "runs")
     assert sum(run.pause is not None for run in stands.runs) == 6
+
+
+def test_a_changed_halving_keeps_how_far_trials_went_and_calls_none_of_them_outside(lab, searched, definitions):
+    def load(halving):
+        hyperparameters = definitions["start"]["hyperparameters"] | {"steps": 8}
+        return searched(trials=4, seeds=1, halving=halving, extra={"hyperparameters": hyperparameters})
+
+    asked = load(HALVING)  # at steps 2, 4 and the end
+    first, second = [dict(run.point) for run in asked.runs[:2]]
+    begun = [Trial(None, first), Trial(None, second), Trial(None, first, 1), Trial(None, first, 2)]
+    Journal(asked, lab / "runs").add(begun)
+    sooner = Journal(load({"first": 4}), lab / "runs")  # at step 4 and the end
+    assert sooner.trials == [*begun[:2], Trial(None, first, 1)]
+    assert sooner.num_outside == 0
+    Journal(load(None), lab / "runs").add([])
+    assert Journal(load(None), lab / "runs").trials == begun[:2]
+    assert sorted(trial.name for trial in Journal(asked, lab / "runs").trials) == sorted(t.name for t in begun)
+    said: list[str] = []
+    next(parts(load(None), lab / "runs", jobs=1, fresh=False, say=said.append))
+    assert said == ["search: 2 trials begun before are reused"]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class _Search:
         return self.settings.halving is not None and bool(self._next(arm))
 
     def _tell_reused(self) -> None:
-        number, others = sum(trial.rung == 0 for trial in self.journal.trials), len(self.journal.left_out)
+        number, others = sum(trial.rung == 0 for trial in self.journal.trials), self.journal.num_outside
         told = f"search: {plural(number, 'trial')} begun before {'is' if number == 1 else 'are'} reused"
         if others:
             told += f"; {others} outside the space of now {'counts' if others == 1 else 'count'} for nothing"
