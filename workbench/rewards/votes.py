@@ -16,7 +16,7 @@ _READ: dict[str, Callable[[str], Hashable]] = {
 """What a verifier reads as a completion's answer, None where it finds none; for the others that is the whole text."""
 
 
-_RIGHT = object()
+_RIGHT: Any = object()
 """The answer of every completion that math finds right."""
 
 
@@ -29,7 +29,9 @@ def votes(verifier: str, completions: Sequence[str], right: Sequence[bool]) -> l
     read: Callable[[str], Any] = _READ.get(verifier, str)
     by_value = verifier == "math"
     judged = dict(zip(completions, right, strict=True))
-    answers = {text: _RIGHT if by_value and is_right else read(text) for text, is_right in judged.items()}
+    answers: dict[str, Any] = {
+        text: _RIGHT if by_value and is_right else read(text) for text, is_right in judged.items()
+    }
     first: dict[Any, int | None] = {None: None, "": None}
     wrong: dict[str, int] = {}  # one text of each answer that math can compare
     for place, text in enumerate(completions):
