@@ -150,9 +150,9 @@ def _experiment(parsed: argparse.Namespace, **options: Any) -> int:
 def _train(parsed: argparse.Namespace) -> int:
     from workbench.experiment.running.train import train_named
 
-    key = train_named(parsed.planned, parsed.runs, _permissions(parsed))
+    key, state = train_named(parsed.planned, parsed.runs, _permissions(parsed))
     if os.environ.get("RANK", "0") == "0":
-        say(f"{key} is finished")
+        say(f"{key} is {state}")
     return 0
 
 

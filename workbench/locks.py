@@ -44,18 +44,21 @@ def hold(
         yield
 
 
-def is_held(runs: Path, name: str) -> bool:
-    """Says whether a process holds the lock for itself now."""
-    return _is_locked(_path(runs, name)) or _is_locked(runs / name / INSIDE)
+def is_held(runs: Path, name: str, *, shared: bool = False) -> bool:
+    """Says whether a process holds the lock for itself now. shared: or shares it with others."""
+    kind = fcntl.LOCK_EX if shared else fcntl.LOCK_SH
+    return _is_locked(_path(runs, name), kind) or _is_locked(runs / name / INSIDE, kind)
 
 
-def _is_locked(path: Path) -> bool:
+def _is_locked(path: Path, kind: int) -> bool:
+    """Says whether a lock of that kind cannot be had now."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)  # it may be another user's
+        # It may be another user's; a folder on a network gives a lock for itself only to who may write.
+        descriptor = os.open(path, os.O_RDWR if kind == fcntl.LOCK_EX else os.O_RDONLY)
     except OSError:
         return False
     try:
-        return not _try(descriptor, fcntl.LOCK_SH)
+        return not _try(descriptor, kind)
     finally:
         os.close(descriptor)
 

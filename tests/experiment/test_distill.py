@@ -35,6 +35,12 @@ BETTER = copy.deepcopy(SFT) | {"model": {"preset": "mini"}}
 BETTER["hyperparameters"] |= {"steps": 6}
 
 
+class Silent:
+    def say(self, text: str) -> None: ...
+
+    def progress(self, label: str, done: int, total: int) -> None: ...
+
+
 @pytest.fixture
 def distill(lab: Path, define, monkeypatch):
     """distill(**changes) -> its one run, of a student that a larger teacher teaches."""
@@ -168,16 +174,23 @@ def test_a_teacher_and_its_samples_from_definition_to_report(distill, command, d
     assert describe_change(before.fields, after.fields).startswith("teacher was")
 
 
+def test_a_run_is_prepared_with_one_look_at_its_teacher(distill, monkeypatch):
+    from workbench.experiment.running.prepare import Preparer
+    from workbench.experiment.running.start_models import StartModels
+
+    (spec,) = distill(model={"preset": "tiny"}, start_from=None, teacher={"preset": "mini"}).runs
+    found, look = [], StartModels.teacher
+    monkeypatch.setattr(StartModels, "teacher", lambda *asked: found.append(look(*asked)) or found[-1])
+    prepared = Preparer(Path("runs"), Silent(), 1).prepare(spec, "float32")
+    assert found == [prepared.teacher_folder]
+    assert str(found[0] / "config.json") in prepared.opened
+
+
 def test_a_store_of_what_a_teacher_says_that_would_be_too_large_is_refused_with_the_remedy(distill, monkeypatch):
     from workbench.experiment.running.run_stages import RunStages
     from workbench.experiment.running.start_models import StartModels
     from workbench.experiment.stages import teacher_logprobs
     from workbench.inputs import Inputs
-
-    class Silent:
-        def say(self, text: str) -> None: ...
-
-        def progress(self, label: str, done: int, total: int) -> None: ...
 
     asked = {"on_policy_share": 0.0, "teacher_logprobs": "stored", "steps": 2, "precision": "float32"}
     experiment = distill(model={"preset": "tiny"}, start_from=None, teacher={"preset": "mini"}, hyperparameters=asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from pydantic import TypeAdapter
 
 from tests.commands import Command
 from tests.faults.labs import outcomes
+from workbench.cli import main
 from workbench.errors import DataError, RankError, WorkbenchError
 from workbench.experiment.definition.resolve import load_experiment
 from workbench.experiment.definition.schema import RunSpec
-from workbench.experiment.running import planned_run
+from workbench.experiment.running import planned_run, train
 from workbench.experiment.running.planned_run import planned_key, read_planned, write_planned
 from workbench.experiment.running.prepare import Preparer
 from workbench.experiment.running.run_folder import RunFolder
+from workbench.experiment.running.stops import SAYS, STOPPED
+from workbench.locks import hold
 from workbench.permissions import NOTHING
 from workbench.tracking.reader import read_rows
 
@@ -94,6 +98,42 @@ def test_a_planned_run_is_named_by_its_key_its_variant_or_its_folder_and_by_noth
         with pytest.raises(WorkbenchError, match=r"RUN: found .*, allowed EXPERIMENT/VARIANT/seedK") as told:
             planned_key(RUNS, named)
         assert "\n" not in str(told.value)
+
+
+def test_a_run_that_a_command_waited_for_and_that_was_stopped_is_not_trained_on(prepared):
+    from workbench.experiment.running.run import execute
+
+    folder, held = RunFolder(RUNS, KEY), threading.Event()
+    folder.path.mkdir(parents=True)
+    folder.write_status(state="running", fingerprint=prepared.identity.fingerprint)
+
+    def other_command() -> None:
+        with hold(RUNS, KEY, inside=True):
+            held.set()
+            time.sleep(0.5)
+            folder.write_status(state=STOPPED, message=SAYS, exit_code=143)
+
+    thread = threading.Thread(target=other_command)
+    thread.start()
+    held.wait()
+    with pytest.raises(WorkbenchError, match=SAYS) as told:
+        execute(prepared, RUNS, {})
+    thread.join()
+    assert (told.value.exit_code, folder.status()["state"]) == (143, STOPPED)
+    execute(prepared, RUNS, {})  # nobody was waited for
+    assert folder.is_finished()
+
+
+def test_train_says_how_the_run_stands(prepared, monkeypatch, capsys):
+    def pause(prepared, runs, provenance, permissions):
+        RunFolder(runs, prepared.spec.key).path.mkdir(parents=True)
+        RunFolder(runs, prepared.spec.key).write_status(state="paused")
+
+    monkeypatch.setattr(train, "train_run", pause)
+    monkeypatch.setattr(train.processes, "work_alone", lambda threads: None)
+    monkeypatch.setattr(train.processes, "set_environment", lambda: None)
+    assert main(["train", KEY]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{KEY} is paused"
 
 
 @pytest.mark.slow

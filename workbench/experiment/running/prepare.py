@@ -51,22 +51,21 @@ class Preparer:
     def prepare(self, spec: RunSpec, precision: str) -> PreparedRun:
         """Make what is missing. Raises what the user can mend: DataError, ModelError, StorageError; DataError too
         where a file that it is made of changes meanwhile."""
-        folders = [self.models.unverified(spec), *self._teacher(spec)]
+        folders = [self.models.unverified(spec), *self.models.unverified_teacher(spec)]
         inputs = Inputs(prepared_from(spec, self.runs, *folders))
         with inputs.unchanged():
             for key in spec.judges:
                 self.models.made_by(key)
             return self._prepare(spec, precision, self.models.folder(spec), inputs)
 
-    def _teacher(self, spec: RunSpec) -> list[Path]:
-        """The folder of the model that is learned from, where there is one. DefinitionError where its tokens are not
-        the student's."""
+    def _teacher(self, spec: RunSpec, own: Tokenizer) -> Path | None:
+        """The folder of the model that is learned from, where there is one. own: the student's. DefinitionError where
+        the teacher's tokens are not the student's."""
         folder = self.models.teacher(spec)
-        if folder is None:
-            return []
-        own, teachers = Tokenizer.load(self.models.unverified(spec)), Tokenizer.load(folder)
-        refuse_other_tokens(spec, (own.name, own.tokens), (teachers.name, teachers.tokens))
-        return [folder]
+        if folder is not None:
+            teachers = Tokenizer.load(folder)
+            refuse_other_tokens(spec, (own.name, own.tokens), (teachers.name, teachers.tokens))
+        return folder
 
     def _prepare(self, spec: RunSpec, precision: str, folder: Path, inputs: Inputs) -> PreparedRun:
         identity = identify(spec, self.runs, precision)
@@ -76,7 +75,7 @@ class Preparer:
         worker = self.models.worker(spec, precision)
         notes = [REPLACED] if replaces_template(folder) else []
         inherited: dict[str, dict[str, float]] = {}
-        teacher = next(iter(self._teacher(spec)), None)
+        teacher = self._teacher(spec, tokenizer)
         sources = tuple(self._source(part, folder, teacher, worker, tokenizer, inputs) for part in spec.parts)
         names = spec.data.names if isinstance(spec.data, MixData) else ("",)
         for name, source in zip(names, sources, strict=True):
@@ -109,7 +108,7 @@ class Preparer:
                 {named("data", name): source.data for name, source in zip(names, sources, strict=True)}
                 | {"held_out_pairs": held_out}
             ),
-            opened=Inputs(opened_by_run(spec, self.runs, folder, *self._teacher(spec))).hashes(),
+            opened=Inputs(opened_by_run(spec, self.runs, folder, *([teacher] if teacher is not None else []))).hashes(),
         )
         unnamed = prepared.stage_names - training_stages(spec) - measuring_stages(spec)
         assert not unnamed, f"a run reads stages that its identity does not name: {unnamed}"

@@ -22,7 +22,7 @@ from workbench.experiment.running.held_out import build_evaluators, held_out_exa
 from workbench.experiment.running.learned_rows import loader_of, open_rows, place_of
 from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.run_folder import FINISHED, RunFolder
-from workbench.experiment.running.stops import SAYS, STOPPED, forget, heeded, is_asked
+from workbench.experiment.running.stops import SAYS, STOPPED, answered, heeded, is_asked
 from workbench.inputs import Inputs
 from workbench.interrupts import interrupt_behind
 from workbench.locks import INSIDE, hold, hold_file
@@ -68,10 +68,10 @@ def execute(
 def _lead(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], permissions: Permissions) -> None:
     """The main process's part, which is the whole where there is no other."""
     folder = RunFolder(runs, prepared.spec.key)
-    waited_for: list[str] = []
+    when_waiting: list[Mapping[str, Any]] = []
 
     def wait(holder: str) -> None:
-        waited_for.append(holder)
+        when_waiting.append(folder.status())
         complain(f"waiting for {holder}")
 
     with contextlib.ExitStack() as locks:
@@ -81,8 +81,9 @@ def _lead(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], perm
                 distributed.broadcast_object(False)
                 distributed.barrier()
                 return  # another command made it while this one waited
-            if waited_for and folder.status().get("state") == "failed":
-                raise distributed.explained(_failed_there(folder.status()))
+            status = folder.status()
+            if when_waiting not in ([], [status]) and status.get("state") in ("failed", STOPPED):
+                raise distributed.explained(_failed_there(status))
         started = time.monotonic()
         before = 0.0
         trainer: BaseTrainer | None = None
@@ -137,7 +138,7 @@ def _end_of(error: WorkbenchError, runs: Path, key: str) -> tuple[str, str]:
         return "failed", str(error)
     if not is_asked(runs, key):
         return "interrupted", str(error)
-    forget(runs, [key])
+    answered(runs, key)
     return STOPPED, SAYS
 
 

@@ -45,6 +45,8 @@ from workbench.tracking.words import plural
 
 FAILED = "failed: "
 POLL_SECONDS = 0.1
+STOPPED_CODE = Interrupted(signal.SIGTERM, saved=False).exit_code
+"""The exit code of what a user's request stopped."""
 STOP_SECONDS = 60.0
 """How long runs may take to write their checkpoints after a signal."""
 
@@ -73,8 +75,14 @@ def run_experiment(
     refuse_without_space(experiment, runs, fresh)
     jobs = jobs or default_jobs(max(run.threads for run in experiment.runs))
     outcome, stopped, sweep, trained_by = Outcome(), None, None, choose_launcher(launcher, jobs)
-    with hold(runs, experiment.name, shared=share, inside=True), Console() as console:
+    name = experiment.name
+    with stops.heard(runs, name), hold(runs, name, shared=share, inside=True), Console() as console:
+        stops.forget(runs, name, *experiment.ancestors)
         for part in parts(experiment, runs, jobs=jobs, fresh=fresh, say=console.say):
+            if stops.is_asked(runs, name):
+                outcome.codes[name] = STOPPED_CODE
+                console.say(f"{name}: {stops.SAYS}")
+                break
             sweep = Sweep(
                 part, runs, console, permissions, outcome, jobs=jobs, launcher=trained_by, share=share, trains=trains
             )
@@ -82,10 +90,10 @@ def run_experiment(
             if (stopped := sweep.received) or outcome.is_stopped or not trains:
                 break
         if report is not None and sweep is not None and not stopped:
-            page = runs / experiment.name / "report" / "index.html"
-            with hold(runs, f"{experiment.name}/report", on_wait=lambda _: None):
+            page = runs / name / "report" / "index.html"
+            with hold(runs, f"{name}/report", on_wait=lambda _: None):
                 current = not outcome.codes and sweep.is_reported(page)
-                console.say(f"report: {page if current else report(runs / experiment.name)}")
+                console.say(f"report: {page if current else report(runs / name)}")
     return 128 + stopped if stopped else outcome.exit_code
 
 
@@ -131,7 +139,6 @@ class Sweep:
             levels = []
             for run in self.experiment.runs:
                 self._fail(run.key, broken[run.key], WorkbenchError.exit_code)
-        stops.forget(self.runs, [spec.key for spec in specs])
         with handled_by(self._receive), self._trackers(specs):
             try:
                 for level in levels:
@@ -247,8 +254,7 @@ class Sweep:
 
     def _withdraw(self, key: str) -> None:
         """A run that was asked to stop before it began."""
-        stops.forget(self.runs, [key])
-        self.outcome.codes[key] = Interrupted(signal.SIGTERM, saved=False).exit_code
+        self.outcome.codes[key] = STOPPED_CODE
         if not RunFolder(self.runs, key).status():
             self.outcome.failures[key] = stops.STOPPED, stops.SAYS
         self.console.ended(key, stops.SAYS)
@@ -260,7 +266,7 @@ class Sweep:
         while waiting or self.launcher.running:
             while waiting and self.launcher.has_room():
                 run = self._take(waiting)
-                if stops.is_asked(self.runs, run.spec.key):
+                if any(stops.is_asked(self.runs, name) for name in (run.spec.key, self.experiment.name)):
                     self._withdraw(run.spec.key)
                     continue
                 folder = RunFolder(self.runs, run.spec.key)

@@ -63,6 +63,12 @@ class StartModels:
         """The folder of the start's model, not yet verified."""
         return RunFolder(self.runs, spec.start).model if spec.start is not None else self.folder(spec)
 
+    def unverified_teacher(self, spec: RunSpec) -> list[Path]:
+        """The folder of the model that the run learns from, not yet verified; empty where it learns from none."""
+        if isinstance(spec.teacher, str):
+            return [RunFolder(self.runs, spec.teacher).model]
+        return [self._named(spec.teacher)] if spec.teacher is not None else []
+
     def made_by(self, key: str) -> Path:
         """The model of a finished run, verified."""
         folder = RunFolder(self.runs, key)

@@ -11,6 +11,7 @@ from workbench.experiment.running import processes
 from workbench.experiment.running.planned_run import planned_key, read_planned
 from workbench.experiment.running.prepared import PreparedRun
 from workbench.experiment.running.provenance import collect_provenance
+from workbench.experiment.running.run_folder import RunFolder
 from workbench.permissions import Permissions
 
 
@@ -38,11 +39,11 @@ def train_run(prepared: PreparedRun, runs: Path, provenance: Mapping[str, Any], 
         score_again(prepared, runs, provenance)
 
 
-def train_named(named: str, runs: Path, permissions: Permissions) -> str:
+def train_named(named: str, runs: Path, permissions: Permissions) -> tuple[str, str]:
     """`workbench train`: train the planned run of that name in this process, one of its job where torchrun started it;
-    returns its key."""
+    returns its key, and how it stands."""
     prepared = read_planned(runs, key := planned_key(runs, named))
     processes.set_environment()
     processes.work_alone(prepared.spec.threads)
     train_run(prepared, runs, collect_provenance(Path.cwd()), permissions)
-    return key
+    return key, RunFolder(runs, key).status()["state"]
