@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,12 @@ def test_settings_that_were_sampled_unlike_are_not_compared_in_pass_at_k(folder:
         path.write_text(yaml.safe_dump(definition))
     assert len(groups(open_study(folder), PASS_4.column)) == 2
     assert len(groups(open_study(folder), "eval/exact_match_greedy")) == 1
+
+
+def test_trials_of_a_search_are_not_contrasted(folder: Path) -> None:
+    study = open_study(folder)
+    assert several_samples.contrasts(study)
+    assert several_samples.contrasts(replace(study, plans=[{**study.plans[0], "unconfirmed": True}])) == []
 
 
 def test_the_report_shows_the_values_the_curve_and_the_contrasts(folder: Path) -> None:
