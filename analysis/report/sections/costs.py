@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.inference.charged import start_of, unshared_starts
+from analysis.inference.charged import needs_of, rests_on, spent, users_of
 from analysis.measures import COSTS, Measure, format_number, join, number_or_nan
 from analysis.report.document import Cell, Prose, Section, Table
 from analysis.report.plots import Canvas
@@ -29,8 +29,9 @@ def section(study: Study, canvas: Canvas) -> Section | None:
     """Lists what everything cost. Unlike tokens are not summed; the formula stands below the table."""
     text = (
         "What the runs were made from stands first, once; below it each setting's own training, and smaller what that "
-        "comes to with its inherited stages charged in full, with the start as well, and with both shared out evenly "
-        "among the runs that used them."
+        "comes to with its inherited stages charged in full, with the training of all that it rests on as well (its "
+        "start, reward models, teacher, the models that its data was sampled from, and what these rest on), and with "
+        "all of it shared out evenly among the runs that used it."
     )
     return Section("Costs", [Prose(text), table(study)])
 
@@ -45,10 +46,8 @@ def table(study: Study) -> Table:
         for part, numbers in {"own": values, **totals}.items():
             flat.append({"what": what.text, "part": part} | {field: numbers.get(field, math.nan) for field in FIELDS})
 
-    of_some = _begun_by_some(study)
-    for run, values in starts(study).items():
-        whose = f"of {join(of_some[run])}" if run in of_some else "shared by all"
-        add(Cell(f"start {run}", "", (whose,), "muted"), values, {})
+    for what, values in _starts(study):
+        add(what, values, {})
     inherited = {variant.name: inherited_costs(study, variant) for variant in study.variants}
     for stage, values, labels in _distinct_stages(study, inherited):
         everyone = len(labels) == len(study.variants) > 1
@@ -76,21 +75,18 @@ def _totals(study: Study, variant: Variant, own: Costs, inherited: Mapping[str, 
     if full != own:
         found["charged in full"] = full
     if with_start != full:
-        found["with the start"] = with_start
+        found["with all it rests on"] = with_start
     if amortised not in (own, full):
         found["amortised"] = amortised
     return found
 
 
 def _share(study: Study, run: str, *, shared: bool) -> tuple[Costs, Costs]:
-    """(of its chain of starts, of its stages) what a run rests on; shared: divided by the runs of the study that do."""
-    chain, known = [], study.start.records if study.start is not None else {}
-    name = start_of(study.loaded.records[run])
-    while name in known and name not in chain:
-        chain.append(name)
-        name = start_of(known[name])
-    users = [other for other in study.loaded.records if start_of(study.loaded.records[other]) == (chain or [""])[0]]
-    start = _sum(*(_spent(known[name]) for name in chain)) if chain else {}
+    """(of the runs, of the stages) that a run rests on; shared: divided by the runs of the study that do."""
+    start: Costs = {}
+    for name, record in rests_on(study, run).items():
+        users = sum(name in rests_on(study, other) for other in study.loaded.records) if shared else 1
+        start = _sum(start, {f: v / users for f, v in spent(record, FIELDS).items()})
     stages = study.loaded.records[run]["provenance"].get("stages") or {}
     rest: Costs = {}
     for stage, values in (_status_costs(study.loaded.records[run]).get("inherited") or {}).items():
@@ -99,26 +95,28 @@ def _share(study: Study, run: str, *, shared: bool) -> tuple[Costs, Costs]:
             for record in study.loaded.records.values()
         )
         rest = _sum(rest, {f: number_or_nan(values.get(f, 0.0)) / (max(same, 1) if shared else 1) for f in FIELDS})
-    return {f: v / (max(len(users), 1) if shared else 1) for f, v in start.items()}, rest
+    return start, rest
 
 
-def _begun_by_some(study: Study) -> dict[str, list[str]]:
-    """By start the settings that rest on it, where not all do."""
-    unshared = unshared_starts(study)
-    found: dict[str, list[str]] = {}
-    for variant in study.variants:
-        for start in dict.fromkeys(name for run in _finished(study, variant) for name in unshared.get(run, {})):
-            found.setdefault(start, []).append(variant.label)
+def _starts(study: Study) -> list[tuple[Cell, Costs]]:
+    """What every run that some run rests on spent, its inherited stages included, and which settings need it."""
+    named = study.start.records if study.start is not None else {}
+    records = dict(named)
+    for run in study.finals.loc[study.finals["finished"], "run"]:
+        records |= rests_on(study, run)
+    roles: dict[str, str] = {}
+    for record in (*records.values(), *study.loaded.records.values()):
+        roles |= needs_of(record)
+    able = [variant.label for variant in study.variants if _finished(study, variant)]
+    found = []
+    for name, record in records.items():
+        users = set(users_of(study, name))
+        labels = [variant.label for variant in study.variants if users & set(_finished(study, variant))]
+        whose = f"of {join(labels)}" if labels else "of no setting that is finished"
+        whose = "shared by all" if labels == able and labels else whose
+        cell = Cell(f"{roles.get(name, 'start')} {name}", "", (whose,), "muted")
+        found.append((cell, spent(record, FIELDS)))
     return found
-
-
-def starts(study: Study) -> dict[str, Costs]:
-    """What each start spent by itself."""
-    return {run: _spent(record) for run, record in study.start.records.items()} if study.start is not None else {}
-
-
-def _spent(record: Mapping[str, Any]) -> Costs:
-    return {field: number_or_nan(_status_costs(record).get(field)) for field in FIELDS}
 
 
 def _status_costs(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +151,8 @@ def _caption(study: Study) -> str:
             "model's forward is our own, and again in every micro-batch. "
             "Experts count by those that are active, padding where it is computed, in the micro-batches asked for. "
             "Training time leaves out evaluation; it depends on the machine and on what "
-            "ran beside it. Amortised: the start and the stages divided by the runs of this report that used them.",
+            "ran beside it. Amortised: what runs rest on and the stages, divided by the runs of this report that "
+            "used them.",
         ]
     )
 

@@ -47,11 +47,12 @@ def figure(study: Study, canvas: Canvas, measure: Measure) -> Figure:
     )
     how = (
         "Every cost is charged in full to every setting that needs it: collecting pairs, reference, rollouts; so a "
-        "curve begins at what was spent before its first step. A start that all settings share is charged to none, and "
-        "one that only some rest on to those in full. Faint: every run; bold: the mean over seeds, between evaluations "
-        "(the marks) on straight lines and never beyond them; dotted: where the common range of all settings ends. A "
-        "setting that spends none of a cost as it trains is not on that axis. A step is not alike across trainers: "
-        "that axis compares settings of one."
+        "curve begins at what was spent before its first step. The training of a run that all settings rest on is "
+        "charged to none, and of one that only some rest on (a start, a reward model, a teacher, a model that data was "
+        "sampled from) to those in full, also where a budget leaves it out. Faint: every run; bold: the mean over "
+        "seeds, between evaluations (the marks) on straight lines and never beyond them; dotted: where the common "
+        "range of all settings ends. A setting that spends none of a cost as it trains is not on that axis. A step is "
+        "not alike across trainers: that axis compares settings of one."
     )
     drawn = panels(study, canvas, measure, shown)
     remarks = [*budget.refusals(study), *budget.uncovered(study, measure), *budget.coarse(study, measure)]

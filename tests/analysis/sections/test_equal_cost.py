@@ -21,6 +21,7 @@ from analysis.study import open_study
 Make = Callable[..., Path]
 FLOPS = BY_COLUMN["cost/flops"]
 BASE, SFT = "pretrain_tiny/main/seed0", "sft_sort/main/seed0"
+JUDGE = "reward_model_sort/main/seed0"
 
 
 def test_settings_are_tested_where_the_common_range_ends(make_budget_experiment: Make) -> None:
@@ -81,6 +82,11 @@ def test_every_test_is_in_the_file(make_budget_experiment: Make) -> None:
     assert {row["axis"] for row in table.plain} == set(budget.AXES)
 
 
+def change(path: Path, changes: dict[str, Any]) -> None:
+    """Lay changes over a file of a run."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.fixture
 def two_stages_beside_one(make_budget_experiment: Make) -> Path:
     """Arms of which dpo begins from an SFT run, and orpo from the model that this run began from."""
@@ -121,6 +127,42 @@ def test_the_sft_stage_is_charged_to_dpo_and_not_to_orpo_which_needs_none(two_st
     assert start[0].lines == ("of dpo",)
 
 
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [("reward model", {"judges": [JUDGE]}), ("sampler", {"sources": [JUDGE]}), ("teacher", {})],
+)
+def test_what_one_setting_alone_rests_on_is_charged_to_it_in_full(make_budget_experiment: Make, role, said) -> None:
+    folder = make_budget_experiment(arms=("grpo", "continued_sft"), seeds=2)
+    judge = folder.parent / JUDGE
+    shutil.copytree(folder.parent / SFT, judge)
+    spent = {"flops": 3.0e10, "trained_tokens": 50, "generated_tokens": 0, "seconds": 4.0}
+    change(judge / "status.json", {"costs": spent | {"inherited": {"collect": {"flops": 1.0e10}}}})
+    change(judge / "provenance.json", {"start": {"folder": SFT}})
+    change(folder.parent / SFT / "status.json", {"costs": spent | {"inherited": {}}})
+    change(folder / "plan.json", {"starts": [{"folder": SFT}, {"folder": JUDGE}]})
+    for run in sorted(folder.glob("*/seed*")):
+        change(run / "provenance.json", {"start": {"folder": SFT}})
+        if run.parent.name == "grpo":
+            change(run / "provenance.json", {"teacher": {"folder": JUDGE}} if role == "teacher" else {})
+            path = run / "definition.yaml"
+            path.write_text(path.read_text() + "".join(f"{name}: {keys}\n" for name, keys in said.items()))
+    study = open_study(folder)
+    assert study.deciding is not None
+    flops = {curve.variant.name: curve.costs[0] for curve in budget.curves(study, study.deciding, FLOPS)}
+    assert flops == {"continued_sft": 0.0, "grpo": 4.0e10}
+    rows = costs.table(study).rows
+    assert {row[0].text: row[0].lines for row in rows[:2]} == {
+        f"start {SFT}": ("shared by all",),
+        f"{role} {JUDGE}": ("of grpo",),
+    }
+    flat = {(row["what"], row["part"]): row["flops"] for row in costs.table(study).plain}
+    own = flat["grpo", "own"]
+    # The judge's stage is charged wherever the judge is, in the row of its own too.
+    assert flat[f"{role} {JUDGE}", "own"] == 4.0e10
+    assert flat["grpo", "with all it rests on"] == pytest.approx(own + 4.0e10 + 3.0e10)
+    assert flat["grpo", "amortised"] == pytest.approx(own + 4.0e10 / 2 + 3.0e10 / 4)
+
+
 def test_a_start_of_which_no_cost_is_recorded_is_not_taken_for_free(two_stages_beside_one: Path) -> None:
     shutil.rmtree(two_stages_beside_one.parent / "sft_sort")
     study = open_study(two_stages_beside_one)
@@ -142,7 +184,7 @@ def test_what_runs_rest_on_is_charged_in_full_and_shared_out(make_budget_experim
     own = rows["dpo", "own"]
     assert rows["start sft_sort/main/seed0", "own"] == 8.0e10
     assert rows["dpo", "charged in full"] == pytest.approx(own + 1.1e11)
-    assert rows["dpo", "with the start"] == pytest.approx(own + 1.1e11 + 8.0e10)
+    assert rows["dpo", "with all it rests on"] == pytest.approx(own + 1.1e11 + 8.0e10)
     # Both of dpo's runs used the pairs, all four runs the start. (Provenance names one "collect" for all runs here.)
     assert rows["dpo", "amortised"] == pytest.approx(own + 1.1e11 / 4 + 8.0e10 / 4)
     assert rows["continued_sft", "amortised"] == pytest.approx(rows["continued_sft", "own"] + 8.0e10 / 4)
