@@ -205,7 +205,8 @@ def unlike_costs(study: Study) -> list[str]:
     few, many = (format_number(known[label], "flops") for label in (least, most))
     return [
         f"These are final values, which did not cost alike: from {few} FLOPs at {least} to {many} at {most}, what was "
-        "inherited included. What each reaches at the same cost stands under At equal cost."
+        "inherited included, and the training of runs that only some settings rest on. What each reaches at the "
+        "same cost stands under At equal cost."
     ]
 
 
