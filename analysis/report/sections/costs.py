@@ -46,8 +46,8 @@ def table(study: Study) -> Table:
         for part, numbers in {"own": values, **totals}.items():
             flat.append({"what": what.text, "part": part} | {field: numbers.get(field, math.nan) for field in FIELDS})
 
-    for what, values in _starts(study):
-        add(what, values, {})
+    for cell, values in _starts(study):
+        add(cell, values, {})
     inherited = {variant.name: inherited_costs(study, variant) for variant in study.variants}
     for stage, values, labels in _distinct_stages(study, inherited):
         everyone = len(labels) == len(study.variants) > 1
@@ -101,7 +101,7 @@ def _share(study: Study, run: str, *, shared: bool) -> tuple[Costs, Costs]:
 def _starts(study: Study) -> list[tuple[Cell, Costs]]:
     """What every run that some run rests on spent, its inherited stages included, and which settings need it."""
     named = study.start.records if study.start is not None else {}
-    records = dict(named)
+    records: dict[str, Mapping[str, Any]] = dict(named)
     for run in study.finals.loc[study.finals["finished"], "run"]:
         records |= rests_on(study, run)
     roles: dict[str, str] = {}
