@@ -194,9 +194,10 @@ def test_the_estimate_counts_optimiser_averages_and_what_is_kept_by_hand(lab):
     plain = memory()
     layer = 4 * 64 + 3 * 64 + 2 * 64 + 4 * 256
     assert plain[0] == 4 * (4 * parameters + 1.25 * tokens * (2 * layer + 4 * 98))
-    # Four steps' metrics and TensorBoard's; four evaluations of eight prompts, greedy, sampled and their loss.
-    records = 4 * 350 * 2 + 4 * 8 * (2 * (180 + 14) + 85)
+    # Four steps' metrics; four evaluations of eight prompts, greedy, sampled and their loss.
+    records = 4 * 350 + 4 * 8 * (2 * (180 + 14) + 85)
     assert plain[1] == 4 * (parameters + 3 * parameters) + records
+    assert memory("track=[tensorboard]")[1] - plain[1] == 4 * 350
     assert memory("checkpoint_every=1")[1] - plain[1] == 2 * 4 * 3 * parameters
     averaged, muon, again = memory("ema_decay=0.9"), memory("optimizer=muon"), memory("gradient_checkpointing=true")
     assert [a - b for a, b in zip(averaged, plain, strict=True)] == [4 * parameters, 4 * parameters, 0]

@@ -89,6 +89,7 @@ def test_another_definition_makes_it_anew(call, lab):
     assert_made_anew(call, lab, "hyperparameters.weight_decay was 0.0, is 0.1")
 
 
+@pytest.mark.alone  # beside another process, two threads on two cores wait for one another
 def test_another_number_of_threads_is_not_gone_on_with(call, lab):
     define(lab, "long", LONG | {"threads": 2})
     code, said = call("run", "long")
