@@ -21,6 +21,7 @@ def event_files(run: Path) -> list[Path]:
 
 def test_a_mistaken_edit_loses_nothing_and_undoing_it_trains_nothing(lab, command, define, definitions):
     run, definition = lab / "runs/start/main/seed0", definitions["start"] | {"track": ["tensorboard"]}
+    define("start", definition)
     assert command("run", "start").returncode == 0
     good = weights(run)
     define("start", definition | {"data": {"path": "nowhere.jsonl"}})
