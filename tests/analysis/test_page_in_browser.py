@@ -47,6 +47,7 @@ addEventListener("load", () => {
 @pytest.mark.parametrize(
     "shape", ["sweep", *(pytest.param(shape, marks=pytest.mark.slow) for shape in ("methods", "two groups"))]
 )
+@pytest.mark.slow
 def test_the_page_is_quiet_offline_and_fits_a_phone(
     make_experiment: Callable[..., Path], make_budget_experiment: Callable[..., Path], tmp_path: Path, shape: str
 ) -> None:

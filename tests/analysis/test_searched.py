@@ -52,6 +52,7 @@ def test_claims_rest_on_the_fresh_seeds_alone(tmp_path):
     assert {pair.first.name, pair.second.name} == {"beta=1", "beta=3"}
 
 
+@pytest.mark.slow
 def test_the_report_lists_every_trial_beside_what_was_confirmed(tmp_path):
     folder = searched(tmp_path, ("beta=1", "beta=3"), confirm={"top": 2, "seeds": 3})
     write_report(folder)
@@ -71,6 +72,7 @@ def test_the_report_lists_every_trial_beside_what_was_confirmed(tmp_path):
     ("complete", "confirm", "remedy"),
     [(False, {"top": 2, "seeds": 3}, "the same command goes on"), (True, None, "confirm: {top: 2, seeds: 5} trains")],
 )
+@pytest.mark.slow
 def test_nothing_is_claimed_before_the_best_is_confirmed(tmp_path, complete, confirm, remedy):
     study = open_study(searched(tmp_path, (), complete=complete, confirm=confirm))
     answer = answer_of(study)

@@ -43,6 +43,7 @@ def chat_run(lab, command, define, tiny_folder):
     return lab / "runs/talk/main/seed0"
 
 
+@pytest.mark.slow
 def test_plain_prompts_are_asked_through_the_template_that_training_used(chat_run, command):
     row = json.loads((chat_run / "metrics.jsonl").read_text().splitlines()[-1])
     assert (row["eval/exact_match_greedy"], row["eval/ended"]) == (1.0, 1.0)
@@ -71,6 +72,7 @@ def test_pairs_that_were_sampled_are_learned_as_the_ids_that_were(lab, command):
             assert tokenizer.decode(pair.chosen_ids, False) == row["chosen"] + "<eos>"
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_asked_and_saved_with_the_template_that_its_definition_gives(lab, command, define):
     """A base model has none; prompts held out and asked of the result go through it too."""
     import transformers

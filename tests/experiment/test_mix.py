@@ -157,6 +157,7 @@ def test_a_mix_is_recorded_and_reported_by_source(lab, define, definitions, comm
     assert {"data/sort", "data/countdown"} == set(provenance["stages"]) == set(provenance["counts"])
 
 
+@pytest.mark.slow
 def test_pairs_of_several_sources_have_their_references(lab, define, definitions, command):
     def collect(digits: int) -> dict[str, Any]:
         settings = {"task": "sort", "digits": digits, "pairs": 16, "samples_per_prompt": 2, "no_correct": "reference"}
@@ -172,6 +173,7 @@ def test_pairs_of_several_sources_have_their_references(lab, define, definitions
     assert {"collect/sort3", "collect/sort2", "ref_logprobs/sort3", "ref_logprobs/sort2"} == set(costs)
 
 
+@pytest.mark.slow
 def test_prompts_of_each_source_are_judged_by_its_rewards(lab, define, command):
     (lab / "words.jsonl").write_text("".join(f'{{"prompt": "{n}", "answer": "{n}"}}\n' for n in range(9)))
     words = {"path": str(lab / "words.jsonl"), "rewards": [{"length": {"target": 2}}, {"reward": "number"}]}
@@ -193,6 +195,7 @@ def test_prompts_of_each_source_are_judged_by_its_rewards(lab, define, command):
     assert command("plan", "plain").returncode == 0
 
 
+@pytest.mark.slow
 def test_prompts_are_drawn_from_easy_to_hard_by_a_column(lab, define, command):
     rows = "".join(f'{{"prompt": "{n}", "answer": "{n}", "level": {9 - n}}}\n' for n in range(9))
     (lab / "words.jsonl").write_text(rows)
@@ -218,6 +221,7 @@ def test_prompts_are_drawn_from_easy_to_hard_by_a_column(lab, define, command):
     assert "experiments/mixed.yaml:" in told
 
 
+@pytest.mark.slow
 def test_rows_and_pairs_are_drawn_from_easy_to_hard_by_a_column(lab, define, definitions, command):
     """The easiest rows by the column are the longest, so their tokens tell that it was read, and row by row."""
     rows = [{"prompt": "q", "completion": "1" * (n + 1), "level": 9 - n} for n in range(9)]
@@ -319,6 +323,7 @@ def test_a_trainer_that_samples_nothing_measures_no_pass_rates(lab, define, defi
     assert "allowed for grpo, online_dpo, ppo, reinforce_pp, rloo" in found
 
 
+@pytest.mark.slow
 def test_prompts_drawn_by_their_pass_rates_are_recorded_and_reported(lab, define, command):
     own = {"hyperparameters": GRPO["hyperparameters"] | {"rewards": []}}
     define("rates", _mixed(GRPO, curriculum=RATES) | own)

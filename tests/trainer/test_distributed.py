@@ -110,6 +110,7 @@ def test_two_processes_learn_online_as_one(variant, run_online, in_processes):
     assert same_numbers(other_row, row)
 
 
+@pytest.mark.slow
 def test_a_critic_beside_an_untied_head_learns_in_two_processes(run_online, in_processes):
     (_, weights), (_, other) = in_processes(2, lambda rank: run_online("ppo", rank, 2, tie_word_embeddings=False))
     assert (weights == other).all()
@@ -147,6 +148,7 @@ def test_a_process_without_held_out_rows_takes_part_in_evaluation(run, in_proces
     assert same_numbers(row, expected)
 
 
+@pytest.mark.slow
 def test_a_process_without_rows_to_train_on_is_refused(run, in_processes):
     def refused(rank):
         try:

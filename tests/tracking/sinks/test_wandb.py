@@ -64,6 +64,7 @@ def test_a_resume_that_cut_rows_leaves_each_step_once(make_run: Callable[..., An
     assert _history(wandb_records(run.folder)) == run.series(exact=True)
 
 
+@pytest.mark.slow
 def test_rollouts_have_a_table_of_their_own_at_each_shown_step_of_a_resumed_run(make_run: Callable[..., Any]) -> None:
     run = make_run().train_online(9).end("interrupted")
     replay([run.folder], 60.0)
@@ -77,6 +78,7 @@ def test_rollouts_have_a_table_of_their_own_at_each_shown_step_of_a_resumed_run(
     assert [item["_step"] for item in items if "completions.nrows" in item] == [0, 5, 10]
 
 
+@pytest.mark.slow
 def test_a_rebuild_takes_the_former_runs_place(make_run: Callable[..., Any]) -> None:
     run = make_run().train(5).end("interrupted")
     replay([run.folder], 60.0)
